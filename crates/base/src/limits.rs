@@ -1,0 +1,31 @@
+//! Every limit of the program in one place, with the relations between them asserted.
+
+/// Frames handled in one pass through the engine's stages.
+pub const BATCH_FRAMES: usize = 64;
+/// Bytes of one frame cell. AF_XDP takes 2048 or 4096.
+pub const FRAME_BYTES: usize = 4096;
+/// Room in front of a received packet in its first frame, bytes (AF_XDP's XDP_PACKET_HEADROOM).
+pub const FRAME_HEADROOM: usize = 256;
+/// Longest chain of frames that is one packet (MAX_SKB_FRAGS).
+pub const CHAIN_FRAMES: usize = 17;
+/// Largest IP packet in or out, a super-frame included, bytes.
+pub const SUPER_FRAME_BYTES: usize = 65_535;
+/// Payload of a super-segment that we build, bytes: 15 whole frames and headers stay below one IP packet and one chain.
+pub const SUPER_SEGMENT_BYTES: usize = 15 * FRAME_BYTES;
+/// Lanes in one region.
+pub const LANES: usize = 16;
+/// Devices one program uses at the same time.
+pub const DEVICES: usize = 16;
+/// Event queues of one lane (one per attached process).
+pub const EVENT_QUEUES: usize = 64;
+/// Next hops one lane remembers.
+pub const HOPS: usize = 1024;
+/// Longest listen backlog (net.core.somaxconn's default).
+pub const BACKLOG_MAX: u32 = 4096;
+/// Largest message between a program and the keeper, bytes.
+pub const KEEPER_MESSAGE_BYTES: usize = 4096;
+
+const _: () = assert!(SUPER_SEGMENT_BYTES + 128 <= SUPER_FRAME_BYTES);
+const _: () = assert!(SUPER_SEGMENT_BYTES / FRAME_BYTES + 2 <= CHAIN_FRAMES);
+const _: () = assert!(FRAME_HEADROOM < FRAME_BYTES);
+const _: () = assert!(LANES <= 64);

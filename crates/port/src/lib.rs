@@ -1,0 +1,71 @@
+//! Sources and sinks of frames, one folder a back-end.
+
+use std::os::fd::BorrowedFd;
+
+use region::Frames;
+use state::{RxBatch, TxFrame};
+
+/// What a port can take off the engine's hands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortCaps {
+    /// Largest packet on the wire without its Ethernet header, bytes.
+    pub mtu: u16,
+    /// Largest super-segment (payload bytes) it takes in one [`TxFrame`]; 0: none, the engine sends at most the MSS.
+    pub super_segment_max: u32,
+    /// Does a peer on this machine possibly leave checksums unfinished?
+    pub local_peer: bool,
+    /// Does the address of this device belong to Corelane alone, so that the engine answers ARP and ICMP?
+    pub own_address: bool,
+}
+
+/// Packets and losses of one port since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PortStats {
+    /// Packets received (a super-frame counts once).
+    pub rx_packets: u64,
+    /// Bytes received, Ethernet headers included.
+    pub rx_bytes: u64,
+    /// Packets that arrived and were lost for want of frames or ring space.
+    pub rx_dropped: u64,
+    /// Packets sent (a super-frame counts once).
+    pub tx_packets: u64,
+    /// Bytes sent, Ethernet headers included.
+    pub tx_bytes: u64,
+    /// Packets the device or kernel refused for good.
+    pub tx_dropped: u64,
+    /// System calls made for data.
+    pub syscalls: u64,
+}
+
+/// Why a port stopped working.
+#[derive(Debug)]
+pub enum PortError {
+    /// The device is gone or down; the errno of the call that said so.
+    Device(i32),
+}
+
+/// A source and sink of frames. One lane holds it at a time.
+pub trait Port {
+    /// Receives into `batch` as many packets as it has room for, without blocking. Gives the number added. The
+    /// packets' chains then belong to the batch's owner.
+    ///
+    /// # Errors
+    /// [`PortError`] when the device is gone.
+    fn rx(&mut self, frames: &mut Frames<'_>, batch: &mut RxBatch) -> Result<usize, PortError>;
+
+    /// Sends `packets` in order, without blocking, in as few system calls as it can. Gives how many were taken from the front: those
+    /// are sent or lost for good, and their head references released; the caller offers the others again later.
+    ///
+    /// # Errors
+    /// [`PortError`] when the device is gone.
+    fn tx(&mut self, frames: &mut Frames<'_>, packets: &[TxFrame]) -> Result<usize, PortError>;
+
+    /// The fd that polls readable when [`Port::rx`] has something.
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// What it can do.
+    fn caps(&self) -> PortCaps;
+
+    /// Its counters.
+    fn stats(&self) -> PortStats;
+}

@@ -1,0 +1,333 @@
+//! The frame area (also the AF_XDP UMEM), one record per frame beside it, and each lane's stock of free frames.
+//!
+//! Invariant: a frame index has one owner at a time: a lane's free stock, the shared pool, a queue of one lane's
+//! tables, a batch in flight, or the kernel's rings. Only the owner touches the frame's bytes and record.
+
+use core::marker::PhantomData;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use base::FrameIdx;
+use base::limits::{FRAME_BYTES, FRAME_HEADROOM};
+
+use crate::plain;
+
+plain! {
+    /// What is known of one frame: 16 bytes.
+    #[derive(Debug)]
+    pub struct FrameMeta {
+        /// Next frame of the same chain or queue.
+        pub next: FrameIdx,
+        /// First byte in use.
+        pub offset: u16,
+        /// Bytes in use.
+        pub len: u16,
+        /// Owners; the frame is free when it reaches 0.
+        pub refs: u16,
+        /// For the owner's use.
+        pub flags: u16,
+        /// For the owner's use: the engine keeps the sequence number of the first byte here.
+        pub seq: u32,
+    }
+}
+const _: () = assert!(size_of::<FrameMeta>() == 16);
+
+plain! {
+    /// One lane's stock of free frames; lies in the lane's own tables.
+    #[derive(Debug)]
+    pub struct FrameLane {
+        /// First free frame.
+        pub head: FrameIdx,
+        /// Number of free frames in the stock.
+        pub free: u32,
+        /// Above this many, a batch goes back to the shared pool.
+        pub high: u32,
+        /// Allocations that found neither stock nor pool filled.
+        pub failed: u32,
+    }
+}
+
+/// Frames moved between a lane's stock and the shared pool in one step.
+pub const POOL_BATCH: u32 = 64;
+
+/// The frame area of one mapping of the region. Cheap to copy.
+#[derive(Clone, Copy)]
+pub struct FrameArea {
+    metas: *mut FrameMeta,
+    bytes: *mut u8,
+    count: u32,
+    pool: &'static AtomicU64,
+}
+
+// SAFETY: the pointers name shared memory for the life of the process; who may touch which frame is the
+// ownership rule of this module, independent of threads.
+unsafe impl Send for FrameArea {}
+// SAFETY: as for Send.
+unsafe impl Sync for FrameArea {}
+
+impl FrameArea {
+    /// The frame area whose records begin at `metas` and whose cells at `bytes`.
+    ///
+    /// # Safety
+    /// Both point to memory for `count` records and cells that stays mapped for the life of the process.
+    #[must_use]
+    pub unsafe fn new(metas: *mut FrameMeta, bytes: *mut u8, count: u32, pool: &'static AtomicU64) -> Self {
+        Self { metas, bytes, count, pool }
+    }
+
+    /// Number of frames.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Start of the frame area in this mapping, for UMEM registration.
+    #[must_use]
+    pub fn base(&self) -> *mut u8 {
+        self.bytes
+    }
+
+    /// This area with `stock` as the place to allocate from and free to.
+    pub fn frames<'a>(&self, stock: &'a mut FrameLane) -> Frames<'a> {
+        Frames { area: *self, stock, kind: PhantomData }
+    }
+}
+
+/// The frames as one lane sees them: allocate, release, read and write the ones it owns.
+pub struct Frames<'a> {
+    area: FrameArea,
+    stock: &'a mut FrameLane,
+    kind: PhantomData<&'a mut [u8]>,
+}
+
+impl Frames<'_> {
+    /// The same frames for a shorter time.
+    pub fn reborrow(&mut self) -> Frames<'_> {
+        Frames { area: self.area, stock: self.stock, kind: PhantomData }
+    }
+
+    /// Number of frames in the region.
+    #[must_use]
+    pub fn count(&self) -> u32 {
+        self.area.count
+    }
+
+    /// Free frames in this lane's stock (not counting the shared pool).
+    #[must_use]
+    pub fn free(&self) -> u32 {
+        self.stock.free
+    }
+
+    /// A free frame with `refs` 1, empty, its offset at the headroom. `None` when stock and pool are empty.
+    pub fn alloc(&mut self) -> Option<FrameIdx> {
+        if self.stock.head.is_none() && !self.refill() {
+            self.stock.failed = self.stock.failed.saturating_add(1);
+            return None;
+        }
+        let frame = self.stock.head;
+        let meta = self.meta_mut(frame)?;
+        let next = meta.next;
+        *meta = FrameMeta { next: FrameIdx::NONE, offset: FRAME_HEADROOM as u16, len: 0, refs: 1, flags: 0, seq: 0 };
+        self.stock.head = next;
+        self.stock.free = self.stock.free.saturating_sub(1);
+        Some(frame)
+    }
+
+    /// One more owner of `frame`.
+    pub fn retain(&mut self, frame: FrameIdx) {
+        if let Some(meta) = self.meta_mut(frame) {
+            meta.refs = meta.refs.saturating_add(1);
+        }
+    }
+
+    /// One owner less; the last one frees the frame. The chain behind it is not touched.
+    pub fn release(&mut self, frame: FrameIdx) {
+        let head = self.stock.head;
+        let Some(meta) = self.meta_mut(frame) else { return };
+        if meta.refs > 1 {
+            meta.refs -= 1;
+            return;
+        }
+        if meta.refs == 0 {
+            return; // already free: a corrupted or double release must not make a loop of the free list
+        }
+        meta.refs = 0;
+        meta.next = head;
+        self.stock.head = frame;
+        self.stock.free = self.stock.free.saturating_add(1);
+        if self.stock.free > self.stock.high {
+            self.give_back();
+        }
+    }
+
+    /// [`Frames::release`] for `head` and every frame behind it.
+    pub fn release_chain(&mut self, head: FrameIdx) {
+        let mut at = head;
+        let mut left = self.area.count;
+        while let Some(meta) = self.meta(at) {
+            let next = meta.next;
+            self.release(at);
+            at = next;
+            left = left.saturating_sub(1);
+            if left == 0 {
+                return; // a corrupted chain with a loop
+            }
+        }
+    }
+
+    /// The record of `frame`.
+    #[inline]
+    #[must_use]
+    pub fn meta(&self, frame: FrameIdx) -> Option<&FrameMeta> {
+        if frame.0 >= self.area.count {
+            return None;
+        }
+        // SAFETY: in bounds; the frame's owner is this lane, and `&self` keeps this view from writing.
+        Some(unsafe { &*self.area.metas.add(frame.0 as usize) })
+    }
+
+    /// The record of `frame`, to change it.
+    #[inline]
+    #[must_use]
+    pub fn meta_mut(&mut self, frame: FrameIdx) -> Option<&mut FrameMeta> {
+        if frame.0 >= self.area.count {
+            return None;
+        }
+        // SAFETY: in bounds; the frame's owner is this lane, and `&mut self` makes this the only view.
+        Some(unsafe { &mut *self.area.metas.add(frame.0 as usize) })
+    }
+
+    /// All bytes of the cell of `frame`.
+    #[inline]
+    #[must_use]
+    pub fn cell(&self, frame: FrameIdx) -> &[u8] {
+        if frame.0 >= self.area.count {
+            return &[];
+        }
+        // SAFETY: in bounds; owned by this lane; `&self` keeps this view from writing.
+        unsafe { core::slice::from_raw_parts(self.area.bytes.add(frame.0 as usize * FRAME_BYTES), FRAME_BYTES) }
+    }
+
+    /// All bytes of the cell of `frame`, to write them.
+    #[inline]
+    #[must_use]
+    pub fn cell_mut(&mut self, frame: FrameIdx) -> &mut [u8] {
+        if frame.0 >= self.area.count {
+            return &mut [];
+        }
+        // SAFETY: in bounds; owned by this lane; `&mut self` makes this the only view.
+        unsafe { core::slice::from_raw_parts_mut(self.area.bytes.add(frame.0 as usize * FRAME_BYTES), FRAME_BYTES) }
+    }
+
+    /// The bytes in use of `frame`: `offset .. offset + len`.
+    #[inline]
+    #[must_use]
+    pub fn data(&self, frame: FrameIdx) -> &[u8] {
+        let Some(meta) = self.meta(frame) else { return &[] };
+        let from = meta.offset as usize;
+        self.cell(frame).get(from..from + meta.len as usize).unwrap_or(&[])
+    }
+
+    /// The bytes in use of `frame`, to write them.
+    #[inline]
+    #[must_use]
+    pub fn data_mut(&mut self, frame: FrameIdx) -> &mut [u8] {
+        let Some(meta) = self.meta(frame) else { return &mut [] };
+        let (from, len) = (meta.offset as usize, meta.len as usize);
+        self.cell_mut(frame).get_mut(from..from + len).unwrap_or(&mut [])
+    }
+
+    /// Byte offset of the cell of `frame` in the frame area (an AF_XDP descriptor's address).
+    #[must_use]
+    pub fn address(&self, frame: FrameIdx) -> u64 {
+        u64::from(frame.0) * FRAME_BYTES as u64
+    }
+
+    /// The frame whose cell holds byte `address` of the frame area.
+    #[must_use]
+    pub fn at_address(&self, address: u64) -> FrameIdx {
+        match u32::try_from(address / FRAME_BYTES as u64) {
+            Ok(raw) if raw < self.area.count => FrameIdx(raw),
+            _ => FrameIdx::NONE,
+        }
+    }
+
+    /// Takes a batch from the shared pool into the stock.
+    fn refill(&mut self) -> bool {
+        // The pool is a stack of batches: the head word is (tag, first frame of the top batch); the first frame's
+        // `seq` names the next batch. The tag, one up each change, keeps a stale head from being swapped in (ABA).
+        let pool = self.area.pool;
+        let mut head = pool.load(Ordering::Acquire);
+        loop {
+            let top = FrameIdx(head as u32);
+            let Some(meta) = self.meta(top) else { return false };
+            let below = meta.seq;
+            let next = ((head >> 32).wrapping_add(1) << 32) | u64::from(below);
+            match pool.compare_exchange_weak(head, next, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => {
+                    self.stock.free = self.stock.free.saturating_add(u32::from(self.batch_len(top)));
+                    self.stock.head = top;
+                    return true;
+                }
+                Err(now) => head = now,
+            }
+        }
+    }
+
+    /// Frames of the batch that begins at `top` (written by [`Frames::give_back`] into `len`).
+    fn batch_len(&self, top: FrameIdx) -> u16 {
+        self.meta(top).map_or(0, |m| m.len)
+    }
+
+    /// Moves a batch from the stock to the shared pool.
+    fn give_back(&mut self) {
+        let top = self.stock.head;
+        let mut last = top;
+        let mut taken = 1;
+        while taken < POOL_BATCH {
+            let Some(next) = self.meta(last).and_then(|m| m.next.some()) else { break };
+            last = next;
+            taken += 1;
+        }
+        let rest = self.meta(last).map_or(FrameIdx::NONE, |m| m.next);
+        if let Some(meta) = self.meta_mut(last) {
+            meta.next = FrameIdx::NONE;
+        }
+        self.stock.head = rest;
+        self.stock.free = self.stock.free.saturating_sub(taken);
+        self.push_batch(top, taken);
+    }
+
+    /// Pushes the chain of `len` free frames that begins at `top` on the shared pool.
+    fn push_batch(&mut self, top: FrameIdx, len: u32) {
+        let pool = self.area.pool;
+        let mut head = pool.load(Ordering::Acquire);
+        loop {
+            if let Some(meta) = self.meta_mut(top) {
+                meta.seq = head as u32;
+                meta.len = len as u16;
+            }
+            let next = ((head >> 32).wrapping_add(1) << 32) | u64::from(top.0);
+            match pool.compare_exchange_weak(head, next, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => return,
+                Err(now) => head = now,
+            }
+        }
+    }
+
+    /// Puts every frame of the area into the shared pool; for a region that is being made.
+    pub fn fill_pool(&mut self) {
+        let count = self.area.count;
+        let mut first = 0;
+        while first < count {
+            let end = count.min(first + POOL_BATCH);
+            for raw in first..end {
+                let next = if raw + 1 < end { FrameIdx(raw + 1) } else { FrameIdx::NONE };
+                if let Some(meta) = self.meta_mut(FrameIdx(raw)) {
+                    *meta = FrameMeta { next, offset: 0, len: 0, refs: 0, flags: 0, seq: 0 };
+                }
+            }
+            self.push_batch(FrameIdx(first), end - first);
+            first = end;
+        }
+    }
+}

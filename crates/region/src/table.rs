@@ -1,0 +1,77 @@
+//! A typed table: the safe way to turn an index from the region into a reference.
+
+use base::Idx;
+
+/// All rows of one kind. Rows are reached by [`Idx`]; an index outside the table gives `None`, never a panic.
+pub struct Table<'a, T> {
+    rows: &'a mut [T],
+}
+
+impl<'a, T> Table<'a, T> {
+    /// A table over `rows`.
+    pub fn new(rows: &'a mut [T]) -> Self {
+        Self { rows }
+    }
+
+    /// Number of rows.
+    #[must_use]
+    pub fn len(&self) -> u32 {
+        self.rows.len() as u32
+    }
+
+    /// Has the table no rows?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// The row at `at`.
+    #[inline]
+    #[must_use]
+    pub fn get(&self, at: Idx<T>) -> Option<&T> {
+        self.rows.get(at.as_usize())
+    }
+
+    /// The row at `at`, to change it.
+    #[inline]
+    #[must_use]
+    pub fn get_mut(&mut self, at: Idx<T>) -> Option<&mut T> {
+        self.rows.get_mut(at.as_usize())
+    }
+
+    /// Two different rows at once; `None` if they are the same row or outside.
+    #[must_use]
+    pub fn pair_mut(&mut self, a: Idx<T>, b: Idx<T>) -> Option<(&mut T, &mut T)> {
+        self.rows.get_disjoint_mut([a.as_usize(), b.as_usize()]).ok().map(|[x, y]| (x, y))
+    }
+
+    /// All rows in order.
+    #[must_use]
+    pub fn rows(&self) -> &[T] {
+        self.rows
+    }
+
+    /// All rows in order, to change them.
+    #[must_use]
+    pub fn rows_mut(&mut self) -> &mut [T] {
+        self.rows
+    }
+
+    /// The first row, giving the table up.
+    #[must_use]
+    pub fn into_first(self) -> Option<&'a mut T> {
+        self.rows.first_mut()
+    }
+
+    /// All rows, giving the table up.
+    #[must_use]
+    pub fn into_rows(self) -> &'a mut [T] {
+        self.rows
+    }
+
+    /// The same table for a shorter time.
+    #[must_use]
+    pub fn reborrow(&mut self) -> Table<'_, T> {
+        Table { rows: self.rows }
+    }
+}
