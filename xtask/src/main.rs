@@ -1,1 +1,44 @@
-fn main() {}
+//! The project's chores: `cargo xtask demo | test | bench | tidy | compliance`. Uses the standard library only.
+
+mod bench;
+mod compliance;
+mod demo;
+mod install;
+mod report;
+mod run;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask <chore> [options]
+
+  demo         install what the demo needs, build, and show a real server on the kernel and on Corelane
+  test         install what the tests need and run every test (what CI runs)
+  bench        measure the engine beside its peers   [--short]
+  tidy         check layers, file and function sizes, unsafe and other house rules
+  compliance   check that each row of COMPLIANCE.md names code and a test that exist
+
+Each chore writes target/reports/NAME.json beside what it prints.";
+
+fn main() -> ExitCode {
+    let mut args = std::env::args().skip(1);
+    let chore = args.next().unwrap_or_default();
+    let rest: Vec<String> = args.collect();
+    let outcome = match chore.as_str() {
+        "demo" => demo::run(&rest),
+        "test" => test::run(&rest),
+        "bench" => bench::run(&rest),
+        "tidy" => tidy::run(),
+        "compliance" => compliance::run(),
+        _ => Err(USAGE.to_owned()),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => {
+            eprintln!("{text}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,46 @@
+//! Installing the Debian packages that the demo and the tests use.
+
+use crate::run;
+
+/// A program and the Debian package that has it.
+pub(crate) type Need = (&'static str, &'static str);
+
+/// What the demo uses.
+pub(crate) const DEMO: &[Need] =
+    &[("nginx", "nginx-light"), ("wrk", "wrk"), ("curl", "curl"), ("ip", "iproute2"), ("iperf3", "iperf3")];
+
+/// What the tests use besides.
+pub(crate) const TESTS: &[Need] = &[
+    ("redis-server", "redis-server"),
+    ("redis-cli", "redis-tools"),
+    ("python3", "python3"),
+    ("tcpdump", "tcpdump"),
+];
+
+/// What the benches use.
+pub(crate) const BENCH: &[Need] = &[("valgrind", "valgrind")];
+
+/// Installs the packages of the programs that are not there. Without root or `apt-get` it says what is missing.
+pub(crate) fn install(needs: &[Need]) -> Result<(), String> {
+    let missing: Vec<&str> =
+        needs.iter().filter(|(program, _)| !run::has(program)).map(|need| need.1).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    if !run::has("apt-get") {
+        return Err(format!(
+            "these programs are missing and there is no apt-get to install them: {}",
+            missing.join(" ")
+        ));
+    }
+    println!("installing {}", missing.join(" "));
+    // nginx and redis start their service on install; the policy file keeps a fresh machine's ports free.
+    let mut args = vec![
+        "-c",
+        "export DEBIAN_FRONTEND=noninteractive RUNLEVEL=1; apt-get update -qq && apt-get install -y -qq --no-install-recommends \"$@\" >/dev/null",
+        "sh",
+    ];
+    args.extend(&missing);
+    run::run("sh", &args)
+        .map_err(|e| format!("{e}\ninstall by hand (as root): apt-get install {}", missing.join(" ")))
+}
