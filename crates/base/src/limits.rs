@@ -20,6 +20,12 @@ pub const DEVICES: usize = 16;
 pub const EVENT_QUEUES: usize = 64;
 /// Next hops one lane remembers.
 pub const HOPS: usize = 1024;
+/// Packets that wait at one next hop for its MAC; more drop the oldest.
+pub const HOP_WAITING: u16 = 16;
+/// Packets in one lane's queue of those that belong to no connection.
+pub const OUTBOX_PACKETS: u32 = 512;
+/// Frames that all incomplete IPv4 packets of one lane hold together.
+pub const REASSEMBLY_FRAMES: u32 = 512;
 /// Longest listen backlog (net.core.somaxconn's default).
 pub const BACKLOG_MAX: u32 = 4096;
 /// Largest message between a program and the keeper, bytes.

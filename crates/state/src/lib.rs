@@ -2,6 +2,16 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod hop;
 mod io;
+pub mod outbox;
+pub mod ports;
+pub mod reassembly;
+pub mod udp;
 
+pub use hop::{Hop, HopGlobals};
 pub use io::{CsumState, Piece, RxBatch, RxFrame, TxBatch, TxFrame};
+pub use outbox::Outbox;
+pub use ports::PortInfo;
+pub use reassembly::{Reassembly, ReassemblyGlobals};
+pub use udp::{UdpEnd, UdpGlobals, UdpSock};

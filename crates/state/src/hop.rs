@@ -1,0 +1,94 @@
+//! Next hops: to which Ethernet address packets of a connection go, shared by all that go there.
+//!
+//! A hop is found by (port, next-hop address), or, for those who answer what came in, by (port, source MAC). Rows that
+//! nobody references stay as a cache, on a list from the longest unused on, and are reused from there.
+
+use base::{FrameIdx, Idx, Instant, IpAddress, MacAddr};
+use region::plain;
+
+/// The row is on the free list.
+pub const HOP_FREE: u8 = 0;
+/// Nobody knows the MAC yet; it is being asked for.
+pub const HOP_ASKING: u8 = 1;
+/// The MAC is known.
+pub const HOP_KNOWN: u8 = 2;
+/// Asking had no answer; packets for it fail until the next attempt.
+pub const HOP_FAILED: u8 = 3;
+
+/// Flag: the hop waits in the queue of those whom the lane shall resolve.
+pub const HOP_IN_ASK_QUEUE: u8 = 1;
+/// Flag: the row is on the list of unreferenced hops.
+pub const HOP_IDLE: u8 = 2;
+
+plain! {
+    /// One next hop.
+    #[derive(Debug)]
+    pub struct Hop {
+        /// When the MAC was last confirmed, or the failure noted.
+        pub confirmed_at: Instant,
+        /// When it was last asked for.
+        pub asked_at: Instant,
+        /// Address of the next hop; ANY for a hop known by its MAC only.
+        pub addr: IpAddress,
+        /// Its Ethernet address, when `state` is [`HOP_KNOWN`].
+        pub mac: MacAddr,
+        /// The lane's port it is reached through.
+        pub port: u8,
+        /// One of the `HOP_*` states.
+        pub state: u8,
+        /// How many hold this row: connections, sockets. A row with references keeps its meaning.
+        pub refs: u32,
+        /// One up at each reuse of the row, so that a late answer is not taken for the new one's.
+        pub generation: u32,
+        /// Next hop in the same hash bucket.
+        pub chain: Idx<Hop>,
+        /// Neighbour on the list of unreferenced hops, used later than this one.
+        pub newer: Idx<Hop>,
+        /// Neighbour on the list of unreferenced hops, used earlier than this one. Next free row on the free list.
+        pub older: Idx<Hop>,
+        /// Next in the queue of hops to be resolved.
+        pub ask_next: Idx<Hop>,
+        /// First packet waiting for the MAC (a list as in [`Outbox`](crate::Outbox)).
+        pub waiting_head: FrameIdx,
+        /// Last packet waiting for the MAC.
+        pub waiting_tail: FrameIdx,
+        /// Packets waiting for the MAC.
+        pub waiting: u16,
+        /// How often it was asked for since it was last known.
+        pub tries: u8,
+        /// `HOP_IN_ASK_QUEUE`, `HOP_IDLE`.
+        pub flags: u8,
+        /// For TCP: the first connection that waits for this hop.
+        pub tcp_waiting: u32,
+    }
+}
+const _: () = assert!(size_of::<Hop>() == 80);
+
+plain! {
+    /// What belongs to all hops of a lane.
+    #[derive(Debug)]
+    pub struct HopGlobals {
+        /// When [`Hop`] rows must be looked at again: retries and ageing.
+        pub deadline: Instant,
+        /// First free row.
+        pub free: Idx<Hop>,
+        /// Unreferenced and longest unused.
+        pub idle_oldest: Idx<Hop>,
+        /// Unreferenced and used last.
+        pub idle_newest: Idx<Hop>,
+        /// Next hop the lane shall resolve.
+        pub ask_head: Idx<Hop>,
+        /// The last one in that queue.
+        pub ask_tail: Idx<Hop>,
+        /// Tokens for ICMP errors we send, a thousandth each (RFC 1812 4.3.2.8).
+        pub icmp_milli_tokens: u32,
+        /// When the tokens were last filled up.
+        pub icmp_filled_at: Instant,
+        /// The identification of the next IPv4 packet that may be fragmented (RFC 6864).
+        pub next_ip_id: u32,
+        /// Own addresses that somebody else claimed (RFC 5227 2.4).
+        pub arp_conflicts: u32,
+        /// When we last defended an own address.
+        pub arp_defended_at: Instant,
+    }
+}

@@ -1,0 +1,84 @@
+//! IPv4 packets of which only some fragments have come (RFC 791 3.2, RFC 815).
+//!
+//! Fragments are copied to their place in the packet on arrival and their own frame is released, so a packet never
+//! holds more frames than its size needs, however small the fragments are.
+
+use base::limits::CHAIN_FRAMES;
+use base::{FrameIdx, Idx, Instant, IpAddress, MacAddr};
+use region::plain;
+
+/// The row is free.
+pub const REASSEMBLY_FREE: u8 = 0;
+/// Fragments are being gathered.
+pub const REASSEMBLY_OPEN: u8 = 1;
+/// Fragments overlapped: what still comes for this packet is dropped until the time is over.
+pub const REASSEMBLY_POISONED: u8 = 2;
+
+/// Hash buckets of open reassemblies.
+pub const REASSEMBLY_BUCKETS: usize = 64;
+/// Words of the map of 8-byte blocks received.
+pub const REASSEMBLY_MAP_WORDS: usize = 65_536 / 8 / 64;
+
+plain! {
+    /// One packet being reassembled.
+    #[derive(Debug)]
+    pub struct Reassembly {
+        /// When its first fragment came.
+        pub started_at: Instant,
+        /// Source address.
+        pub src: IpAddress,
+        /// Destination address.
+        pub dst: IpAddress,
+        /// Identification.
+        pub id: u32,
+        /// Payload bytes of the whole packet; `u32::MAX` until the last fragment has come.
+        pub total: u32,
+        /// Different payload bytes received.
+        pub have: u32,
+        /// Protocol number.
+        pub protocol: u8,
+        /// The port the fragments came from.
+        pub port: u8,
+        /// One of the `REASSEMBLY_*` states.
+        pub state: u8,
+        /// Bit n: a fragment with ECN code point n has come (RFC 3168 5.3).
+        pub ecn_seen: u8,
+        /// Source MAC of the first fragment.
+        pub src_mac: MacAddr,
+        /// Destination MAC of the first fragment.
+        pub dst_mac: MacAddr,
+        /// TTL of the first fragment.
+        pub ttl: u8,
+        /// TOS of the first fragment.
+        pub tos: u8,
+        /// Frames in use.
+        pub frames_used: u16,
+        /// The frames of the packet, by position.
+        pub frames: [FrameIdx; CHAIN_FRAMES],
+        /// Next row in the same hash bucket; next free row on the free list.
+        pub chain: Idx<Reassembly>,
+        /// The row begun after this one.
+        pub newer: Idx<Reassembly>,
+        /// The row begun before this one.
+        pub older: Idx<Reassembly>,
+        /// Which 8-byte blocks have come.
+        pub map: [u64; REASSEMBLY_MAP_WORDS],
+    }
+}
+
+plain! {
+    /// What belongs to all reassemblies of a lane.
+    #[derive(Debug)]
+    pub struct ReassemblyGlobals {
+        /// First free row.
+        pub free: Idx<Reassembly>,
+        /// The open row begun first.
+        pub oldest: Idx<Reassembly>,
+        /// The open row begun last.
+        pub newest: Idx<Reassembly>,
+        /// Frames held by all rows.
+        pub frames_held: u32,
+        /// First row of each hash bucket.
+        pub buckets: [Idx<Reassembly>; REASSEMBLY_BUCKETS],
+    }
+}

@@ -1,0 +1,108 @@
+//! UDP sockets.
+
+use base::{FrameIdx, Idx, Instant, IpAddress, Port};
+use region::plain;
+
+use crate::hop::Hop;
+
+/// Flag: the row is in use.
+pub const UDP_OPEN: u16 = 1;
+/// Flag: the socket has a remote end and takes datagrams from there only.
+pub const UDP_CONNECTED: u16 = 1 << 1;
+/// Flag: never fragment, say `MessageSize` instead (IP_PMTUDISC_DO).
+pub const UDP_DONT_FRAGMENT: u16 = 1 << 2;
+/// Flag: the receiving side is shut down.
+pub const UDP_SHUT_RECV: u16 = 1 << 3;
+/// Flag: the sending side is shut down.
+pub const UDP_SHUT_SEND: u16 = 1 << 4;
+/// Flag: a send found no room; the owner is told when there is some.
+pub const UDP_WANTS_ROOM: u16 = 1 << 5;
+/// Flag: send IPv4 datagrams without checksum (SO_NO_CHECK).
+pub const UDP_NO_CHECKSUM: u16 = 1 << 6;
+/// Flag: several sockets may have this address and port (SO_REUSEPORT).
+pub const UDP_REUSE_PORT: u16 = 1 << 7;
+
+plain! {
+    /// One end of a UDP conversation.
+    #[derive(Debug)]
+    pub struct UdpEnd {
+        /// The address; ANY where none is fixed.
+        pub addr: IpAddress,
+        /// The port; 0 where none is fixed.
+        pub port: Port,
+        /// Explicit padding.
+        pub spare: u16,
+    }
+}
+
+plain! {
+    /// One UDP socket.
+    #[derive(Debug)]
+    pub struct UdpSock {
+        /// What the owner wants to hear with its events.
+        pub token: u64,
+        /// When its hop was last confirmed by traffic.
+        pub hop_used_at: Instant,
+        /// Local end.
+        pub local: UdpEnd,
+        /// Remote end of a connected socket.
+        pub remote: UdpEnd,
+        /// One up at each reuse of the row.
+        pub generation: u32,
+        /// Next socket in the same hash bucket; next free row on the free list.
+        pub chain: Idx<UdpSock>,
+        /// Hop of the remote end of a connected socket.
+        pub hop: Idx<Hop>,
+        /// First frame of the oldest datagram not yet read; datagrams are linked through `FrameMeta::seq`, the frames
+        /// of one through `FrameMeta::next`.
+        pub recv_head: FrameIdx,
+        /// First frame of the newest datagram.
+        pub recv_tail: FrameIdx,
+        /// Bytes of all cells that the unread datagrams hold.
+        pub recv_held: u32,
+        /// Limit of `recv_held` (SO_RCVBUF).
+        pub recv_max: u32,
+        /// Unread datagrams.
+        pub recv_count: u32,
+        /// Payload bytes of the datagrams that wait to be sent.
+        pub send_held: u32,
+        /// Limit of `send_held` (SO_SNDBUF).
+        pub send_max: u32,
+        /// Datagrams dropped because `recv_held` was at its limit.
+        pub recv_dropped: u32,
+        /// Link of the event queue: the next socket, raw.
+        pub event_next: u32,
+        /// Link of the event queue: the socket before, raw.
+        pub event_prev: u32,
+        /// The event queue; 0: none.
+        pub event_queue: u16,
+        /// 1 while on the list of the event queue.
+        pub event_listed: u16,
+        /// `UDP_*` flags.
+        pub flags: u16,
+        /// An error that a later call reports (a number of engine's `SockError`); 0: none.
+        pub error: u16,
+        /// TOS of what it sends.
+        pub tos: u8,
+        /// TTL of what it sends.
+        pub ttl: u8,
+        /// The lane's port it is bound to (SO_BINDTODEVICE); 0xff: any.
+        pub bound_port: u8,
+        /// Explicit padding.
+        pub spare: u8,
+        /// Explicit padding.
+        pub spare_end: u32,
+    }
+}
+const _: () = assert!(size_of::<UdpSock>() % 8 == 0);
+
+plain! {
+    /// What belongs to all UDP sockets of a lane.
+    #[derive(Debug)]
+    pub struct UdpGlobals {
+        /// First free row.
+        pub free: Idx<UdpSock>,
+        /// Sockets in use.
+        pub open: u32,
+    }
+}
