@@ -20,6 +20,9 @@ pub const HOP_IN_ASK_QUEUE: u8 = 1;
 /// Flag: the row is on the list of unreferenced hops.
 pub const HOP_IDLE: u8 = 2;
 
+/// Hash buckets of the hops.
+pub const HOP_BUCKETS: usize = 256;
+
 plain! {
     /// One next hop.
     #[derive(Debug)]
@@ -72,6 +75,10 @@ plain! {
         pub deadline: Instant,
         /// First free row.
         pub free: Idx<Hop>,
+        /// Rows never used: those from here on. The table may begin zeroed.
+        pub fresh: u32,
+        /// First row of each hash bucket.
+        pub buckets: [Idx<Hop>; HOP_BUCKETS],
         /// Unreferenced and longest unused.
         pub idle_oldest: Idx<Hop>,
         /// Unreferenced and used last.
@@ -80,15 +87,19 @@ plain! {
         pub ask_head: Idx<Hop>,
         /// The last one in that queue.
         pub ask_tail: Idx<Hop>,
-        /// Tokens for ICMP errors we send, a thousandth each (RFC 1812 4.3.2.8).
-        pub icmp_milli_tokens: u32,
-        /// When the tokens were last filled up.
-        pub icmp_filled_at: Instant,
-        /// The identification of the next IPv4 packet that may be fragmented (RFC 6864).
-        pub next_ip_id: u32,
-        /// Own addresses that somebody else claimed (RFC 5227 2.4).
-        pub arp_conflicts: u32,
-        /// When we last defended an own address.
-        pub arp_defended_at: Instant,
     }
+}
+
+impl HopGlobals {
+    /// No hop.
+    pub const EMPTY: Self = Self {
+        deadline: Instant::NEVER,
+        free: Idx::NONE,
+        fresh: 0,
+        buckets: [Idx::NONE; HOP_BUCKETS],
+        idle_oldest: Idx::NONE,
+        idle_newest: Idx::NONE,
+        ask_head: Idx::NONE,
+        ask_tail: Idx::NONE,
+    };
 }

@@ -4,6 +4,7 @@
 
 pub mod hop;
 mod io;
+mod ip;
 pub mod outbox;
 pub mod ports;
 pub mod reassembly;
@@ -11,6 +12,7 @@ pub mod udp;
 
 pub use hop::{Hop, HopGlobals};
 pub use io::{CsumState, Piece, RxBatch, RxFrame, TxBatch, TxFrame};
+pub use ip::IpGlobals;
 pub use outbox::Outbox;
 pub use ports::PortInfo;
 pub use reassembly::{Reassembly, ReassemblyGlobals};

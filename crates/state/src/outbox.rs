@@ -19,3 +19,9 @@ plain! {
         pub given_out: FrameIdx,
     }
 }
+
+impl Outbox {
+    /// No packet.
+    pub const EMPTY: Self =
+        Self { head: FrameIdx::NONE, tail: FrameIdx::NONE, packets: 0, given_out: FrameIdx::NONE };
+}

@@ -72,6 +72,8 @@ plain! {
     pub struct ReassemblyGlobals {
         /// First free row.
         pub free: Idx<Reassembly>,
+        /// Rows never used: those from here on. The table may begin zeroed.
+        pub fresh: u32,
         /// The open row begun first.
         pub oldest: Idx<Reassembly>,
         /// The open row begun last.
@@ -81,4 +83,16 @@ plain! {
         /// First row of each hash bucket.
         pub buckets: [Idx<Reassembly>; REASSEMBLY_BUCKETS],
     }
+}
+
+impl ReassemblyGlobals {
+    /// Nothing to reassemble.
+    pub const EMPTY: Self = Self {
+        free: Idx::NONE,
+        fresh: 0,
+        oldest: Idx::NONE,
+        newest: Idx::NONE,
+        frames_held: 0,
+        buckets: [Idx::NONE; REASSEMBLY_BUCKETS],
+    };
 }

@@ -22,6 +22,9 @@ pub const UDP_NO_CHECKSUM: u16 = 1 << 6;
 /// Flag: several sockets may have this address and port (SO_REUSEPORT).
 pub const UDP_REUSE_PORT: u16 = 1 << 7;
 
+/// Hash buckets of the UDP sockets.
+pub const UDP_BUCKETS: usize = 1024;
+
 plain! {
     /// One end of a UDP conversation.
     #[derive(Debug)]
@@ -102,7 +105,16 @@ plain! {
     pub struct UdpGlobals {
         /// First free row.
         pub free: Idx<UdpSock>,
+        /// Rows never used: those from here on. The table may begin zeroed.
+        pub fresh: u32,
         /// Sockets in use.
         pub open: u32,
+        /// First row of each hash bucket, by local port.
+        pub buckets: [Idx<UdpSock>; UDP_BUCKETS],
     }
+}
+
+impl UdpGlobals {
+    /// No socket.
+    pub const EMPTY: Self = Self { free: Idx::NONE, fresh: 0, open: 0, buckets: [Idx::NONE; UDP_BUCKETS] };
 }
