@@ -1,5 +1,24 @@
-//! Every system call and kernel structure that Corelane uses, behind safe functions.
+//! System calls and kernel structures behind small safe functions; errors are [`Errno`].
+//!
+//! Invariant: nothing here calls a libc function that a preloaded library may interpose (`read`, `close`, `poll`,
+//! `socket`, ...). System calls go through rustix's linux_raw back-end or [`raw`]; of libc only constants and struct
+//! layouts are used. So the preload library can use all of it without re-entering itself. For the same reason file
+//! descriptors are owned by [`fds::Fd`], not by `std::os::fd::OwnedFd`, whose drop calls libc's `close`.
 
+pub mod affinity;
+pub mod clock;
+pub mod fds;
+pub mod futex;
 pub mod launch;
+pub mod links;
+pub mod memory;
 pub mod namespace;
+pub mod poll;
+pub mod process;
+pub mod raw;
 pub mod signals;
+
+pub use rustix::io::Errno;
+
+/// What every call here gives.
+pub type Result<T> = core::result::Result<T, Errno>;

@@ -1,0 +1,221 @@
+//! Memory that processes share: sealed memfds, on huge pages when there are any, and their mappings.
+
+use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::AtomicU64;
+use std::os::fd::AsFd;
+
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create};
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+
+use crate::Result;
+use crate::fds::Fd;
+
+/// Sizes of huge-page memory are multiples of this.
+pub const HUGE_PAGE_BYTES: u64 = 2 << 20;
+
+/// A new shared memory object.
+#[derive(Debug)]
+pub struct Memfd {
+    /// Its descriptor, sealed against growing and shrinking. CLOEXEC.
+    pub fd: Fd,
+    /// Its size: what was asked for, rounded up to whole huge pages when it lies on them.
+    pub bytes: u64,
+    /// Does it lie on huge pages?
+    pub huge: bool,
+}
+
+/// Makes `bytes` of zeroed shared memory. With `huge` on 2 MiB pages if the system has enough of them reserved,
+/// else on ordinary ones. `name` shows up in /proc.
+///
+/// # Errors
+/// ENOMEM, EMFILE and the like.
+pub fn memfd(name: &str, bytes: u64, huge: bool) -> Result<Memfd> {
+    if huge
+        && let Ok(made) =
+            sealed(name, bytes.next_multiple_of(HUGE_PAGE_BYTES), MemfdFlags::HUGETLB | MemfdFlags::HUGE_2MB)
+        // The first shared mapping reserves the pages for the object's whole life, or says that there are too few.
+        && Mapping::shared(&made, bytes.next_multiple_of(HUGE_PAGE_BYTES), Access::Write).is_ok()
+    {
+        return Ok(Memfd { fd: made, bytes: bytes.next_multiple_of(HUGE_PAGE_BYTES), huge: true });
+    }
+    Ok(Memfd { fd: sealed(name, bytes, MemfdFlags::empty())?, bytes, huge: false })
+}
+
+fn sealed(name: &str, bytes: u64, flags: MemfdFlags) -> Result<Fd> {
+    let fd = Fd::from(memfd_create(name, flags | MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
+    ftruncate(&fd, bytes)?;
+    fcntl_add_seals(&fd, SealFlags::SHRINK | SealFlags::GROW)?;
+    Ok(fd)
+}
+
+/// From now on nobody can make a new writable mapping of `fd`, nor write to it; mappings that exist stay writable.
+/// For memory that its maker writes and everybody else only reads.
+///
+/// # Errors
+/// EPERM when its seals are sealed.
+pub fn seal_writes(fd: &impl AsFd) -> Result<()> {
+    fcntl_add_seals(fd, SealFlags::FUTURE_WRITE | SealFlags::SEAL)
+}
+
+/// The size of a memory object, bytes.
+///
+/// # Errors
+/// EBADF.
+pub fn size(fd: &impl AsFd) -> Result<u64> {
+    Ok(u64::try_from(fstat(fd)?.st_size).unwrap_or(0))
+}
+
+/// What a mapping may be used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Loads only: a store ends the process with SIGSEGV.
+    Read,
+    /// Loads and stores.
+    Write,
+}
+
+/// Mapped memory; unmapped when dropped.
+#[derive(Debug)]
+pub struct Mapping {
+    at: NonNull<AtomicU64>,
+    bytes: usize,
+}
+
+// SAFETY: the memory is only reached as atomics, and unmapping works from any thread.
+unsafe impl Send for Mapping {}
+// SAFETY: as for Send.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    /// Maps the first `bytes` of a memory object that is sealed against shrinking.
+    ///
+    /// # Errors
+    /// EPERM without that seal: whoever could shrink it could end this process with SIGBUS. EINVAL when the object
+    /// is smaller, or `bytes` is 0. EACCES, ENOMEM.
+    pub fn shared(fd: &impl AsFd, bytes: u64, access: Access) -> Result<Self> {
+        if !fcntl_get_seals(fd)?.contains(SealFlags::SHRINK) {
+            return Err(Errno::PERM);
+        }
+        if size(fd)? < bytes {
+            return Err(Errno::INVAL);
+        }
+        let length = usize::try_from(bytes).map_err(|_| Errno::NOMEM)?;
+        let protection = match access {
+            Access::Read => ProtFlags::READ,
+            Access::Write => ProtFlags::READ | ProtFlags::WRITE,
+        };
+        // SAFETY: the kernel picks a free address.
+        let at = unsafe { mmap(null_mut(), length, protection, MapFlags::SHARED, fd, 0) }?;
+        Self::of(at, length)
+    }
+
+    /// `bytes` of zeroed memory that only this process and its forks see (forks share it).
+    ///
+    /// # Errors
+    /// ENOMEM, EINVAL when `bytes` is 0.
+    pub fn anonymous(bytes: u64) -> Result<Self> {
+        let length = usize::try_from(bytes).map_err(|_| Errno::NOMEM)?;
+        let protection = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: the kernel picks a free address.
+        let at = unsafe { mmap_anonymous(null_mut(), length, protection, MapFlags::SHARED) }?;
+        Self::of(at, length)
+    }
+
+    fn of(at: *mut core::ffi::c_void, bytes: usize) -> Result<Self> {
+        Ok(Self { at: NonNull::new(at.cast()).ok_or(Errno::NOMEM)?, bytes })
+    }
+
+    /// The memory. Others may store to it at any moment.
+    #[must_use]
+    pub fn words(&self) -> &[AtomicU64] {
+        // SAFETY: mapped for as long as `self` lives, page-aligned, whole words; shared memory is only seen as atomics.
+        unsafe { core::slice::from_raw_parts(self.at.as_ptr(), self.bytes / 8) }
+    }
+
+    /// The memory, mapped for the rest of the process's life.
+    #[must_use]
+    pub fn leak(self) -> &'static [AtomicU64] {
+        let (at, words) = (self.at, self.bytes / 8);
+        core::mem::forget(self);
+        // SAFETY: as in `words`; forgetting the owner means that nothing unmaps it.
+        unsafe { core::slice::from_raw_parts(at.as_ptr(), words) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: this value owns the mapping, and `words` cannot outlive it.
+        let _ = unsafe { munmap(self.at.as_ptr().cast(), self.bytes) };
+    }
+}
+
+/// [`Mapping::shared`] to read and write, for the rest of the process's life.
+///
+/// # Errors
+/// As [`Mapping::shared`].
+pub fn map_shared(fd: &impl AsFd, bytes: u64) -> Result<&'static [AtomicU64]> {
+    Ok(Mapping::shared(fd, bytes, Access::Write)?.leak())
+}
+
+/// [`Mapping::shared`] to read only, for the rest of the process's life. A store to it ends the process.
+///
+/// # Errors
+/// As [`Mapping::shared`].
+pub fn map_shared_readonly(fd: &impl AsFd, bytes: u64) -> Result<&'static [AtomicU64]> {
+    Ok(Mapping::shared(fd, bytes, Access::Read)?.leak())
+}
+
+/// [`Mapping::anonymous`], for the rest of the process's life.
+///
+/// # Errors
+/// As [`Mapping::anonymous`].
+pub fn map_anonymous(bytes: u64) -> Result<&'static [AtomicU64]> {
+    Ok(Mapping::anonymous(bytes)?.leak())
+}
+
+#[cfg(test)]
+mod tests {
+    use core::sync::atomic::Ordering;
+
+    use super::*;
+
+    #[test]
+    fn two_mappings_of_one_object_see_the_same_words() {
+        let made = memfd("sys-test", 8192, false).unwrap();
+        let a = Mapping::shared(&made.fd, 8192, Access::Write).unwrap();
+        let b = map_shared_readonly(&made.fd, 4096).unwrap();
+        a.words()[3].store(7, Ordering::Relaxed);
+        assert_eq!(b[3].load(Ordering::Relaxed), 7);
+        assert_eq!((a.words().len(), b.len(), made.huge), (1024, 512, false));
+        assert_eq!(Mapping::shared(&made.fd, 8200, Access::Write).err(), Some(Errno::INVAL));
+        assert_eq!(ftruncate(&made.fd, 0), Err(Errno::PERM));
+    }
+
+    #[test]
+    fn huge_pages_are_used_or_quietly_done_without() {
+        let made = memfd("sys-test", 4096, true).unwrap();
+        assert_eq!(made.bytes, if made.huge { HUGE_PAGE_BYTES } else { 4096 });
+        let words = Mapping::shared(&made.fd, made.bytes, Access::Write).unwrap();
+        assert_eq!(words.words()[511].load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn sealed_writes_stay_possible_through_the_old_mapping_only() {
+        let made = memfd("sys-test", 4096, false).unwrap();
+        let writer = Mapping::shared(&made.fd, 4096, Access::Write).unwrap();
+        seal_writes(&made.fd).unwrap();
+        assert_eq!(Mapping::shared(&made.fd, 4096, Access::Write).err(), Some(Errno::PERM));
+        let reader = Mapping::shared(&made.fd, 4096, Access::Read).unwrap();
+        writer.words()[0].store(9, Ordering::Relaxed);
+        assert_eq!(reader.words()[0].load(Ordering::Relaxed), 9);
+    }
+
+    #[test]
+    fn memory_that_could_shrink_under_us_is_refused() {
+        let loose = Fd::from(memfd_create("sys-test", MemfdFlags::CLOEXEC).unwrap());
+        ftruncate(&loose, 4096).unwrap();
+        assert_eq!(Mapping::shared(&loose, 4096, Access::Read).err(), Some(Errno::PERM));
+        assert_eq!(Mapping::anonymous(4096).unwrap().words().len(), 512);
+    }
+}

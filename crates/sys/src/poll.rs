@@ -1,0 +1,46 @@
+//! Waiting for file descriptors, to the nanosecond.
+
+use base::Duration;
+pub use rustix::event::{PollFd, PollFlags};
+
+use crate::clock::timespec;
+use crate::{Result, raw};
+
+/// Waits until one of `fds` is ready or `timeout` is over (`None`: without end); gives how many are ready.
+///
+/// # Errors
+/// EINTR when a signal handler ran; EINVAL when there are more fds than the limit allows.
+pub fn poll(fds: &mut [PollFd<'_>], timeout: Option<Duration>) -> Result<usize> {
+    let limit = timeout.map(timespec);
+    rustix::event::poll(fds, limit.as_ref())
+}
+
+/// [`poll`] with `mask` as the thread's signal mask meanwhile (the kernel's 64-bit set, bit n is signal n + 1).
+///
+/// # Errors
+/// As [`poll`].
+pub fn poll_masked(fds: &mut [PollFd<'_>], timeout: Option<Duration>, mask: u64) -> Result<usize> {
+    // The kernel writes the time left into it.
+    let mut limit = timeout.map(timespec);
+    let limit_at = limit.as_mut().map_or(0, |t| core::ptr::from_mut(t) as usize);
+    let mask_at = core::ptr::from_ref(&mask) as usize;
+    let args = [fds.as_mut_ptr() as usize, fds.len(), limit_at, mask_at, size_of::<u64>(), 0];
+    // SAFETY: `PollFd` is the kernel's pollfd; all three pointers name live locals or the caller's slice.
+    unsafe { raw::syscall(libc::SYS_ppoll, args) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fds::{event, event_signal};
+
+    #[test]
+    fn an_event_makes_its_fd_readable_and_time_runs_out_without_one() {
+        let fd = event().unwrap();
+        let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+        assert_eq!(poll(&mut fds, Some(Duration::from_micros(5))).unwrap(), 0);
+        event_signal(&fd).unwrap();
+        assert_eq!(poll(&mut fds, None).unwrap(), 1);
+        assert_eq!(poll_masked(&mut fds, Some(Duration::ZERO), 0).unwrap(), 1);
+    }
+}
