@@ -20,6 +20,8 @@ pub const HOP_IN_ASK_QUEUE: u8 = 1;
 /// Flag: the row is on the list of unreferenced hops.
 pub const HOP_IDLE: u8 = 2;
 
+/// Flag: the hop is on the list of changed hops.
+pub const HOP_CHANGED: u8 = 4;
 /// Hash buckets of the hops.
 pub const HOP_BUCKETS: usize = 256;
 
@@ -51,6 +53,8 @@ plain! {
         pub older: Idx<Hop>,
         /// Next in the queue of hops to be resolved.
         pub ask_next: Idx<Hop>,
+        /// Next in the list of changed hops.
+        pub changed_next: Idx<Hop>,
         /// First packet waiting for the MAC (a list as in [`Outbox`](crate::Outbox)).
         pub waiting_head: FrameIdx,
         /// Last packet waiting for the MAC.
@@ -63,9 +67,11 @@ plain! {
         pub flags: u8,
         /// For TCP: the first connection that waits for this hop.
         pub tcp_waiting: u32,
+        /// Explicit padding.
+        pub spare: u32,
     }
 }
-const _: () = assert!(size_of::<Hop>() == 80);
+const _: () = assert!(size_of::<Hop>() == 88);
 
 plain! {
     /// What belongs to all hops of a lane.
@@ -87,6 +93,10 @@ plain! {
         pub ask_head: Idx<Hop>,
         /// The last one in that queue.
         pub ask_tail: Idx<Hop>,
+        /// First hop that became known or failed since TCP looked.
+        pub changed: Idx<Hop>,
+        /// Explicit padding.
+        pub spare: u32,
     }
 }
 
@@ -101,5 +111,7 @@ impl HopGlobals {
         idle_newest: Idx::NONE,
         ask_head: Idx::NONE,
         ask_tail: Idx::NONE,
+        changed: Idx::NONE,
+        spare: 0,
     };
 }
