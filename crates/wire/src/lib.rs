@@ -1,1 +1,31 @@
-//! Placeholder while the workspace is laid out.
+//! The network formats: one file a format, each with a view over bytes made by a checked parse, and a header
+//! that emits itself.
+//!
+//! A view borrows the bytes and reads fields by big-endian loads; parsing arbitrary bytes gives an error of the
+//! format's own enum, never a panic. A header is the same content as plain values; `emit` writes it and returns
+//! its length. Upper-layer checksums are apart from parse and emit, because a port may leave them unfinished: see
+//! [`checksum`]. A packet longer than its first frame is parsed by the `parse_head` functions.
+#![no_std]
+#![forbid(unsafe_code)]
+
+pub mod arp;
+mod bytes;
+pub mod checksum;
+pub mod eth;
+pub mod icmp4;
+pub mod ip;
+pub mod ipv4;
+pub mod tcp;
+pub mod tcp_options;
+pub mod udp;
+
+pub use arp::{ArpError, ArpHeader, ArpOperation, ArpPacket};
+pub use bytes::TooShort;
+pub use checksum::Sum;
+pub use eth::{EthError, EthFrame, EthHeader, EtherType};
+pub use icmp4::{Icmp4Error, Icmp4Header, Icmp4Message};
+pub use ip::IpProtocol;
+pub use ipv4::{Ipv4Error, Ipv4Header, Ipv4Packet};
+pub use tcp::{TcpError, TcpFlags, TcpHeader, TcpSegment};
+pub use tcp_options::{SackBlock, SackBlocks, TcpOptions, Timestamps};
+pub use udp::{UdpDatagram, UdpError, UdpHeader};
