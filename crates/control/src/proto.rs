@@ -1,0 +1,444 @@
+//! Messages between a program and the keeper, over a SEQPACKET socket; file descriptors go beside them by SCM_RIGHTS.
+//!
+//! One message is one packet of at most [`KEEPER_MESSAGE_BYTES`] bytes: a kind byte, then the fields in the order they are declared,
+//! little-endian, without padding. A text is its length (u16) and its bytes. Decoding is strict: an unknown kind, a value
+//! out of range, a missing or a surplus byte is an error, because either side may be hostile. Each request gets exactly one reply,
+//! [`Reply::Error`] or the kind named at the request. Which fds belong to a message is said at the message; this file never sees them.
+
+mod codec;
+
+use base::limits::{DEVICES, KEEPER_MESSAGE_BYTES};
+use base::{IpAddress, LaneId, MacAddr, Port};
+use codec::{Reader, Writer};
+
+/// Version of this protocol. The keeper refuses any other with `EPROTONOSUPPORT`.
+pub const VERSION: u16 = 1;
+/// Words that describe the shape of a lane in [`RegionWish`]; `state` gives them their meaning.
+pub const SHAPE_WORDS: usize = 16;
+/// One encoded message, with room for the longest.
+pub type MessageBuffer = [u8; KEEPER_MESSAGE_BYTES];
+
+/// Why bytes are not a message, or a message does not become bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ProtoError {
+    /// The message ends before its last field.
+    TooShort,
+    /// Bytes follow the last field.
+    Surplus,
+    /// No message has this kind byte.
+    UnknownKind(u8),
+    /// A field holds a value that does not exist.
+    BadValue,
+    /// The message is longer than [`KEEPER_MESSAGE_BYTES`].
+    TooLong,
+}
+
+/// Transport protocol of a rule.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Proto {
+    /// Protocol number 6.
+    Tcp = 6,
+    /// Protocol number 17.
+    Udp = 17,
+}
+
+/// Packets of `proto` to (`addr`, `port`) belong to `lane` of `region`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Hash)]
+pub struct Rule {
+    /// Region number from [`Reply::Region`].
+    pub region: u32,
+    /// Lane in that region.
+    pub lane: LaneId,
+    /// Transport protocol.
+    pub proto: Proto,
+    /// Local address; [`IpAddress::ANY`] means every local address of the region's devices.
+    pub addr: IpAddress,
+    /// Local port. 0 only in [`Request::TakePort`]: the keeper chooses.
+    pub port: Port,
+}
+
+/// What a program wants its region to be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RegionWish {
+    /// Lanes, 1 to `limits::LANES`.
+    pub lanes: u16,
+    /// Frames in the frame area.
+    pub frames: u32,
+    /// Back the region with hugepages if there are enough.
+    pub hugepages: bool,
+    /// `state::LaneShape` as words, in field order; unused words are 0.
+    pub shape: [u32; SHAPE_WORDS],
+}
+
+/// What the program asks; the reply is named at each.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Request<'a> {
+    /// The first message of a connection. Reply: [`Reply::Welcome`].
+    Hello {
+        /// [`VERSION`] of the program.
+        version: u16,
+        /// Process id of the program, in its own pid namespace (the keeper trusts SO_PEERCRED only).
+        pid: u32,
+        /// Value of `CORELANE_TOKEN`.
+        token: [u8; 16],
+    },
+    /// Make a region. Reply: [`Reply::Region`].
+    NewRegion(RegionWish),
+    /// Take the next lane of a region and its devices. Reply: [`Reply::Lane`].
+    NewLane {
+        /// Region number.
+        region: u32,
+    },
+    /// Steer a listener to a lane. Carries the fd of the bound kernel socket, of which the keeper keeps a copy so that the port
+    /// stays taken as long as the rule lives. Reply: [`Reply::Done`].
+    Listen(Rule),
+    /// Take [`Request::Listen`] back. Reply: [`Reply::Done`].
+    Unlisten(Rule),
+    /// Reserve a local port and steer it to a lane; may carry the fd of an already bound kernel socket. Reply: [`Reply::Port`].
+    TakePort(Rule),
+    /// Take [`Request::TakePort`] back. Reply: [`Reply::Done`].
+    GivePort(Rule),
+    /// Ask the kernel to resolve a next hop; the answer shows up in the tables. Reply: [`Reply::Done`].
+    Resolve {
+        /// Device of the next hop.
+        ifindex: u32,
+        /// Address of the next hop.
+        addr: IpAddress,
+    },
+    /// Lines for `corelane explain`: why sockets of this process are or are not accelerated. Reply: [`Reply::Done`].
+    Reasons {
+        /// Lines, each ended by a newline.
+        text: &'a str,
+    },
+    /// Ask for what the keeper knows. Reply: [`Reply::Description`].
+    Describe {
+        /// First byte of the description wanted: a long one is fetched in pieces.
+        offset: u32,
+    },
+}
+
+/// How a port was chosen for a device.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
+#[repr(u8)]
+pub enum DeviceKind {
+    /// AF_XDP; one fd: the XSK.
+    #[default]
+    Xdp = 1,
+    /// AF_PACKET; one fd: the packet socket.
+    Packet = 2,
+    /// TAP; one fd: the tun file. The device's address belongs to Corelane alone.
+    Tap = 3,
+}
+
+/// Flags of a [`LaneDevice`].
+pub mod device_flags {
+    /// AF_XDP in native mode (generic mode without it).
+    pub const XDP_NATIVE: u32 = 1;
+    /// AF_XDP zero-copy.
+    pub const XDP_ZEROCOPY: u32 = 1 << 1;
+    /// AF_XDP with XDP_USE_SG: frames may come as chains.
+    pub const XDP_MULTI_BUFFER: u32 = 1 << 2;
+    /// A second fd follows: an AF_PACKET socket with PACKET_VNET_HDR for sending super-frames.
+    pub const GSO_SOCKET: u32 = 1 << 3;
+    /// The peer may leave checksums unfinished (veth, virtio).
+    pub const UNFINISHED_CHECKSUMS: u32 = 1 << 4;
+    /// Answer ARP and ICMP echo here: the address is not the kernel's.
+    pub const OWN_ADDRESS: u32 = 1 << 5;
+    /// Another lane owns the fill and completion rings of this device's queue (XDP_SHARED_UMEM).
+    pub const SHARED_RINGS: u32 = 1 << 6;
+}
+
+/// One device of a lane, as handed out by the keeper.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct LaneDevice {
+    /// Interface index.
+    pub ifindex: u32,
+    /// Which back-end the fds are for.
+    pub kind: DeviceKind,
+    /// Bits of [`device_flags`].
+    pub flags: u32,
+    /// MTU in bytes, without the link header.
+    pub mtu: u32,
+    /// Queue of the device.
+    pub queue: u16,
+    /// Ethernet address of the device.
+    pub mac: MacAddr,
+    /// How many of the message's fds are this device's; they come in the order of the devices.
+    pub fds: u8,
+}
+
+/// The devices of a lane, at most `limits::DEVICES`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct DeviceList {
+    count: u8,
+    rows: [LaneDevice; DEVICES],
+}
+
+impl DeviceList {
+    /// No device.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds `device`; gives it back when the list is full.
+    ///
+    /// # Errors
+    /// The device itself, when `limits::DEVICES` are in the list.
+    pub fn push(&mut self, device: LaneDevice) -> Result<(), LaneDevice> {
+        match self.rows.get_mut(usize::from(self.count)) {
+            Some(row) => {
+                *row = device;
+                self.count += 1;
+                Ok(())
+            }
+            None => Err(device),
+        }
+    }
+
+    /// The devices in order.
+    #[must_use]
+    pub fn as_slice(&self) -> &[LaneDevice] {
+        self.rows.get(..usize::from(self.count)).unwrap_or(&[])
+    }
+}
+
+/// What the keeper answers.
+// Boxing the devices would need the heap for a value that lives for one message.
+#[allow(clippy::large_enum_variant)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reply<'a> {
+    /// The request failed.
+    Error {
+        /// errno for the caller, positive.
+        errno: u16,
+        /// What failed, why, and what to do. Cut at the message's end.
+        text: &'a str,
+    },
+    /// Done, nothing to say.
+    Done,
+    /// Answer to Hello. One fd: the memfd of the control tables, read-only.
+    Welcome {
+        /// Number of this connection, for logs.
+        session: u32,
+        /// Settings for the program, `KEY=VALUE` lines with the keys of the environment (`CORELANE_*`).
+        config: &'a str,
+    },
+    /// Answer to NewRegion. One fd: the region's memfd, formatted and sealed.
+    Region {
+        /// Region number.
+        id: u32,
+    },
+    /// Answer to NewLane. The fds of all devices.
+    Lane {
+        /// Number of the lane in its region.
+        lane: LaneId,
+        /// Its devices.
+        devices: DeviceList,
+    },
+    /// Answer to TakePort.
+    Port {
+        /// The port taken.
+        port: Port,
+    },
+    /// Answer to Describe.
+    Description {
+        /// The piece at the wanted offset.
+        text: &'a str,
+        /// Bytes after this piece.
+        more: u32,
+    },
+}
+
+/// Longest text that fits beside the other fields of any message, bytes.
+pub const TEXT_BYTES_MAX: usize = KEEPER_MESSAGE_BYTES - 64;
+
+/// `text` cut at a character boundary so that it fits a message.
+#[must_use]
+pub fn fit_text(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(TEXT_BYTES_MAX)).unwrap_or(text)
+}
+
+impl<'a> Request<'a> {
+    /// Writes the message into `out`; returns its length.
+    ///
+    /// # Errors
+    /// [`ProtoError::TooLong`] for a text above [`TEXT_BYTES_MAX`].
+    pub fn encode(&self, out: &mut MessageBuffer) -> Result<usize, ProtoError> {
+        let mut w = Writer::new(out);
+        match self {
+            Self::Hello { version, pid, token } => {
+                w.u8(1).u16(*version).u32(*pid).bytes(token);
+            }
+            Self::NewRegion(wish) => {
+                w.u8(2).u16(wish.lanes).u32(wish.frames).u8(u8::from(wish.hugepages));
+                wish.shape.iter().for_each(|&word| {
+                    w.u32(word);
+                });
+            }
+            Self::NewLane { region } => {
+                w.u8(3).u32(*region);
+            }
+            Self::Listen(rule) => rule.encode(w.u8(4)),
+            Self::Unlisten(rule) => rule.encode(w.u8(5)),
+            Self::TakePort(rule) => rule.encode(w.u8(6)),
+            Self::GivePort(rule) => rule.encode(w.u8(7)),
+            Self::Resolve { ifindex, addr } => {
+                w.u8(8).u32(*ifindex).bytes(&addr.0);
+            }
+            Self::Reasons { text } => {
+                w.u8(9).text(text);
+            }
+            Self::Describe { offset } => {
+                w.u8(10).u32(*offset);
+            }
+        }
+        w.finish()
+    }
+
+    /// Reads one whole message.
+    ///
+    /// # Errors
+    /// Whatever is wrong with it first; see [`ProtoError`].
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, ProtoError> {
+        let mut r = Reader::new(bytes);
+        let request = match r.u8()? {
+            1 => Self::Hello { version: r.u16()?, pid: r.u32()?, token: r.array()? },
+            2 => Self::NewRegion(RegionWish {
+                lanes: r.u16()?,
+                frames: r.u32()?,
+                hugepages: r.bool()?,
+                shape: decode_shape(&mut r)?,
+            }),
+            3 => Self::NewLane { region: r.u32()? },
+            4 => Self::Listen(Rule::decode(&mut r)?),
+            5 => Self::Unlisten(Rule::decode(&mut r)?),
+            6 => Self::TakePort(Rule::decode(&mut r)?),
+            7 => Self::GivePort(Rule::decode(&mut r)?),
+            8 => Self::Resolve { ifindex: r.u32()?, addr: IpAddress(r.array()?) },
+            9 => Self::Reasons { text: r.text()? },
+            10 => Self::Describe { offset: r.u32()? },
+            other => return Err(ProtoError::UnknownKind(other)),
+        };
+        r.finish(request)
+    }
+}
+
+impl<'a> Reply<'a> {
+    /// Writes the message into `out`; returns its length.
+    ///
+    /// # Errors
+    /// [`ProtoError::TooLong`] for a text above [`TEXT_BYTES_MAX`].
+    pub fn encode(&self, out: &mut MessageBuffer) -> Result<usize, ProtoError> {
+        let mut w = Writer::new(out);
+        match self {
+            Self::Error { errno, text } => {
+                w.u8(128).u16(*errno).text(text);
+            }
+            Self::Done => {
+                w.u8(129);
+            }
+            Self::Welcome { session, config } => {
+                w.u8(130).u32(*session).text(config);
+            }
+            Self::Region { id } => {
+                w.u8(131).u32(*id);
+            }
+            Self::Lane { lane, devices } => {
+                w.u8(132).u16(lane.0).u8(devices.count);
+                devices.as_slice().iter().for_each(|device| device.encode(&mut w));
+            }
+            Self::Port { port } => {
+                w.u8(133).u16(port.0);
+            }
+            Self::Description { text, more } => {
+                w.u8(134).u32(*more).text(text);
+            }
+        }
+        w.finish()
+    }
+
+    /// Reads one whole message.
+    ///
+    /// # Errors
+    /// Whatever is wrong with it first; see [`ProtoError`].
+    pub fn decode(bytes: &'a [u8]) -> Result<Self, ProtoError> {
+        let mut r = Reader::new(bytes);
+        let reply = match r.u8()? {
+            128 => Self::Error { errno: r.u16()?, text: r.text()? },
+            129 => Self::Done,
+            130 => Self::Welcome { session: r.u32()?, config: r.text()? },
+            131 => Self::Region { id: r.u32()? },
+            132 => Self::Lane { lane: LaneId(r.u16()?), devices: DeviceList::decode(&mut r)? },
+            133 => Self::Port { port: Port(r.u16()?) },
+            134 => {
+                let more = r.u32()?;
+                Self::Description { text: r.text()?, more }
+            }
+            other => return Err(ProtoError::UnknownKind(other)),
+        };
+        r.finish(reply)
+    }
+}
+
+fn decode_shape(r: &mut Reader<'_>) -> Result<[u32; SHAPE_WORDS], ProtoError> {
+    let mut shape = [0; SHAPE_WORDS];
+    for word in &mut shape {
+        *word = r.u32()?;
+    }
+    Ok(shape)
+}
+
+impl Rule {
+    fn encode(&self, w: &mut Writer<'_>) {
+        w.u32(self.region).u16(self.lane.0).u8(self.proto as u8).bytes(&self.addr.0).u16(self.port.0);
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Self, ProtoError> {
+        let (region, lane) = (r.u32()?, LaneId(r.u16()?));
+        let proto = Proto::from_number(r.u8()?).ok_or(ProtoError::BadValue)?;
+        Ok(Self { region, lane, proto, addr: IpAddress(r.array()?), port: Port(r.u16()?) })
+    }
+}
+
+impl Proto {
+    /// The protocol with this IP protocol number.
+    #[must_use]
+    pub const fn from_number(number: u8) -> Option<Self> {
+        match number {
+            6 => Some(Self::Tcp),
+            17 => Some(Self::Udp),
+            _ => None,
+        }
+    }
+}
+
+impl LaneDevice {
+    fn encode(&self, w: &mut Writer<'_>) {
+        w.u32(self.ifindex).u8(self.kind as u8).u32(self.flags).u32(self.mtu);
+        w.u16(self.queue).bytes(&self.mac.0).u8(self.fds);
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<Self, ProtoError> {
+        let ifindex = r.u32()?;
+        let kind = match r.u8()? {
+            1 => DeviceKind::Xdp,
+            2 => DeviceKind::Packet,
+            3 => DeviceKind::Tap,
+            _ => return Err(ProtoError::BadValue),
+        };
+        let (flags, mtu, queue) = (r.u32()?, r.u32()?, r.u16()?);
+        Ok(Self { ifindex, kind, flags, mtu, queue, mac: MacAddr(r.array()?), fds: r.u8()? })
+    }
+}
+
+impl DeviceList {
+    fn decode(r: &mut Reader<'_>) -> Result<Self, ProtoError> {
+        let mut list = Self::new();
+        for _ in 0..r.u8()? {
+            list.push(LaneDevice::decode(r)?).map_err(|_| ProtoError::BadValue)?;
+        }
+        Ok(list)
+    }
+}

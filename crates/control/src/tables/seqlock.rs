@@ -1,0 +1,35 @@
+//! The sequence lock over the whole table: one writer, readers that try again.
+
+use super::layout::{SEQUENCE, load, store};
+use std::sync::atomic::{AtomicU64, Ordering, fence};
+
+/// Tries of a reader before it gives up. A write takes microseconds; who fails this often looks at a dead keeper.
+const TRIES: u32 = 10_000;
+
+/// Runs `copy` until no write fell into it. `None`: the writer did not finish within [`TRIES`] tries.
+/// Only relaxed loads and fences are used, because the mapping may be read-only.
+pub(super) fn read<T>(words: &[AtomicU64], copy: impl Fn() -> T) -> Option<T> {
+    for _ in 0..TRIES {
+        let before = load(words, SEQUENCE);
+        fence(Ordering::Acquire);
+        if before & 1 == 0 {
+            let value = copy();
+            fence(Ordering::Acquire);
+            if load(words, SEQUENCE) == before {
+                return Some(value);
+            }
+        }
+        std::hint::spin_loop();
+    }
+    None
+}
+
+/// Runs `change` with the sequence odd. The caller is the only writer.
+pub(super) fn write(words: &[AtomicU64], change: impl FnOnce()) {
+    let before = load(words, SEQUENCE);
+    store(words, SEQUENCE, before.wrapping_add(1));
+    fence(Ordering::Release);
+    change();
+    fence(Ordering::Release);
+    store(words, SEQUENCE, before.wrapping_add(2));
+}
