@@ -27,7 +27,7 @@ pub const HOP_BUCKETS: usize = 256;
 
 plain! {
     /// One next hop.
-    #[derive(Debug)]
+    #[derive(Debug, Default)]
     pub struct Hop {
         /// When the MAC was last confirmed, or the failure noted.
         pub confirmed_at: Instant,

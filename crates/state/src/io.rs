@@ -2,6 +2,7 @@
 
 use base::FrameIdx;
 use base::limits::{BATCH_FRAMES, CHAIN_FRAMES};
+use region::plain;
 
 /// What is known of the transport checksum of a received packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -34,42 +35,46 @@ pub struct RxFrame {
     pub csum: CsumState,
 }
 
-/// A run of payload bytes in one frame. A [`TxFrame`] does not own its pieces' frames.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Piece {
-    /// The frame.
-    pub frame: FrameIdx,
-    /// First byte in its cell.
-    pub offset: u16,
-    /// Number of bytes.
-    pub len: u16,
+plain! {
+    /// A run of payload bytes in one frame. A [`TxFrame`] does not own its pieces' frames.
+    #[derive(PartialEq, Eq, Debug, Default)]
+    pub struct Piece {
+        /// The frame.
+        pub frame: FrameIdx,
+        /// First byte in its cell.
+        pub offset: u16,
+        /// Number of bytes.
+        pub len: u16,
+    }
 }
 
-/// One packet to send: headers (Ethernet first) in `head`, payload in `pieces`.
-///
-/// The checksum field holds the folded pseudo-header sum (not inverted) when `csum_start` is not 0: the port, its
-/// device or the kernel completes it (as virtio's VIRTIO_NET_HDR_F_NEEDS_CSUM).
-#[derive(Clone, Copy, Debug)]
-pub struct TxFrame {
-    /// Frame with the headers at its `offset .. offset + len`. The batch owns one reference to it.
-    pub head: FrameIdx,
-    /// Payload, in order; [`TxFrame::pieces`] gives the ones in use. Each frame stays retained by the sender's
-    /// queue at least until `Port::tx` returns; a port that keeps it longer retains it.
-    pub payload: [Piece; CHAIN_FRAMES],
-    /// Number of pieces in use.
-    pub payload_pieces: u8,
-    /// Which device it leaves by: index into the lane's ports.
-    pub port: u8,
-    /// Payload bytes of each segment to be cut from this super-segment; 0: send as it is.
-    pub gso_size: u16,
-    /// Bytes from the start of `head`'s data to the transport header; 0: nothing to complete.
-    pub csum_start: u16,
-    /// Bytes from the transport header to its checksum field.
-    pub csum_offset: u16,
-    /// Bytes of all headers (the length of `head`'s data).
-    pub header_bytes: u16,
-    /// Payload bytes of all pieces.
-    pub payload_bytes: u32,
+plain! {
+    /// One packet to send: headers (Ethernet first) in `head`, payload in `pieces`.
+    ///
+    /// The checksum field holds the folded pseudo-header sum (not inverted) when `csum_start` is not 0: the port, its
+    /// device or the kernel completes it (as virtio's VIRTIO_NET_HDR_F_NEEDS_CSUM).
+    #[derive(Debug)]
+    pub struct TxFrame {
+        /// Frame with the headers at its `offset .. offset + len`. The batch owns one reference to it.
+        pub head: FrameIdx,
+        /// Payload, in order; [`TxFrame::pieces`] gives the ones in use. Each frame stays retained by the sender's
+        /// queue at least until `Port::tx` returns; a port that keeps it longer retains it.
+        pub payload: [Piece; CHAIN_FRAMES],
+        /// Number of pieces in use.
+        pub payload_pieces: u8,
+        /// Which device it leaves by: index into the lane's ports.
+        pub port: u8,
+        /// Payload bytes of each segment to be cut from this super-segment; 0: send as it is.
+        pub gso_size: u16,
+        /// Bytes from the start of `head`'s data to the transport header; 0: nothing to complete.
+        pub csum_start: u16,
+        /// Bytes from the transport header to its checksum field.
+        pub csum_offset: u16,
+        /// Bytes of all headers (the length of `head`'s data).
+        pub header_bytes: u16,
+        /// Payload bytes of all pieces.
+        pub payload_bytes: u32,
+    }
 }
 
 impl TxFrame {

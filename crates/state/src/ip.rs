@@ -7,6 +7,7 @@ use crate::{HopGlobals, Outbox, ReassemblyGlobals, UdpGlobals};
 
 plain! {
     /// One row a lane; [`IpGlobals::EMPTY`] to begin with.
+    #[derive(Debug)]
     pub struct IpGlobals {
         /// When ICMP error tokens were last filled up.
         pub icmp_filled_at: Instant,

@@ -2,18 +2,38 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod counters;
+mod event;
 pub mod hop;
 mod io;
 mod ip;
+mod lane;
+mod listener;
+mod mem;
 pub mod outbox;
 pub mod ports;
 pub mod reassembly;
+mod sock;
+mod tcb;
 pub mod udp;
 
+pub use counters::{Counters, DROP_REASONS, DropReason, TcpCounters};
+pub use event::{EventGlobals, EventQueue, EventRow};
 pub use hop::{Hop, HopGlobals};
 pub use io::{CsumState, Piece, RxBatch, RxFrame, TxBatch, TxFrame};
 pub use ip::IpGlobals;
+pub use lane::{LaneGlobals, LaneShape, LaneTables, RateLimit, TcpGlobals, TxRing};
+pub use listener::{LISTEN_BUCKETS, Listener, TcbQueue};
+pub use mem::LaneMem;
 pub use outbox::Outbox;
 pub use ports::PortInfo;
 pub use reassembly::{Reassembly, ReassemblyGlobals};
+pub use sock::{Endpoint, Event, Ready, SockKind, SockRef, TcpOptions};
+pub use tcb::{
+    BOARD_RANGES, FlowKey, FrameQueue, LossState, OutOfOrder, PassiveLinks, RCV_SACKS, RcvSeq, RttState,
+    Scoreboard, SeqRange, SndSeq, TcbCold, TcbHot,
+};
 pub use udp::{UdpEnd, UdpGlobals, UdpSock};
+
+/// Version of the layout: libraries and processes share a region only when theirs is the same. One up at each change.
+pub const LAYOUT_VERSION: u32 = 1;

@@ -27,7 +27,7 @@ pub const UDP_BUCKETS: usize = 1024;
 
 plain! {
     /// One end of a UDP conversation.
-    #[derive(Debug)]
+    #[derive(Debug, Default)]
     pub struct UdpEnd {
         /// The address; ANY where none is fixed.
         pub addr: IpAddress,
@@ -40,7 +40,7 @@ plain! {
 
 plain! {
     /// One UDP socket.
-    #[derive(Debug)]
+    #[derive(Debug, Default)]
     pub struct UdpSock {
         /// What the owner wants to hear with its events.
         pub token: u64,

@@ -1,0 +1,195 @@
+//! Shape and layout of one lane's span: a head that says where each table is, then the tables.
+
+use base::limits::{BATCH_FRAMES, DEVICES};
+use base::{Idx, Instant};
+use region::{FrameLane, Layout, TableAt, plain};
+
+use crate::{
+    Counters, EventGlobals, EventRow, Hop, IpGlobals, LISTEN_BUCKETS, Listener, PortInfo, Reassembly,
+    Scoreboard, TcbCold, TcbHot, TxFrame, UdpSock,
+};
+
+plain! {
+    /// How many rows each table of a lane has.
+    #[derive(PartialEq, Eq, Debug)]
+    pub struct LaneShape {
+        /// TCP connections.
+        pub socks: u32,
+        /// TCP listeners.
+        pub listeners: u32,
+        /// UDP sockets.
+        pub udp_socks: u32,
+        /// Next hops.
+        pub hops: u32,
+        /// IPv4 packets being put together.
+        pub reassemblies: u32,
+        /// SACK scoreboards: connections in loss recovery at one time.
+        pub boards: u32,
+        /// Free frames above which the lane gives a batch back to the region's pool.
+        pub stock_high: u32,
+        /// Room.
+        pub spare: u32,
+    }
+}
+
+impl LaneShape {
+    /// A shape for `socks` TCP connections and the usual number of everything else.
+    #[must_use]
+    pub const fn for_socks(socks: u32) -> Self {
+        let boards = if socks / 8 < 16 { 16 } else { socks / 8 };
+        Self {
+            socks,
+            listeners: 64,
+            udp_socks: 256,
+            hops: base::limits::HOPS as u32,
+            reassemblies: 64,
+            boards,
+            stock_high: 1024,
+            spare: 0,
+        }
+    }
+
+    /// Bytes of a lane's span, a multiple of 4096.
+    #[must_use]
+    pub const fn lane_bytes(&self) -> u64 {
+        let (_, bytes) = LaneTables::place(self);
+        bytes.next_multiple_of(4096)
+    }
+}
+
+plain! {
+    /// A ring of connections that have something to send; at most one entry a connection.
+    #[derive(Debug, Default)]
+    pub struct TxRing {
+        /// Number of entries ever taken out, wrapping.
+        pub head: u32,
+        /// Number of entries ever put in, wrapping.
+        pub tail: u32,
+    }
+}
+
+plain! {
+    /// At most so many of something a second.
+    #[derive(Debug, Default)]
+    pub struct RateLimit {
+        /// When the second began.
+        pub since: Instant,
+        /// How many since then.
+        pub count: u32,
+        /// Room.
+        pub spare: u32,
+    }
+}
+
+plain! {
+    /// What belongs to all TCP connections of a lane.
+    #[derive(Debug)]
+    pub struct TcpGlobals {
+        /// First free connection.
+        pub free: Idx<TcbHot>,
+        /// Connections in use.
+        pub used: u32,
+        /// First free listener.
+        pub free_listener: Idx<Listener>,
+        /// First free scoreboard.
+        pub free_board: Idx<Scoreboard>,
+        /// First listener of each bucket.
+        pub listen_buckets: [Idx<Listener>; LISTEN_BUCKETS],
+        /// Connections with something to send: control, ACK, data.
+        pub rings: [TxRing; 3],
+        /// Oldest packet in the table of those that a port did not take.
+        pub requeued_head: u32,
+        /// Packets in that table.
+        pub requeued_len: u32,
+        /// Challenge ACKs (RFC 5961 7).
+        pub challenges: RateLimit,
+        /// RSTs for segments to no connection.
+        pub resets: RateLimit,
+        /// Receive buffer of a connection whose options name none, bytes.
+        pub rcv_buf_bytes: u32,
+        /// Send buffer of a connection whose options name none, bytes.
+        pub snd_buf_bytes: u32,
+        /// Keys initial sequence numbers (RFC 6528).
+        pub isn_key: [u64; 2],
+    }
+}
+
+plain! {
+    /// What a lane has one of.
+    #[derive(Debug)]
+    pub struct LaneGlobals {
+        /// The shape the tables were made with.
+        pub shape: LaneShape,
+        /// Keys the flow hash.
+        pub key: [u64; 2],
+        /// TCP.
+        pub tcp: TcpGlobals,
+        /// Event queues.
+        pub events: EventGlobals,
+    }
+}
+
+plain! {
+    /// Where each table lies.
+    pub struct LaneTables {
+        /// This.
+        pub tables: TableAt<LaneTables>,
+        /// What there is one of.
+        pub globals: TableAt<LaneGlobals>,
+        /// The lane's stock of free frames.
+        pub stock: TableAt<FrameLane>,
+        /// Counters.
+        pub counters: TableAt<Counters>,
+        /// Ports.
+        pub ports: TableAt<PortInfo>,
+        /// Connections, hot part.
+        pub hot: TableAt<TcbHot>,
+        /// Connections, cold part.
+        pub cold: TableAt<TcbCold>,
+        /// The three rings of connections with something to send, `ring_slots` each.
+        pub rings: TableAt<u32>,
+        /// Scoreboards.
+        pub boards: TableAt<Scoreboard>,
+        /// Listeners.
+        pub listeners: TableAt<Listener>,
+        /// Packets that a port did not take.
+        pub requeued: TableAt<TxFrame>,
+        /// Events.
+        pub events: TableAt<EventRow>,
+        /// Next hops.
+        pub hops: TableAt<Hop>,
+        /// UDP sockets.
+        pub udp_socks: TableAt<UdpSock>,
+        /// What the IP layer has one of.
+        pub ip: TableAt<IpGlobals>,
+        /// IPv4 packets being put together.
+        pub reassemblies: TableAt<Reassembly>,
+    }
+}
+
+impl LaneTables {
+    /// Places for all tables of `shape`, and the bytes they take.
+    #[must_use]
+    pub const fn place(shape: &LaneShape) -> (Self, u64) {
+        let mut at = Layout::new();
+        let tables = Self {
+            tables: at.table(1),
+            globals: at.table(1),
+            stock: at.table(1),
+            counters: at.table(1),
+            ports: at.table(DEVICES as u32),
+            hot: at.table(shape.socks),
+            cold: at.table(shape.socks),
+            rings: at.table(3 * shape.socks.next_power_of_two()),
+            boards: at.table(shape.boards),
+            listeners: at.table(shape.listeners),
+            requeued: at.table(BATCH_FRAMES as u32),
+            events: at.table(shape.socks + shape.listeners + shape.udp_socks),
+            hops: at.table(shape.hops),
+            udp_socks: at.table(shape.udp_socks),
+            ip: at.table(1),
+            reassemblies: at.table(shape.reassemblies),
+        };
+        (tables, at.bytes())
+    }
+}

@@ -1,0 +1,47 @@
+//! TCP listeners.
+
+use base::Idx;
+use region::plain;
+
+use crate::{Endpoint, TcbHot, TcpOptions};
+
+/// Buckets of the listener table; a listener's bucket is its port modulo this.
+pub const LISTEN_BUCKETS: usize = 256;
+
+plain! {
+    /// A queue of connections, linked by `TcbCold::passive`.
+    #[derive(Debug, Default)]
+    pub struct TcbQueue {
+        /// First.
+        pub head: Idx<TcbHot>,
+        /// Last.
+        pub tail: Idx<TcbHot>,
+        /// Connections in it.
+        pub len: u32,
+    }
+}
+
+plain! {
+    /// One listening socket of one lane.
+    #[derive(Debug, Default)]
+    pub struct Listener {
+        /// Address (ANY allowed) and port.
+        pub local: Endpoint,
+        /// 1: in use.
+        pub used: u32,
+        /// Generation of the row.
+        pub generation: u32,
+        /// Longest accept queue; the SYN queue may be as long.
+        pub backlog: u32,
+        /// Connections in SYN-RECEIVED.
+        pub syn_queue: TcbQueue,
+        /// Connections established and not accepted.
+        pub accept_queue: TcbQueue,
+        /// Next in the bucket; next free row.
+        pub next: Idx<Listener>,
+        /// Connections that did not fit (as Linux's ListenOverflows and ListenDrops).
+        pub overflows: u32,
+        /// Options of the connections it makes.
+        pub options: TcpOptions,
+    }
+}

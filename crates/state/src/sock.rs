@@ -1,0 +1,196 @@
+//! Names of sockets, readiness, events and options: what the engine and its callers exchange.
+
+use core::ops::{BitOr, BitOrAssign};
+
+use base::{IpAddress, Port};
+use region::plain;
+
+/// Kind of a socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SockKind {
+    /// A TCP connection.
+    Tcp,
+    /// A TCP listener.
+    Listener,
+    /// A UDP socket.
+    Udp,
+}
+
+plain! {
+    /// Names one socket of one lane: kind, row and the row's generation, so that a stale name never reaches the
+    /// socket that took the row over.
+    #[derive(PartialEq, Eq, Debug, Hash)]
+    pub struct SockRef {
+        /// Kind in the upper 2 bits, row in the lower 30.
+        pub raw: u32,
+        /// Generation of the row.
+        pub generation: u32,
+    }
+}
+
+impl SockRef {
+    /// No socket.
+    pub const NONE: Self = Self { raw: u32::MAX, generation: 0 };
+
+    /// Names row `row` (below 2^30) of the table for `kind`.
+    #[must_use]
+    pub const fn new(kind: SockKind, row: u32, generation: u32) -> Self {
+        let bits = match kind {
+            SockKind::Tcp => 0,
+            SockKind::Listener => 1,
+            SockKind::Udp => 2,
+        };
+        Self { raw: (bits << 30) | (row & 0x3fff_ffff), generation }
+    }
+
+    /// Its kind; `None` for [`SockRef::NONE`] and for nonsense.
+    #[must_use]
+    pub const fn kind(self) -> Option<SockKind> {
+        match self.raw >> 30 {
+            0 => Some(SockKind::Tcp),
+            1 => Some(SockKind::Listener),
+            2 => Some(SockKind::Udp),
+            _ => None,
+        }
+    }
+
+    /// Its row.
+    #[must_use]
+    pub const fn row(self) -> u32 {
+        self.raw & 0x3fff_ffff
+    }
+
+    /// Is it [`SockRef::NONE`]?
+    #[must_use]
+    pub const fn is_none(self) -> bool {
+        self.raw == u32::MAX
+    }
+}
+
+plain! {
+    /// An address and a port.
+    #[derive(PartialEq, Eq, Debug, Hash, Default)]
+    pub struct Endpoint {
+        /// The address; [`IpAddress::ANY`] for any.
+        pub addr: IpAddress,
+        /// The port; 0 for any.
+        pub port: Port,
+    }
+}
+
+/// Readiness bits with the values of Linux's EPOLL* flags.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
+#[repr(transparent)]
+pub struct Ready(pub u32);
+
+impl Ready {
+    /// Nothing.
+    pub const NONE: Self = Self(0);
+    /// EPOLLIN: data, end of stream, or a connection to accept.
+    pub const IN: Self = Self(0x001);
+    /// EPOLLOUT: room to send.
+    pub const OUT: Self = Self(0x004);
+    /// EPOLLERR: an error waits in SO_ERROR.
+    pub const ERR: Self = Self(0x008);
+    /// EPOLLHUP: both directions are shut.
+    pub const HUP: Self = Self(0x010);
+    /// EPOLLRDHUP: the peer has shut its sending side.
+    pub const RDHUP: Self = Self(0x2000);
+
+    /// Has `self` every bit of `other`?
+    #[must_use]
+    pub const fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+
+    /// Has `self` any bit of `other`?
+    #[must_use]
+    pub const fn any(self, other: Self) -> bool {
+        self.0 & other.0 != 0
+    }
+
+    /// Is no bit set?
+    #[must_use]
+    pub const fn is_none(self) -> bool {
+        self.0 == 0
+    }
+}
+
+impl BitOr for Ready {
+    type Output = Self;
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+impl BitOrAssign for Ready {
+    fn bitor_assign(&mut self, other: Self) {
+        self.0 |= other.0;
+    }
+}
+
+/// What became ready at one socket since its last event.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Event {
+    /// The socket.
+    pub sock: SockRef,
+    /// The caller's number for it, as given to `set_event_queue`.
+    pub token: u64,
+    /// Bits that became set, gathered.
+    pub ready: Ready,
+}
+
+plain! {
+    /// Options of a TCP socket. A listener's are copied to the connections it makes. Zero means "off" for the switches
+    /// and "the default" for the numbers, so that a zeroed value is the default.
+    #[derive(PartialEq, Eq, Debug, Default)]
+    pub struct TcpOptions {
+        /// TCP_NODELAY: 1 turns Nagle's algorithm off.
+        pub nodelay: u8,
+        /// TCP_CORK: 1 holds partial segments back (200 ms at most).
+        pub cork: u8,
+        /// SO_KEEPALIVE: 1 probes an idle peer.
+        pub keepalive: u8,
+        /// SO_LINGER: 1 makes `linger_s` count.
+        pub linger: u8,
+        /// TCP_KEEPCNT: probes without an answer before the connection is dropped; 0: 9.
+        pub keep_probes: u8,
+        /// IP_TTL; 0: 64.
+        pub ttl: u8,
+        /// IP_TOS.
+        pub tos: u8,
+        /// TCP_SYNCNT: SYN retransmissions; 0: 6 (5 for a SYN,ACK).
+        pub syn_retries: u8,
+        /// Seconds of SO_LINGER. 0 with `linger` set: close sends RST.
+        pub linger_s: u32,
+        /// TCP_KEEPIDLE, seconds; 0: 7200.
+        pub keep_idle_s: u32,
+        /// TCP_KEEPINTVL, seconds; 0: 75.
+        pub keep_interval_s: u32,
+        /// TCP_USER_TIMEOUT, ms; 0: the retry limits decide.
+        pub user_timeout_ms: u32,
+        /// Receive buffer, bytes; 0: the lane's default.
+        pub rcv_buf_bytes: u32,
+        /// Send buffer, bytes; 0: the lane's default.
+        pub snd_buf_bytes: u32,
+        /// SO_RCVLOWAT, bytes; 0: 1.
+        pub rcv_low_bytes: u32,
+        /// TCP_MAXSEG: largest MSS to use and to announce, bytes; 0: what the device's MTU gives.
+        pub mss_max: u16,
+        /// Room.
+        pub spare: u16,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{SockKind, SockRef};
+
+    #[test]
+    fn a_socket_name_gives_back_kind_and_row() {
+        for kind in [SockKind::Tcp, SockKind::Listener, SockKind::Udp] {
+            let name = SockRef::new(kind, 0x3fff_fffe, 7);
+            assert_eq!((name.kind(), name.row(), name.is_none()), (Some(kind), 0x3fff_fffe, false));
+        }
+        assert_eq!(SockRef::NONE.kind(), None);
+    }
+}

@@ -1,0 +1,285 @@
+//! The state of one TCP connection (RFC 9293 3.3.1's TCB), split in what each segment touches (hot) and the rest
+//! (cold), and the SACK scoreboard that only a connection with losses holds.
+
+use base::{FrameIdx, Idx, Instant, IpAddress, Port, SeqNum};
+use region::plain;
+
+use crate::{Hop, Listener, TcpOptions};
+
+plain! {
+    /// The four numbers that name a connection.
+    #[derive(PartialEq, Eq, Debug, Default)]
+    pub struct FlowKey {
+        /// Our address.
+        pub local: IpAddress,
+        /// The peer's address.
+        pub remote: IpAddress,
+        /// Our port.
+        pub local_port: Port,
+        /// The peer's port.
+        pub remote_port: Port,
+    }
+}
+
+plain! {
+    /// Receive sequence variables (RFC 9293 3.3.1, figure 4).
+    #[derive(Debug, Default)]
+    pub struct RcvSeq {
+        /// RCV.NXT.
+        pub nxt: SeqNum,
+        /// Right edge of the window as last announced: RCV.NXT + RCV.WND.
+        pub edge: SeqNum,
+        /// TS.Recent (RFC 7323 4.3).
+        pub ts_recent: u32,
+        /// Last.ACK.sent (RFC 7323 4.3).
+        pub ack_sent: SeqNum,
+    }
+}
+
+plain! {
+    /// Send sequence variables (RFC 9293 3.3.1, figure 3) and congestion control (RFC 5681).
+    #[derive(Debug, Default)]
+    pub struct SndSeq {
+        /// SND.UNA.
+        pub una: SeqNum,
+        /// SND.NXT: one past the highest sequence number sent; a retransmission does not move it back.
+        pub nxt: SeqNum,
+        /// One past the last byte the program has queued (a queued FIN not counted).
+        pub end: SeqNum,
+        /// SND.WND, bytes, scaled.
+        pub wnd: u32,
+        /// SND.WL1.
+        pub wl1: SeqNum,
+        /// Largest window the peer ever announced, bytes.
+        pub wnd_max: u32,
+        /// Congestion window, bytes.
+        pub cwnd: u32,
+        /// Slow start threshold, bytes.
+        pub ssthresh: u32,
+    }
+}
+
+plain! {
+    /// A queue of frames, linked by `FrameMeta::next`.
+    #[derive(Debug, Default)]
+    pub struct FrameQueue {
+        /// First frame.
+        pub head: FrameIdx,
+        /// Last frame.
+        pub tail: FrameIdx,
+    }
+}
+
+plain! {
+    /// Round-trip time and the retransmission timer (RFC 6298).
+    #[derive(Debug, Default)]
+    pub struct RttState {
+        /// SRTT times 8, us; 0: nothing measured yet.
+        pub srtt_us8: u32,
+        /// RTTVAR times 4, us.
+        pub var_us4: u32,
+        /// RTO without backoff, us.
+        pub rto_us: u32,
+        /// The segment being timed ends here.
+        pub timed_seq: SeqNum,
+        /// When it was sent, us, wrapping; valid while the flag TIMING is set.
+        pub timed_at_us: u32,
+    }
+}
+
+plain! {
+    /// What every segment of a connection touches.
+    #[derive(Debug, Default)]
+    pub struct TcbHot {
+        /// Addresses and ports.
+        pub key: FlowKey,
+        /// The state, as the engine numbers them; 0: the row is free.
+        pub state: u8,
+        /// Device it leaves by.
+        pub port: u8,
+        /// Scale of the windows the peer announces (RFC 7323 2).
+        pub snd_shift: u8,
+        /// Scale of the windows we announce.
+        pub rcv_shift: u8,
+        /// Flags, as the engine numbers them.
+        pub flags: u32,
+        /// Receive sequence variables.
+        pub rcv: RcvSeq,
+        /// Largest payload of a segment we send, options already taken off, bytes.
+        pub mss: u16,
+        /// Duplicate ACKs in a row.
+        pub dup_acks: u8,
+        /// In-order full segments received since the last ACK we sent.
+        pub ack_due: u8,
+
+        /// Send sequence variables.
+        pub snd: SndSeq,
+        /// Received in order, not read yet.
+        pub rcv_queue: FrameQueue,
+        /// Bytes in `rcv_queue`.
+        pub rcv_bytes: u32,
+        /// First frame received out of order.
+        pub ooo_head: FrameIdx,
+        /// From SND.UNA on: sent and not acknowledged, then queued.
+        pub snd_queue: FrameQueue,
+        /// The frame that holds SND.NXT, if any byte is still unsent.
+        pub snd_cursor: FrameIdx,
+        /// Bytes the receive buffer may hold.
+        pub rcv_buf: u32,
+
+        /// Round-trip time.
+        pub rtt: RttState,
+        /// Bytes the send buffer may hold.
+        pub snd_buf: u32,
+        /// When the retransmission, persist or TIME-WAIT timer (one at a time) is due.
+        pub rexmit_at: Instant,
+        /// When the delayed ACK is due.
+        pub ack_at: Instant,
+        /// What the wheel is armed for: the earliest deadline or before it.
+        pub armed_at: Instant,
+        /// Next hop.
+        pub hop: Idx<Hop>,
+        /// Generation of the row.
+        pub generation: u32,
+        /// When data was last sent (RFC 5681 4.1).
+        pub sent_at: Instant,
+    }
+}
+const _: () = assert!(size_of::<TcbHot>() == 3 * base::CACHE_LINE);
+
+plain! {
+    /// A run of sequence space, `left` included, `right` not.
+    #[derive(PartialEq, Eq, Debug, Default)]
+    pub struct SeqRange {
+        /// First number.
+        pub left: SeqNum,
+        /// One past the last.
+        pub right: SeqNum,
+    }
+}
+
+/// Runs received out of order that an ACK reports (RFC 2018 3).
+pub const RCV_SACKS: usize = 4;
+
+plain! {
+    /// Out-of-order reception.
+    #[derive(Debug, Default)]
+    pub struct OutOfOrder {
+        /// Runs in the out-of-order queue, the most recently changed first.
+        pub runs: [SeqRange; RCV_SACKS],
+        /// Runs in use.
+        pub run_count: u32,
+        /// Bytes held.
+        pub bytes: u32,
+        /// Frames held.
+        pub frames: u32,
+    }
+}
+
+plain! {
+    /// Loss recovery (RFC 6675, RFC 6582, RFC 6298 5).
+    #[derive(Debug, Default)]
+    pub struct LossState {
+        /// RecoveryPoint: recovery ends when SND.UNA reaches it.
+        pub recover: SeqNum,
+        /// HighRxt: one past the highest number retransmitted in this recovery.
+        pub high_rxt: SeqNum,
+        /// Everything before this that is not SACKed is taken as lost (after a retransmission timeout).
+        pub lost_edge: SeqNum,
+        /// Bytes acknowledged towards the next growth of the congestion window.
+        pub acked: u32,
+        /// Scoreboard row; NONE while nothing is SACKed.
+        pub board: Idx<Scoreboard>,
+        /// Timeouts in a row.
+        pub backoff: u8,
+        /// Zero-window probes in a row.
+        pub probes: u8,
+        /// Keepalive probes in a row.
+        pub keep_probes: u8,
+        /// Extra segments sent by limited transmit (RFC 3042).
+        pub limited: u8,
+        /// Since when the peer has acknowledged nothing.
+        pub stalled_at: Instant,
+    }
+}
+
+plain! {
+    /// Links and owner of a connection that was not accepted yet.
+    #[derive(Debug, Default)]
+    pub struct PassiveLinks {
+        /// The listener that made it, until accepted.
+        pub listener: Idx<Listener>,
+        /// Next in the listener's SYN or accept queue; next free row.
+        pub next: Idx<TcbHot>,
+        /// Previous in the queue.
+        pub prev: Idx<TcbHot>,
+        /// Generation of the listener.
+        pub generation: u32,
+    }
+}
+
+plain! {
+    /// What only set-up, tear-down, losses and options touch.
+    #[derive(Debug, Default)]
+    pub struct TcbCold {
+        /// ISS.
+        pub iss: SeqNum,
+        /// IRS.
+        pub irs: SeqNum,
+        /// Queue links while passive.
+        pub passive: PassiveLinks,
+        /// Out-of-order reception.
+        pub ooo: OutOfOrder,
+        /// Loss recovery.
+        pub loss: LossState,
+        /// The options set by the program.
+        pub options: TcpOptions,
+        /// When the last segment arrived; kept for keepalive only.
+        pub heard_at: Instant,
+        /// When TS.Recent was set (RFC 7323 5.5).
+        pub ts_recent_at: Instant,
+        /// When a state that may not last ends: keepalive, FIN-WAIT-2 of an orphan, cork.
+        pub idle_at: Instant,
+        /// Payload bytes received in order.
+        pub bytes_in: u64,
+        /// Payload bytes sent, retransmissions not counted.
+        pub bytes_out: u64,
+        /// Added to our clock for TSval.
+        pub ts_offset: u32,
+        /// Segments retransmitted.
+        pub retransmits: u32,
+        /// MSS the peer announced.
+        pub mss_peer: u16,
+        /// MSS we announced.
+        pub mss_local: u16,
+        /// Error for SO_ERROR, as the engine numbers them; 0: none.
+        pub error: u8,
+        /// Segments still acknowledged at once (Linux's quick-ack mode).
+        pub quick_acks: u8,
+        /// Room.
+        pub spare: u16,
+    }
+}
+const _: () = assert!(size_of::<TcbCold>() <= 4 * base::CACHE_LINE);
+const _: () = assert!(size_of::<TcbCold>() % 8 == 0);
+
+/// Runs one scoreboard can hold.
+pub const BOARD_RANGES: usize = 62;
+
+plain! {
+    /// What the peer has SACKed of one connection's data (RFC 6675 3), in sequence order.
+    #[derive(Debug)]
+    pub struct Scoreboard {
+        /// The runs, ascending, apart from each other.
+        pub ranges: [SeqRange; BOARD_RANGES],
+        /// Runs in use.
+        pub count: u32,
+        /// Bytes in the runs.
+        pub bytes: u32,
+        /// Next free row.
+        pub next: Idx<Scoreboard>,
+        /// Room.
+        pub spare: u32,
+    }
+}
+const _: () = assert!(size_of::<Scoreboard>() == 512);
