@@ -103,7 +103,8 @@ impl<'a> Carver<'a> {
         let first = span.split_at_mut(skip).1;
         // SAFETY: `first` is an exclusive span of at least `rows * size_of::<T>()` bytes, aligned to 8, and
         // every bit pattern is a `T` because `T: Plain`.
-        let rows = unsafe { core::slice::from_raw_parts_mut(first.as_mut_ptr().cast::<T>(), at.rows as usize) };
+        let rows =
+            unsafe { core::slice::from_raw_parts_mut(first.as_mut_ptr().cast::<T>(), at.rows as usize) };
         Ok(Table::new(rows))
     }
 

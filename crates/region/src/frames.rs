@@ -68,7 +68,8 @@ impl FrameArea {
     /// The frame area whose records begin at `metas` and whose cells at `bytes`.
     ///
     /// # Safety
-    /// Both point to memory for `count` records and cells that stays mapped for the life of the process.
+    /// Both point to shared memory for `count` records and cells, the cells on an 8-byte bound, that stays mapped
+    /// for the life of the process.
     #[must_use]
     pub unsafe fn new(metas: *mut FrameMeta, bytes: *mut u8, count: u32, pool: &'static AtomicU64) -> Self {
         Self { metas, bytes, count, pool }
@@ -84,6 +85,15 @@ impl FrameArea {
     #[must_use]
     pub fn base(&self) -> *mut u8 {
         self.bytes
+    }
+
+    /// The cells as shared words: the window in which system calls and AF_XDP name frames by
+    /// [`Frames::address`]. Only a frame's owner looks at its bytes.
+    #[must_use]
+    pub fn cells(&self) -> &'static [AtomicU64] {
+        let words = self.count as usize * (FRAME_BYTES / size_of::<AtomicU64>());
+        // SAFETY: `new` was promised that many bytes, aligned, for the life of the process; atomics may be shared.
+        unsafe { core::slice::from_raw_parts(self.bytes.cast::<AtomicU64>(), words) }
     }
 
     /// This area with `stock` as the place to allocate from and free to.
@@ -126,7 +136,14 @@ impl Frames<'_> {
         let frame = self.stock.head;
         let meta = self.meta_mut(frame)?;
         let next = meta.next;
-        *meta = FrameMeta { next: FrameIdx::NONE, offset: FRAME_HEADROOM as u16, len: 0, refs: 1, flags: 0, seq: 0 };
+        *meta = FrameMeta {
+            next: FrameIdx::NONE,
+            offset: FRAME_HEADROOM as u16,
+            len: 0,
+            refs: 1,
+            flags: 0,
+            seq: 0,
+        };
         self.stock.head = next;
         self.stock.free = self.stock.free.saturating_sub(1);
         Some(frame)
@@ -204,7 +221,9 @@ impl Frames<'_> {
             return &[];
         }
         // SAFETY: in bounds; owned by this lane; `&self` keeps this view from writing.
-        unsafe { core::slice::from_raw_parts(self.area.bytes.add(frame.0 as usize * FRAME_BYTES), FRAME_BYTES) }
+        unsafe {
+            core::slice::from_raw_parts(self.area.bytes.add(frame.0 as usize * FRAME_BYTES), FRAME_BYTES)
+        }
     }
 
     /// All bytes of the cell of `frame`, to write them.
@@ -215,7 +234,9 @@ impl Frames<'_> {
             return &mut [];
         }
         // SAFETY: in bounds; owned by this lane; `&mut self` makes this the only view.
-        unsafe { core::slice::from_raw_parts_mut(self.area.bytes.add(frame.0 as usize * FRAME_BYTES), FRAME_BYTES) }
+        unsafe {
+            core::slice::from_raw_parts_mut(self.area.bytes.add(frame.0 as usize * FRAME_BYTES), FRAME_BYTES)
+        }
     }
 
     /// The bytes in use of `frame`: `offset .. offset + len`.
