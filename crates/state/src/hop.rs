@@ -6,7 +6,7 @@
 use base::{FrameIdx, Idx, Instant, IpAddress, MacAddr};
 use region::plain;
 
-/// The row is on the free list.
+/// The row was never used.
 pub const HOP_FREE: u8 = 0;
 /// Nobody knows the MAC yet; it is being asked for.
 pub const HOP_ASKING: u8 = 1;
@@ -49,7 +49,7 @@ plain! {
         pub chain: Idx<Hop>,
         /// Neighbour on the list of unreferenced hops, used later than this one.
         pub newer: Idx<Hop>,
-        /// Neighbour on the list of unreferenced hops, used earlier than this one. Next free row on the free list.
+        /// Neighbour on the list of unreferenced hops, used earlier than this one.
         pub older: Idx<Hop>,
         /// Next in the queue of hops to be resolved.
         pub ask_next: Idx<Hop>,
@@ -65,7 +65,7 @@ plain! {
         pub tries: u8,
         /// `HOP_IN_ASK_QUEUE`, `HOP_IDLE`.
         pub flags: u8,
-        /// For TCP: the first connection that waits for this hop.
+        /// For TCP: the first connection that waits for this hop, raw; `u32::MAX`: none.
         pub tcp_waiting: u32,
         /// Explicit padding.
         pub spare: u32,
@@ -73,14 +73,38 @@ plain! {
 }
 const _: () = assert!(size_of::<Hop>() == 88);
 
+impl Hop {
+    /// A row that names nothing.
+    pub const EMPTY: Self = Self {
+        confirmed_at: Instant(0),
+        asked_at: Instant(0),
+        addr: IpAddress::ANY,
+        mac: MacAddr([0; 6]),
+        port: 0,
+        state: HOP_FREE,
+        refs: 0,
+        generation: 0,
+        chain: Idx::NONE,
+        newer: Idx::NONE,
+        older: Idx::NONE,
+        ask_next: Idx::NONE,
+        changed_next: Idx::NONE,
+        waiting_head: FrameIdx::NONE,
+        waiting_tail: FrameIdx::NONE,
+        waiting: 0,
+        tries: 0,
+        flags: 0,
+        tcp_waiting: u32::MAX,
+        spare: 0,
+    };
+}
+
 plain! {
     /// What belongs to all hops of a lane.
     #[derive(Debug)]
     pub struct HopGlobals {
         /// When [`Hop`] rows must be looked at again: retries and ageing.
         pub deadline: Instant,
-        /// First free row.
-        pub free: Idx<Hop>,
         /// Rows never used: those from here on. The table may begin zeroed.
         pub fresh: u32,
         /// First row of each hash bucket.
@@ -104,7 +128,6 @@ impl HopGlobals {
     /// No hop.
     pub const EMPTY: Self = Self {
         deadline: Instant::NEVER,
-        free: Idx::NONE,
         fresh: 0,
         buckets: [Idx::NONE; HOP_BUCKETS],
         idle_oldest: Idx::NONE,

@@ -33,7 +33,7 @@ pub use tcb::{
     BOARD_RANGES, FlowKey, FrameQueue, LossState, OutOfOrder, PassiveLinks, RCV_SACKS, RcvSeq, RttState,
     Scoreboard, SeqRange, SndSeq, TcbCold, TcbHot,
 };
-pub use udp::{UdpEnd, UdpGlobals, UdpSock};
+pub use udp::{UdpGlobals, UdpSock};
 
 /// Version of the layout: libraries and processes share a region only when theirs is the same. One up at each change.
 pub const LAYOUT_VERSION: u32 = 1;

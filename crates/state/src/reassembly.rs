@@ -35,6 +35,8 @@ plain! {
         pub total: u32,
         /// Different payload bytes received.
         pub have: u32,
+        /// One past the last payload byte received.
+        pub end: u32,
         /// Protocol number.
         pub protocol: u8,
         /// The port the fragments came from.
@@ -94,5 +96,32 @@ impl ReassemblyGlobals {
         newest: Idx::NONE,
         frames_held: 0,
         buckets: [Idx::NONE; REASSEMBLY_BUCKETS],
+    };
+}
+
+impl Reassembly {
+    /// A row in which nothing has come yet.
+    pub const EMPTY: Self = Self {
+        started_at: Instant(0),
+        src: IpAddress::ANY,
+        dst: IpAddress::ANY,
+        id: 0,
+        total: u32::MAX,
+        have: 0,
+        end: 0,
+        protocol: 0,
+        port: 0,
+        state: REASSEMBLY_FREE,
+        ecn_seen: 0,
+        src_mac: MacAddr([0; 6]),
+        dst_mac: MacAddr([0; 6]),
+        ttl: 0,
+        tos: 0,
+        frames_used: 0,
+        frames: [FrameIdx::NONE; CHAIN_FRAMES],
+        chain: Idx::NONE,
+        newer: Idx::NONE,
+        older: Idx::NONE,
+        map: [0; REASSEMBLY_MAP_WORDS],
     };
 }

@@ -1,9 +1,9 @@
 //! UDP sockets.
 
-use base::{FrameIdx, Idx, Instant, IpAddress, Port};
+use base::{FrameIdx, Idx, IpAddress, Port};
 use region::plain;
 
-use crate::hop::Hop;
+use crate::{Endpoint, Hop};
 
 /// Flag: the row is in use.
 pub const UDP_OPEN: u16 = 1;
@@ -26,30 +26,13 @@ pub const UDP_REUSE_PORT: u16 = 1 << 7;
 pub const UDP_BUCKETS: usize = 1024;
 
 plain! {
-    /// One end of a UDP conversation.
-    #[derive(Debug, Default)]
-    pub struct UdpEnd {
-        /// The address; ANY where none is fixed.
-        pub addr: IpAddress,
-        /// The port; 0 where none is fixed.
-        pub port: Port,
-        /// Explicit padding.
-        pub spare: u16,
-    }
-}
-
-plain! {
     /// One UDP socket.
     #[derive(Debug, Default)]
     pub struct UdpSock {
-        /// What the owner wants to hear with its events.
-        pub token: u64,
-        /// When its hop was last confirmed by traffic.
-        pub hop_used_at: Instant,
         /// Local end.
-        pub local: UdpEnd,
+        pub local: Endpoint,
         /// Remote end of a connected socket.
-        pub remote: UdpEnd,
+        pub remote: Endpoint,
         /// One up at each reuse of the row.
         pub generation: u32,
         /// Next socket in the same hash bucket; next free row on the free list.
@@ -73,14 +56,6 @@ plain! {
         pub send_max: u32,
         /// Datagrams dropped because `recv_held` was at its limit.
         pub recv_dropped: u32,
-        /// Link of the event queue: the next socket, raw.
-        pub event_next: u32,
-        /// Link of the event queue: the socket before, raw.
-        pub event_prev: u32,
-        /// The event queue; 0: none.
-        pub event_queue: u16,
-        /// 1 while on the list of the event queue.
-        pub event_listed: u16,
         /// `UDP_*` flags.
         pub flags: u16,
         /// An error that a later call reports (a number of engine's `SockError`); 0: none.
@@ -91,13 +66,15 @@ plain! {
         pub ttl: u8,
         /// The lane's port it is bound to (SO_BINDTODEVICE); 0xff: any.
         pub bound_port: u8,
+        /// The lane's port that a connected socket sends by.
+        pub out_port: u8,
+        /// Largest IP packet towards the remote end of a connected socket, bytes.
+        pub mtu: u16,
         /// Explicit padding.
-        pub spare: u8,
-        /// Explicit padding.
-        pub spare_end: u32,
+        pub spare: u16,
     }
 }
-const _: () = assert!(size_of::<UdpSock>() % 8 == 0);
+const _: () = assert!(size_of::<UdpSock>() == 92);
 
 plain! {
     /// What belongs to all UDP sockets of a lane.
@@ -112,6 +89,33 @@ plain! {
         /// First row of each hash bucket, by local port.
         pub buckets: [Idx<UdpSock>; UDP_BUCKETS],
     }
+}
+
+impl UdpSock {
+    /// A free row.
+    pub const EMPTY: Self = Self {
+        local: Endpoint { addr: IpAddress::ANY, port: Port(0) },
+        remote: Endpoint { addr: IpAddress::ANY, port: Port(0) },
+        generation: 0,
+        chain: Idx::NONE,
+        hop: Idx::NONE,
+        recv_head: FrameIdx::NONE,
+        recv_tail: FrameIdx::NONE,
+        recv_held: 0,
+        recv_max: 0,
+        recv_count: 0,
+        send_held: 0,
+        send_max: 0,
+        recv_dropped: 0,
+        flags: 0,
+        error: 0,
+        tos: 0,
+        ttl: 0,
+        bound_port: 0xff,
+        out_port: 0,
+        mtu: 0,
+        spare: 0,
+    };
 }
 
 impl UdpGlobals {
