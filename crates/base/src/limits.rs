@@ -28,6 +28,8 @@ pub const OUTBOX_PACKETS: u32 = 512;
 pub const REASSEMBLY_FRAMES: u32 = 512;
 /// Longest listen backlog (net.core.somaxconn's default).
 pub const BACKLOG_MAX: u32 = 4096;
+/// Extension headers of one IPv6 packet that are walked, and options in each that are looked at (RFC 8504 5.3).
+pub const IPV6_EXTENSIONS: usize = 8;
 /// Largest message between a program and the keeper, bytes.
 pub const KEEPER_MESSAGE_BYTES: usize = 4096;
 

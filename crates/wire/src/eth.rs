@@ -1,4 +1,7 @@
-//! Ethernet II frames (IEEE 802.3 3.1.1): destination, source, EtherType. No preamble, no frame check sequence.
+//! Ethernet II frames (IEEE 802.3 3.1.1): destination, source, EtherType; the addresses of IP multicast groups. No
+//! preamble, no frame check sequence.
+
+use core::net::{Ipv4Addr, Ipv6Addr};
 
 use base::MacAddr;
 
@@ -23,6 +26,13 @@ impl EtherType {
     pub const IPV6: Self = Self(0x86dd);
     /// A service VLAN tag (IEEE 802.1ad, now 802.1Q 9.6).
     pub const SERVICE_VLAN: Self = Self(0x88a8);
+
+    /// Does a VLAN tag follow?
+    #[inline]
+    #[must_use]
+    pub const fn is_vlan(self) -> bool {
+        matches!(self, Self::VLAN | Self::SERVICE_VLAN)
+    }
 
     /// Is the number a length of an IEEE 802.3 frame with an LLC header (IEEE 802.3 3.2.6)?
     #[inline]
@@ -119,4 +129,18 @@ impl EthHeader {
         put16::<12, _>(head, self.ethertype.0);
         Ok(HEADER_LEN)
     }
+}
+
+/// The Ethernet address of the IPv4 multicast group `group` (RFC 1112 6.4).
+#[must_use]
+pub const fn multicast_v4(group: Ipv4Addr) -> MacAddr {
+    let [_, b, c, d] = group.octets();
+    MacAddr([0x01, 0x00, 0x5e, b & 0x7f, c, d])
+}
+
+/// The Ethernet address of the IPv6 multicast group `group` (RFC 2464 7).
+#[must_use]
+pub const fn multicast_v6(group: Ipv6Addr) -> MacAddr {
+    let [a, b, c, d] = array::<12, 4, _>(&group.octets());
+    MacAddr([0x33, 0x33, a, b, c, d])
 }
