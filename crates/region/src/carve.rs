@@ -88,7 +88,7 @@ impl<'a> Carver<'a> {
     /// # Errors
     /// [`CarveError`] when `at` overlaps an earlier table or leaves the span.
     pub fn table<T: Plain>(&mut self, at: TableAt<T>) -> Result<Table<'a, T>, CarveError> {
-        const { assert!(align_of::<T>() <= 8 && size_of::<T>() % 4 == 0) };
+        const { assert!(align_of::<T>() <= 8 && size_of::<T>().is_multiple_of(4)) };
         let start = usize::try_from(at.offset / 8).map_err(|_| CarveError::Outside)?;
         let bytes = size_of::<T>().checked_mul(at.rows as usize).ok_or(CarveError::Outside)?;
         let words = bytes.div_ceil(8);
@@ -103,7 +103,8 @@ impl<'a> Carver<'a> {
         let first = span.split_at_mut(skip).1;
         // SAFETY: `first` is an exclusive span of at least `rows * size_of::<T>()` bytes, aligned to 8, and
         // every bit pattern is a `T` because `T: Plain`.
-        let rows = unsafe { core::slice::from_raw_parts_mut(first.as_mut_ptr().cast::<T>(), at.rows as usize) };
+        let rows =
+            unsafe { core::slice::from_raw_parts_mut(first.as_mut_ptr().cast::<T>(), at.rows as usize) };
         Ok(Table::new(rows))
     }
 

@@ -1,15 +1,19 @@
 //! The frame area (also the AF_XDP UMEM), one record per frame beside it, and each lane's stock of free frames.
 //!
 //! Invariant: a frame index has one owner at a time: a lane's free stock, the shared pool, a queue of one lane's
-//! tables, a batch in flight, or the kernel's rings. Only the owner touches the frame's bytes and record.
+//! tables, a batch in flight, or the kernel's rings. Only the owner touches the frame's bytes and record. What
+//! lanes read of one another's frames, the links of the pool, are atomic words beside the records.
+//! Invariant: a free frame has `refs` 0, so neither a double release nor a corrupted free list can give a frame out twice.
+//! Invariant: between any two stores of an operation each frame is owned at most once: a death loses at most a batch.
 
 use core::marker::PhantomData;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::AtomicU64;
 
 use base::FrameIdx;
 use base::limits::{FRAME_BYTES, FRAME_HEADROOM};
 
 use crate::plain;
+use crate::pool::Pool;
 
 plain! {
     /// What is known of one frame: 16 bytes.
@@ -56,6 +60,7 @@ pub struct FrameArea {
     bytes: *mut u8,
     count: u32,
     pool: &'static AtomicU64,
+    links: &'static [AtomicU64],
 }
 
 // SAFETY: the pointers name shared memory for the life of the process; who may touch which frame is the
@@ -65,13 +70,20 @@ unsafe impl Send for FrameArea {}
 unsafe impl Sync for FrameArea {}
 
 impl FrameArea {
-    /// The frame area whose records begin at `metas` and whose cells at `bytes`.
+    /// The frame area with one frame for each word of `links`, whose records begin at `metas` and whose cells at
+    /// `bytes`. `pool` and `links` are the shared pool's.
     ///
     /// # Safety
-    /// Both point to memory for `count` records and cells that stays mapped for the life of the process.
+    /// Both point to shared memory for that many records and cells, the cells on an 8-byte bound, that stays mapped
+    /// for the life of the process.
     #[must_use]
-    pub unsafe fn new(metas: *mut FrameMeta, bytes: *mut u8, count: u32, pool: &'static AtomicU64) -> Self {
-        Self { metas, bytes, count, pool }
+    pub(crate) unsafe fn new(
+        metas: *mut FrameMeta,
+        bytes: *mut u8,
+        pool: &'static AtomicU64,
+        links: &'static [AtomicU64],
+    ) -> Self {
+        Self { metas, bytes, count: u32::try_from(links.len()).unwrap_or(u32::MAX), pool, links }
     }
 
     /// Number of frames.
@@ -84,6 +96,15 @@ impl FrameArea {
     #[must_use]
     pub fn base(&self) -> *mut u8 {
         self.bytes
+    }
+
+    /// The cells as shared words: the window in which system calls and AF_XDP name frames by
+    /// [`Frames::address`]. Only a frame's owner looks at its bytes.
+    #[must_use]
+    pub fn cells(&self) -> &'static [AtomicU64] {
+        let words = self.count as usize * (FRAME_BYTES / size_of::<AtomicU64>());
+        // SAFETY: `new` was promised that many bytes, aligned, for the life of the process; atomics may be shared.
+        unsafe { core::slice::from_raw_parts(self.bytes.cast::<AtomicU64>(), words) }
     }
 
     /// This area with `stock` as the place to allocate from and free to.
@@ -118,18 +139,42 @@ impl Frames<'_> {
     }
 
     /// A free frame with `refs` 1, empty, its offset at the headroom. `None` when stock and pool are empty.
+    #[inline]
     pub fn alloc(&mut self) -> Option<FrameIdx> {
-        if self.stock.head.is_none() && !self.refill() {
-            self.stock.failed = self.stock.failed.saturating_add(1);
-            return None;
-        }
+        self.take().or_else(|| self.take_refilled())
+    }
+
+    /// The first frame of the stock.
+    #[inline]
+    fn take(&mut self) -> Option<FrameIdx> {
         let frame = self.stock.head;
         let meta = self.meta_mut(frame)?;
+        if meta.refs != 0 {
+            return None; // a corrupted stock: its frames are somebody's
+        }
         let next = meta.next;
-        *meta = FrameMeta { next: FrameIdx::NONE, offset: FRAME_HEADROOM as u16, len: 0, refs: 1, flags: 0, seq: 0 };
+        *meta = FrameMeta {
+            next: FrameIdx::NONE,
+            offset: FRAME_HEADROOM as u16,
+            len: 0,
+            refs: 1,
+            flags: 0,
+            seq: 0,
+        };
         self.stock.head = next;
         self.stock.free = self.stock.free.saturating_sub(1);
         Some(frame)
+    }
+
+    #[cold]
+    fn take_refilled(&mut self) -> Option<FrameIdx> {
+        self.stock.head = FrameIdx::NONE;
+        self.stock.free = 0;
+        let found = if self.refill() { self.take() } else { None };
+        if found.is_none() {
+            self.stock.failed = self.stock.failed.saturating_add(1);
+        }
+        found
     }
 
     /// One more owner of `frame`.
@@ -182,7 +227,7 @@ impl Frames<'_> {
             return None;
         }
         // SAFETY: in bounds; the frame's owner is this lane, and `&self` keeps this view from writing.
-        Some(unsafe { &*self.area.metas.add(frame.0 as usize) })
+        Some(unsafe { &*self.area.metas.wrapping_add(frame.0 as usize) })
     }
 
     /// The record of `frame`, to change it.
@@ -193,7 +238,7 @@ impl Frames<'_> {
             return None;
         }
         // SAFETY: in bounds; the frame's owner is this lane, and `&mut self` makes this the only view.
-        Some(unsafe { &mut *self.area.metas.add(frame.0 as usize) })
+        Some(unsafe { &mut *self.area.metas.wrapping_add(frame.0 as usize) })
     }
 
     /// All bytes of the cell of `frame`.
@@ -204,7 +249,12 @@ impl Frames<'_> {
             return &[];
         }
         // SAFETY: in bounds; owned by this lane; `&self` keeps this view from writing.
-        unsafe { core::slice::from_raw_parts(self.area.bytes.add(frame.0 as usize * FRAME_BYTES), FRAME_BYTES) }
+        unsafe {
+            core::slice::from_raw_parts(
+                self.area.bytes.wrapping_add(frame.0 as usize * FRAME_BYTES),
+                FRAME_BYTES,
+            )
+        }
     }
 
     /// All bytes of the cell of `frame`, to write them.
@@ -215,7 +265,12 @@ impl Frames<'_> {
             return &mut [];
         }
         // SAFETY: in bounds; owned by this lane; `&mut self` makes this the only view.
-        unsafe { core::slice::from_raw_parts_mut(self.area.bytes.add(frame.0 as usize * FRAME_BYTES), FRAME_BYTES) }
+        unsafe {
+            core::slice::from_raw_parts_mut(
+                self.area.bytes.wrapping_add(frame.0 as usize * FRAME_BYTES),
+                FRAME_BYTES,
+            )
+        }
     }
 
     /// The bytes in use of `frame`: `offset .. offset + len`.
@@ -251,31 +306,16 @@ impl Frames<'_> {
         }
     }
 
-    /// Takes a batch from the shared pool into the stock.
-    fn refill(&mut self) -> bool {
-        // The pool is a stack of batches: the head word is (tag, first frame of the top batch); the first frame's
-        // `seq` names the next batch. The tag, one up each change, keeps a stale head from being swapped in (ABA).
-        let pool = self.area.pool;
-        let mut head = pool.load(Ordering::Acquire);
-        loop {
-            let top = FrameIdx(head as u32);
-            let Some(meta) = self.meta(top) else { return false };
-            let below = meta.seq;
-            let next = ((head >> 32).wrapping_add(1) << 32) | u64::from(below);
-            match pool.compare_exchange_weak(head, next, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => {
-                    self.stock.free = self.stock.free.saturating_add(u32::from(self.batch_len(top)));
-                    self.stock.head = top;
-                    return true;
-                }
-                Err(now) => head = now,
-            }
-        }
+    fn pool(&self) -> Pool<'static, AtomicU64> {
+        Pool { head: self.area.pool, links: self.area.links }
     }
 
-    /// Frames of the batch that begins at `top` (written by [`Frames::give_back`] into `len`).
-    fn batch_len(&self, top: FrameIdx) -> u16 {
-        self.meta(top).map_or(0, |m| m.len)
+    /// Takes a batch from the shared pool into the stock, which is empty.
+    fn refill(&mut self) -> bool {
+        let Some((first, len)) = self.pool().pop() else { return false };
+        self.stock.head = FrameIdx(first);
+        self.stock.free = len;
+        true
     }
 
     /// Moves a batch from the stock to the shared pool.
@@ -294,28 +334,11 @@ impl Frames<'_> {
         }
         self.stock.head = rest;
         self.stock.free = self.stock.free.saturating_sub(taken);
-        self.push_batch(top, taken);
-    }
-
-    /// Pushes the chain of `len` free frames that begins at `top` on the shared pool.
-    fn push_batch(&mut self, top: FrameIdx, len: u32) {
-        let pool = self.area.pool;
-        let mut head = pool.load(Ordering::Acquire);
-        loop {
-            if let Some(meta) = self.meta_mut(top) {
-                meta.seq = head as u32;
-                meta.len = len as u16;
-            }
-            let next = ((head >> 32).wrapping_add(1) << 32) | u64::from(top.0);
-            match pool.compare_exchange_weak(head, next, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return,
-                Err(now) => head = now,
-            }
-        }
+        self.pool().push(top.0, taken);
     }
 
     /// Puts every frame of the area into the shared pool; for a region that is being made.
-    pub fn fill_pool(&mut self) {
+    pub(crate) fn fill_pool(&mut self) {
         let count = self.area.count;
         let mut first = 0;
         while first < count {
@@ -326,7 +349,7 @@ impl Frames<'_> {
                     *meta = FrameMeta { next, offset: 0, len: 0, refs: 0, flags: 0, seq: 0 };
                 }
             }
-            self.push_batch(FrameIdx(first), end - first);
+            self.pool().push(first, end - first);
             first = end;
         }
     }

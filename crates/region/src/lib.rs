@@ -5,10 +5,21 @@
 
 mod carve;
 mod frames;
+mod lane;
+mod lock;
 mod plain;
+mod pool;
+mod region;
+mod ring;
 mod table;
+mod word;
 
 pub use carve::{CarveError, Carver, Layout, TableAt};
-pub use frames::{FrameArea, FrameLane, FrameMeta, Frames};
+pub use frames::{FrameArea, FrameLane, FrameMeta, Frames, POOL_BATCH};
+pub use lane::{Busy, LaneGuard, LaneRef, LaneSignals};
+pub use lock::{Holding, Owner};
 pub use plain::Plain;
+pub use region::{Region, RegionError, RegionShape};
+pub use ring::{Full, MPSC_VALUE_MAX, Mpsc, Spsc};
 pub use table::Table;
+pub use word::Word;

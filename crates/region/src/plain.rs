@@ -16,7 +16,9 @@ macro_rules! plain_scalars {
         unsafe impl Plain for $t {}
     )*};
 }
-plain_scalars!(u8, u16, u32, u64, u128, i8, i16, i32, i64, FrameIdx, Instant, IpAddress, LaneId, MacAddr, Port, SeqNum);
+plain_scalars!(
+    u8, u16, u32, u64, u128, i8, i16, i32, i64, FrameIdx, Instant, IpAddress, LaneId, MacAddr, Port, SeqNum
+);
 // SAFETY: a transparent u32.
 unsafe impl<T: 'static> Plain for Idx<T> {}
 // SAFETY: an array of plain values has no padding of its own.

@@ -12,11 +12,14 @@ pub mod futex;
 pub mod launch;
 pub mod links;
 pub mod memory;
+pub mod messages;
 pub mod namespace;
+pub mod packet;
 pub mod poll;
 pub mod process;
 pub mod raw;
 pub mod signals;
+pub mod sockopt;
 
 pub use rustix::io::Errno;
 

@@ -1,0 +1,230 @@
+//! One lane of a region: its lock, the requests queued for the holder, and the signals that are read without the lock.
+//!
+//! Invariant: only the holder of the lock touches the lane's span, and only one [`LaneGuard`] of a lane exists.
+
+use core::mem::{ManuallyDrop, size_of};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use base::LaneId;
+
+use crate::lock::{Announced, Lock, Unlocked};
+use crate::{Carver, Holding, Mpsc, Owner, Region};
+
+/// Requests that can wait for the holder of one lane.
+const REQUESTS: usize = 256;
+
+/// What is known of a lane without holding its lock. Each field says who writes it.
+#[repr(C)]
+pub struct LaneSignals {
+    /// When the lane next has something to do, ns; `u64::MAX`: never. Written by the holder, before it unlocks.
+    pub deadline_ns: AtomicU64,
+    /// When the lane was last held, ns. Written by the holder, before it unlocks.
+    pub last_held_ns: AtomicU64,
+    /// Threads that sleep until something happens here. Each adds itself before it looks a last time and sleeps, and
+    /// takes itself off.
+    pub sleepers: AtomicU32,
+    /// Futex word of the sleepers: whoever made something happen adds 1, then wakes.
+    pub wake_seq: AtomicU32,
+    /// Not 0: a holder panicked and the tables are not to be trusted. Set by that process, cleared by whoever resets
+    /// the lane under its lock.
+    pub poisoned: AtomicU32,
+    /// The process that polls the lane; 0: none yet. Written by that process, or by the steward in its place.
+    pub owner_pid: AtomicU32,
+    /// How often the lock was taken over from the dead. Written by [`LaneRef::take_over`].
+    pub take_overs: AtomicU32,
+    /// Not 0: the tables are initialised. Written by the holder.
+    pub ready: AtomicU32,
+    spare: [AtomicU64; 3],
+}
+const _: () = assert!(size_of::<LaneSignals>() == 64);
+
+/// The control block of a lane. Words that different parties write lie in different cache lines.
+#[repr(C)]
+struct Control {
+    lock: AtomicU64,
+    freed: AtomicU32,
+    pad0: [AtomicU32; 13],
+    signals: LaneSignals,
+    requests_head: AtomicU64,
+    pad1: [AtomicU64; 7],
+    requests_tail: AtomicU64,
+    pad2: [AtomicU64; 7],
+    requests: [AtomicU64; REQUESTS],
+}
+const _: () = assert!(size_of::<Control>() <= 4096);
+const _: () = assert!(REQUESTS.is_power_of_two());
+
+/// No room for another request, or too much happening at once: take the lock instead.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Busy;
+
+/// One lane, not locked. Cheap to copy.
+#[derive(Clone, Copy)]
+pub struct LaneRef {
+    region: Region,
+    id: LaneId,
+    control: &'static Control,
+}
+
+impl LaneRef {
+    pub(crate) fn new(region: Region, id: LaneId, control: &'static [AtomicU64]) -> Option<Self> {
+        if control.len() * 8 < size_of::<Control>() {
+            return None;
+        }
+        // SAFETY: long enough, aligned to 8 as AtomicU64 is, and every bit pattern of atomics is a value.
+        let control = unsafe { &*control.as_ptr().cast::<Control>() };
+        Some(Self { region, id, control })
+    }
+
+    fn lock_words(&self) -> Lock<'static, AtomicU64, AtomicU32> {
+        Lock { word: &self.control.lock, freed: &self.control.freed }
+    }
+
+    fn requests(&self) -> Mpsc<'static, AtomicU64> {
+        Mpsc::new(&self.control.requests_head, &self.control.requests_tail, &self.control.requests)
+    }
+
+    fn guard(&self, held: u64) -> LaneGuard {
+        LaneGuard { lane: *self, held }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> LaneId {
+        self.id
+    }
+
+    /// Takes the lock if nobody holds it.
+    #[inline]
+    #[must_use]
+    pub fn try_lock(&self, owner: Owner) -> Option<LaneGuard> {
+        self.lock_words().try_lock(owner).map(|held| self.guard(held))
+    }
+
+    /// Takes the lock. Spins for about a microsecond, then calls `wait(word, seen)`, which sleeps while `word` is `seen`
+    /// (FUTEX_WAIT without PRIVATE) and may return at any time, until it has the lock. Give the sleep a time limit: a
+    /// process may die just before it wakes us (see [`LaneRef::rouse`]).
+    #[inline]
+    pub fn lock(&self, owner: Owner, wait: impl FnMut(&AtomicU32, u32)) -> LaneGuard {
+        let words = self.lock_words();
+        let held = words.try_lock(owner).unwrap_or_else(|| words.lock(owner, wait));
+        self.guard(held)
+    }
+
+    /// Takes the lock, and the request is the caller's to do; or queues `request` for the holder, who finds it when it
+    /// unlocks. Exactly one of the two.
+    ///
+    /// # Errors
+    /// [`Busy`] when the queue is full or bit 63 of `request` is set.
+    pub fn lock_or_defer(&self, owner: Owner, request: u64) -> Result<Option<LaneGuard>, Busy> {
+        let words = self.lock_words();
+        if let Some(held) = words.try_lock(owner) {
+            return Ok(Some(self.guard(held)));
+        }
+        let requests = self.requests();
+        let position = requests.push(request).map_err(|_| Busy)?;
+        match words.announce(owner, || requests.holds(position)) {
+            Announced::Held => Ok(None),
+            Announced::Taken(held) => {
+                requests.withdraw(position);
+                Ok(Some(self.guard(held)))
+            }
+        }
+    }
+
+    /// Who holds the lock.
+    #[must_use]
+    pub fn holder(&self) -> Option<Owner> {
+        self.holding().map(|h| h.owner)
+    }
+
+    /// Who holds the lock, and the number of the holding: equal at two looks, the same holding lasts.
+    #[must_use]
+    pub fn holding(&self) -> Option<Holding> {
+        self.lock_words().holding()
+    }
+
+    /// Takes the lock over from `dead`, if `dead` still holds it: for the steward, once that process is known to be
+    /// dead (its pidfd says so). The tables may be in the middle of a change. Never call it for a live process:
+    /// two threads would then change the same tables.
+    #[must_use]
+    pub fn take_over(&self, dead: Owner, me: Owner) -> Option<LaneGuard> {
+        let held = self.lock_words().take_over(dead, me)?;
+        self.control.signals.take_overs.fetch_add(1, Ordering::Relaxed);
+        Some(self.guard(held))
+    }
+
+    /// Wakes whoever waits for the lock, for the case that a process died between freeing it and waking: for the
+    /// steward, after any death. `wake` gets the futex word, and wakes all.
+    pub fn rouse(&self, wake: impl FnOnce(&AtomicU32)) {
+        self.control.freed.fetch_add(1, Ordering::Release);
+        wake(&self.control.freed);
+    }
+
+    /// The atomics outside the lock.
+    #[must_use]
+    pub fn signals(&self) -> &'static LaneSignals {
+        &self.control.signals
+    }
+}
+
+/// The lock of a lane, held. Dropping it unlocks without waking anybody; use [`LaneGuard::unlock`].
+pub struct LaneGuard {
+    lane: LaneRef,
+    held: u64,
+}
+
+impl LaneGuard {
+    /// Carves the lane's span.
+    pub fn carver(&mut self) -> Carver<'_> {
+        let words = self.lane.region.lane_span(self.lane.id);
+        // SAFETY: the span is mapped for the life of the process and aligned to 8; atomics may be written through a
+        // shared reference; the lock gives this guard the only access, and `&mut self` this carver.
+        Carver::new(unsafe { core::slice::from_raw_parts_mut(words.as_ptr() as *mut u64, words.len()) })
+    }
+
+    /// The next request that was deferred to the holder.
+    pub fn next_request(&mut self) -> Option<u64> {
+        self.lane.requests().pop()
+    }
+
+    /// The region.
+    #[must_use]
+    pub fn region(&self) -> Region {
+        self.lane.region
+    }
+
+    /// The lane.
+    #[must_use]
+    pub fn lane(&self) -> LaneRef {
+        self.lane
+    }
+
+    /// Unlocks. `wake` is called with the futex word when somebody waits, and wakes one (FUTEX_WAKE without PRIVATE).
+    ///
+    /// # Errors
+    /// The guard itself when requests came in since it was taken or last came back: do those and unlock again.
+    #[inline]
+    pub fn unlock(self, wake: impl FnOnce(&AtomicU32)) -> Result<(), LaneGuard> {
+        let mut this = ManuallyDrop::new(self);
+        let words = this.lane.lock_words();
+        match words.unlock(this.held) {
+            Unlocked::Free { wake: false } | Unlocked::Lost => Ok(()),
+            Unlocked::Free { wake: true } => {
+                wake(words.freed);
+                Ok(())
+            }
+            Unlocked::Work(held) => {
+                this.held = held;
+                Err(ManuallyDrop::into_inner(this))
+            }
+        }
+    }
+}
+
+impl Drop for LaneGuard {
+    fn drop(&mut self) {
+        // Requests stay queued for the next holder; sleepers see the changed futex word at their time limit.
+        self.lane.lock_words().abandon(self.held);
+    }
+}
