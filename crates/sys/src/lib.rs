@@ -6,6 +6,7 @@
 //! descriptors are owned by [`fds::Fd`], not by `std::os::fd::OwnedFd`, whose drop calls libc's `close`.
 
 pub mod affinity;
+pub mod bpf;
 pub mod clock;
 pub mod fds;
 pub mod futex;
@@ -14,6 +15,7 @@ pub mod links;
 pub mod memory;
 pub mod messages;
 pub mod namespace;
+pub mod netlink;
 pub mod packet;
 pub mod poll;
 pub mod process;
