@@ -1,1 +1,18 @@
-//! Placeholder while the workspace is laid out.
+//! The transport of one lane: TCP, UDP, IPv4, ICMP and ARP over `&mut` views of the lane's tables. It does no I/O and
+//! reads no clock: `handle_*` takes what came from network and clock, `poll_*` gives what must go out, and the verbs
+//! are those of POSIX sockets without blocking.
+#![no_std]
+#![forbid(unsafe_code)]
+
+mod engine;
+mod errors;
+mod events;
+mod pipeline;
+mod tcp;
+mod transmit;
+mod types;
+
+pub use engine::Engine;
+pub use errors::{AcceptError, ConnectError, ListenError, RecvError, SendError, ShutdownError, SockError};
+pub use tcp::{Cause, State};
+pub use types::{Accepted, HopKey, How, RouteTo, TcpInfo};

@@ -1,0 +1,280 @@
+//! The engine's edge: what goes in from network and clock, what comes out, and the verbs of programs.
+
+use base::{Idx, Instant, MacAddr};
+use state::{
+    Counters, Endpoint, Event, Hop, LaneMem, PortInfo, Ready, RxBatch, SockKind, SockRef, TcpOptions,
+    TxBatch, TxFrame,
+};
+
+use crate::errors::{AcceptError, ConnectError, ListenError, RecvError, SendError, ShutdownError, SockError};
+use crate::tcp::verbs;
+use crate::types::{Accepted, HopKey, How, RouteTo, TcpInfo};
+use crate::{events, pipeline, transmit};
+
+/// One lane's transport, for as long as the lane lock is held. It does no I/O and reads no clock.
+pub struct Engine<'a> {
+    mem: LaneMem<'a>,
+    now: Instant,
+}
+
+impl<'a> Engine<'a> {
+    /// The engine over the tables `mem` at time `now`.
+    #[must_use]
+    pub fn new(mem: LaneMem<'a>, now: Instant) -> Self {
+        Self { mem, now }
+    }
+
+    /// Time goes on. A `now` before the last one is ignored.
+    pub fn set_now(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+    }
+
+    /// Describes the port numbered `index` (below [`base::limits::DEVICES`]). False: no such row.
+    pub fn set_port(&mut self, index: u8, info: &PortInfo) -> bool {
+        let Some(row) = self.mem.ports.get_mut(Idx::new(u32::from(index))) else { return false };
+        *row = *info;
+        true
+    }
+
+    /// Counters since the lane was made.
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        self.mem.counters
+    }
+
+    /// The lane's tables, for who allocates frames for the ports, and for diagnosis.
+    pub fn mem(&mut self) -> &mut LaneMem<'a> {
+        &mut self.mem
+    }
+
+    /// Takes every packet of `batch`, which is empty afterwards.
+    pub fn handle_frames(&mut self, batch: &mut RxBatch) {
+        pipeline::handle_frames(&mut self.mem, self.now, batch);
+    }
+
+    /// Does everything that is due.
+    pub fn handle_timers(&mut self) {
+        pipeline::handle_timers(&mut self.mem, self.now);
+    }
+
+    /// The answer for a next hop that [`Engine::poll_unresolved`] gave. `None`: it does not answer.
+    pub fn handle_hop(&mut self, hop: Idx<Hop>, key: &HopKey, mac: Option<MacAddr>) {
+        pipeline::handle_hop(&mut self.mem, self.now, hop, key, mac);
+    }
+
+    /// Fills `out` with packets to send: resets and the like, then ACKs, then data. Gives the number added. The payload of
+    /// these packets stays in place until the next call of `poll_transmit` or `handle_frames`.
+    pub fn poll_transmit(&mut self, out: &mut TxBatch) -> usize {
+        transmit::poll(&mut self.mem, self.now, out)
+    }
+
+    /// Takes packets back that a port did not take: they come again, first, with the next [`Engine::poll_transmit`].
+    pub fn requeue_unsent(&mut self, packets: &[TxFrame]) {
+        transmit::requeue(&mut self.mem, packets);
+    }
+
+    /// May [`Engine::poll_transmit`] have something?
+    #[must_use]
+    pub fn transmit_pending(&self) -> bool {
+        transmit::pending(&self.mem)
+    }
+
+    /// When [`Engine::handle_timers`] must be called next, at the latest.
+    #[must_use]
+    pub fn next_deadline(&self) -> Instant {
+        pipeline::next_deadline(&self.mem)
+    }
+
+    /// The next event of `queue` (1 and up).
+    pub fn poll_event(&mut self, queue: u16) -> Option<Event> {
+        events::poll(&mut self.mem, queue)
+    }
+
+    /// A next hop whose Ethernet address the caller shall find; each is given once per attempt.
+    pub fn poll_unresolved(&mut self) -> Option<(Idx<Hop>, HopKey)> {
+        pipeline::poll_unresolved(&mut self.mem, self.now)
+    }
+
+    /// Has events of `s` delivered to `queue` with `token`; queue 0: to nobody. What is ready now makes an event at once.
+    /// False: no such socket or queue.
+    pub fn set_event_queue(&mut self, s: SockRef, queue: u16, token: u64) -> bool {
+        let ready = self.ready(s);
+        if !self.exists(s) {
+            return false;
+        }
+        events::subscribe(&mut self.mem, s, queue, token, ready)
+    }
+
+    /// Readiness as Linux's poll gives it. A socket that does not exist: ERR and HUP.
+    #[must_use]
+    pub fn ready(&self, s: SockRef) -> Ready {
+        match s.kind() {
+            Some(SockKind::Tcp) => verbs::ready(&self.mem, s),
+            Some(SockKind::Listener) => crate::tcp::listen::ready(&self.mem, s),
+            Some(SockKind::Udp) | None => Ready::ERR | Ready::HUP,
+        }
+    }
+
+    /// Does `s` name a socket?
+    #[must_use]
+    pub fn exists(&self, s: SockRef) -> bool {
+        match s.kind() {
+            Some(SockKind::Tcp) => crate::tcp::lookup(&self.mem, s).is_some(),
+            Some(SockKind::Listener) => crate::tcp::listen::lookup(&self.mem, s).is_some(),
+            Some(SockKind::Udp) | None => false,
+        }
+    }
+
+    /// SO_ERROR: what happened to the connection; told once.
+    pub fn take_error(&mut self, s: SockRef) -> Option<SockError> {
+        verbs::take_error(&mut self.mem, s)
+    }
+
+    /// Listens at `local` (any address allowed). `backlog` is cut to [`base::limits::BACKLOG_MAX`], 0 counts as 1.
+    ///
+    /// # Errors
+    /// [`ListenError`].
+    pub fn tcp_listen(
+        &mut self,
+        local: Endpoint,
+        backlog: u32,
+        opts: &TcpOptions,
+    ) -> Result<SockRef, ListenError> {
+        crate::tcp::listen::open(&mut self.mem, local, backlog, opts)
+    }
+
+    /// Changes the backlog of a listener (a second `listen()`). False: no such listener.
+    pub fn tcp_set_backlog(&mut self, listener: SockRef, backlog: u32) -> bool {
+        crate::tcp::listen::set_backlog(&mut self.mem, listener, backlog)
+    }
+
+    /// Takes the oldest connection from a listener.
+    ///
+    /// # Errors
+    /// [`AcceptError`].
+    pub fn tcp_accept(&mut self, listener: SockRef) -> Result<Accepted, AcceptError> {
+        crate::tcp::listen::accept(&mut self.mem, listener)
+    }
+
+    /// Begins to connect `local` (address and port given) to `remote`. The socket is ready to send when connected.
+    ///
+    /// # Errors
+    /// [`ConnectError`].
+    pub fn tcp_connect(
+        &mut self,
+        local: Endpoint,
+        remote: Endpoint,
+        route: &RouteTo,
+        opts: &TcpOptions,
+    ) -> Result<SockRef, ConnectError> {
+        crate::tcp::connect::open(
+            &mut self.mem,
+            self.now,
+            &crate::tcp::connect::Ends { local, remote },
+            route,
+            opts,
+        )
+    }
+
+    /// Queues a copy of as much of `data` as fits, and gives the number of bytes. `more`: a partial segment at the end may
+    /// wait for what comes (MSG_MORE).
+    ///
+    /// # Errors
+    /// [`SendError`].
+    pub fn tcp_send(&mut self, s: SockRef, data: &[u8], more: bool) -> Result<usize, SendError> {
+        verbs::send(&mut self.mem, self.now, s, data, more)
+    }
+
+    /// Copies received bytes to `buf`, and gives their number; 0 is the end of the stream (or an empty `buf`). `peek`
+    /// leaves them where they are.
+    ///
+    /// # Errors
+    /// [`RecvError`].
+    pub fn tcp_recv(&mut self, s: SockRef, buf: &mut [u8], peek: bool) -> Result<usize, RecvError> {
+        verbs::recv(&mut self.mem, self.now, s, buf, peek)
+    }
+
+    /// Copies received bytes from `skip` bytes behind the first unread one on to `buf`, and leaves them unread.
+    ///
+    /// # Errors
+    /// [`RecvError`].
+    pub fn tcp_peek_at(&mut self, s: SockRef, skip: usize, buf: &mut [u8]) -> Result<usize, RecvError> {
+        verbs::peek_at(&mut self.mem, s, skip, buf)
+    }
+
+    /// Discards up to `len` received bytes (MSG_TRUNC), and gives their number; 0 is the end of the stream.
+    ///
+    /// # Errors
+    /// [`RecvError`].
+    pub fn tcp_recv_skip(&mut self, s: SockRef, len: usize) -> Result<usize, RecvError> {
+        verbs::skip(&mut self.mem, self.now, s, len)
+    }
+
+    /// Closes one direction or both.
+    ///
+    /// # Errors
+    /// [`ShutdownError`].
+    pub fn shutdown(&mut self, s: SockRef, how: How) -> Result<(), ShutdownError> {
+        verbs::shutdown(&mut self.mem, self.now, s, how)
+    }
+
+    /// Gives the socket up; its name is dead afterwards. A connection ends as its linger option says: by FIN after what is
+    /// queued, or by RST when unread data is thrown away (RFC 2525 2.17) or the linger time is 0.
+    pub fn close(&mut self, s: SockRef) {
+        match s.kind() {
+            Some(SockKind::Tcp) => verbs::close(&mut self.mem, self.now, s),
+            Some(SockKind::Listener) => crate::tcp::listen::close(&mut self.mem, self.now, s),
+            Some(SockKind::Udp) | None => {}
+        }
+    }
+
+    /// Ends the connection by RST at once; the name is dead afterwards.
+    pub fn abort(&mut self, s: SockRef) {
+        match s.kind() {
+            Some(SockKind::Tcp) => verbs::abort(&mut self.mem, self.now, s),
+            Some(SockKind::Listener) => crate::tcp::listen::close(&mut self.mem, self.now, s),
+            Some(SockKind::Udp) | None => {}
+        }
+    }
+
+    /// Replaces the options of a connection or listener. False: no such socket.
+    pub fn set_tcp_options(&mut self, s: SockRef, opts: &TcpOptions) -> bool {
+        verbs::set_options(&mut self.mem, self.now, s, opts)
+    }
+
+    /// The options of a connection or listener.
+    #[must_use]
+    pub fn tcp_options(&self, s: SockRef) -> Option<TcpOptions> {
+        verbs::options(&self.mem, s)
+    }
+
+    /// Our end and the peer's; the peer's is all zero for a listener.
+    #[must_use]
+    pub fn names(&self, s: SockRef) -> Option<(Endpoint, Endpoint)> {
+        verbs::names(&self.mem, s)
+    }
+
+    /// TCP_INFO.
+    #[must_use]
+    pub fn tcp_info(&self, s: SockRef) -> Option<TcpInfo> {
+        verbs::info(&self.mem, s)
+    }
+
+    /// Received bytes that can be read (SIOCINQ).
+    #[must_use]
+    pub fn unread_bytes(&self, s: SockRef) -> u32 {
+        verbs::info(&self.mem, s).map_or(0, |i| i.unread_bytes)
+    }
+
+    /// Bytes queued and not acknowledged (SIOCOUTQ).
+    #[must_use]
+    pub fn unacked_bytes(&self, s: SockRef) -> u32 {
+        verbs::info(&self.mem, s).map_or(0, |i| i.unacked_bytes.saturating_add(i.unsent_bytes))
+    }
+
+    /// Bytes queued and not sent (SIOCOUTQNSD).
+    #[must_use]
+    pub fn unsent_bytes(&self, s: SockRef) -> u32 {
+        verbs::info(&self.mem, s).map_or(0, |i| i.unsent_bytes)
+    }
+}

@@ -1,0 +1,111 @@
+//! What can go wrong, one enum an operation. Which errno each is to a POSIX caller is the caller's business.
+
+/// What happened to a socket, as SO_ERROR and the next call report it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum SockError {
+    /// The peer refused the connection (ECONNREFUSED).
+    Refused = 1,
+    /// The peer reset the connection (ECONNRESET).
+    Reset = 2,
+    /// The peer reset the connection after it had finished sending (EPIPE).
+    Pipe = 3,
+    /// The peer did not answer in time (ETIMEDOUT).
+    TimedOut = 4,
+    /// The next hop or the host cannot be reached (EHOSTUNREACH).
+    HostUnreachable = 5,
+    /// No network leads there (ENETUNREACH).
+    NetUnreachable = 6,
+    /// The message is larger than the path takes and may not be cut (EMSGSIZE).
+    MessageSize = 7,
+    /// The connection was given up on our side (ECONNABORTED).
+    Aborted = 8,
+}
+
+impl SockError {
+    /// The error numbered `raw` in a region; `None` for 0 and for nonsense.
+    #[must_use]
+    pub const fn from_raw(raw: u8) -> Option<Self> {
+        match raw {
+            1 => Some(Self::Refused),
+            2 => Some(Self::Reset),
+            3 => Some(Self::Pipe),
+            4 => Some(Self::TimedOut),
+            5 => Some(Self::HostUnreachable),
+            6 => Some(Self::NetUnreachable),
+            7 => Some(Self::MessageSize),
+            8 => Some(Self::Aborted),
+            _ => None,
+        }
+    }
+}
+
+/// Why there is no listener.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ListenError {
+    /// Port 0: the caller picks the port.
+    Invalid,
+    /// Another listener of this lane has this address and port (EADDRINUSE).
+    InUse,
+    /// No free row (ENOBUFS).
+    NoRoom,
+}
+
+/// Why there is no connection to accept.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AcceptError {
+    /// None has arrived (EAGAIN).
+    WouldBlock,
+    /// The name names no listener (EINVAL).
+    Gone,
+}
+
+/// Why no connection is under way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ConnectError {
+    /// An address or port is missing, of another family, or the port of the lane does not exist (EINVAL).
+    Invalid,
+    /// There is a connection between the same two ends (EADDRINUSE, EADDRNOTAVAIL).
+    InUse,
+    /// No free row (ENOBUFS).
+    NoRoom,
+    /// The next hop was asked for in vain (EHOSTUNREACH).
+    HostUnreachable,
+}
+
+/// Why nothing was sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SendError {
+    /// The send buffer is full, no frame is free, or the connection is still being opened (EAGAIN).
+    WouldBlock,
+    /// Never connected (ENOTCONN).
+    NotConnected,
+    /// Sending was shut down, or the connection is gone (EPIPE).
+    Pipe,
+    /// What happened to the connection; told once.
+    Failed(SockError),
+    /// The name names no connection (EBADF).
+    Gone,
+}
+
+/// Why nothing was received.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum RecvError {
+    /// No data yet (EAGAIN).
+    WouldBlock,
+    /// Never connected (ENOTCONN).
+    NotConnected,
+    /// What happened to the connection; told once.
+    Failed(SockError),
+    /// The name names no connection (EBADF).
+    Gone,
+}
+
+/// Why nothing was shut down.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ShutdownError {
+    /// Not connected (ENOTCONN).
+    NotConnected,
+    /// The name names no socket (EBADF).
+    Gone,
+}

@@ -1,0 +1,103 @@
+//! What callers hand in and get back besides errors.
+
+use base::{IpAddress, MacAddr};
+use state::{Endpoint, SockRef};
+
+use crate::tcp::State;
+
+/// The way to a destination, as routes and neighbours give it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RouteTo {
+    /// Device: index into the lane's ports.
+    pub port: u8,
+    /// Gateway, or the destination itself when it is on the link.
+    pub next_hop: IpAddress,
+    /// Ethernet address of the device.
+    pub local_mac: MacAddr,
+    /// Ethernet address of the next hop, if known.
+    pub mac: Option<MacAddr>,
+    /// Largest IP packet on the way, bytes; 0: the device's.
+    pub mtu: u16,
+}
+
+/// What names a next hop for those who resolve it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct HopKey {
+    /// Device: index into the lane's ports.
+    pub port: u8,
+    /// The neighbour.
+    pub addr: IpAddress,
+    /// Generation of the row, given back with the answer.
+    pub generation: u32,
+}
+
+/// A connection taken from a listener.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Accepted {
+    /// Its name.
+    pub sock: SockRef,
+    /// Our end.
+    pub local: Endpoint,
+    /// The peer's end.
+    pub remote: Endpoint,
+}
+
+/// Which directions [`Engine::shutdown`](crate::Engine::shutdown) closes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum How {
+    /// SHUT_RD.
+    Read,
+    /// SHUT_WR.
+    Write,
+    /// SHUT_RDWR.
+    Both,
+}
+
+/// What TCP_INFO tells.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TcpInfo {
+    /// The state.
+    pub state: State,
+    /// Timestamps, SACK and window scale are in use.
+    pub timestamps: bool,
+    /// SACK is in use.
+    pub sack: bool,
+    /// Scale of the peer's windows.
+    pub snd_shift: u8,
+    /// Scale of our windows.
+    pub rcv_shift: u8,
+    /// Timeouts in a row.
+    pub backoff: u8,
+    /// In loss recovery.
+    pub recovering: bool,
+    /// Retransmission timeout without backoff, us.
+    pub rto_us: u32,
+    /// Smoothed round-trip time, us; 0: not measured.
+    pub rtt_us: u32,
+    /// Its mean deviation, us.
+    pub rtt_var_us: u32,
+    /// Payload of a full segment that we send, bytes.
+    pub snd_mss: u16,
+    /// Payload of a full segment that we announced, bytes.
+    pub rcv_mss: u16,
+    /// Congestion window, bytes.
+    pub cwnd_bytes: u32,
+    /// Slow start threshold, bytes.
+    pub ssthresh_bytes: u32,
+    /// The peer's window, bytes.
+    pub snd_wnd_bytes: u32,
+    /// Our window, bytes.
+    pub rcv_wnd_bytes: u32,
+    /// Sent and not acknowledged, bytes.
+    pub unacked_bytes: u32,
+    /// Queued and not sent, bytes.
+    pub unsent_bytes: u32,
+    /// Received and not read, bytes.
+    pub unread_bytes: u32,
+    /// Segments retransmitted.
+    pub retransmits: u32,
+    /// Payload bytes received in order.
+    pub bytes_in: u64,
+    /// Payload bytes sent, retransmissions not counted.
+    pub bytes_out: u64,
+}
