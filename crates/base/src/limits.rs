@@ -30,6 +30,10 @@ pub const REASSEMBLY_FRAMES: u32 = 512;
 pub const BACKLOG_MAX: u32 = 4096;
 /// Extension headers of one IPv6 packet that are walked, and options in each that are looked at (RFC 8504 5.3).
 pub const IPV6_EXTENSIONS: usize = 8;
+/// Receive buffer of a port's socket: super-frames of a few fast connections while the lane is not polled, bytes.
+pub const PORT_RECEIVE_BUFFER_BYTES: i32 = 16 << 20;
+/// Send buffer of a port's socket: bounds what is in flight in the device, bytes.
+pub const PORT_SEND_BUFFER_BYTES: i32 = 8 << 20;
 /// Largest message between a program and the keeper, bytes.
 pub const KEEPER_MESSAGE_BYTES: usize = 4096;
 

@@ -1,9 +1,18 @@
-//! Sources and sinks of frames, one folder a back-end.
+//! Sources and sinks of frames, one folder a back-end, with the same files in each: open rx tx stats.
+//!
+//! Back-ends: [`packet`] (AF_PACKET with virtio_net_hdr). What they share: [`vnet`] (checksum and super-frame state in
+//! front of a packet) and the posting of frames to receive into.
 
 use std::os::fd::BorrowedFd;
 
 use region::Frames;
+use rustix::io::Errno;
 use state::{RxBatch, TxFrame};
+
+mod egress;
+mod intake;
+pub mod packet;
+pub mod vnet;
 
 /// What a port can take off the engine's hands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +24,19 @@ pub struct PortCaps {
     /// Does a peer on this machine possibly leave checksums unfinished?
     pub local_peer: bool,
     /// Does the address of this device belong to Corelane alone, so that the engine answers ARP and ICMP?
+    pub own_address: bool,
+}
+
+/// What a back-end is told about its device when it is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortSetup {
+    /// Its index among the lane's ports; goes into [`state::RxFrame::port`].
+    pub port: u8,
+    /// Largest packet on the wire without its Ethernet header, bytes.
+    pub mtu: u16,
+    /// As [`PortCaps::local_peer`].
+    pub local_peer: bool,
+    /// As [`PortCaps::own_address`].
     pub own_address: bool,
 }
 
@@ -43,6 +65,27 @@ pub enum PortError {
     /// The device is gone or down; the errno of the call that said so.
     Device(i32),
 }
+
+impl PortError {
+    /// Does `errno` say that the device itself is gone or down?
+    pub(crate) fn of(errno: Errno) -> Option<Self> {
+        match errno {
+            Errno::NETDOWN | Errno::NODEV | Errno::NXIO | Errno::BADF | Errno::BADFD | Errno::IO => {
+                Some(Self::Device(errno.raw_os_error()))
+            }
+            _ => None,
+        }
+    }
+}
+
+impl core::fmt::Display for PortError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let Self::Device(errno) = self;
+        write!(f, "the device is gone or down: {}", Errno::from_raw_os_error(*errno))
+    }
+}
+
+impl std::error::Error for PortError {}
 
 /// A source and sink of frames. One lane holds it at a time.
 pub trait Port {

@@ -1,0 +1,78 @@
+//! AF_PACKET with PACKET_VNET_HDR: super-frames and checksum state both ways, on every device, without a program on
+//! it. The keeper opens the socket ([`open`]); whoever it hands the fd to makes a [`PacketPort`] of it.
+//!
+//! Which packets come in is decided by the eBPF socket filter given to [`open`]. That the kernel's own stack does not
+//! see them too is the business of a TCX program on the device, which runs after this tap.
+
+mod open;
+mod rx;
+mod stats;
+mod tx;
+
+use core::cell::Cell;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use base::limits::{BATCH_FRAMES, SUPER_SEGMENT_BYTES};
+use region::{FrameArea, Frames};
+use state::{RxBatch, TxFrame};
+use sys::fds::Fd;
+
+use crate::egress::Egress;
+use crate::intake::Intake;
+use crate::{Port, PortCaps, PortError, PortSetup, PortStats};
+pub use open::{PacketSpec, open};
+use rx::Appetite;
+
+/// An AF_PACKET socket as a port.
+pub struct PacketPort {
+    fd: Fd,
+    setup: PortSetup,
+    intake: Intake,
+    egress: Egress,
+    appetite: Appetite,
+    stats: PortStats,
+    kernel_drops: Cell<u64>,
+}
+
+impl PacketPort {
+    /// A port on `fd`, which [`open`] made here or in another process, with its frames in `area`.
+    #[must_use]
+    pub fn from_fd(fd: Fd, area: FrameArea, setup: PortSetup) -> Self {
+        Self {
+            fd,
+            setup,
+            intake: Intake::new(area, BATCH_FRAMES),
+            egress: Egress::new(area, BATCH_FRAMES),
+            appetite: Appetite::new(),
+            stats: PortStats::default(),
+            kernel_drops: Cell::new(0),
+        }
+    }
+}
+
+impl Port for PacketPort {
+    fn rx(&mut self, frames: &mut Frames<'_>, batch: &mut RxBatch) -> Result<usize, PortError> {
+        self.receive(frames, batch)
+    }
+
+    fn tx(&mut self, frames: &mut Frames<'_>, packets: &[TxFrame]) -> Result<usize, PortError> {
+        self.transmit(frames, packets)
+    }
+
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.fd.as_fd())
+    }
+
+    fn caps(&self) -> PortCaps {
+        PortCaps {
+            mtu: self.setup.mtu,
+            super_segment_max: SUPER_SEGMENT_BYTES as u32,
+            local_peer: self.setup.local_peer,
+            own_address: self.setup.own_address,
+        }
+    }
+
+    fn stats(&self) -> PortStats {
+        self.counted()
+    }
+}
