@@ -1,0 +1,253 @@
+//! Two unnamed network namespaces joined by a veth pair, and a region to receive into. Nothing is left behind: the
+//! namespaces go with the test's thread.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+
+use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::OwnedFd;
+use std::process::Command;
+
+use base::FrameIdx;
+use port::{Port, PortSetup};
+use region::{FrameArea, FrameLane, Frames, Region, RegionShape};
+use state::{Piece, RxBatch, RxFrame, TxFrame};
+use sys::namespace::{enter_net, enter_new_net};
+use sys::poll::{PollFd, PollFlags, poll};
+
+pub const NEAR: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 1);
+pub const FAR: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 2);
+pub const NEAR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+pub const FAR_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
+pub const ETHERNET: usize = 14;
+pub const FRAMES: u32 = 2048;
+
+/// The side of the port under test is `near`, device `near0`; the kernel's is `far`, device `far0` with [`FAR`].
+pub struct Rig {
+    near: OwnedFd,
+    far: OwnedFd,
+}
+
+pub fn run(line: &str) {
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let done = Command::new(words[0]).args(&words[1..]).output().unwrap();
+    assert!(done.status.success(), "{line}: {}", String::from_utf8_lossy(&done.stderr));
+}
+
+impl Rig {
+    /// `None`, with a line that says so, without root.
+    pub fn new() -> Option<Self> {
+        let Ok(far) = enter_new_net() else {
+            eprintln!("SKIPPED: network namespaces need root");
+            return None;
+        };
+        run("ip link set lo up");
+        let near = enter_new_net().unwrap();
+        let rig = Self { near, far };
+        run("ip link set lo up");
+        Some(rig)
+    }
+
+    /// With a veth pair between the two.
+    pub fn veth() -> Option<Self> {
+        let rig = Self::new()?;
+        // `ip` finds the near namespace by a process that waits in it.
+        let mut holder = Command::new("sleep").arg("60").spawn().unwrap();
+        rig.on_far();
+        run(&format!("ip link add far0 type veth peer name near0 netns {}", holder.id()));
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        run("ip link set far0 address 02:00:00:00:00:02 up");
+        run("ip addr add 10.99.0.2/24 dev far0");
+        run("ip neigh add 10.99.0.1 lladdr 02:00:00:00:00:01 dev far0");
+        rig.on_near();
+        run("ip link set near0 address 02:00:00:00:00:01 up");
+        Some(rig)
+    }
+
+    pub fn on_near(&self) {
+        enter_net(&self.near).unwrap();
+    }
+
+    pub fn on_far(&self) {
+        enter_net(&self.far).unwrap();
+    }
+
+    /// Runs `f` in the far namespace.
+    pub fn far<R>(&self, f: impl FnOnce() -> R) -> R {
+        self.on_far();
+        let result = f();
+        self.on_near();
+        result
+    }
+
+    /// A kernel UDP socket on the far side, bound to `port`, that sends to and hears from the near side.
+    pub fn far_udp(&self, port: u16) -> UdpSocket {
+        let socket = self.far(|| UdpSocket::bind((FAR, port)).unwrap());
+        socket.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+        socket
+    }
+}
+
+pub fn setup() -> PortSetup {
+    PortSetup { port: 3, mtu: 1500, local_peer: true, own_address: false }
+}
+
+/// A region and one lane's stock of its frames.
+pub struct Memory {
+    pub area: FrameArea,
+    pub stock: FrameLane,
+}
+
+impl Memory {
+    pub fn new(frames: u32) -> Self {
+        let shape = RegionShape { lanes: 1, lane_bytes: 4096, frames };
+        let words = sys::memory::map_anonymous(Region::bytes_needed(&shape)).unwrap();
+        let region = Region::format(words, &shape, 1, [1, 2]).unwrap();
+        let stock = FrameLane { head: FrameIdx::NONE, free: 0, high: 256, failed: 0 };
+        Self { area: region.frame_area(), stock }
+    }
+
+    pub fn frames(&mut self) -> Frames<'_> {
+        self.area.frames(&mut self.stock)
+    }
+
+    /// Free frames of the whole region.
+    pub fn free(&mut self) -> u32 {
+        let mut frames = self.frames();
+        let taken: Vec<FrameIdx> = std::iter::from_fn(|| frames.alloc()).collect();
+        for frame in &taken {
+            frames.release(*frame);
+        }
+        taken.len() as u32
+    }
+
+    /// The bytes of a packet; frees its chain.
+    pub fn take(&mut self, packet: &RxFrame) -> Vec<u8> {
+        let mut frames = self.frames();
+        let mut bytes = Vec::new();
+        let mut at = packet.head;
+        while let Some(meta) = frames.meta(at) {
+            bytes.extend_from_slice(frames.data(at));
+            at = meta.next;
+        }
+        frames.release_chain(packet.head);
+        assert_eq!(bytes.len(), packet.len as usize);
+        bytes
+    }
+
+    /// A packet with `head` as its headers and `payload` in frames that the caller then owns.
+    pub fn packet(&mut self, head: &[u8], payload: &[u8]) -> TxFrame {
+        let mut frames = self.frames();
+        let first = frames.alloc().unwrap();
+        frames.meta_mut(first).unwrap().len = head.len() as u16;
+        frames.data_mut(first).copy_from_slice(head);
+        let mut packet = TxFrame::new(first);
+        packet.header_bytes = head.len() as u16;
+        for part in payload.chunks(4096) {
+            let frame = frames.alloc().unwrap();
+            frames.cell_mut(frame)[..part.len()].copy_from_slice(part);
+            assert!(packet.push_piece(Piece { frame, offset: 0, len: part.len() as u16 }));
+        }
+        packet
+    }
+
+    /// Frees the payload of a packet that was sent.
+    pub fn release_payload(&mut self, packet: &TxFrame) {
+        let mut frames = self.frames();
+        for piece in packet.pieces() {
+            frames.release(piece.frame);
+        }
+    }
+}
+
+/// Polls until `port` has given `count` packets, at most 5 s.
+pub fn receive(port: &mut impl Port, memory: &mut Memory, count: usize) -> Vec<RxFrame> {
+    let deadline = sys::clock::now().plus(base::Duration::from_secs(5));
+    let mut got = Vec::new();
+    while got.len() < count {
+        let left = deadline.since(sys::clock::now());
+        assert!(left.0 > 0, "{} of {count} packets came", got.len());
+        let mut batch = RxBatch::new();
+        if port.rx(&mut memory.frames(), &mut batch).unwrap() == 0 {
+            let fd = port.poll_fd().unwrap();
+            poll(&mut [PollFd::new(&fd, PollFlags::IN)], Some(left)).unwrap();
+        }
+        got.extend_from_slice(batch.items());
+    }
+    got
+}
+
+/// Receives until a packet is IPv4 of `protocol`; others (IPv6 router solicitations and the like) are freed.
+pub fn receive_ipv4(port: &mut impl Port, memory: &mut Memory, protocol: u8, count: usize) -> Vec<RxFrame> {
+    let mut wanted = Vec::new();
+    while wanted.len() < count {
+        for packet in receive(port, memory, 1) {
+            let data = memory.frames().data(packet.head).to_vec();
+            if data.get(12..14) == Some(&[8, 0]) && data.get(23) == Some(&protocol) {
+                wanted.push(packet);
+            } else {
+                memory.take(&packet);
+            }
+        }
+    }
+    wanted
+}
+
+/// Ethernet, IPv4 and UDP headers from near to far, the UDP checksum left unfinished.
+pub fn udp_head(source: u16, target: u16, payload: usize) -> Vec<u8> {
+    let mut head = ipv4_head(17, 8 + payload);
+    head.extend(source.to_be_bytes());
+    head.extend(target.to_be_bytes());
+    head.extend((8 + payload as u16).to_be_bytes());
+    let sum = pseudo(17, 8 + payload);
+    head.extend(sum.to_be_bytes());
+    head
+}
+
+/// Ethernet, IPv4 and TCP headers from near to far, the TCP checksum left unfinished.
+pub fn tcp_head(payload: usize) -> Vec<u8> {
+    let mut head = ipv4_head(6, 20 + payload);
+    head.extend([0, 80, 0x10, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0x50, 0x18, 0xff, 0xff]);
+    head.extend(pseudo(6, 20 + payload).to_be_bytes());
+    head.extend([0, 0]);
+    head
+}
+
+fn ipv4_head(protocol: u8, payload: usize) -> Vec<u8> {
+    let mut head = Vec::new();
+    head.extend(FAR_MAC);
+    head.extend(NEAR_MAC);
+    head.extend([8, 0, 0x45, 0]);
+    head.extend((20 + payload as u16).to_be_bytes());
+    head.extend([0, 7, 0x40, 0, 64, protocol, 0, 0]);
+    head.extend(NEAR.octets());
+    head.extend(FAR.octets());
+    let check = !ones(&head[ETHERNET..]);
+    head[ETHERNET + 10..ETHERNET + 12].copy_from_slice(&check.to_be_bytes());
+    head
+}
+
+fn pseudo(protocol: u8, len: usize) -> u16 {
+    let mut bytes = Vec::new();
+    bytes.extend(NEAR.octets());
+    bytes.extend(FAR.octets());
+    bytes.extend([0, protocol]);
+    bytes.extend((len as u16).to_be_bytes());
+    ones(&bytes)
+}
+
+/// One's complement sum of big-endian words (RFC 1071).
+pub fn ones(bytes: &[u8]) -> u16 {
+    let mut sum: u32 = 0;
+    for pair in bytes.chunks(2) {
+        sum += u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |b| u32::from(*b));
+    }
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    sum as u16
+}
+
+/// Bytes that differ from place to place.
+pub fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|i| (i * 7 + i / 251) as u8).collect()
+}
