@@ -39,6 +39,19 @@ impl<'a, T> Table<'a, T> {
         self.rows.get_mut(at.as_usize())
     }
 
+    /// Starts to load the first cache line of the row at `at` into the cache.
+    #[inline]
+    pub fn prefetch(&self, at: Idx<T>) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(row) = self.get(at) {
+            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            // SAFETY: a prefetch changes nothing, and the row can be read.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(core::ptr::from_ref(row).cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = at;
+    }
+
     /// Two different rows at once; `None` if they are the same row or outside.
     #[must_use]
     pub fn pair_mut(&mut self, a: Idx<T>, b: Idx<T>) -> Option<(&mut T, &mut T)> {
