@@ -1,1 +1,14 @@
-//! Placeholder while the workspace is laid out.
+//! One core's share of the dataplane: the ports it polls and the stack on it, advanced by whoever holds the lane.
+//!
+//! [`Lane`] is one process's view of a lane: the region's tables behind the lane lock, and this process's handles on the
+//! ports. [`Session`] is the lane held: [`Session::step`] receives a batch, runs the engine and the timers over it, and sends
+//! what came of it; it takes time from its caller, so the simulator drives it on a virtual clock. What belongs to a
+//! program (sockets behind fds, epoll) is not here.
+
+mod lane;
+mod resolve;
+mod session;
+
+pub use lane::{Lane, LanePort, Poisoned};
+pub use resolve::Ask;
+pub use session::{Progress, Session};

@@ -1,0 +1,10 @@
+//! End to end: real programs, unmodified, under `corelane run` on one side of a veth pair, kernel peers on the other.
+//!
+//! Needs root and network namespaces; without them each test says so and is skipped. The programs come from Debian
+//! packages, installed by `cargo xtask test`. The release build is used when CORELANE_BIN_DIR names it.
+
+mod clients;
+mod errors;
+mod lossy;
+mod servers;
+mod world;

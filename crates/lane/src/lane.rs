@@ -1,0 +1,177 @@
+//! A lane as one process sees it.
+
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use base::{Duration, Instant, LaneId, MacAddr};
+use control::tables::Tables;
+use port::Port;
+use region::{LaneRef, Owner, Region};
+use state::SockRef;
+
+use crate::Session;
+use crate::resolve::Resolver;
+
+/// Longest sleep for the lane lock before looking at it again: its holder may have died just before waking us.
+const LOCK_SLEEP: Duration = Duration::from_millis(100);
+
+/// A holder of this lane panicked: its tables are not to be trusted. The connections on it are lost.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Poisoned;
+
+/// One device of a lane, open in this process.
+pub struct LanePort {
+    /// The back-end.
+    pub port: Box<dyn Port + Send>,
+    /// Interface index; 0 for a port without a device.
+    pub ifindex: u32,
+    /// Ethernet address we send from.
+    pub mac: MacAddr,
+}
+
+/// What a lane's holder needs besides the tables in the region.
+pub(crate) struct Held {
+    pub(crate) ports: Vec<LanePort>,
+    pub(crate) resolver: Resolver,
+    /// When a port refused packets: do not offer them again before this moment.
+    pub(crate) blocked_until: Option<Instant>,
+}
+
+/// One process's view of one lane.
+pub struct Lane {
+    lane: LaneRef,
+    held: Mutex<Held>,
+}
+
+impl Lane {
+    /// The lane `id` of `region` with this process's handles on its ports. `tables` is the mirrored control plane, from
+    /// which addresses and neighbours are kept current; without it they stay as the engine was told.
+    /// `None` when the region has no such lane.
+    #[must_use]
+    pub fn new(region: Region, id: LaneId, ports: Vec<LanePort>, tables: Option<Tables>) -> Option<Self> {
+        let lane = region.lane(id)?;
+        Some(Self { lane, held: Mutex::new(Held { ports, resolver: Resolver::new(tables), blocked_until: None }) })
+    }
+
+    /// The lane in the region.
+    #[must_use]
+    pub fn lane_ref(&self) -> LaneRef {
+        self.lane
+    }
+
+    /// Takes the lane. Waits for as long as another thread or process of the family holds it.
+    ///
+    /// # Errors
+    /// [`Poisoned`].
+    pub fn enter(&self, now: Instant) -> Result<Session<'_>, Poisoned> {
+        self.healthy()?;
+        let guard = self.lane.lock(me(), sleep);
+        Ok(Session::new(guard, self.held(), now))
+    }
+
+    /// Takes the lane if nobody holds it.
+    ///
+    /// # Errors
+    /// [`Poisoned`].
+    pub fn try_enter(&self, now: Instant) -> Result<Option<Session<'_>>, Poisoned> {
+        self.healthy()?;
+        Ok(self.lane.try_lock(me()).map(|guard| Session::new(guard, self.held(), now)))
+    }
+
+    /// Takes the lane over from a process that died holding it. The tables may be half changed, so the caller gets a
+    /// session only to reset or close everything. `None`: `dead` does not hold it.
+    #[must_use]
+    pub fn take_over(&self, dead: Owner, now: Instant) -> Option<Session<'_>> {
+        self.lane.take_over(dead, me()).map(|guard| Session::new(guard, self.held(), now))
+    }
+
+    /// Closes `sock` at once if the lane is free, else lets the holder do it when it unlocks.
+    ///
+    /// # Errors
+    /// [`Poisoned`].
+    pub fn close_later(&self, sock: SockRef, now: Instant) -> Result<(), Poisoned> {
+        self.healthy()?;
+        let mut session = match self.lane.lock_or_defer(me(), request_of(sock)) {
+            Ok(None) => return Ok(()),
+            Ok(Some(guard)) => Session::new(guard, self.held(), now),
+            Err(_) => self.enter(now)?,
+        };
+        session.engine(|engine| engine.close(sock));
+        Ok(())
+    }
+
+    /// Calls `f` with the fd of each port that can be polled: readable means that [`Session::step`] has work.
+    pub fn with_poll_fds(&self, mut f: impl FnMut(BorrowedFd<'_>)) {
+        for port in &self.held().ports {
+            if let Some(fd) = port.port.poll_fd() {
+                f(fd);
+            }
+        }
+    }
+
+    /// Number of devices.
+    #[must_use]
+    pub fn port_count(&self) -> usize {
+        self.held().ports.len()
+    }
+
+    /// The index among this lane's ports of the device `ifindex`, and its Ethernet address.
+    #[must_use]
+    pub fn port_of(&self, ifindex: u32) -> Option<(u8, MacAddr)> {
+        let held = self.held();
+        let at = held.ports.iter().position(|p| p.ifindex == ifindex)?;
+        held.ports.get(at).map(|p| (at as u8, p.mac))
+    }
+
+    /// Has a holder panicked?
+    #[must_use]
+    pub fn is_poisoned(&self) -> bool {
+        self.lane.signals().poisoned.load(Ordering::Acquire) != 0
+    }
+
+    fn healthy(&self) -> Result<(), Poisoned> {
+        if self.is_poisoned() { Err(Poisoned) } else { Ok(()) }
+    }
+
+    /// Uncontended whenever the lane lock is held; a panic of its holder leaves it as it was.
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// This thread, as the lane lock names it.
+pub(crate) fn me() -> Owner {
+    Owner { pid: sys::process::pid(), tid: sys::process::tid() }
+}
+
+fn sleep(word: &AtomicU32, seen: u32) {
+    let _ = sys::futex::wait(word, seen, Some(LOCK_SLEEP));
+}
+
+/// Wakes one thread that waits for the lane lock.
+pub(crate) fn wake_one(word: &AtomicU32) {
+    let _ = sys::futex::wake(word, 1);
+}
+
+/// A deferred close in one word. Bit 63 of a generation that large makes the queue refuse it, and the caller waits.
+fn request_of(sock: SockRef) -> u64 {
+    u64::from(sock.raw) | u64::from(sock.generation) << 32
+}
+
+/// The socket of a deferred close.
+pub(crate) fn sock_of(request: u64) -> SockRef {
+    SockRef { raw: request as u32, generation: (request >> 32) as u32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{request_of, sock_of};
+    use state::{SockKind, SockRef};
+
+    #[test]
+    fn a_deferred_close_names_its_socket() {
+        let sock = SockRef::new(SockKind::Listener, 12_345, 678);
+        assert_eq!(sock_of(request_of(sock)), sock);
+    }
+}

@@ -1,0 +1,145 @@
+//! Keeping what the engine knows of addresses and next hops in step with the kernel's, as the keeper mirrors it.
+//!
+//! A missing neighbour is never asked for by us on a shared address: the owner of the lane passes [`Ask`]s to the keeper,
+//! the keeper asks the kernel, and the answer shows up in the mirrored tables.
+
+use base::{Duration, Idx, Instant, IpAddress};
+use control::tables::{NeighbourEntry, Tables};
+use engine::{Engine, HopKey};
+use state::{Hop, PORT_ADDRESSES, PORT_LOCAL_PEER, PORT_OWN_ADDRESS, PORT_UP, PortInfo};
+
+use crate::LanePort;
+
+/// How long a neighbour may be silent before its connections fail (Linux: 3 probes, 1 s each).
+const GIVE_UP: Duration = Duration::from_secs(3);
+/// How often the tables are looked at for an answer.
+const LOOK: Duration = Duration::from_millis(2);
+/// Hops that wait for an answer at the same time.
+const PENDING_MAX: usize = 256;
+
+/// Somebody must ask the kernel for this neighbour.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ask {
+    /// Device.
+    pub ifindex: u32,
+    /// The neighbour.
+    pub addr: IpAddress,
+}
+
+struct Pending {
+    hop: Idx<Hop>,
+    key: HopKey,
+    since: Instant,
+}
+
+/// The hops that wait, and what was last seen of the tables.
+pub(crate) struct Resolver {
+    tables: Option<Tables>,
+    generation: Option<u64>,
+    pending: Vec<Pending>,
+    asks: Vec<Ask>,
+}
+
+impl Resolver {
+    pub(crate) fn new(tables: Option<Tables>) -> Self {
+        Self { tables, generation: None, pending: Vec::new(), asks: Vec::new() }
+    }
+
+    /// Brings addresses and hops up to date. Gives the moment to look again.
+    pub(crate) fn run(&mut self, engine: &mut Engine<'_>, ports: &[LanePort], now: Instant) -> Instant {
+        self.describe_ports(engine, ports);
+        while self.pending.len() < PENDING_MAX
+            && let Some((hop, key)) = engine.poll_unresolved()
+        {
+            self.begin(engine, ports, Pending { hop, key, since: now });
+        }
+        let waiting = std::mem::take(&mut self.pending);
+        for pending in waiting {
+            self.look(engine, ports, pending, now);
+        }
+        if self.pending.is_empty() { Instant::NEVER } else { now.plus(LOOK) }
+    }
+
+    /// What must be asked of the keeper since the last call.
+    pub(crate) fn take_asks(&mut self) -> Vec<Ask> {
+        std::mem::take(&mut self.asks)
+    }
+
+    /// Are there asks to take?
+    pub(crate) fn has_asks(&self) -> bool {
+        !self.asks.is_empty()
+    }
+
+    fn begin(&mut self, engine: &mut Engine<'_>, ports: &[LanePort], pending: Pending) {
+        let ifindex = ports.get(usize::from(pending.key.port)).map_or(0, |p| p.ifindex);
+        let Some(tables) = &self.tables else {
+            engine.handle_hop(pending.hop, &pending.key, None);
+            return;
+        };
+        let fresh = matches!(
+            tables.neighbour_entry(ifindex, pending.key.addr),
+            NeighbourEntry::Known { mac: _, fresh: true }
+        );
+        if !fresh {
+            self.asks.push(Ask { ifindex, addr: pending.key.addr });
+        }
+        self.pending.push(pending);
+    }
+
+    fn look(&mut self, engine: &mut Engine<'_>, ports: &[LanePort], pending: Pending, now: Instant) {
+        let ifindex = ports.get(usize::from(pending.key.port)).map_or(0, |p| p.ifindex);
+        let entry = match &self.tables {
+            Some(tables) => tables.neighbour_entry(ifindex, pending.key.addr),
+            None => NeighbourEntry::Failed,
+        };
+        let late = now.since(pending.since) >= GIVE_UP;
+        match entry {
+            NeighbourEntry::Known { mac, fresh: _ } => engine.handle_hop(pending.hop, &pending.key, Some(mac)),
+            // The kernel may hold an old failure: the ask we sent makes it try again, so wait for the answer.
+            NeighbourEntry::Failed | NeighbourEntry::Pending | NeighbourEntry::Absent if late => {
+                engine.handle_hop(pending.hop, &pending.key, None);
+            }
+            NeighbourEntry::Failed | NeighbourEntry::Pending | NeighbourEntry::Absent => self.pending.push(pending),
+        }
+    }
+
+    /// Tells the engine each port's addresses and abilities, whenever the mirrored tables have changed.
+    fn describe_ports(&mut self, engine: &mut Engine<'_>, ports: &[LanePort]) {
+        let generation = self.tables.as_ref().map_or(0, Tables::generation);
+        if self.generation == Some(generation) {
+            return;
+        }
+        self.generation = Some(generation);
+        let Some(tables) = &self.tables else { return };
+        let addresses = tables.addresses();
+        for (at, port) in (0..).zip(ports) {
+            let mut info = port_info(port);
+            let own = addresses.iter().filter(|a| a.ifindex == port.ifindex).map(|a| a.addr);
+            for (slot, addr) in info.addrs.iter_mut().zip(own) {
+                *slot = addr;
+                info.addr_count += 1;
+            }
+            engine.set_port(at, &info);
+        }
+    }
+}
+
+/// What the engine must know of a port, without addresses.
+pub(crate) fn port_info(port: &LanePort) -> PortInfo {
+    let caps = port.port.caps();
+    let mut flags = PORT_UP;
+    if caps.own_address {
+        flags |= PORT_OWN_ADDRESS;
+    }
+    if caps.local_peer {
+        flags |= PORT_LOCAL_PEER;
+    }
+    PortInfo {
+        addrs: [IpAddress::ANY; PORT_ADDRESSES],
+        addr_count: 0,
+        flags,
+        super_segment_max: caps.super_segment_max,
+        mac: port.mac,
+        mtu: caps.mtu,
+    }
+}

@@ -1,0 +1,245 @@
+//! The lane, held.
+
+use std::sync::MutexGuard;
+use std::sync::atomic::Ordering;
+
+use base::limits::BATCH_FRAMES;
+use base::{Duration, Instant};
+use engine::Engine;
+use port::Port as _;
+use region::LaneGuard;
+use state::{LaneMem, PORT_ADDRESSES, RxBatch, TxBatch};
+
+use crate::Ask;
+use crate::lane::{Held, sock_of, wake_one};
+use crate::resolve::port_info;
+
+/// Batches received in one step; more stays in the ports for the next one, so that a flood cannot keep the caller.
+const ROUNDS: usize = 4;
+/// Batches sent in one flush.
+const FLUSH_ROUNDS: usize = 64;
+/// Pause before packets are offered again to a port whose ring was full.
+const RETRY: Duration = Duration::from_micros(200);
+
+/// What a step did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Progress {
+    /// Packets received.
+    pub received: usize,
+    /// Packets sent.
+    pub sent: usize,
+    /// The ports have more to give: step again before sleeping.
+    pub more: bool,
+    /// [`Session::take_asks`] has something for the keeper.
+    pub asks: bool,
+}
+
+/// A lane in the hands of this thread. Dropping it sends what is queued, does what others deferred, and unlocks.
+pub struct Session<'a> {
+    guard: Option<LaneGuard>,
+    held: MutexGuard<'a, Held>,
+    now: Instant,
+    gather: bool,
+    look_at: Instant,
+}
+
+impl<'a> Session<'a> {
+    pub(crate) fn new(guard: LaneGuard, held: MutexGuard<'a, Held>, now: Instant) -> Self {
+        Self { guard: Some(guard), held, now, gather: false, look_at: Instant::NEVER }
+    }
+
+    /// The time of this session.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
+    /// Receives what the ports have (a bounded number of batches), runs timers, resolves next hops, sends.
+    pub fn step(&mut self) -> Progress {
+        let mut progress = Progress::default();
+        let now = self.now;
+        let Self { guard, held, look_at, .. } = self;
+        let Some(mut engine) = open(guard, now) else { return progress };
+        *look_at = held.resolver.run(&mut engine, &held.ports, now);
+        for _ in 0..ROUNDS {
+            let (got, full) = receive(&mut engine, held);
+            progress.received += got;
+            progress.more = full;
+            if !full {
+                break;
+            }
+        }
+        engine.handle_timers();
+        progress.sent = transmit(&mut engine, held, now);
+        progress.asks = held.resolver.has_asks();
+        progress
+    }
+
+    /// Calls `f` with the engine over this lane's tables. Tables that describe themselves wrongly poison the lane, and
+    /// give `R`'s default.
+    pub fn engine<R: Default>(&mut self, f: impl FnOnce(&mut Engine<'_>) -> R) -> R {
+        match open(&mut self.guard, self.now) {
+            Some(mut engine) => f(&mut engine),
+            None => {
+                self.poison();
+                R::default()
+            }
+        }
+    }
+
+    /// Sends what is queued now.
+    pub fn flush(&mut self) -> usize {
+        let Some(mut engine) = open(&mut self.guard, self.now) else { return 0 };
+        transmit(&mut engine, &mut self.held, self.now)
+    }
+
+    /// Keeps what is queued for a later flush or step: the caller has more to say and promises to come back.
+    pub fn gather(&mut self) {
+        self.gather = true;
+    }
+
+    /// Gives the engine the ports' abilities, and `addrs` as the addresses of port `at`: for lanes without mirrored tables.
+    pub fn set_addresses(&mut self, at: u8, addrs: &[base::IpAddress]) {
+        let Some(port) = self.held.ports.get(usize::from(at)) else { return };
+        let mut info = port_info(port);
+        for (slot, addr) in info.addrs.iter_mut().zip(addrs) {
+            *slot = *addr;
+        }
+        info.addr_count = addrs.len().min(PORT_ADDRESSES) as u32;
+        self.engine(|engine| engine.set_port(at, &info));
+    }
+
+    /// Neighbours the keeper must ask the kernel for.
+    pub fn take_asks(&mut self) -> Vec<Ask> {
+        self.held.resolver.take_asks()
+    }
+
+    /// When the lane next has something to do without a packet coming in.
+    pub fn deadline(&mut self) -> Instant {
+        let look_at = self.look_at;
+        let blocked = self.held.blocked_until.unwrap_or(Instant::NEVER);
+        self.engine(|engine| Some(engine.next_deadline())).unwrap_or(Instant::NEVER).min(look_at).min(blocked)
+    }
+
+    /// Gives the ports' frames back and closes them: when this process is done with the lane.
+    pub fn close_ports(&mut self) {
+        let Self { guard, held, now, .. } = self;
+        let Some(mut engine) = open(guard, *now) else { return };
+        for mut port in held.ports.drain(..) {
+            port.port.release(&mut engine.mem().frames);
+        }
+    }
+
+    fn poison(&self) {
+        if let Some(guard) = &self.guard {
+            guard.lane().signals().poisoned.store(1, Ordering::Release);
+        }
+    }
+
+    /// What others queued for the holder: closes.
+    fn run_requests(&mut self) {
+        while let Some(request) = self.guard.as_mut().and_then(LaneGuard::next_request) {
+            self.engine(|engine| engine.close(sock_of(request)));
+        }
+    }
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.poison();
+            return;
+        }
+        if !self.gather {
+            self.flush();
+        }
+        let deadline = self.deadline();
+        while let Some(guard) = self.guard.take() {
+            let signals = guard.lane().signals();
+            signals.deadline_ns.store(deadline.0, Ordering::Relaxed);
+            signals.last_held_ns.store(self.now.0, Ordering::Relaxed);
+            if let Err(guard) = guard.unlock(wake_one) {
+                self.guard = Some(guard);
+                self.run_requests();
+                self.flush();
+            }
+        }
+    }
+}
+
+/// The engine over the tables of the lane that `guard` holds.
+fn open(guard: &mut Option<LaneGuard>, now: Instant) -> Option<Engine<'_>> {
+    let guard = guard.as_mut()?;
+    let area = guard.region().frame_area();
+    let mem = LaneMem::carve(guard.carver(), area).ok()?;
+    Some(Engine::new(mem, now))
+}
+
+/// One batch from each port. Gives the packets received, and whether some port may have more.
+fn receive(engine: &mut Engine<'_>, held: &mut Held) -> (usize, bool) {
+    let (mut received, mut full) = (0, false);
+    for port in &mut held.ports {
+        let mut batch = RxBatch::new();
+        // A device that is gone delivers nothing; its connections run into their time-outs as on the kernel.
+        let got = port.port.rx(&mut engine.mem().frames, &mut batch).unwrap_or(0);
+        engine.handle_frames(&mut batch);
+        received += got;
+        full |= got == BATCH_FRAMES;
+    }
+    (received, full)
+}
+
+/// Sends all that is queued, as far as the ports take it. Gives the packets sent.
+fn transmit(engine: &mut Engine<'_>, held: &mut Held, now: Instant) -> usize {
+    if held.blocked_until.is_some_and(|until| now < until) {
+        return 0;
+    }
+    held.blocked_until = None;
+    let mut sent = 0;
+    if !engine.transmit_pending() {
+        return sent;
+    }
+    let mut batch = TxBatch::new();
+    for _ in 0..FLUSH_ROUNDS {
+        batch.clear();
+        if engine.poll_transmit(&mut batch) == 0 {
+            break;
+        }
+        let taken = send(engine, held, &batch);
+        sent += taken;
+        let left = batch.items().get(taken..).unwrap_or(&[]);
+        if !left.is_empty() {
+            engine.requeue_unsent(left);
+            held.blocked_until = Some(now.plus(RETRY));
+            break;
+        }
+    }
+    sent
+}
+
+/// Offers a batch to the ports, one run of packets for the same port at a time. Gives how many were taken from the front.
+fn send(engine: &mut Engine<'_>, held: &mut Held, batch: &TxBatch) -> usize {
+    let mut taken = 0;
+    for run in batch.items().chunk_by(|a, b| a.port == b.port) {
+        let Some(at) = run.first().map(|first| usize::from(first.port)) else { break };
+        let frames = &mut engine.mem().frames;
+        let went = match held.ports.get_mut(at) {
+            // A device that is gone takes everything and delivers nothing.
+            Some(port) => port.port.tx(frames, run).unwrap_or_else(|_| discard(frames, run)),
+            None => discard(frames, run),
+        };
+        taken += went;
+        if went < run.len() {
+            break;
+        }
+    }
+    taken
+}
+
+/// Loses packets that have nowhere to go; TCP sends them again if the device comes back.
+fn discard(frames: &mut region::Frames<'_>, packets: &[state::TxFrame]) -> usize {
+    for packet in packets {
+        frames.release(packet.head);
+    }
+    packets.len()
+}
