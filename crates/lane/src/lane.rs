@@ -8,7 +8,7 @@ use base::{Duration, Instant, LaneId, MacAddr};
 use control::tables::Tables;
 use port::Port;
 use region::{LaneRef, Owner, Region};
-use state::SockRef;
+use state::{RxBatch, SockRef, TxBatch};
 
 use crate::Session;
 use crate::resolve::Resolver;
@@ -36,6 +36,9 @@ pub(crate) struct Held {
     pub(crate) resolver: Resolver,
     /// When a port refused packets: do not offer them again before this moment.
     pub(crate) blocked_until: Option<Instant>,
+    /// Packets on their way in and out; kept here because they are too large to be cleared for each step.
+    pub(crate) rx: RxBatch,
+    pub(crate) tx: TxBatch,
 }
 
 /// One process's view of one lane.
@@ -51,7 +54,14 @@ impl Lane {
     #[must_use]
     pub fn new(region: Region, id: LaneId, ports: Vec<LanePort>, tables: Option<Tables>) -> Option<Self> {
         let lane = region.lane(id)?;
-        Some(Self { lane, held: Mutex::new(Held { ports, resolver: Resolver::new(tables), blocked_until: None }) })
+        let held = Held {
+            ports,
+            resolver: Resolver::new(tables),
+            blocked_until: None,
+            rx: RxBatch::new(),
+            tx: TxBatch::new(),
+        };
+        Some(Self { lane, held: Mutex::new(held) })
     }
 
     /// The lane in the region.

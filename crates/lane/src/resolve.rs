@@ -6,7 +6,8 @@
 use base::{Duration, Idx, Instant, IpAddress};
 use control::tables::{NeighbourEntry, Tables};
 use engine::{Engine, HopKey};
-use state::{Hop, PORT_ADDRESSES, PORT_LOCAL_PEER, PORT_OWN_ADDRESS, PORT_UP, PortInfo};
+use state::ports::{PORT_ADDRESSES, PORT_LOCAL_PEER, PORT_OWN_ADDRESS, PORT_UP};
+use state::{Hop, PortInfo};
 
 use crate::LanePort;
 
@@ -94,12 +95,16 @@ impl Resolver {
         };
         let late = now.since(pending.since) >= GIVE_UP;
         match entry {
-            NeighbourEntry::Known { mac, fresh: _ } => engine.handle_hop(pending.hop, &pending.key, Some(mac)),
+            NeighbourEntry::Known { mac, fresh: _ } => {
+                engine.handle_hop(pending.hop, &pending.key, Some(mac))
+            }
             // The kernel may hold an old failure: the ask we sent makes it try again, so wait for the answer.
             NeighbourEntry::Failed | NeighbourEntry::Pending | NeighbourEntry::Absent if late => {
                 engine.handle_hop(pending.hop, &pending.key, None);
             }
-            NeighbourEntry::Failed | NeighbourEntry::Pending | NeighbourEntry::Absent => self.pending.push(pending),
+            NeighbourEntry::Failed | NeighbourEntry::Pending | NeighbourEntry::Absent => {
+                self.pending.push(pending)
+            }
         }
     }
 

@@ -6,13 +6,13 @@ use std::sync::atomic::Ordering;
 use base::limits::BATCH_FRAMES;
 use base::{Duration, Instant};
 use engine::Engine;
-use port::Port as _;
 use region::LaneGuard;
-use state::{LaneMem, PORT_ADDRESSES, RxBatch, TxBatch};
+use state::ports::PORT_ADDRESSES;
+use state::{LaneMem, TxBatch};
 
-use crate::Ask;
 use crate::lane::{Held, sock_of, wake_one};
 use crate::resolve::port_info;
+use crate::{Ask, LanePort};
 
 /// Batches received in one step; more stays in the ports for the next one, so that a flood cannot keep the caller.
 const ROUNDS: usize = 4;
@@ -60,6 +60,7 @@ impl<'a> Session<'a> {
         let now = self.now;
         let Self { guard, held, look_at, .. } = self;
         let Some(mut engine) = open(guard, now) else { return progress };
+        let held = &mut **held;
         *look_at = held.resolver.run(&mut engine, &held.ports, now);
         for _ in 0..ROUNDS {
             let (got, full) = receive(&mut engine, held);
@@ -121,15 +122,6 @@ impl<'a> Session<'a> {
         self.engine(|engine| Some(engine.next_deadline())).unwrap_or(Instant::NEVER).min(look_at).min(blocked)
     }
 
-    /// Gives the ports' frames back and closes them: when this process is done with the lane.
-    pub fn close_ports(&mut self) {
-        let Self { guard, held, now, .. } = self;
-        let Some(mut engine) = open(guard, *now) else { return };
-        for mut port in held.ports.drain(..) {
-            port.port.release(&mut engine.mem().frames);
-        }
-    }
-
     fn poison(&self) {
         if let Some(guard) = &self.guard {
             guard.lane().signals().poisoned.store(1, Ordering::Release);
@@ -179,10 +171,10 @@ fn open(guard: &mut Option<LaneGuard>, now: Instant) -> Option<Engine<'_>> {
 fn receive(engine: &mut Engine<'_>, held: &mut Held) -> (usize, bool) {
     let (mut received, mut full) = (0, false);
     for port in &mut held.ports {
-        let mut batch = RxBatch::new();
+        held.rx.clear();
         // A device that is gone delivers nothing; its connections run into their time-outs as on the kernel.
-        let got = port.port.rx(&mut engine.mem().frames, &mut batch).unwrap_or(0);
-        engine.handle_frames(&mut batch);
+        let got = port.port.rx(&mut engine.mem().frames, &mut held.rx).unwrap_or(0);
+        engine.handle_frames(&mut held.rx);
         received += got;
         full |= got == BATCH_FRAMES;
     }
@@ -199,15 +191,14 @@ fn transmit(engine: &mut Engine<'_>, held: &mut Held, now: Instant) -> usize {
     if !engine.transmit_pending() {
         return sent;
     }
-    let mut batch = TxBatch::new();
     for _ in 0..FLUSH_ROUNDS {
-        batch.clear();
-        if engine.poll_transmit(&mut batch) == 0 {
+        held.tx.clear();
+        if engine.poll_transmit(&mut held.tx) == 0 {
             break;
         }
-        let taken = send(engine, held, &batch);
+        let taken = send(engine, &mut held.ports, &held.tx);
         sent += taken;
-        let left = batch.items().get(taken..).unwrap_or(&[]);
+        let left = held.tx.items().get(taken..).unwrap_or(&[]);
         if !left.is_empty() {
             engine.requeue_unsent(left);
             held.blocked_until = Some(now.plus(RETRY));
@@ -218,12 +209,12 @@ fn transmit(engine: &mut Engine<'_>, held: &mut Held, now: Instant) -> usize {
 }
 
 /// Offers a batch to the ports, one run of packets for the same port at a time. Gives how many were taken from the front.
-fn send(engine: &mut Engine<'_>, held: &mut Held, batch: &TxBatch) -> usize {
+fn send(engine: &mut Engine<'_>, ports: &mut [LanePort], batch: &TxBatch) -> usize {
     let mut taken = 0;
     for run in batch.items().chunk_by(|a, b| a.port == b.port) {
         let Some(at) = run.first().map(|first| usize::from(first.port)) else { break };
         let frames = &mut engine.mem().frames;
-        let went = match held.ports.get_mut(at) {
+        let went = match ports.get_mut(at) {
             // A device that is gone takes everything and delivers nothing.
             Some(port) => port.port.tx(frames, run).unwrap_or_else(|_| discard(frames, run)),
             None => discard(frames, run),
