@@ -31,7 +31,11 @@ fn curl_uploads_a_file_unchanged() {
     let mut server = world.spawn(Side::Peer, "sink", &["python3", "-c", script]);
     world.wait_for_port_from(Side::Ours, PEER, &mut server, 8001);
     let url = format!("http://{PEER}:8001/data");
-    let digest = world.check(Side::Ours, 60, &World::corelane(&["curl", "-sSf", "-T", &file.display().to_string(), &url]));
+    let digest = world.check(
+        Side::Ours,
+        60,
+        &World::corelane(&["curl", "-sSf", "-T", &file.display().to_string(), &url]),
+    );
     assert_eq!(digest.trim(), sha256(&file));
 }
 
@@ -39,13 +43,20 @@ fn curl_uploads_a_file_unchanged() {
 fn wrk_loads_a_kernel_server() {
     let Some(world) = World::new(&["python3", "wrk", "nginx", "ip"]) else { return };
     let dir = world.dir.display();
-    let conf = format!("daemon off; user root; worker_processes 1; pid {dir}/p.pid; error_log {dir}/e.log; events {{}} http {{ access_log off; client_body_temp_path {dir}/a; proxy_temp_path {dir}/b; fastcgi_temp_path {dir}/c; uwsgi_temp_path {dir}/d; scgi_temp_path {dir}/e; server {{ listen 80; location / {{ return 200 'ok'; }} }} }}");
+    let conf = format!(
+        "daemon off; user root; worker_processes 1; pid {dir}/p.pid; error_log {dir}/e.log; events {{}} http {{ access_log off; client_body_temp_path {dir}/a; proxy_temp_path {dir}/b; fastcgi_temp_path {dir}/c; uwsgi_temp_path {dir}/d; scgi_temp_path {dir}/e; server {{ listen 80; location / {{ return 200 'ok'; }} }} }}"
+    );
     std::fs::write(world.dir.join("peer.conf"), conf).expect("a file");
-    let mut server = world.spawn(Side::Peer, "peer-nginx", &["/usr/sbin/nginx", "-c", &format!("{dir}/peer.conf")]);
+    let mut server =
+        world.spawn(Side::Peer, "peer-nginx", &["/usr/sbin/nginx", "-c", &format!("{dir}/peer.conf")]);
     world.wait_for_port_from(Side::Ours, PEER, &mut server, 80);
     for header in ["Connection: keep-alive", "Connection: close"] {
         let url = format!("http://{PEER}/");
-        let out = world.check(Side::Ours, 60, &World::corelane(&["wrk", "-t1", "-c32", "-d2s", "-H", header, &url]));
+        let out = world.check(
+            Side::Ours,
+            60,
+            &World::corelane(&["wrk", "-t1", "-c32", "-d2s", "-H", header, &url]),
+        );
         assert!(!out.contains("Socket errors") && out.contains(" requests in "), "{header}: {out}");
     }
     world.assert_clean();

@@ -9,14 +9,16 @@ const LINE_SERVER: &str = "import socketserver\nclass H(socketserver.StreamReque
 /// Output of a command that must fail.
 fn failing(world: &World, words: &[String]) -> (i32, String) {
     let output = world.run(Side::Ours, 30, words);
-    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let text =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     (output.status.code().unwrap_or(-1), text)
 }
 
 #[test]
 fn a_port_in_use_is_refused_as_the_kernel_does() {
     let Some(world) = World::new(&["python3", "ip"]) else { return };
-    let mut first = world.spawn(Side::Ours, "first", &World::corelane(&["python3", "-m", "http.server", "8000"]));
+    let mut first =
+        world.spawn(Side::Ours, "first", &World::corelane(&["python3", "-m", "http.server", "8000"]));
     world.wait_for_port(&mut first, 8000);
     let (code, text) = failing(&world, &World::corelane(&["python3", "-m", "http.server", "8000"]));
     assert!(code != 0 && text.contains("Address already in use"), "{code}: {text}");
@@ -27,10 +29,14 @@ fn a_port_in_use_is_refused_as_the_kernel_does() {
 #[test]
 fn an_unknown_device_is_named() {
     let Some(world) = World::new(&["ip"]) else { return };
-    let line: Vec<String> =
-        [&program().display().to_string(), "run", "--device", "nosuch7", "--", "true"].map(String::from).to_vec();
+    let line: Vec<String> = [&program().display().to_string(), "run", "--device", "nosuch7", "--", "true"]
+        .map(String::from)
+        .to_vec();
     let (code, text) = failing(&world, &line);
-    assert!(code != 0 && text.contains("nosuch7") && text.contains(DEVICE), "names the device and those there are: {text}");
+    assert!(
+        code != 0 && text.contains("nosuch7") && text.contains(DEVICE),
+        "names the device and those there are: {text}"
+    );
 }
 
 #[test]
@@ -40,10 +46,20 @@ fn a_missing_capability_is_named() {
     let copy = world.dir.join("corelane");
     std::fs::copy(&program, &copy).expect("a copy that nobody may run");
     let copy = copy.display().to_string();
-    let line: Vec<String> =
-        ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", &copy, "run", "--device", DEVICE, "--", "true"]
-            .map(String::from)
-            .to_vec();
+    let line: Vec<String> = [
+        "setpriv",
+        "--reuid=65534",
+        "--regid=65534",
+        "--clear-groups",
+        &copy,
+        "run",
+        "--device",
+        DEVICE,
+        "--",
+        "true",
+    ]
+    .map(String::from)
+    .to_vec();
     let (code, text) = failing(&world, &line);
     assert!(code != 0 && text.contains("CAP_NET_ADMIN"), "{code}: {text}");
 }

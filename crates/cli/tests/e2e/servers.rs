@@ -3,7 +3,7 @@
 use crate::world::{OURS, Process, Side, World, sha256, wait_until};
 
 /// nginx as it comes, one worker, with a folder of its own.
-pub fn nginx(world: &World, workers: u32) -> (Process, String) {
+pub(crate) fn nginx(world: &World, workers: u32) -> (Process, String) {
     let dir = world.dir.display();
     let conf = format!(
         "daemon off; master_process on; worker_processes {workers}; user root; pid {dir}/nginx.pid; error_log {dir}/error.log;\n\
@@ -55,7 +55,11 @@ fn nginx_serves_keep_alive_requests() {
 fn nginx_serves_one_request_a_connection() {
     let Some(world) = World::new(&["nginx", "wrk", "ip"]) else { return };
     let (mut server, url) = nginx(&world, 1);
-    wrk_is_clean(&world.check(Side::Peer, 60, &["wrk", "-t1", "-c32", "-d3s", "-H", "Connection: close", &url]));
+    wrk_is_clean(&world.check(
+        Side::Peer,
+        60,
+        &["wrk", "-t1", "-c32", "-d3s", "-H", "Connection: close", &url],
+    ));
     server.assert_running();
     drop(server);
     world.assert_clean();
@@ -66,7 +70,11 @@ fn nginx_with_four_workers_serves_on_all() {
     let Some(world) = World::new(&["nginx", "wrk", "ip"]) else { return };
     let (mut server, url) = nginx(&world, 4);
     wrk_is_clean(&world.check(Side::Peer, 60, &["wrk", "-t1", "-c64", "-d3s", &url]));
-    wrk_is_clean(&world.check(Side::Peer, 60, &["wrk", "-t1", "-c64", "-d2s", "-H", "Connection: close", &url]));
+    wrk_is_clean(&world.check(
+        Side::Peer,
+        60,
+        &["wrk", "-t1", "-c64", "-d2s", "-H", "Connection: close", &url],
+    ));
     server.assert_running();
 }
 
@@ -76,22 +84,44 @@ fn nginx_sends_a_gibibyte_unchanged() {
     let (_server, url) = nginx(&world, 1);
     let file = world.random_file("www/big", 1 << 30);
     let fetched = world.dir.join("fetched");
-    world.check(Side::Peer, 120, &["curl", "-sSf", "-o", &fetched.display().to_string(), &format!("{url}big")]);
+    world.check(
+        Side::Peer,
+        120,
+        &["curl", "-sSf", "-o", &fetched.display().to_string(), &format!("{url}big")],
+    );
     assert_eq!(sha256(&file), sha256(&fetched));
 }
 
 #[test]
 fn redis_passes_all_of_redis_benchmark() {
     let Some(world) = World::new(&["redis-server", "redis-benchmark", "ip"]) else { return };
-    let line = World::corelane(&["redis-server", "--bind", OURS, "--protected-mode", "no", "--save", "", "--port", "6379"]);
+    let line = World::corelane(&[
+        "redis-server",
+        "--bind",
+        OURS,
+        "--protected-mode",
+        "no",
+        "--save",
+        "",
+        "--port",
+        "6379",
+    ]);
     let mut server = world.spawn(Side::Ours, "redis", &line);
     world.wait_for_port(&mut server, 6379);
     let out = world.check(Side::Peer, 240, &["redis-benchmark", "-h", OURS, "-n", "5000", "--csv"]);
     let rows = out.lines().filter(|l| l.starts_with('"')).count();
     assert!(rows >= 15, "{out}");
-    world.check(Side::Peer, 60, &["redis-benchmark", "-h", OURS, "-n", "50000", "-P", "16", "-t", "set,get", "-q"]);
+    world.check(
+        Side::Peer,
+        60,
+        &["redis-benchmark", "-h", OURS, "-n", "50000", "-P", "16", "-t", "set,get", "-q"],
+    );
     let value = "x".repeat(3_000_000);
-    let script = format!("import socket\ns=socket.create_connection(('{OURS}',6379))\nv=b'{}'*{}\ns.sendall(b'*3\\r\\n$3\\r\\nSET\\r\\n$1\\r\\nk\\r\\n$%d\\r\\n'%len(v)+v+b'\\r\\n')\nassert s.recv(5)==b'+OK\\r\\n'\ns.sendall(b'*2\\r\\n$3\\r\\nGET\\r\\n$1\\r\\nk\\r\\n')\nf=s.makefile('rb')\nn=int(f.readline()[1:])\nassert n==len(v) and f.read(n)==v\n", "x", value.len());
+    let script = format!(
+        "import socket\ns=socket.create_connection(('{OURS}',6379))\nv=b'{}'*{}\ns.sendall(b'*3\\r\\n$3\\r\\nSET\\r\\n$1\\r\\nk\\r\\n$%d\\r\\n'%len(v)+v+b'\\r\\n')\nassert s.recv(5)==b'+OK\\r\\n'\ns.sendall(b'*2\\r\\n$3\\r\\nGET\\r\\n$1\\r\\nk\\r\\n')\nf=s.makefile('rb')\nn=int(f.readline()[1:])\nassert n==len(v) and f.read(n)==v\n",
+        "x",
+        value.len()
+    );
     world.check(Side::Peer, 60, &["python3", "-c", &script]);
     server.assert_running();
     drop(server);
@@ -102,7 +132,8 @@ fn redis_passes_all_of_redis_benchmark() {
 fn python_http_server_serves_files_unchanged() {
     let Some(world) = World::new(&["python3", "curl", "ip"]) else { return };
     let file = world.random_file("data", 20_000_003);
-    let mut server = world.spawn(Side::Ours, "python", &World::corelane(&["python3", "-m", "http.server", "8000"]));
+    let mut server =
+        world.spawn(Side::Ours, "python", &World::corelane(&["python3", "-m", "http.server", "8000"]));
     world.wait_for_port(&mut server, 8000);
     let fetched = world.dir.join("fetched");
     for _ in 0..5 {

@@ -10,28 +10,28 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Address of the kernel's side.
-pub const PEER: &str = "10.77.0.1";
+pub(crate) const PEER: &str = "10.77.0.1";
 /// Address of Corelane's side.
-pub const OURS: &str = "10.77.0.2";
+pub(crate) const OURS: &str = "10.77.0.2";
 /// Corelane's device.
-pub const DEVICE: &str = "lane0";
+pub(crate) const DEVICE: &str = "lane0";
 
 /// One test at a time: two cores, and each test has several busy processes.
 static TURN: Mutex<()> = Mutex::new(());
 static NUMBER: AtomicU32 = AtomicU32::new(0);
 
 /// Two namespaces and a scratch folder, removed on drop.
-pub struct World {
+pub(crate) struct World {
     peer: String,
     ours: String,
     /// Scratch folder.
-    pub dir: PathBuf,
+    pub(crate) dir: PathBuf,
     _turn: MutexGuard<'static, ()>,
 }
 
 /// Which side of the wire.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Side {
+pub(crate) enum Side {
     /// The kernel's.
     Peer,
     /// Corelane's.
@@ -40,7 +40,7 @@ pub enum Side {
 
 impl World {
     /// A new world, or `None` (said on stderr) where the machine cannot make one or a program is missing.
-    pub fn new(programs: &[&str]) -> Option<Self> {
+    pub(crate) fn new(programs: &[&str]) -> Option<Self> {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         if !rustix::process::geteuid().is_root() {
             eprintln!("skipped: needs root for network namespaces");
@@ -61,7 +61,20 @@ impl World {
         let world = Self { peer, ours, dir, _turn: turn };
         ip(&["netns", "add", &world.peer]);
         ip(&["netns", "add", &world.ours]);
-        ip(&["link", "add", "peer0", "netns", &world.peer, "type", "veth", "peer", "name", DEVICE, "netns", &world.ours]);
+        ip(&[
+            "link",
+            "add",
+            "peer0",
+            "netns",
+            &world.peer,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            DEVICE,
+            "netns",
+            &world.ours,
+        ]);
         for (ns, device, address) in [(&world.peer, "peer0", PEER), (&world.ours, DEVICE, OURS)] {
             ip(&["-n", ns, "address", "add", &format!("{address}/24"), "dev", device]);
             ip(&["-n", ns, "link", "set", "lo", "up"]);
@@ -78,27 +91,32 @@ impl World {
     }
 
     /// A command inside one side's namespace, not started yet.
-    pub fn command<S: AsRef<OsStr>>(&self, side: Side, words: &[S]) -> Command {
+    pub(crate) fn command<S: AsRef<OsStr>>(&self, side: Side, words: &[S]) -> Command {
         let mut command = Command::new("ip");
-        command.args(["netns", "exec", self.namespace(side)]).args(words).current_dir(&self.dir).stdin(Stdio::null());
+        command
+            .args(["netns", "exec", self.namespace(side)])
+            .args(words)
+            .current_dir(&self.dir)
+            .stdin(Stdio::null());
         command
     }
 
     /// The command line of `corelane run` on Corelane's device around `words`.
-    pub fn corelane(words: &[&str]) -> Vec<String> {
+    pub(crate) fn corelane(words: &[&str]) -> Vec<String> {
         let program = program();
-        let mut line = vec![program.display().to_string(), "run".into(), "--device".into(), DEVICE.into(), "--".into()];
+        let mut line =
+            vec![program.display().to_string(), "run".into(), "--device".into(), DEVICE.into(), "--".into()];
         line.extend(words.iter().map(|w| (*w).to_owned()));
         line
     }
 
     /// Starts a process whose output goes to `NAME.log` in the scratch folder.
-    pub fn spawn<S: AsRef<OsStr>>(&self, side: Side, name: &str, words: &[S]) -> Process {
+    pub(crate) fn spawn<S: AsRef<OsStr>>(&self, side: Side, name: &str, words: &[S]) -> Process {
         self.spawn_command(name, self.command(side, words))
     }
 
     /// [`World::spawn`] for a command with its own environment.
-    pub fn spawn_command(&self, name: &str, mut command: Command) -> Process {
+    pub(crate) fn spawn_command(&self, name: &str, mut command: Command) -> Process {
         let log = self.dir.join(format!("{name}.log"));
         let file = fs::File::create(&log).expect("a log file");
         let both = file.try_clone().expect("a second handle");
@@ -107,12 +125,12 @@ impl World {
     }
 
     /// Runs to the end, at most `seconds`; gives status and output.
-    pub fn run<S: AsRef<OsStr>>(&self, side: Side, seconds: u64, words: &[S]) -> Output {
+    pub(crate) fn run<S: AsRef<OsStr>>(&self, side: Side, seconds: u64, words: &[S]) -> Output {
         finish(self.command(side, words), seconds)
     }
 
     /// As [`World::run`]; the program must succeed. Gives its standard output.
-    pub fn check<S: AsRef<OsStr>>(&self, side: Side, seconds: u64, words: &[S]) -> String {
+    pub(crate) fn check<S: AsRef<OsStr>>(&self, side: Side, seconds: u64, words: &[S]) -> String {
         let shown: Vec<String> = words.iter().map(|w| w.as_ref().to_string_lossy().into_owned()).collect();
         let output = self.run(side, seconds, words);
         let out = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -127,12 +145,12 @@ impl World {
     }
 
     /// Waits until a TCP connection from the kernel's side to `port` of Corelane's side is answered.
-    pub fn wait_for_port(&self, server: &mut Process, port: u16) {
+    pub(crate) fn wait_for_port(&self, server: &mut Process, port: u16) {
         self.wait_for_port_from(Side::Peer, OURS, server, port);
     }
 
     /// Waits until a TCP connection from `side` to `address` is answered.
-    pub fn wait_for_port_from(&self, side: Side, address: &str, server: &mut Process, port: u16) {
+    pub(crate) fn wait_for_port_from(&self, side: Side, address: &str, server: &mut Process, port: u16) {
         let probe = format!("exec 3<>/dev/tcp/{address}/{port}");
         wait_until("the server answers", 20, || {
             server.assert_running();
@@ -141,7 +159,7 @@ impl World {
     }
 
     /// A file of `bytes` pseudo-random bytes in the scratch folder; gives its path.
-    pub fn random_file(&self, name: &str, bytes: u64) -> PathBuf {
+    pub(crate) fn random_file(&self, name: &str, bytes: u64) -> PathBuf {
         let path = self.dir.join(name);
         let mut random = base::Rng::new(bytes ^ 0x5eed);
         let mut out = std::io::BufWriter::with_capacity(1 << 20, fs::File::create(&path).expect("a file"));
@@ -155,7 +173,7 @@ impl World {
     }
 
     /// Nothing of Corelane may be left in its namespace: no process, no program on the device.
-    pub fn assert_clean(&self) {
+    pub(crate) fn assert_clean(&self) {
         wait_until("Corelane's processes are gone", 20, || {
             self.check(Side::Ours, 5, &["ip", "netns", "pids", &self.ours]).split_whitespace().count() <= 1
         });
@@ -180,36 +198,36 @@ impl Drop for World {
 }
 
 /// A process that ends with its handle.
-pub struct Process {
+pub(crate) struct Process {
     child: Child,
     log: PathBuf,
 }
 
 impl Process {
     /// Process id.
-    pub fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
     /// What it printed so far.
-    pub fn output(&self) -> String {
+    pub(crate) fn output(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
     /// Fails the test if it has ended.
-    pub fn assert_running(&mut self) {
+    pub(crate) fn assert_running(&mut self) {
         if let Some(status) = self.child.try_wait().expect("a child") {
             panic!("the program ended: {status}\n{}", self.output());
         }
     }
 
     /// Sends a signal.
-    pub fn signal(&self, signal: rustix::process::Signal) {
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         send_signal(self.id(), signal);
     }
 
     /// Waits for its end, at most `seconds`.
-    pub fn wait(&mut self, seconds: u64) -> std::process::ExitStatus {
+    pub(crate) fn wait(&mut self, seconds: u64) -> std::process::ExitStatus {
         let mut status = None;
         wait_until("the program ends", seconds, || {
             status = self.child.try_wait().expect("a child");
@@ -234,14 +252,14 @@ impl Drop for Process {
 }
 
 /// Sends `signal` to the process `pid`, which this test started.
-pub fn send_signal(pid: u32, signal: rustix::process::Signal) {
+pub(crate) fn send_signal(pid: u32, signal: rustix::process::Signal) {
     if let Some(pid) = rustix::process::Pid::from_raw(pid.cast_signed()) {
         let _ = rustix::process::kill_process(pid, signal);
     }
 }
 
 /// Waits for a condition, looking every 20 ms; fails the test after `seconds`.
-pub fn wait_until(what: &str, seconds: u64, mut condition: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, seconds: u64, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(seconds);
     while !condition() {
         assert!(Instant::now() < end, "waited {seconds} s in vain until {what}");
@@ -250,8 +268,9 @@ pub fn wait_until(what: &str, seconds: u64, mut condition: impl FnMut() -> bool)
 }
 
 /// Runs a command to its end, at most `seconds`.
-pub fn finish(mut command: Command, seconds: u64) -> Output {
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
+pub(crate) fn finish(mut command: Command, seconds: u64) -> Output {
+    let mut child =
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
     let mut out = child.stdout.take().expect("a pipe");
     let mut err = child.stderr.take().expect("a pipe");
     let read_out = std::thread::spawn(move || {
@@ -276,11 +295,15 @@ pub fn finish(mut command: Command, seconds: u64) -> Output {
         }
         std::thread::sleep(Duration::from_millis(10));
     };
-    Output { status, stdout: read_out.join().unwrap_or_default(), stderr: read_err.join().unwrap_or_default() }
+    Output {
+        status,
+        stdout: read_out.join().unwrap_or_default(),
+        stderr: read_err.join().unwrap_or_default(),
+    }
 }
 
 /// The `corelane` program: beside the preload library in CORELANE_BIN_DIR, else the build of this test run.
-pub fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     match std::env::var_os("CORELANE_BIN_DIR") {
         Some(dir) => Path::new(&dir).join("corelane"),
         None => PathBuf::from(env!("CARGO_BIN_EXE_corelane")),
@@ -288,14 +311,17 @@ pub fn program() -> PathBuf {
 }
 
 /// SHA-256 of a file, hexadecimal, by coreutils.
-pub fn sha256(path: &Path) -> String {
+pub(crate) fn sha256(path: &Path) -> String {
     let output = Command::new("sha256sum").arg(path).output().expect("sha256sum");
     String::from_utf8_lossy(&output.stdout).split_whitespace().next().unwrap_or_default().to_owned()
 }
 
 fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).chain([PathBuf::from("/usr/sbin")]).map(|d| d.join(program)).find(|p| p.is_file())
+    std::env::split_paths(&path)
+        .chain([PathBuf::from("/usr/sbin")])
+        .map(|d| d.join(program))
+        .find(|p| p.is_file())
 }
 
 fn ip(args: &[&str]) {
@@ -325,7 +351,9 @@ fn remove_stale() {
 
 fn show_logs(dir: &Path) {
     let Ok(entries) = fs::read_dir(dir) else { return };
-    for path in entries.filter_map(Result::ok).map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "log")) {
+    for path in
+        entries.filter_map(Result::ok).map(|e| e.path()).filter(|p| p.extension().is_some_and(|e| e == "log"))
+    {
         let text = fs::read_to_string(&path).unwrap_or_default();
         let tail: Vec<&str> = text.lines().rev().take(40).collect();
         eprintln!("--- {}", path.display());
