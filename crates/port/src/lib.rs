@@ -1,6 +1,6 @@
 //! Sources and sinks of frames, one folder a back-end, with the same files in each: open rx tx stats.
 //!
-//! Back-ends: [`packet`] (AF_PACKET with virtio_net_hdr). What they share: [`vnet`] (checksum and super-frame state in
+//! Back-ends: [`packet`] (AF_PACKET with virtio_net_hdr), [`tap`]. What they share: [`vnet`] (checksum and super-frame state in
 //! front of a packet) and the posting of frames to receive into.
 
 use std::os::fd::BorrowedFd;
@@ -12,6 +12,7 @@ use state::{RxBatch, TxFrame};
 mod egress;
 mod intake;
 pub mod packet;
+pub mod tap;
 pub mod vnet;
 
 /// What a port can take off the engine's hands.

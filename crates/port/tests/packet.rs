@@ -1,5 +1,7 @@
 //! The AF_PACKET port against the kernel and against itself, across veth.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
 mod rig;
 
 use port::Port;
@@ -150,7 +152,7 @@ fn a_packet_the_kernel_refuses_does_not_hold_up_the_next() {
 
 #[test]
 fn a_device_that_goes_away_is_an_error() {
-    let Some(rig) = Rig::veth() else { return };
+    let Some(_rig) = Rig::veth() else { return };
     let mut memory = Memory::new(FRAMES);
     let mut port = near_port(&memory);
     rig::run("ip link del near0");

@@ -22,6 +22,7 @@ pub mod process;
 pub mod raw;
 pub mod signals;
 pub mod sockopt;
+pub mod tun;
 
 pub use rustix::io::Errno;
 
