@@ -77,8 +77,14 @@ struct End {
 
 impl End {
     fn new(host: u8, mtu: usize, checksums: bool) -> Self {
-        let mut wire =
-            Wire { mtu, checksums, rx: VecDeque::new(), tx: VecDeque::new(), pool: Vec::new(), used: Vec::new() };
+        let mut wire = Wire {
+            mtu,
+            checksums,
+            rx: VecDeque::new(),
+            tx: VecDeque::new(),
+            pool: Vec::new(),
+            used: Vec::new(),
+        };
         let hardware = HardwareAddress::Ethernet(EthernetAddress([2, 0, 0, 0, 0, host]));
         let mut iface = Interface::new(Config::new(hardware), &mut wire, Instant::ZERO);
         iface.update_ip_addrs(|list| {
@@ -109,7 +115,8 @@ pub(crate) struct Smoltcp {
 
 impl Smoltcp {
     pub(crate) fn new(mtu: usize, checksums: bool) -> Self {
-        let mut rig = Self { client: End::new(1, mtu, checksums), server: End::new(2, mtu, checksums), now_us: 0 };
+        let mut rig =
+            Self { client: End::new(1, mtu, checksums), server: End::new(2, mtu, checksums), now_us: 0 };
         rig.client_side();
         rig.server_side();
         rig

@@ -2,6 +2,7 @@
 //!
 //! Needs root and network namespaces; without them each test says so and is skipped. The programs come from Debian
 //! packages, installed by `cargo xtask test`. The release build is used when CORELANE_BIN_DIR names it.
+#![allow(clippy::expect_used, clippy::panic, reason = "a test ends where its world cannot be made")]
 
 mod clients;
 mod errors;
