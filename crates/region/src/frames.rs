@@ -7,7 +7,7 @@
 //! Invariant: between any two stores of an operation each frame is owned at most once: a death loses at most a batch.
 
 use core::marker::PhantomData;
-use core::sync::atomic::AtomicU64;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use base::FrameIdx;
 use base::limits::{FRAME_BYTES, FRAME_HEADROOM};
@@ -136,6 +136,12 @@ impl Frames<'_> {
     #[must_use]
     pub fn free(&self) -> u32 {
         self.stock.free
+    }
+
+    /// Are fewer than `reserve` frames left, as far as this lane can see: a short stock and an empty pool?
+    #[must_use]
+    pub fn is_short(&self, reserve: u32) -> bool {
+        self.stock.free < reserve && self.area.pool.load(Ordering::Relaxed) as u32 == u32::MAX
     }
 
     /// A free frame with `refs` 1, empty, its offset at the headroom. `None` when stock and pool are empty.

@@ -2,7 +2,7 @@
 
 use base::limits::{BATCH_FRAMES, DEVICES};
 use base::{Idx, Instant};
-use region::{FrameLane, Layout, TableAt, plain};
+use region::{FlowBucket, FlowHead, FlowTable, FrameLane, Layout, TableAt, Timer, WheelHead, plain};
 
 use crate::{
     Counters, EventGlobals, EventRow, Hop, IpGlobals, LISTEN_BUCKETS, Listener, PortInfo, Reassembly,
@@ -101,10 +101,16 @@ plain! {
         pub requeued_head: u32,
         /// Packets in that table.
         pub requeued_len: u32,
+        /// Packets in that table whose payload was retained and given out again: from the first on.
+        pub lent: u32,
+        /// Room.
+        pub spare: u32,
         /// Challenge ACKs (RFC 5961 7).
         pub challenges: RateLimit,
         /// RSTs for segments to no connection.
         pub resets: RateLimit,
+        /// ACKs for segments without payload that are outside the window.
+        pub duplicates: RateLimit,
         /// Receive buffer of a connection whose options name none, bytes.
         pub rcv_buf_bytes: u32,
         /// Send buffer of a connection whose options name none, bytes.
@@ -112,6 +118,28 @@ plain! {
         /// Keys initial sequence numbers (RFC 6528).
         pub isn_key: [u64; 2],
     }
+}
+
+impl TcpGlobals {
+    /// No connection, and no row to make one of.
+    pub const EMPTY: Self = Self {
+        free: Idx::NONE,
+        used: 0,
+        free_listener: Idx::NONE,
+        free_board: Idx::NONE,
+        listen_buckets: [Idx::NONE; LISTEN_BUCKETS],
+        rings: [TxRing { head: 0, tail: 0 }; 3],
+        requeued_head: 0,
+        requeued_len: 0,
+        lent: 0,
+        spare: 0,
+        challenges: RateLimit { since: Instant(0), count: 0, spare: 0 },
+        resets: RateLimit { since: Instant(0), count: 0, spare: 0 },
+        duplicates: RateLimit { since: Instant(0), count: 0, spare: 0 },
+        rcv_buf_bytes: 0,
+        snd_buf_bytes: 0,
+        isn_key: [0; 2],
+    };
 }
 
 plain! {
@@ -148,6 +176,14 @@ plain! {
         pub cold: TableAt<TcbCold>,
         /// The three rings of connections with something to send, `ring_slots` each.
         pub rings: TableAt<u32>,
+        /// Timers of connections, same rows.
+        pub timers: TableAt<Timer>,
+        /// Head of the timer wheel.
+        pub wheel: TableAt<WheelHead>,
+        /// Head of the flow table.
+        pub flow_head: TableAt<FlowHead>,
+        /// Buckets of the flow table.
+        pub flows: TableAt<FlowBucket>,
         /// Scoreboards.
         pub boards: TableAt<Scoreboard>,
         /// Listeners.
@@ -181,6 +217,10 @@ impl LaneTables {
             hot: at.table(shape.socks),
             cold: at.table(shape.socks),
             rings: at.table(3 * shape.socks.next_power_of_two()),
+            timers: at.table(shape.socks),
+            wheel: at.table(1),
+            flow_head: at.table(1),
+            flows: at.table(FlowTable::rows_for(shape.socks)),
             boards: at.table(shape.boards),
             listeners: at.table(shape.listeners),
             requeued: at.table(BATCH_FRAMES as u32),

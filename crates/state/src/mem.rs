@@ -1,13 +1,15 @@
 //! All tables of one lane in the hands of the lane's holder: taken out of the span, and made.
 
 use base::limits::{EVENT_QUEUES, FRAME_BYTES};
-use base::{Idx, Instant};
-use region::{CarveError, Carver, FrameArea, Frames, Layout, Table};
+use base::{FrameIdx, Idx, Instant};
+use region::{
+    CarveError, Carver, FlowBucket, FlowHead, FlowTable, FrameArea, FrameLane, Frames, LaneGuard, Layout,
+    POOL_BATCH, Table, Timer, Wheel, WheelHead,
+};
 
 use crate::{
-    Counters, EventGlobals, EventQueue, EventRow, Hop, IpGlobals, LISTEN_BUCKETS, LaneGlobals, LaneShape,
-    LaneTables, Listener, PortInfo, RateLimit, Reassembly, Scoreboard, TcbCold, TcbHot, TcpCounters,
-    TcpGlobals, TxFrame, TxRing, UdpSock,
+    Counters, EventGlobals, EventQueue, EventRow, Hop, IpGlobals, LaneGlobals, LaneShape, LaneTables,
+    Listener, PortInfo, Reassembly, Scoreboard, TcbCold, TcbHot, TcpCounters, TcpGlobals, TxFrame, UdpSock,
 };
 
 /// Every table of one lane, for the time the lane lock is held.
@@ -24,6 +26,10 @@ pub struct LaneMem<'a> {
     pub cold: Table<'a, TcbCold>,
     /// The rings behind [`TcpGlobals::rings`], one after the other.
     pub rings: Table<'a, u32>,
+    /// Timers of connections.
+    pub wheel: Wheel<'a>,
+    /// Finds connections.
+    pub flows: FlowTable<'a>,
     /// Scoreboards.
     pub boards: Table<'a, Scoreboard>,
     /// Listeners.
@@ -59,6 +65,11 @@ impl<'a> LaneMem<'a> {
             hot: carver.table(at.hot)?,
             cold: carver.table(at.cold)?,
             rings: carver.table(at.rings)?,
+            wheel: {
+                let timers = carver.table(at.timers)?;
+                Wheel::new(carver.one(at.wheel)?, timers)
+            },
+            flows: FlowTable::new(carver.one(at.flow_head)?, carver.table(at.flows)?),
             boards: carver.table(at.boards)?,
             listeners: carver.table(at.listeners)?,
             requeued: carver.table(at.requeued)?,
@@ -70,31 +81,48 @@ impl<'a> LaneMem<'a> {
         })
     }
 
-    /// Writes the head for `shape` into the span.
+    /// Makes the lane that `guard` holds, whose span is zeroed: writes the head for `shape`, and brings every table to its
+    /// first state. `secret` keys what peers must not guess.
     ///
     /// # Errors
     /// [`CarveError`] when the span is shorter than [`LaneShape::lane_bytes`].
-    pub fn write_head(mut carver: Carver<'_>, shape: &LaneShape) -> Result<(), CarveError> {
-        *carver.one(Layout::new().table::<LaneTables>(1))? = LaneTables::place(shape).0;
-        Ok(())
-    }
-
-    /// Brings every table of a lane of `shape` to its first state: all rows free, all queues empty. `key` keys the flow
-    /// hash; `secret` keys what peers must not guess.
-    pub fn init(&mut self, shape: &LaneShape, key: [u64; 2], secret: [u64; 2]) {
-        self.globals.shape = *shape;
-        self.globals.key = key;
-        self.init_tcp(secret);
-        *self.ip = IpGlobals::EMPTY;
-        let none = EventQueue { head: u32::MAX, tail: u32::MAX };
-        self.globals.events = EventGlobals { queues: [none; EVENT_QUEUES] };
-        self.events.rows_mut().fill(EventRow { next: u32::MAX, prev: u32::MAX, ..EventRow::default() });
-        self.counters.drops.fill(0);
-        self.counters.tcp = TcpCounters::default();
-        for port in self.ports.rows_mut() {
+    pub fn format(
+        guard: &mut LaneGuard,
+        shape: &LaneShape,
+        secret: [u64; 2],
+        now: Instant,
+    ) -> Result<(), CarveError> {
+        let region = guard.region();
+        let tables = LaneTables::place(shape).0;
+        let mut carver = guard.carver();
+        *carver.one(tables.tables)? = tables;
+        *carver.one(tables.globals)? = LaneGlobals {
+            shape: *shape,
+            key: region.key(),
+            tcp: TcpGlobals::EMPTY,
+            events: EventGlobals { queues: [EventQueue { head: u32::MAX, tail: u32::MAX }; EVENT_QUEUES] },
+        };
+        *carver.one(tables.stock)? = FrameLane {
+            head: FrameIdx::NONE,
+            free: 0,
+            high: shape.stock_high.max(2 * POOL_BATCH),
+            failed: 0,
+        };
+        carver.table(tables.timers)?.rows_mut().fill(Timer::default());
+        *carver.one(tables.wheel)? = WheelHead::starting(now);
+        *carver.one(tables.flow_head)? = FlowHead::for_capacity(shape.socks);
+        carver.table(tables.flows)?.rows_mut().fill(FlowBucket::default());
+        let mut mem = LaneMem::carve(guard.carver(), region.frame_area())?;
+        mem.init_tcp(secret);
+        *mem.ip = IpGlobals::EMPTY;
+        mem.events.rows_mut().fill(EventRow { next: u32::MAX, prev: u32::MAX, ..EventRow::default() });
+        mem.counters.drops.fill(0);
+        mem.counters.tcp = TcpCounters::default();
+        for port in mem.ports.rows_mut() {
             port.flags = 0;
             port.addr_count = 0;
         }
+        Ok(())
     }
 
     fn init_tcp(&mut self, isn_key: [u64; 2]) {
@@ -117,18 +145,12 @@ impl<'a> LaneMem<'a> {
         });
         self.globals.tcp = TcpGlobals {
             free: first(self.hot.len()),
-            used: 0,
             free_listener: first(self.listeners.len()),
             free_board: first(self.boards.len()),
-            listen_buckets: [Idx::NONE; LISTEN_BUCKETS],
-            rings: [TxRing::default(); 3],
-            requeued_head: 0,
-            requeued_len: 0,
-            challenges: RateLimit::default(),
-            resets: RateLimit::default(),
             rcv_buf_bytes: buffer,
             snd_buf_bytes: buffer,
             isn_key,
+            ..TcpGlobals::EMPTY
         };
     }
 }

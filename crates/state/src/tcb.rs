@@ -109,8 +109,8 @@ plain! {
         pub mss: u16,
         /// Duplicate ACKs in a row.
         pub dup_acks: u8,
-        /// In-order full segments received since the last ACK we sent.
-        pub ack_due: u8,
+        /// Segments still acknowledged at once (Linux's quick-ack mode).
+        pub quick_acks: u8,
 
         /// Send sequence variables.
         pub snd: SndSeq,
@@ -173,6 +173,8 @@ plain! {
         pub bytes: u32,
         /// Frames held.
         pub frames: u32,
+        /// Last frame of the queue.
+        pub tail: FrameIdx,
     }
 }
 
@@ -219,9 +221,35 @@ plain! {
 }
 
 plain! {
-    /// What only set-up, tear-down, losses and options touch.
+    /// What only set-up, tear-down, losses and options touch; the first cache line, every segment with payload.
     #[derive(Debug, Default)]
     pub struct TcbCold {
+        /// The options set by the program.
+        pub options: TcpOptions,
+        /// Payload bytes received in order.
+        pub bytes_in: u64,
+        /// Payload bytes sent, retransmissions not counted.
+        pub bytes_out: u64,
+        /// Added to our clock for TSval.
+        pub ts_offset: u32,
+        /// Sequence number of a FIN that came out of order.
+        pub fin_seq: SeqNum,
+        /// MSS the peer announced.
+        pub mss_peer: u16,
+        /// MSS we announced.
+        pub mss_local: u16,
+        /// Error for SO_ERROR, as the engine numbers them; 0: none.
+        pub error: u8,
+        /// ACKs still to be sent besides the next one, for a peer that counts duplicates.
+        pub acks_owed: u8,
+        /// Room.
+        pub spare: u16,
+        /// When the last segment arrived; kept for keepalive only.
+        pub heard_at: Instant,
+        /// When TS.Recent was set (RFC 7323 5.5).
+        pub ts_recent_at: Instant,
+        /// When a state that may not last ends: keepalive, FIN-WAIT-2 of an orphan, want of frames.
+        pub idle_at: Instant,
         /// ISS.
         pub iss: SeqNum,
         /// IRS.
@@ -232,32 +260,10 @@ plain! {
         pub ooo: OutOfOrder,
         /// Loss recovery.
         pub loss: LossState,
-        /// The options set by the program.
-        pub options: TcpOptions,
-        /// When the last segment arrived; kept for keepalive only.
-        pub heard_at: Instant,
-        /// When TS.Recent was set (RFC 7323 5.5).
-        pub ts_recent_at: Instant,
-        /// When a state that may not last ends: keepalive, FIN-WAIT-2 of an orphan, cork.
-        pub idle_at: Instant,
-        /// Payload bytes received in order.
-        pub bytes_in: u64,
-        /// Payload bytes sent, retransmissions not counted.
-        pub bytes_out: u64,
-        /// Added to our clock for TSval.
-        pub ts_offset: u32,
         /// Segments retransmitted.
         pub retransmits: u32,
-        /// MSS the peer announced.
-        pub mss_peer: u16,
-        /// MSS we announced.
-        pub mss_local: u16,
-        /// Error for SO_ERROR, as the engine numbers them; 0: none.
-        pub error: u8,
-        /// Segments still acknowledged at once (Linux's quick-ack mode).
-        pub quick_acks: u8,
         /// Room.
-        pub spare: u16,
+        pub spare_end: u32,
     }
 }
 const _: () = assert!(size_of::<TcbCold>() <= 4 * base::CACHE_LINE);
