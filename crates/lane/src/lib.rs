@@ -5,10 +5,12 @@
 //! what came of it; it takes time from its caller, so the simulator drives it on a virtual clock. What belongs to a
 //! program (sockets behind fds, epoll) is not here.
 
+mod devices;
 mod lane;
 mod resolve;
 mod session;
 
+pub use devices::{OpenError, open_device};
 pub use lane::{Lane, LanePort, Poisoned};
 pub use resolve::Ask;
 pub use session::{Progress, Session};
