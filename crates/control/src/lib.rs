@@ -3,5 +3,7 @@
 //! [`proto`] are the messages between a program and the keeper, [`tables`] the mirrored control plane that programs read.
 //! Nothing here knows of a connection or of a region's layout.
 
+pub mod bpf;
 pub mod proto;
+pub mod steer;
 pub mod tables;

@@ -1,0 +1,335 @@
+//! Steering: which packets of a device go to which lane, told to the kernel as programs and maps.
+//!
+//! Two ways per device. AF_XDP: an XDP program redirects a lane's packets to its socket. AF_PACKET: each lane's socket has a filter that
+//! accepts the lane's packets, and a TCX program drops for the kernel what any lane takes (the kernel runs taps before TCX
+//! ingress). All programs read the same two maps, so a rule takes effect everywhere at once. Nothing is pinned: when
+//! the last fd of a program or link closes, the device is as before.
+//!
+//! Invariant: a packet that no rule names goes on to the kernel untouched.
+
+mod maps;
+mod program;
+
+pub use maps::{Flow, LocalEnd, SLOTS, slot_of};
+
+use crate::bpf::AssembleError;
+use maps::Listener;
+use program::Kind;
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::{AsFd, AsRawFd};
+use sys::Errno;
+use sys::bpf::{Attachment, LoadError, Map, MapKind, Program, ProgramKind, XdpMode};
+
+/// Lanes of all regions of one keeper.
+pub const STEER_LANES: u8 = 64;
+/// Flow rules of one keeper.
+pub const FLOWS: u32 = 65_536;
+/// Listener rules of one keeper.
+pub const LISTENERS: u32 = 16_384;
+
+/// Number of a lane among all lanes of the keeper, below [`STEER_LANES`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct SteerLane(u8);
+
+impl SteerLane {
+    /// Lane `number`; `None` from [`STEER_LANES`] on.
+    #[must_use]
+    pub const fn new(number: u8) -> Option<Self> {
+        if number < STEER_LANES { Some(Self(number)) } else { None }
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        self.0
+    }
+}
+
+/// Why steering failed.
+#[derive(Debug)]
+pub enum SteerError {
+    /// A call failed: what was being done, and what the kernel said.
+    Kernel(&'static str, Errno),
+    /// The verifier refused a program.
+    Load(LoadError),
+    /// A program does not assemble.
+    Assemble(AssembleError),
+    /// Only IPv4 is steered yet, and only exact addresses.
+    NotIpv4,
+    /// The rule is not there.
+    NoRule,
+    /// The device is not attached, or is already.
+    Device,
+}
+
+impl std::fmt::Display for SteerError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Kernel(what, errno) => write!(f, "{what}: {errno}"),
+            Self::Load(error) => write!(f, "{error}"),
+            Self::Assemble(error) => write!(f, "the steering program does not assemble: {error:?}"),
+            Self::NotIpv4 => f.write_str("only exact IPv4 addresses can be steered"),
+            Self::NoRule => f.write_str("no such steering rule"),
+            Self::Device => f.write_str("the device is not attached, or is attached already"),
+        }
+    }
+}
+impl std::error::Error for SteerError {}
+
+fn kernel(what: &'static str) -> impl Fn(Errno) -> SteerError {
+    move |errno| SteerError::Kernel(what, errno)
+}
+
+/// What is attached to one device. The links and programs live as long as this.
+#[derive(Debug)]
+struct Device {
+    _attachment: Attachment,
+    /// AF_XDP sockets at queue * STEER_LANES + lane; only with XDP.
+    sockets: Option<Map>,
+}
+
+/// The maps that all programs share.
+#[derive(Debug)]
+struct Maps {
+    flows: Map,
+    /// One word: how many flows there are, never too few.
+    flow_count: Map,
+    listeners: Map,
+}
+
+/// All steering of one keeper. Dropping it detaches everything, except filters of sockets, which live with their sockets.
+#[derive(Debug)]
+pub struct Steering {
+    maps: Maps,
+    seed: u32,
+    tcx: Option<Program>,
+    devices: BTreeMap<u32, Device>,
+    listener_rows: HashMap<LocalEnd, Listener>,
+    flow_rows: HashMap<Flow, SteerLane>,
+}
+
+impl Steering {
+    /// Makes the maps. `seed` is a random number that remote ends do not know. Needs CAP_BPF and CAP_NET_ADMIN.
+    ///
+    /// # Errors
+    /// EPERM without the capabilities.
+    pub fn new(seed: u32) -> Result<Self, SteerError> {
+        let make = |kind, key, value, entries, name| {
+            Map::create(kind, key, value, entries, name).map_err(kernel("making a steering map"))
+        };
+        let (flow_key, flow_value) = (maps::FLOW_KEY_BYTES, maps::FLOW_VALUE_BYTES);
+        let listener_key = maps::LISTENER_KEY_BYTES;
+        let maps = Maps {
+            flows: make(MapKind::Hash, flow_key, flow_value, FLOWS, "corelane_flows")?,
+            flow_count: make(MapKind::Array, 4, 4, 1, "corelane_count")?,
+            listeners: make(MapKind::Hash, listener_key, SLOTS, LISTENERS, "corelane_listen")?,
+        };
+        Ok(Self {
+            maps,
+            seed,
+            tcx: None,
+            devices: BTreeMap::new(),
+            listener_rows: HashMap::new(),
+            flow_rows: HashMap::new(),
+        })
+    }
+
+    /// The seed of [`slot_of`].
+    #[must_use]
+    pub const fn seed(&self) -> u32 {
+        self.seed
+    }
+
+    /// Attaches the XDP program to a device with `queues` receive queues. Its sockets come by [`Steering::set_socket`].
+    ///
+    /// # Errors
+    /// [`SteerError::Device`] when it is attached; what the kernel says (EBUSY: somebody else's XDP program, EOPNOTSUPP: no native mode).
+    pub fn attach_xdp(&mut self, ifindex: u32, mode: XdpMode, queues: u16) -> Result<(), SteerError> {
+        if self.devices.contains_key(&ifindex) {
+            return Err(SteerError::Device);
+        }
+        let entries = u32::from(queues.max(1)) * u32::from(STEER_LANES);
+        let sockets = Map::create(MapKind::Xsk, 4, 4, entries, "corelane_xsks");
+        let sockets = sockets.map_err(kernel("making the map of AF_XDP sockets"))?;
+        let program = self.load(&Kind::Xdp(&sockets))?;
+        let attachment = Attachment::xdp(&program, ifindex, mode);
+        let attachment = attachment.map_err(kernel("attaching the XDP program"))?;
+        self.devices.insert(ifindex, Device { _attachment: attachment, sockets: Some(sockets) });
+        Ok(())
+    }
+
+    /// Attaches the TCX program to a device whose lanes use AF_PACKET sockets. The sockets must be bound to ETH_P_ALL: those of a single
+    /// protocol come after TCX and see nothing.
+    ///
+    /// # Errors
+    /// [`SteerError::Device`] when it is attached; what the kernel says (EINVAL: older than 6.6).
+    pub fn attach_packet(&mut self, ifindex: u32) -> Result<(), SteerError> {
+        if self.devices.contains_key(&ifindex) {
+            return Err(SteerError::Device);
+        }
+        let program = match self.tcx.take() {
+            Some(program) => program,
+            None => self.load(&Kind::TcxIngress)?,
+        };
+        let attachment = Attachment::tcx_ingress(&program, ifindex);
+        self.tcx = Some(program);
+        let attachment = attachment.map_err(kernel("attaching the TCX program"))?;
+        self.devices.insert(ifindex, Device { _attachment: attachment, sockets: None });
+        Ok(())
+    }
+
+    /// Detaches a device; it is then as before.
+    ///
+    /// # Errors
+    /// [`SteerError::Device`] when it is not attached.
+    pub fn detach(&mut self, ifindex: u32) -> Result<(), SteerError> {
+        self.devices.remove(&ifindex).map(drop).ok_or(SteerError::Device)
+    }
+
+    /// Makes `socket`, an AF_XDP socket bound to `queue` of the device, the one of `lane`.
+    ///
+    /// # Errors
+    /// [`SteerError::Device`] when the device has no XDP program of ours; E2BIG for a queue it has not.
+    pub fn set_socket(
+        &mut self,
+        ifindex: u32,
+        queue: u16,
+        lane: SteerLane,
+        socket: &impl AsFd,
+    ) -> Result<(), SteerError> {
+        let sockets = self.sockets(ifindex)?;
+        let value = socket.as_fd().as_raw_fd().to_ne_bytes();
+        sockets.update(&socket_key(queue, lane), &value).map_err(kernel("entering an AF_XDP socket"))
+    }
+
+    /// Takes the socket of `lane` out; its packets go to the kernel. The kernel does this by itself when the socket is closed.
+    ///
+    /// # Errors
+    /// [`SteerError::Device`]; ENOENT when there is none.
+    pub fn clear_socket(&mut self, ifindex: u32, queue: u16, lane: SteerLane) -> Result<(), SteerError> {
+        let sockets = self.sockets(ifindex)?;
+        sockets.delete(&socket_key(queue, lane)).map_err(kernel("removing an AF_XDP socket"))
+    }
+
+    fn sockets(&self, ifindex: u32) -> Result<&Map, SteerError> {
+        self.devices.get(&ifindex).and_then(|device| device.sockets.as_ref()).ok_or(SteerError::Device)
+    }
+
+    /// Gives an AF_PACKET socket (SOCK_RAW) the filter of `lane`, and locks it: whoever holds the socket cannot see more.
+    /// Do it before the socket is bound, so that it never holds another packet.
+    ///
+    /// # Errors
+    /// What the kernel says; EPERM when a filter was locked before.
+    pub fn filter_socket(&self, socket: &impl AsFd, lane: SteerLane) -> Result<(), SteerError> {
+        let program = self.load(&Kind::SocketFilter(lane))?;
+        sys::bpf::attach_filter(socket, &program).map_err(kernel("setting the socket filter"))?;
+        sys::bpf::lock_filter(socket).map_err(kernel("locking the socket filter"))
+    }
+
+    /// Loads the program of `kind` over this object's maps.
+    fn load(&self, kind: &Kind<'_>) -> Result<Program, SteerError> {
+        let insns = program::generate(kind, &self.maps, self.seed);
+        let (program_kind, name) = match kind {
+            Kind::Xdp(_) => (ProgramKind::Xdp, "corelane_xdp"),
+            Kind::TcxIngress => (ProgramKind::TcxIngress, "corelane_tcx"),
+            Kind::SocketFilter(_) => (ProgramKind::SocketFilter, "corelane_filter"),
+        };
+        Program::load(program_kind, &insns.map_err(SteerError::Assemble)?, name).map_err(SteerError::Load)
+    }
+
+    /// Steers a local end to `lane`. With several lanes, each takes an even share of the remote ends. Adding twice needs removing twice.
+    ///
+    /// # Errors
+    /// [`SteerError::NotIpv4`], E2BIG above [`LISTENERS`].
+    pub fn add_listener(&mut self, end: LocalEnd, lane: SteerLane) -> Result<(), SteerError> {
+        let mut listener = self.listener_rows.get(&end).cloned().unwrap_or_else(Listener::new);
+        listener.add(lane);
+        self.set_listener(end, listener)
+    }
+
+    /// Takes one [`Steering::add_listener`] back. The last one gives the local end back to the kernel.
+    ///
+    /// # Errors
+    /// [`SteerError::NoRule`].
+    pub fn remove_listener(&mut self, end: LocalEnd, lane: SteerLane) -> Result<(), SteerError> {
+        let mut listener = self.listener_rows.get(&end).cloned().ok_or(SteerError::NoRule)?;
+        if !listener.remove(lane) {
+            return Err(SteerError::NoRule);
+        }
+        self.set_listener(end, listener)
+    }
+
+    fn set_listener(&mut self, end: LocalEnd, listener: Listener) -> Result<(), SteerError> {
+        let key = end.key().ok_or(SteerError::NotIpv4)?;
+        if listener.is_empty() {
+            self.listener_rows.remove(&end);
+            return self.maps.listeners.delete(&key).map_err(kernel("removing a listener rule"));
+        }
+        self.maps.listeners.update(&key, &listener.slots).map_err(kernel("adding a listener rule"))?;
+        self.listener_rows.insert(end, listener);
+        Ok(())
+    }
+
+    /// Steers one flow to `lane`, before any listener. A flow that is there moves.
+    ///
+    /// # Errors
+    /// [`SteerError::NotIpv4`], E2BIG above [`FLOWS`].
+    pub fn add_flow(&mut self, flow: Flow, lane: SteerLane) -> Result<(), SteerError> {
+        let key = flow.key().ok_or(SteerError::NotIpv4)?;
+        let value = u32::from(lane.number()).to_ne_bytes();
+        self.count_flows(self.flow_rows.len() + 1)?;
+        self.maps.flows.update(&key, &value).map_err(kernel("adding a flow rule"))?;
+        self.flow_rows.insert(flow, lane);
+        self.count_flows(self.flow_rows.len())
+    }
+
+    /// Takes [`Steering::add_flow`] back.
+    ///
+    /// # Errors
+    /// [`SteerError::NoRule`].
+    pub fn remove_flow(&mut self, flow: Flow) -> Result<(), SteerError> {
+        let key = flow.key().ok_or(SteerError::NotIpv4)?;
+        self.flow_rows.remove(&flow).ok_or(SteerError::NoRule)?;
+        self.maps.flows.delete(&key).map_err(kernel("removing a flow rule"))?;
+        self.count_flows(self.flow_rows.len())
+    }
+
+    fn count_flows(&self, count: usize) -> Result<(), SteerError> {
+        let count = (count as u32).to_ne_bytes();
+        self.maps.flow_count.update(&[0; 4], &count).map_err(kernel("counting flow rules"))
+    }
+
+    /// Removes every rule of `lane`: its packets go to its listeners' other lanes, or to the kernel.
+    ///
+    /// # Errors
+    /// What the kernel says about the first rule that failed; the others are removed all the same.
+    pub fn remove_lane(&mut self, lane: SteerLane) -> Result<(), SteerError> {
+        let flows: Vec<Flow> =
+            self.flow_rows.iter().filter(|row| *row.1 == lane).map(|(flow, _)| *flow).collect();
+        let mut outcome = Ok(());
+        for flow in flows {
+            outcome = outcome.and(self.remove_flow(flow));
+        }
+        let listeners: Vec<(LocalEnd, Listener)> =
+            self.listener_rows.iter().map(|(end, row)| (*end, row.clone())).collect();
+        for (end, mut listener) in listeners {
+            if listener.remove_all(lane) {
+                outcome = outcome.and(self.set_listener(end, listener));
+            }
+        }
+        outcome
+    }
+
+    /// Every rule for a local end, with its lane: for `explain`. A flow shows as its local end.
+    pub fn rules(&self) -> impl Iterator<Item = (LocalEnd, SteerLane)> {
+        let lanes = self.listener_rows.iter().flat_map(|(end, row)| row.lanes().map(|lane| (*end, lane)));
+        lanes.chain(self.flow_rows.iter().map(|(flow, lane)| (flow.local, *lane)))
+    }
+}
+
+fn socket_key(queue: u16, lane: SteerLane) -> [u8; 4] {
+    (u32::from(queue) * u32::from(STEER_LANES) + u32::from(lane.number())).to_ne_bytes()
+}
+
+#[cfg(test)]
+mod tests;

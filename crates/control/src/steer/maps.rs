@@ -1,0 +1,211 @@
+//! What the steering maps hold, and which lane of a listener a remote end belongs to.
+//!
+//! Keys and values are bytes as the programs read them: addresses and ports in network order. IPv4 only; IPv6 gets maps of its own, so
+//! that its longer keys cost IPv4 nothing.
+
+use super::SteerLane;
+use crate::proto::Proto;
+use base::{IpAddress, Port};
+use std::net::Ipv4Addr;
+
+/// Slots of a listener: a remote end hashes to one, and the slot names a lane.
+pub const SLOTS: usize = 64;
+/// A slot without a lane: the packet goes to the kernel.
+pub(super) const NO_LANE: u8 = 0xff;
+/// Shift that turns a 32-bit hash into a slot.
+pub(super) const SLOT_SHIFT: u32 = 32 - SLOTS.ilog2();
+
+pub(super) const FLOW_KEY_BYTES: usize = 16;
+pub(super) const FLOW_VALUE_BYTES: usize = 4;
+pub(super) const LISTENER_KEY_BYTES: usize = 8;
+
+/// Multipliers of [`slot_of`].
+pub(super) const MIX: [u32; 3] = [0x9e37_79b1, 0x85eb_ca6b, 0xc2b2_ae35];
+
+/// The local end of a listener or of a port taken for outgoing connections.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct LocalEnd {
+    /// Transport protocol.
+    pub proto: Proto,
+    /// Local address, an exact one: rules for any address are one rule for each.
+    pub addr: IpAddress,
+    /// Local port.
+    pub port: Port,
+}
+
+/// One flow: a local and a remote end.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Flow {
+    /// The local end.
+    pub local: LocalEnd,
+    /// Remote address.
+    pub remote: IpAddress,
+    /// Remote port.
+    pub remote_port: Port,
+}
+
+impl LocalEnd {
+    /// `None` for an address that is not IPv4.
+    pub(super) fn key(&self) -> Option<[u8; LISTENER_KEY_BYTES]> {
+        let [a, b, c, d] = self.addr.as_v4()?.octets();
+        let [p, q] = self.port.0.to_be_bytes();
+        Some([a, b, c, d, p, q, self.proto as u8, 0])
+    }
+}
+
+impl Flow {
+    /// `None` for an address that is not IPv4.
+    pub(super) fn key(&self) -> Option<[u8; FLOW_KEY_BYTES]> {
+        let [a, b, c, d] = self.local.addr.as_v4()?.octets();
+        let [e, f, g, h] = self.remote.as_v4()?.octets();
+        let [p, q] = self.local.port.0.to_be_bytes();
+        let [r, s] = self.remote_port.0.to_be_bytes();
+        Some([a, b, c, d, e, f, g, h, p, q, r, s, self.local.proto as u8, 0, 0, 0])
+    }
+}
+
+/// The slot of a remote end in every listener. All programs compute the same, on the words as they lie in the packet; `seed` keeps
+/// remote ends from choosing their lane.
+#[must_use]
+pub const fn slot_of(seed: u32, remote: Ipv4Addr, remote_port: Port) -> usize {
+    let addr = u32::from_ne_bytes(remote.octets());
+    let port = u16::from_ne_bytes(remote_port.0.to_be_bytes());
+    let mut hash = (seed ^ addr).wrapping_mul(MIX[0]);
+    hash = (hash ^ port as u32).wrapping_mul(MIX[1]);
+    hash = (hash ^ hash >> 15).wrapping_mul(MIX[2]);
+    (hash >> SLOT_SHIFT) as usize
+}
+
+/// The lanes of one listener.
+#[derive(Clone, Debug)]
+pub(super) struct Listener {
+    pub(super) slots: [u8; SLOTS],
+    /// Lanes and how often each was added.
+    members: Vec<(SteerLane, u32)>,
+}
+
+impl Listener {
+    pub(super) fn new() -> Self {
+        Self { slots: [NO_LANE; SLOTS], members: Vec::new() }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    pub(super) fn lanes(&self) -> impl Iterator<Item = SteerLane> {
+        self.members.iter().map(|(lane, _)| *lane)
+    }
+
+    pub(super) fn add(&mut self, lane: SteerLane) {
+        match self.members.iter_mut().find(|(member, _)| *member == lane) {
+            Some((_, times)) => *times += 1,
+            None => self.members.push((lane, 1)),
+        }
+        self.share();
+    }
+
+    /// Takes one adding of `lane` back. False: it was not there.
+    pub(super) fn remove(&mut self, lane: SteerLane) -> bool {
+        let Some((_, times)) = self.members.iter_mut().find(|(member, _)| *member == lane) else {
+            return false;
+        };
+        *times -= 1;
+        self.members.retain(|(_, times)| *times > 0);
+        self.share();
+        true
+    }
+
+    /// Takes every adding of `lane` back. False: it was not there.
+    pub(super) fn remove_all(&mut self, lane: SteerLane) -> bool {
+        let before = self.members.len();
+        self.members.retain(|(member, _)| *member != lane);
+        self.share();
+        before != self.members.len()
+    }
+
+    fn load(&self, lane: SteerLane) -> usize {
+        self.slots.iter().filter(|slot| **slot == lane.number()).count()
+    }
+
+    /// Shares the slots evenly among the members, moving as few as possible: a moved slot moves its running connections to a
+    /// lane that does not know them.
+    fn share(&mut self) {
+        for at in 0..SLOTS {
+            let lane = self.slots.get(at).copied().unwrap_or(NO_LANE);
+            if !self.members.iter().any(|(member, _)| member.number() == lane) {
+                let least =
+                    self.members.iter().map(|(member, _)| *member).min_by_key(|member| self.load(*member));
+                self.set(at, least.map_or(NO_LANE, SteerLane::number));
+            }
+        }
+        for _ in 0..SLOTS {
+            let lanes = || self.members.iter().map(|(member, _)| (self.load(*member), *member));
+            let (Some((least, to)), Some((most, from))) =
+                (lanes().min_by_key(|pair| pair.0), lanes().max_by_key(|pair| pair.0))
+            else {
+                return;
+            };
+            if most <= least + 1 {
+                return;
+            }
+            if let Some(at) = self.slots.iter().position(|slot| *slot == from.number()) {
+                self.set(at, to.number());
+            }
+        }
+    }
+
+    fn set(&mut self, at: usize, lane: u8) {
+        if let Some(slot) = self.slots.get_mut(at) {
+            *slot = lane;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_shared_evenly_and_few_move() {
+        let lane = |n| SteerLane::new(n).unwrap();
+        let mut listener = Listener::new();
+        for n in 0..5u8 {
+            let before = listener.slots;
+            listener.add(lane(n));
+            let moved = before.iter().zip(&listener.slots).filter(|(a, b)| a != b).count();
+            assert_eq!(moved, SLOTS / (usize::from(n) + 1), "only the newcomer's share moves");
+            assert!(listener.slots.iter().all(|slot| *slot <= n));
+        }
+        let before = listener.slots;
+        assert!(listener.remove(lane(2)));
+        assert!(before.iter().zip(&listener.slots).all(|(a, b)| *a == 2 || a == b), "only its slots move");
+        assert!(!listener.remove(lane(2)));
+        for n in [0, 1, 3, 4] {
+            assert!((15..=17).contains(&listener.load(lane(n))));
+            assert!(listener.remove_all(lane(n)) == (n < 9));
+            listener.add(lane(n));
+        }
+    }
+
+    #[test]
+    fn a_lane_added_twice_stays_until_removed_twice() {
+        let lane = SteerLane::new(7).unwrap();
+        let mut listener = Listener::new();
+        listener.add(lane);
+        listener.add(lane);
+        assert!(listener.remove(lane) && !listener.is_empty());
+        assert_eq!(listener.slots, [7; SLOTS]);
+        assert!(listener.remove(lane) && listener.is_empty());
+        assert_eq!(listener.slots, [NO_LANE; SLOTS]);
+    }
+
+    #[test]
+    fn remote_ends_spread_over_the_slots() {
+        let mut counts = [0u32; SLOTS];
+        for port in 32_768..49_152u16 {
+            counts[slot_of(1, Ipv4Addr::new(10, 0, 0, 2), Port(port))] += 1;
+        }
+        assert!(counts.iter().all(|count| (128..=384).contains(count)), "{counts:?}");
+    }
+}

@@ -1,0 +1,208 @@
+//! The three programs, run by the kernel (BPF_PROG_TEST_RUN), against a model in plain Rust. As root only.
+
+use super::*;
+use crate::proto::Proto;
+use base::{IpAddress, Port};
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+use rustix::net::{AddressFamily, SocketType};
+use std::net::Ipv4Addr;
+
+const SEED: u32 = 0x1234_5678;
+const LANES: u8 = 4;
+
+/// One of few addresses, so that rules are hit.
+fn address() -> impl Strategy<Value = Ipv4Addr> {
+    (1..4u8).prop_map(|end| Ipv4Addr::new(10, 0, 0, end))
+}
+
+fn port() -> impl Strategy<Value = u16> {
+    prop_oneof![4 => 79..82u16, 1 => any::<u16>()]
+}
+
+fn proto() -> impl Strategy<Value = Proto> {
+    prop_oneof![Just(Proto::Tcp), Just(Proto::Udp)]
+}
+
+fn local_end() -> impl Strategy<Value = LocalEnd> {
+    (proto(), address(), port()).prop_map(|(proto, addr, port)| LocalEnd {
+        proto,
+        addr: IpAddress::from_v4(addr),
+        port: Port(port),
+    })
+}
+
+fn flow() -> impl Strategy<Value = Flow> {
+    (local_end(), address(), port()).prop_map(|(local, remote, port)| Flow {
+        local,
+        remote: IpAddress::from_v4(remote),
+        remote_port: Port(port),
+    })
+}
+
+/// Mostly plain packets to the few ends; sometimes with options, fragments, other protocols, tags, cut short, or noise.
+fn packet() -> impl Strategy<Value = Vec<u8>> {
+    let mac = prop_oneof![6 => Just([0; 6]), 1 => any::<[u8; 6]>()];
+    let ethertype = prop_oneof![8 => Just([8, 0]), 1 => Just([0x81, 0]), 1 => any::<[u8; 2]>()];
+    let first = prop_oneof![6 => Just(0x45u8), 4 => 0x45..=0x4fu8, 1 => any::<u8>()];
+    let fragment = prop_oneof![8 => Just([0x40, 0]), 1 => Just([0x20, 0]), 1 => any::<[u8; 2]>()];
+    let number = prop_oneof![4 => Just(6u8), 4 => Just(17u8), 1 => any::<u8>()];
+    let fill = prop_oneof![6 => Just(120usize), 1 => 0..60usize];
+    let link = (mac, ethertype);
+    let ip = (first, fragment, number, address(), address());
+    (link, ip, port(), port(), fill).prop_map(|((mac, ethertype), ip, source, destination, fill)| {
+        let (first, fragment, number, from, to) = ip;
+        let mut frame = vec![0; 20];
+        frame.splice(..6, mac);
+        frame.splice(12..14, ethertype);
+        frame.truncate(14);
+        frame.extend([first, 0, 0, 80, 0, 1, fragment[0], fragment[1], 64, number, 0, 0]);
+        frame.extend(from.octets());
+        frame.extend(to.octets());
+        frame.resize(14 + usize::from(first & 15).max(5) * 4, 1);
+        frame.extend(source.to_be_bytes());
+        frame.extend(destination.to_be_bytes());
+        frame.resize(fill.max(15), 0xee);
+        frame
+    })
+}
+
+#[derive(Debug)]
+struct Rules {
+    listeners: Vec<(LocalEnd, u8)>,
+    flows: Vec<(Flow, u8)>,
+}
+
+fn rules() -> impl Strategy<Value = Rules> {
+    let listeners = proptest::collection::vec((local_end(), 0..LANES), 0..12);
+    let flows = proptest::collection::vec((flow(), 0..LANES), 0..12);
+    (listeners, flows).prop_map(|(listeners, flows)| Rules { listeners, flows })
+}
+
+/// The lane of `frame`, read as a person would; `steering` gives the slots of listeners.
+fn model(steering: &Steering, frame: &[u8]) -> Option<u8> {
+    let ip = frame.get(14..)?;
+    let header = usize::from(ip.first()? & 15) * 4;
+    let fixed = ip.get(..20)?;
+    let plain = frame[0] & 1 == 0 && frame[12..14] == [8, 0] && ip[0] >> 4 == 4 && header >= 20;
+    if !plain || u16::from_be_bytes([fixed[6], fixed[7]]) & 0x3fff != 0 {
+        return None;
+    }
+    let proto = Proto::from_number(fixed[9])?;
+    let address = |at: usize| Ipv4Addr::new(fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]);
+    let ports = ip.get(header..header + 4)?;
+    let port = |at: usize| Port(u16::from_be_bytes([ports[at], ports[at + 1]]));
+    let local = LocalEnd { proto, addr: IpAddress::from_v4(address(16)), port: port(2) };
+    let flow = Flow { local, remote: IpAddress::from_v4(address(12)), remote_port: port(0) };
+    let by_flow = steering.flow_rows.get(&flow).map(|lane| lane.number());
+    let by_listener = || {
+        let slots = steering.listener_rows.get(&local)?.slots;
+        Some(slots[slot_of(SEED, address(12), port(0))]).filter(|lane| *lane != maps::NO_LANE)
+    };
+    by_flow.or_else(by_listener)
+}
+
+struct Bench {
+    steering: Steering,
+    tcx: Program,
+    filters: Vec<Program>,
+    xdp: Vec<Program>,
+    _keep: Vec<(Map, std::os::fd::OwnedFd)>,
+}
+
+/// One XDP program a lane, with a socket for that lane only: then a redirect says which lane.
+fn bench() -> Bench {
+    let steering = Steering::new(SEED).unwrap();
+    let tcx = steering.load(&Kind::TcxIngress).unwrap();
+    let lanes = || (0..LANES).filter_map(SteerLane::new);
+    let filters = lanes().map(|lane| steering.load(&Kind::SocketFilter(lane)).unwrap()).collect();
+    let (mut xdp, mut keep) = (Vec::new(), Vec::new());
+    for lane in lanes() {
+        let map = Map::create(MapKind::Xsk, 4, 4, u32::from(STEER_LANES), "corelane_test").unwrap();
+        let socket = rustix::net::socket(AddressFamily::XDP, SocketType::RAW, None).unwrap();
+        map.update(&socket_key(0, lane), &socket.as_raw_fd().to_ne_bytes()).unwrap();
+        xdp.push(steering.load(&Kind::Xdp(&map)).unwrap());
+        keep.push((map, socket));
+    }
+    Bench { steering, tcx, filters, xdp, _keep: keep }
+}
+
+impl Bench {
+    fn check(&self, frame: &[u8]) {
+        let wanted = model(&self.steering, frame);
+        let run = |program: &Program, frame: &[u8]| program.test_run(frame, &[], 1).unwrap().result;
+        for (lane, program) in (0..LANES).zip(&self.xdp) {
+            let verdict = if wanted == Some(lane) { 4 } else { 2 };
+            assert_eq!(run(program, frame), verdict, "XDP, lane {lane} of {wanted:?}, {frame:02x?}");
+        }
+        // The test run strips the Ethernet header for a filter; a tap's filter sees it.
+        let with_header = [&[0; 14], frame].concat();
+        for (lane, program) in (0..LANES).zip(&self.filters) {
+            let verdict = if wanted == Some(lane) { u32::MAX } else { 0 };
+            let result = run(program, &with_header);
+            assert_eq!(result, verdict, "filter, lane {lane} of {wanted:?}, {frame:02x?}");
+        }
+        // The test run refuses to make a socket buffer of a cut IP header.
+        if frame.len() < 54 && [[8, 0], [0x86, 0xdd]].contains(&[frame[12], frame[13]]) {
+            return;
+        }
+        // The test run's device has the address 0: other stations' frames are not PACKET_HOST.
+        let ours = frame[..6] == [0; 6];
+        let verdict = if wanted.is_some() && ours { 2 } else { u32::MAX };
+        assert_eq!(run(&self.tcx, frame), verdict, "TCX, {wanted:?}, {frame:02x?}");
+    }
+}
+
+fn apply(steering: &mut Steering, rules: &Rules) {
+    let lane = |number: &u8| SteerLane::new(*number).unwrap();
+    for (end, number) in &rules.listeners {
+        steering.add_listener(*end, lane(number)).unwrap();
+    }
+    for (flow, number) in &rules.flows {
+        steering.add_flow(*flow, lane(number)).unwrap();
+    }
+}
+
+#[test]
+fn all_three_programs_decide_as_the_model_does() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let mut bench = bench();
+    let mut runner = TestRunner::deterministic();
+    let cases = (rules(), proptest::collection::vec(packet(), 40));
+    for _ in 0..60 {
+        let (rules, packets) = cases.new_tree(&mut runner).unwrap().current();
+        apply(&mut bench.steering, &rules);
+        let hits = packets.iter().filter(|frame| model(&bench.steering, frame).is_some()).count();
+        assert!(rules.listeners.len() < 8 || hits > 0, "the universe is small enough for hits");
+        packets.iter().for_each(|frame| bench.check(frame));
+        for lane in (0..LANES).filter_map(SteerLane::new) {
+            bench.steering.remove_lane(lane).unwrap();
+        }
+        assert_eq!(bench.steering.rules().count(), 0);
+        packets.iter().for_each(|frame| bench.check(frame));
+    }
+}
+
+#[test]
+fn rules_that_are_not_there_cannot_be_removed() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let mut steering = Steering::new(SEED).unwrap();
+    let (zero, one) = (SteerLane::new(0).unwrap(), SteerLane::new(1).unwrap());
+    let end =
+        LocalEnd { proto: Proto::Tcp, addr: IpAddress::from_v4(Ipv4Addr::new(10, 0, 0, 1)), port: Port(80) };
+    assert!(matches!(steering.remove_listener(end, zero), Err(SteerError::NoRule)));
+    steering.add_listener(end, zero).unwrap();
+    assert!(matches!(steering.remove_listener(end, one), Err(SteerError::NoRule)));
+    steering.remove_listener(end, zero).unwrap();
+    let flow = Flow { local: end, remote: end.addr, remote_port: Port(1) };
+    assert!(matches!(steering.remove_flow(flow), Err(SteerError::NoRule)));
+    let any = LocalEnd { addr: IpAddress::ANY, ..end };
+    assert!(matches!(steering.add_listener(any, zero), Err(SteerError::NotIpv4)));
+    assert!(matches!(steering.detach(1), Err(SteerError::Device)));
+    assert!(SteerLane::new(STEER_LANES).is_none());
+}
