@@ -7,7 +7,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use base::LaneId;
 
-use crate::lock::{Announced, Lock, Unlocked};
+use crate::lock::{Lock, Unlocked};
 use crate::{Carver, Holding, Mpsc, Owner, Region};
 
 /// Requests that can wait for the holder of one lane.
@@ -117,19 +117,8 @@ impl LaneRef {
     /// # Errors
     /// [`Busy`] when the queue is full or bit 63 of `request` is set.
     pub fn lock_or_defer(&self, owner: Owner, request: u64) -> Result<Option<LaneGuard>, Busy> {
-        let words = self.lock_words();
-        if let Some(held) = words.try_lock(owner) {
-            return Ok(Some(self.guard(held)));
-        }
-        let requests = self.requests();
-        let position = requests.push(request).map_err(|_| Busy)?;
-        match words.announce(owner, || requests.holds(position)) {
-            Announced::Held => Ok(None),
-            Announced::Taken(held) => {
-                requests.withdraw(position);
-                Ok(Some(self.guard(held)))
-            }
-        }
+        let taken = self.lock_words().lock_or_defer(&self.requests(), owner, request).map_err(|_| Busy)?;
+        Ok(taken.map(|held| self.guard(held)))
     }
 
     /// Who holds the lock.

@@ -3,27 +3,37 @@
 //! This crate knows how memory is shared, not what it means: `state` says what is in a region.
 #![no_std]
 
+#[cfg(all(test, loom))]
+extern crate std;
+
 mod carve;
 mod flow;
 mod frames;
 mod lane;
+mod list;
 mod lock;
 mod plain;
 mod pool;
 mod region;
 mod ring;
+mod seqlock;
 mod table;
 mod wheel;
 mod word;
+
+#[cfg(all(test, loom))]
+mod loom_tests;
 
 pub use carve::{CarveError, Carver, Layout, TableAt};
 pub use flow::{FLOW_CAPACITY_MAX, FlowBucket, FlowFull, FlowHead, FlowTable};
 pub use frames::{FrameArea, FrameLane, FrameMeta, Frames, POOL_BATCH};
 pub use lane::{Busy, LaneGuard, LaneRef, LaneSignals};
+pub use list::{FreeList, Linked, Links, List};
 pub use lock::{Holding, Owner};
 pub use plain::Plain;
 pub use region::{Region, RegionError, RegionShape};
 pub use ring::{Full, MPSC_VALUE_MAX, Mpsc, Spsc};
+pub use seqlock::Seqlock;
 pub use table::Table;
 pub use wheel::{Timer, WHEEL_TICK_NS, Wheel, WheelHead};
 pub use word::Word;

@@ -6,7 +6,7 @@
 
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
-use crate::Word;
+use crate::{Full, Mpsc, Word};
 
 /// The thread that holds a lane. Both numbers are below 2^22, which is the kernel's limit (PID_MAX_LIMIT).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -69,7 +69,7 @@ pub(crate) enum Unlocked {
 
 /// What [`Lock::announce`] found.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Announced {
+enum Announced {
     /// The holder will see the request, or has done it.
     Held,
     /// Nobody held the lock, now we do.
@@ -123,7 +123,7 @@ impl<W: Word<Value = u64>, F: Word<Value = u32>> Lock<'_, W, F> {
             if let Some(held) = self.try_lock(owner) {
                 return held;
             }
-            core::hint::spin_loop();
+            W::relax();
         }
         let mut flags = 0;
         loop {
@@ -184,7 +184,7 @@ impl<W: Word<Value = u64>, F: Word<Value = u32>> Lock<'_, W, F> {
     }
 
     /// Tells the holder that a request was queued; takes the lock if there is no holder and the request still waits.
-    pub(crate) fn announce(&self, owner: Owner, waits: impl Fn() -> bool) -> Announced {
+    fn announce(&self, owner: Owner, waits: impl Fn() -> bool) -> Announced {
         let mut word = self.word.load(Acquire);
         // Ends: each failed exchange means that another thread got on with its own.
         loop {
@@ -200,6 +200,26 @@ impl<W: Word<Value = u64>, F: Word<Value = u32>> Lock<'_, W, F> {
                 Ok(_) if free => return Announced::Taken(next),
                 Ok(_) => return Announced::Held,
                 Err(now) => word = now,
+            }
+        }
+    }
+
+    /// Takes the lock, or queues `request` in `requests` for the holder: exactly one of the two. `Err`: no room.
+    pub(crate) fn lock_or_defer(
+        &self,
+        requests: &Mpsc<'_, W>,
+        owner: Owner,
+        request: u64,
+    ) -> Result<Option<u64>, Full> {
+        if let Some(held) = self.try_lock(owner) {
+            return Ok(Some(held));
+        }
+        let position = requests.push(request)?;
+        match self.announce(owner, || requests.holds(position)) {
+            Announced::Held => Ok(None),
+            Announced::Taken(held) => {
+                requests.withdraw(position);
+                Ok(Some(held))
             }
         }
     }

@@ -24,6 +24,10 @@ pub trait Word {
     ) -> Result<Self::Value, Self::Value>;
     /// As `AtomicU64::fetch_add` of 1.
     fn increment(&self, order: Ordering) -> Self::Value;
+    /// As `core::sync::atomic::fence`.
+    fn fence(order: Ordering);
+    /// As `core::hint::spin_loop`.
+    fn relax();
 }
 
 macro_rules! word {
@@ -51,6 +55,14 @@ macro_rules! word {
             #[inline]
             fn increment(&self, order: Ordering) -> $value {
                 <$atomic>::fetch_add(self, 1, order)
+            }
+            #[inline]
+            fn fence(order: Ordering) {
+                core::sync::atomic::fence(order);
+            }
+            #[inline]
+            fn relax() {
+                core::hint::spin_loop();
             }
         }
     };
