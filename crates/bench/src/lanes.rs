@@ -46,10 +46,9 @@ impl End {
         let lane = region.lane(base::LaneId(0)).expect("lane 0");
         let owner = Owner { pid: sys::process::pid(), tid: sys::process::tid() };
         let mut guard = lane.try_lock(owner).expect("a free lane");
-        LaneMem::write_head(guard.carver(), &shape).expect("room for the head");
         let area = region.frame_area();
-        let mut mem = LaneMem::carve(guard.carver(), area).expect("the tables");
-        mem.init(&shape, region.key(), [13, u64::from(host)]);
+        LaneMem::format(&mut guard, &shape, [13, u64::from(host)], Instant(1)).expect("a lane");
+        let mem = LaneMem::carve(guard.carver(), area).expect("the tables");
         let addr = IpAddress::from_v4(Ipv4Addr::new(198, 18, 0, host));
         let mac = MacAddr([2, 0, 0, 0, 0, host]);
         let mut addrs = [IpAddress::ANY; PORT_ADDRESSES];
