@@ -1,5 +1,5 @@
 //! Every interleaving of the shared-word algorithms, run by loom:
-//! `RUSTFLAGS="--cfg loom" cargo test -p corelane-region --lib --release --target-dir target/loom`.
+//! `RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom cargo test --package corelane-region --lib --release`.
 
 use core::sync::atomic::Ordering;
 use core::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
