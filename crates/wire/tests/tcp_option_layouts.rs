@@ -1,0 +1,142 @@
+//! TCP options: which layouts are read, what malformed ones leave, and how they are written.
+#![allow(clippy::unwrap_used, reason = "a helper of tests fails its test by panicking")]
+
+use base::SeqNum;
+use wire::tcp_options::{OPTIONS_LEN_MAX, only_timestamps};
+use wire::{SackBlock, SackBlocks, TcpFlags, TcpHeader, TcpOptions, TcpSegment, Timestamps};
+
+const NONE: TcpOptions = TcpOptions::NONE;
+const TIMESTAMPS: Timestamps = Timestamps { value: 0x0102_0304, echo: 0x0506_0708 };
+
+fn blocks(count: u32) -> SackBlocks {
+    let mut sack = SackBlocks::NONE;
+    for i in 0..count {
+        assert!(sack.push(SackBlock { left: SeqNum(1000 * i), right: SeqNum(1000 * i + 500) }));
+    }
+    sack
+}
+
+fn emitted(options: &TcpOptions) -> Vec<u8> {
+    let mut out = [0xee; OPTIONS_LEN_MAX];
+    let len = options.emit(&mut out).unwrap();
+    assert_eq!(len, options.len_bytes());
+    assert!(out[len..].iter().all(|&b| b == 0xee), "nothing is written behind the options");
+    out[..len].to_vec()
+}
+
+#[test]
+fn each_layout_is_that_of_linux() {
+    let ts = [1, 2, 3, 4, 5, 6, 7, 8];
+    let timestamps = TcpOptions { timestamps: Some(TIMESTAMPS), ..NONE };
+    assert_eq!(emitted(&NONE), []);
+    assert_eq!(emitted(&timestamps), [&[1, 1, 8, 10][..], &ts].concat());
+    let syn = TcpOptions { mss: Some(1460), window_scale: Some(7), sack_permitted: true, ..timestamps };
+    assert_eq!(emitted(&syn), [&[2, 4, 5, 0xb4, 4, 2, 8, 10][..], &ts, &[1, 3, 3, 7]].concat());
+    assert_eq!(emitted(&TcpOptions { timestamps: None, ..syn }), [2, 4, 5, 0xb4, 1, 1, 4, 2, 1, 3, 3, 7]);
+    let sack = TcpOptions { sack: blocks(1), ..timestamps };
+    let block = [1, 1, 5, 10, 0, 0, 0, 0, 0, 0, 1, 0xf4];
+    assert_eq!(emitted(&sack), [&[1, 1, 8, 10][..], &ts, &block].concat());
+}
+
+#[test]
+fn sack_blocks_that_do_not_fit_are_left_out() {
+    let full = TcpOptions { sack: blocks(4), ..NONE };
+    assert_eq!(TcpOptions::parse(&emitted(&full)).sack.as_slice().len(), 4);
+    let with_timestamps = TcpOptions { timestamps: Some(TIMESTAMPS), ..full };
+    assert_eq!(emitted(&with_timestamps).len(), OPTIONS_LEN_MAX);
+    assert_eq!(TcpOptions::parse(&emitted(&with_timestamps)).sack, blocks(3));
+    assert!(!blocks(4).clone().push(SackBlock::default()));
+}
+
+#[test]
+fn a_short_buffer_is_left_alone() {
+    let options = TcpOptions { timestamps: Some(TIMESTAMPS), ..NONE };
+    let mut out = [0xee; 31];
+    let error = TcpHeader::default().emit(&options, &mut out).unwrap_err();
+    assert_eq!(error.needed, 32);
+    assert_eq!(out, [0xee; 31]);
+}
+
+#[test]
+fn unaligned_timestamps_are_read_too() {
+    let bytes = [8, 10, 1, 2, 3, 4, 5, 6, 7, 8, 1, 0];
+    assert_eq!(only_timestamps(&bytes), None);
+    assert_eq!(TcpOptions::parse(&bytes).timestamps, Some(TIMESTAMPS));
+}
+
+#[test]
+fn an_illegal_length_ends_the_options_but_keeps_what_came_before() {
+    let before = TcpOptions { mss: Some(1000), ..NONE };
+    for malformed in [
+        &[8, 0, 0, 0][..],
+        &[8, 1, 0, 0],
+        &[8, 10, 1, 2, 3, 4],
+        &[3],
+        &[99, 255, 3, 3, 7],
+        &[5, 0, 3, 3, 7, 0],
+    ] {
+        let bytes = [&[2, 4, 3, 0xe8][..], malformed].concat();
+        assert_eq!(TcpOptions::parse(&bytes), before, "{bytes:?}");
+    }
+}
+
+#[test]
+fn an_option_with_a_length_that_is_not_its_own_is_skipped() {
+    let scale = TcpOptions { window_scale: Some(7), ..NONE };
+    for odd in [
+        &[2, 3, 5][..],
+        &[2, 5, 5, 5, 5],
+        &[4, 3, 0],
+        &[8, 9, 1, 1, 1, 1, 1, 1, 1],
+        &[5, 9, 1, 1, 1, 1, 1, 1, 1],
+    ] {
+        let bytes = [odd, &[3, 3, 7]].concat();
+        assert_eq!(TcpOptions::parse(&bytes), scale, "{bytes:?}");
+    }
+}
+
+#[test]
+fn unknown_options_and_what_follows_the_end_are_ignored() {
+    let bytes = [34, 4, 1, 2, 253, 3, 9, 1, 3, 3, 7, 0, 2, 4, 5, 0xb4];
+    assert_eq!(TcpOptions::parse(&bytes), TcpOptions { window_scale: Some(7), ..NONE });
+}
+
+#[test]
+fn a_window_scale_above_14_is_read_as_14() {
+    assert_eq!(TcpOptions::parse(&[3, 3, 255, 0]).window_scale, Some(14));
+    assert_eq!(TcpOptions::parse(&[3, 3, 0, 0]).window_scale, Some(0));
+}
+
+#[test]
+fn signatures_are_noted() {
+    let mut md5 = vec![1, 1, 19, 18];
+    md5.extend([7; 16]);
+    assert_eq!(TcpOptions::parse(&md5), TcpOptions { has_md5: true, ..NONE });
+    let ao = [29, 16, 1, 1, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9];
+    assert_eq!(TcpOptions::parse(&ao), TcpOptions { has_ao: true, ..NONE });
+}
+
+#[test]
+fn reserved_bits_are_ignored_on_receipt_and_sent_as_zero() {
+    let mut out = [0; 20];
+    let header = TcpHeader { flags: TcpFlags(0xffff), ..TcpHeader::default() };
+    assert_eq!(header.emit(&NONE, &mut out), Ok(20));
+    assert_eq!(out[12..14], [0x51, 0xff]);
+    out[12] = 0x5f;
+    let segment = TcpSegment::parse(&out).unwrap();
+    assert_eq!(segment.flags(), TcpFlags::ALL);
+    assert_eq!(segment.header_len(), 20);
+}
+
+#[test]
+fn a_split_segment_gets_its_own_sequence_number_and_flags() {
+    let mut out = [0; 32];
+    let options = TcpOptions { timestamps: Some(TIMESTAMPS), ..NONE };
+    let flags = TcpFlags::ACK | TcpFlags::PSH | TcpFlags::FIN;
+    let header = TcpHeader { flags, seq: SeqNum(5), ack: SeqNum(6), window: 7, ..TcpHeader::default() };
+    header.emit(&options, &mut out).unwrap();
+    wire::tcp::patch_seq_and_flags(&mut out, SeqNum(1453), TcpFlags::ACK).unwrap();
+    let segment = TcpSegment::parse(&out).unwrap();
+    assert_eq!(segment.header(), TcpHeader { seq: SeqNum(1453), flags: TcpFlags::ACK, ..header });
+    assert_eq!(TcpOptions::parse(segment.options()), options);
+}
