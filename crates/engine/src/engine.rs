@@ -9,12 +9,12 @@ use state::{
 use crate::errors::{AcceptError, ConnectError, ListenError, RecvError, SendError, ShutdownError, SockError};
 use crate::tcp::verbs;
 use crate::types::{Accepted, HopKey, How, RouteTo, TcpInfo};
-use crate::{events, pipeline, transmit};
+use crate::{events, pipeline, transmit, udp};
 
 /// One lane's transport, for as long as the lane lock is held. It does no I/O and reads no clock.
 pub struct Engine<'a> {
-    mem: LaneMem<'a>,
-    now: Instant,
+    pub(crate) mem: LaneMem<'a>,
+    pub(crate) now: Instant,
 }
 
 impl<'a> Engine<'a> {
@@ -111,7 +111,8 @@ impl<'a> Engine<'a> {
         match s.kind() {
             Some(SockKind::Tcp) => verbs::ready(&self.mem, s),
             Some(SockKind::Listener) => crate::tcp::listen::ready(&self.mem, s),
-            Some(SockKind::Udp) | None => Ready::ERR | Ready::HUP,
+            Some(SockKind::Udp) => udp::ready(&self.mem, s),
+            None => Ready::ERR | Ready::HUP,
         }
     }
 
@@ -121,13 +122,17 @@ impl<'a> Engine<'a> {
         match s.kind() {
             Some(SockKind::Tcp) => crate::tcp::lookup(&self.mem, s).is_some(),
             Some(SockKind::Listener) => crate::tcp::listen::lookup(&self.mem, s).is_some(),
-            Some(SockKind::Udp) | None => false,
+            Some(SockKind::Udp) => udp::lookup(&self.mem, s).is_some(),
+            None => false,
         }
     }
 
     /// SO_ERROR: what happened to the connection; told once.
     pub fn take_error(&mut self, s: SockRef) -> Option<SockError> {
-        verbs::take_error(&mut self.mem, s)
+        match s.kind() {
+            Some(SockKind::Udp) => udp::take_error(&mut self.mem, s),
+            Some(SockKind::Tcp | SockKind::Listener) | None => verbs::take_error(&mut self.mem, s),
+        }
     }
 
     /// Listens at `local` (any address allowed). `backlog` is cut to [`base::limits::BACKLOG_MAX`], 0 counts as 1.
@@ -215,7 +220,12 @@ impl<'a> Engine<'a> {
     /// # Errors
     /// [`ShutdownError`].
     pub fn shutdown(&mut self, s: SockRef, how: How) -> Result<(), ShutdownError> {
-        verbs::shutdown(&mut self.mem, self.now, s, how)
+        match s.kind() {
+            Some(SockKind::Udp) => udp::shutdown(&mut self.mem, s, how),
+            Some(SockKind::Tcp | SockKind::Listener) | None => {
+                verbs::shutdown(&mut self.mem, self.now, s, how)
+            }
+        }
     }
 
     /// Gives the socket up; its name is dead afterwards. A connection ends as its linger option says: by FIN after what is
@@ -224,7 +234,8 @@ impl<'a> Engine<'a> {
         match s.kind() {
             Some(SockKind::Tcp) => verbs::close(&mut self.mem, self.now, s),
             Some(SockKind::Listener) => crate::tcp::listen::close(&mut self.mem, self.now, s),
-            Some(SockKind::Udp) | None => {}
+            Some(SockKind::Udp) => udp::close(&mut self.mem, s),
+            None => {}
         }
     }
 
@@ -233,7 +244,8 @@ impl<'a> Engine<'a> {
         match s.kind() {
             Some(SockKind::Tcp) => verbs::abort(&mut self.mem, self.now, s),
             Some(SockKind::Listener) => crate::tcp::listen::close(&mut self.mem, self.now, s),
-            Some(SockKind::Udp) | None => {}
+            Some(SockKind::Udp) => udp::close(&mut self.mem, s),
+            None => {}
         }
     }
 
@@ -251,7 +263,10 @@ impl<'a> Engine<'a> {
     /// Our end and the peer's; the peer's is all zero for a listener.
     #[must_use]
     pub fn names(&self, s: SockRef) -> Option<(Endpoint, Endpoint)> {
-        verbs::names(&self.mem, s)
+        match s.kind() {
+            Some(SockKind::Udp) => udp::names(&self.mem, s),
+            Some(SockKind::Tcp | SockKind::Listener) | None => verbs::names(&self.mem, s),
+        }
     }
 
     /// TCP_INFO.

@@ -4,15 +4,29 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod arp;
 mod engine;
+mod engine_udp;
 mod errors;
 mod events;
+mod hop;
+mod icmp;
+mod ip_timers;
+mod ipv4;
+mod outbox;
+mod packet;
 mod pipeline;
+mod reassembly;
 mod tcp;
 mod transmit;
 mod types;
+mod udp;
+mod udp_recv;
+mod udp_send;
+mod udp_types;
 
 pub use engine::Engine;
 pub use errors::{AcceptError, ConnectError, ListenError, RecvError, SendError, ShutdownError, SockError};
 pub use tcp::{Cause, State};
 pub use types::{Accepted, HopKey, How, RouteTo, TcpInfo};
+pub use udp_types::{Datagram, UdpBindError, UdpConnectError, UdpOptions, UdpRecvError, UdpSendError, UdpTo};

@@ -1,34 +1,64 @@
 //! From a batch of frames, the clock and the control plane into the protocols.
 
 use base::{Idx, Instant, MacAddr};
-use state::{Hop, LaneMem, RxBatch};
+use state::{DropReason, Hop, LaneMem, RxBatch, RxFrame};
+use wire::{EthFrame, EtherType, IpProtocol};
 
 use crate::types::HopKey;
+use crate::{arp, hop, icmp, ip_timers, ipv4, udp_recv};
 
-pub(crate) fn handle_frames(mem: &mut LaneMem<'_>, _now: Instant, batch: &mut RxBatch) {
+pub(crate) fn handle_frames(mem: &mut LaneMem<'_>, now: Instant, batch: &mut RxBatch) {
     for rx in batch.items() {
         mem.counters.rx_packets = mem.counters.rx_packets.wrapping_add(1);
         mem.counters.rx_bytes = mem.counters.rx_bytes.wrapping_add(u64::from(rx.len));
-        mem.frames.release_chain(rx.head);
+        handle_frame(mem, now, rx);
     }
     batch.clear();
 }
 
-pub(crate) fn handle_timers(_mem: &mut LaneMem<'_>, _now: Instant) {}
+fn handle_frame(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame) {
+    let reason = match EthFrame::parse(mem.frames.data(rx.head)).map(|eth| eth.ethertype()) {
+        Ok(EtherType::IPV4) => return handle_ipv4(mem, now, rx),
+        Ok(EtherType::ARP) => return arp::input(mem, now, rx),
+        Ok(_) => DropReason::EthUnknownType,
+        Err(_) => DropReason::EthMalformed,
+    };
+    mem.frames.release_chain(rx.head);
+    mem.counters.drop_packet(reason);
+}
+
+fn handle_ipv4(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame) {
+    let Some(packet) = ipv4::input(mem, now, rx) else { return };
+    match packet.protocol {
+        IpProtocol::UDP => udp_recv::input(mem, now, packet),
+        IpProtocol::ICMP4 => {
+            icmp::input(mem, now, packet);
+        }
+        _ => {
+            mem.frames.release_chain(packet.head);
+            mem.counters.drop_packet(DropReason::IpUnknownProtocol);
+        }
+    }
+}
+
+pub(crate) fn handle_timers(mem: &mut LaneMem<'_>, now: Instant) {
+    ip_timers::handle(mem, now);
+}
 
 pub(crate) fn handle_hop(
-    _mem: &mut LaneMem<'_>,
-    _now: Instant,
-    _hop: Idx<Hop>,
-    _key: &HopKey,
-    _mac: Option<MacAddr>,
+    mem: &mut LaneMem<'_>,
+    now: Instant,
+    at: Idx<Hop>,
+    key: &HopKey,
+    mac: Option<MacAddr>,
 ) {
+    hop::resolved(mem, now, at, key, mac);
 }
 
-pub(crate) fn next_deadline(_mem: &LaneMem<'_>) -> Instant {
-    Instant::NEVER
+pub(crate) fn next_deadline(mem: &LaneMem<'_>) -> Instant {
+    ip_timers::deadline(mem)
 }
 
-pub(crate) fn poll_unresolved(_mem: &mut LaneMem<'_>, _now: Instant) -> Option<(Idx<Hop>, HopKey)> {
-    None
+pub(crate) fn poll_unresolved(mem: &mut LaneMem<'_>, _now: Instant) -> Option<(Idx<Hop>, HopKey)> {
+    hop::poll_unresolved(mem)
 }

@@ -3,12 +3,18 @@
 use base::Instant;
 use state::{LaneMem, TxBatch, TxFrame};
 
-pub(crate) fn poll(_mem: &mut LaneMem<'_>, _now: Instant, _out: &mut TxBatch) -> usize {
-    0
+use crate::outbox;
+
+pub(crate) fn poll(mem: &mut LaneMem<'_>, _now: Instant, out: &mut TxBatch) -> usize {
+    outbox::poll(mem, out)
 }
 
-pub(crate) fn requeue(_mem: &mut LaneMem<'_>, _packets: &[TxFrame]) {}
+pub(crate) fn requeue(mem: &mut LaneMem<'_>, packets: &[TxFrame]) {
+    for packet in packets.iter().rev() {
+        outbox::requeue(mem, packet);
+    }
+}
 
-pub(crate) fn pending(_mem: &LaneMem<'_>) -> bool {
-    false
+pub(crate) fn pending(mem: &LaneMem<'_>) -> bool {
+    !outbox::is_empty(mem)
 }

@@ -1,0 +1,229 @@
+//! ICMP for IPv4 (RFC 792, RFC 1122 3.2.2, RFC 1812 4.3): echo is answered, errors are sent, at a limited rate, and
+//! received errors are handed to the transport they are about. Only where the address is ours alone; else the kernel does it.
+//!
+//! Left out: redirects, timestamps and router discovery, which a host may ignore.
+
+use base::{Duration, Instant};
+use state::ports::PORT_OWN_ADDRESS;
+use state::{DropReason, Endpoint, LaneMem};
+use wire::icmp4::{self, unreachable};
+use wire::{Icmp4Header, Icmp4Message, IpProtocol, Ipv4Packet, UdpDatagram};
+
+use crate::ipv4::{self, HEADERS, Out, Packet};
+use crate::outbox::{self, Note};
+use crate::{packet, udp};
+
+/// ICMP errors sent a second at most (RFC 1812 4.3.2.8; the figure is Linux's icmp_msgs_per_sec).
+const ERRORS_A_SECOND: u64 = 1000;
+/// ICMP errors sent at once at most (Linux's icmp_msgs_burst).
+const ERRORS_AT_ONCE: u32 = 50;
+/// Longest IP packet that is an error, bytes (RFC 1812 4.3.2.3).
+const ERROR_BYTES: usize = 576;
+/// Precedence "internetwork control" (RFC 1812 4.3.2.5).
+const ERROR_TOS: u8 = 0xc0;
+
+/// What an ICMP error says of a packet of ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// No such port, or no such protocol.
+    Refused,
+    /// The host cannot be reached.
+    HostUnreachable,
+    /// The network cannot be reached.
+    NetUnreachable,
+    /// The packet is too long for a link; that link's MTU in bytes, 0 if the router did not say.
+    TooBig(u16),
+}
+
+/// An ICMP error about a packet that we sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Report {
+    /// What the packet carried.
+    pub(crate) protocol: IpProtocol,
+    /// Our end.
+    pub(crate) local: Endpoint,
+    /// The other end.
+    pub(crate) remote: Endpoint,
+    /// The 32 bits behind the ports: TCP's sequence number.
+    pub(crate) word: u32,
+    /// What happened to it.
+    pub(crate) fault: Fault,
+}
+
+/// Takes the ICMP message `whole`. An error about TCP is for the caller; all others are dealt with here.
+pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, whole: Packet) -> Option<Report> {
+    let at = usize::from(whole.l4_offset);
+    let summed = packet::sum(&mem.frames, whole.head, at, whole.l4_bytes as usize);
+    let header =
+        Icmp4Message::parse(mem.frames.data(whole.head).get(at..).unwrap_or(&[])).map(|m| m.header());
+    // RFC 1122 3.2.2: a message with a wrong checksum, or of a type we do not know, is dropped.
+    let (Ok(header), true) = (header, summed.is_some_and(|s| s.is_valid())) else {
+        return discard(mem, &whole, DropReason::IcmpMalformed);
+    };
+    if let Icmp4Header::EchoRequest { .. } = header {
+        if ipv4::is_own(mem, whole.port) {
+            echo(mem, now, whole);
+            return None;
+        }
+        return discard(mem, &whole, DropReason::IcmpIgnored);
+    }
+    let report = fault_of(&header).and_then(|fault| parse_quoted(mem, &whole, fault));
+    let Some(report) = report else { return discard(mem, &whole, DropReason::IcmpIgnored) };
+    mem.frames.release_chain(whole.head);
+    match report.protocol {
+        IpProtocol::UDP => {
+            udp::handle_report(mem, &report);
+            None
+        }
+        _ => Some(report),
+    }
+}
+
+fn discard(mem: &mut LaneMem<'_>, whole: &Packet, reason: DropReason) -> Option<Report> {
+    mem.frames.release_chain(whole.head);
+    mem.counters.drop_packet(reason);
+    None
+}
+
+/// RFC 1122 3.2.2.1, RFC 1191 4: what the codes of "destination unreachable" mean for a transport.
+fn fault_of(header: &Icmp4Header) -> Option<Fault> {
+    match *header {
+        Icmp4Header::Unreachable { code, next_hop_mtu } => Some(match code {
+            unreachable::FRAGMENTATION_NEEDED => Fault::TooBig(next_hop_mtu),
+            unreachable::PORT | unreachable::PROTOCOL => Fault::Refused,
+            unreachable::NETWORK | 6 | 9 | 11 => Fault::NetUnreachable,
+            _ => Fault::HostUnreachable,
+        }),
+        Icmp4Header::TimeExceeded { .. } => Some(Fault::HostUnreachable),
+        Icmp4Header::EchoReply { .. }
+        | Icmp4Header::EchoRequest { .. }
+        | Icmp4Header::Redirect { .. }
+        | Icmp4Header::ParameterProblem { .. }
+        | Icmp4Header::Other { .. } => None,
+    }
+}
+
+/// The ends of the quoted packet, if it can have been one of ours.
+fn parse_quoted(mem: &LaneMem<'_>, whole: &Packet, fault: Fault) -> Option<Report> {
+    let bytes = mem.frames.data(whole.head).get(usize::from(whole.l4_offset) + icmp4::HEADER_LEN..)?;
+    let quoted = Ipv4Packet::parse_quoted(bytes).ok()?;
+    if quoted.fragment_offset() != 0 {
+        return None;
+    }
+    let local = base::IpAddress::from_v4(quoted.src());
+    // The quoted source is the address the error came to: else it is not about a packet of ours.
+    if local != whole.dst {
+        return None;
+    }
+    let ports = UdpDatagram::parse_quoted(quoted.payload()).ok()?;
+    let word = quoted.payload().get(4..).and_then(|b| b.first_chunk::<4>()).copied()?;
+    Some(Report {
+        protocol: quoted.protocol(),
+        local: Endpoint { addr: local, port: ports.src_port() },
+        remote: Endpoint { addr: base::IpAddress::from_v4(quoted.dst()), port: ports.dst_port() },
+        word: u32::from_be_bytes(word),
+        fault,
+    })
+}
+
+/// Sends an echo request back as the reply (RFC 1122 3.2.2.6), in the frames it came in.
+fn echo(mem: &mut LaneMem<'_>, _now: Instant, whole: Packet) {
+    let Some((from, to)) = whole.v4() else {
+        mem.frames.release_chain(whole.head);
+        return;
+    };
+    let Some(info) = ipv4::port_info(mem, whole.port) else {
+        mem.frames.release_chain(whole.head);
+        return;
+    };
+    let (mac, mtu) = (info.mac, info.mtu);
+    // Options are not sent back: the headers move up to the message.
+    if let Some(meta) = mem.frames.meta_mut(whole.head) {
+        let options = whole.l4_offset.saturating_sub(HEADERS as u16);
+        meta.offset = meta.offset.saturating_add(options);
+        meta.len = meta.len.saturating_sub(options);
+    }
+    if let Some(message) = mem.frames.data_mut(whole.head).get_mut(HEADERS..) {
+        turn_to_reply(message);
+    }
+    let len = whole.l4_bytes as u16;
+    let fits = len <= mtu.saturating_sub(wire::ipv4::HEADER_LEN as u16);
+    let out = Out { tos: whole.tos, dont_fragment: fits, ..Out::new(to, from, IpProtocol::ICMP4) };
+    let header = out.header(len, ipv4::next_ident(mem, fits));
+    ipv4::emit_headers(mem, whole.head, (mac, whole.src_mac), &header);
+    let note = Note::plain(whole.port);
+    if fits {
+        outbox::push(mem, whole.head, &note);
+        return;
+    }
+    ipv4::fragment(mem, whole.head, (&header, mtu), &note, |mem, part| {
+        outbox::push_annotated(mem, part);
+    });
+}
+
+/// Makes the echo request `message` the reply: the type changes, and the checksum with it (RFC 1624).
+fn turn_to_reply(message: &mut [u8]) {
+    let Some([kind, code, high, low, ..]) = message.first_chunk_mut::<8>() else { return };
+    let old = u16::from_be_bytes([*kind, *code]);
+    let check = wire::checksum::update_u16(u16::from_be_bytes([*high, *low]), old, 0);
+    [*high, *low] = check.to_be_bytes();
+    *kind = 0;
+}
+
+/// Sends the error `header` about the received packet `about`, which stays the caller's, if an error may be sent at all.
+pub(crate) fn send_error(mem: &mut LaneMem<'_>, now: Instant, about: &Packet, header: Icmp4Header) {
+    let Some((remote, local)) = about.v4() else { return };
+    let Some(info) = ipv4::port_info(mem, about.port) else { return };
+    let (mac, flags) = (info.mac, info.flags);
+    // RFC 1122 3.2.2: never about an ICMP error; group addresses and later fragments do not get as far as here.
+    let about_icmp = about.protocol == IpProtocol::ICMP4;
+    if flags & PORT_OWN_ADDRESS == 0 || about_icmp {
+        return;
+    }
+    if !take_token(mem, now) {
+        mem.counters.drop_packet(DropReason::IcmpRateLimited);
+        return;
+    }
+    // RFC 1812 4.3.2.3: as much of the packet as fits into 576 bytes.
+    let have = usize::from(about.l4_offset) - wire::eth::HEADER_LEN + about.l4_bytes as usize;
+    let quote = have.min(ERROR_BYTES - wire::ipv4::HEADER_LEN - icmp4::HEADER_LEN);
+    let len = icmp4::HEADER_LEN + quote;
+    let Some(frame) = packet::fresh(&mut mem.frames, HEADERS + len) else { return };
+    let at = mem.frames.meta(frame).map_or(0, |m| usize::from(m.offset)) + HEADERS + icmp4::HEADER_LEN;
+    let out = Out { tos: ERROR_TOS, ..Out::new(local, remote, IpProtocol::ICMP4) };
+    let written =
+        packet::copy_chain(&mut mem.frames, (about.head, wire::eth::HEADER_LEN), (frame, at), quote)
+            && ipv4::emit_headers(mem, frame, (mac, about.src_mac), &out.header(len as u16, 0))
+            && mem
+                .frames
+                .data_mut(frame)
+                .get_mut(HEADERS..)
+                .is_some_and(|message| header.emit(message).is_ok() && icmp4::fill_checksum(message).is_ok());
+    if !written {
+        mem.frames.release(frame);
+        return;
+    }
+    outbox::push(mem, frame, &Note::plain(about.port));
+}
+
+/// May one more error go out now?
+fn take_token(mem: &mut LaneMem<'_>, now: Instant) -> bool {
+    let passed = now.since(mem.ip.icmp_filled_at);
+    let fill = passed.as_micros().saturating_mul(ERRORS_A_SECOND) / 1_000;
+    let full = ERRORS_AT_ONCE * 1_000;
+    if mem.ip.icmp_filled_at == Instant(0) || passed >= Duration::from_secs(1) {
+        mem.ip.icmp_milli_tokens = full;
+        mem.ip.icmp_filled_at = now;
+    } else if fill > 0 {
+        let sum = u64::from(mem.ip.icmp_milli_tokens).saturating_add(fill);
+        mem.ip.icmp_milli_tokens = sum.min(u64::from(full)) as u32;
+        mem.ip.icmp_filled_at = now;
+    }
+    match mem.ip.icmp_milli_tokens.checked_sub(1_000) {
+        Some(rest) => {
+            mem.ip.icmp_milli_tokens = rest;
+            true
+        }
+        None => false,
+    }
+}

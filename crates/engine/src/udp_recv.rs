@@ -1,0 +1,251 @@
+//! Received UDP datagrams: verified, queued at their socket in the frames they came in, read by copy.
+//!
+//! A queue is a list of chains of frames. The first frame of a chain holds records, one behind the other, from its
+//! `offset` on: a [`Stamp`] and the datagram's payload. A datagram of several frames is the only record of its chain.
+//! Small ones are copied behind the last record, so that they do not pin a frame each.
+
+use base::limits::FRAME_BYTES;
+use base::{FrameIdx, Idx, Instant, IpAddress, Port};
+use region::Frames;
+use state::udp::UDP_SHUT_RECV;
+use state::{CsumState, DropReason, Endpoint, LaneMem, Ready, SockRef, UdpSock};
+use wire::icmp4::unreachable;
+use wire::{Icmp4Header, IpProtocol, UdpDatagram, UdpError};
+
+use crate::errors::SockError;
+use crate::ipv4::Packet;
+use crate::udp_types::{Datagram, UdpRecvError};
+use crate::{events, icmp, packet, udp};
+
+/// Payloads up to this many bytes are copied behind the record before, if there is room.
+const COMPACT_BYTES: usize = 512;
+/// Bytes of a [`Stamp`]: no more than the headers that were in front of the payload.
+const STAMP_BYTES: usize = 40;
+const _: () = assert!(STAMP_BYTES <= wire::eth::HEADER_LEN + wire::ipv4::HEADER_LEN + wire::udp::HEADER_LEN);
+
+/// What is kept of a datagram besides its payload.
+#[derive(Clone, Copy)]
+struct Stamp {
+    from: Endpoint,
+    to: IpAddress,
+    port: u8,
+    tos: u8,
+    len: u32,
+}
+
+impl Stamp {
+    fn write(&self, out: &mut [u8]) -> Option<()> {
+        let out = out.first_chunk_mut::<STAMP_BYTES>()?;
+        let (addrs, rest) = out.split_at_mut(32);
+        let (from, to) = addrs.split_at_mut(16);
+        from.copy_from_slice(&self.from.addr.0);
+        to.copy_from_slice(&self.to.0);
+        let [p0, p1] = self.from.port.0.to_le_bytes();
+        let [l0, l1, l2, l3] = self.len.to_le_bytes();
+        rest.copy_from_slice(&[p0, p1, self.port, self.tos, l0, l1, l2, l3]);
+        Some(())
+    }
+
+    fn read(bytes: &[u8]) -> Option<Self> {
+        let (from, rest) = bytes.split_first_chunk::<16>()?;
+        let (to, rest) = rest.split_first_chunk::<16>()?;
+        let [p0, p1, port, tos, l0, l1, l2, l3] = *rest.first_chunk::<8>()?;
+        Some(Self {
+            from: Endpoint { addr: IpAddress(*from), port: Port(u16::from_le_bytes([p0, p1])) },
+            to: IpAddress(*to),
+            port,
+            tos,
+            len: u32::from_le_bytes([l0, l1, l2, l3]),
+        })
+    }
+}
+
+/// Takes the UDP datagram `whole`.
+pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, whole: Packet) {
+    if let Err(reason) = take(mem, now, &whole) {
+        mem.frames.release_chain(whole.head);
+        mem.counters.drop_packet(reason);
+    }
+}
+
+/// `Ok`: the chain is in a queue or released.
+fn take(mem: &mut LaneMem<'_>, now: Instant, whole: &Packet) -> Result<(), DropReason> {
+    let at = usize::from(whole.l4_offset);
+    let bytes = mem.frames.data(whole.head).get(at..).unwrap_or(&[]);
+    let datagram = UdpDatagram::parse_head(bytes, whole.l4_bytes as usize).map_err(|e| match e {
+        UdpError::Truncated | UdpError::Length => DropReason::UdpMalformed,
+    })?;
+    let ends = udp::Ends {
+        local: Endpoint { addr: whole.dst, port: datagram.dst_port() },
+        remote: Endpoint { addr: whole.src, port: datagram.src_port() },
+        port: whole.port,
+    };
+    let (len, check) = (datagram.len_bytes(), datagram.checksum());
+    verify(&mem.frames, whole, len, check)?;
+    let Some(sock) = udp::find(mem, &ends) else {
+        // RFC 1122 4.1.3.1: a datagram for a port where nobody listens is answered.
+        let header = Icmp4Header::Unreachable { code: unreachable::PORT, next_hop_mtu: 0 };
+        icmp::send_error(mem, now, whole, header);
+        return Err(DropReason::UdpNoSocket);
+    };
+    let payload_at = at + wire::udp::HEADER_LEN;
+    if !packet::trim(&mut mem.frames, whole.head, at + len) {
+        return Err(DropReason::FrameBad);
+    }
+    let stamp = Stamp {
+        from: ends.remote,
+        to: ends.local.addr,
+        port: whole.port,
+        tos: whole.tos,
+        len: (len - wire::udp::HEADER_LEN) as u32,
+    };
+    queue(mem, sock, whole.head, (payload_at, &stamp))?;
+    mem.counters.udp_in = mem.counters.udp_in.wrapping_add(1);
+    let s = udp::name(mem, sock);
+    events::notify(mem, s, Ready::IN);
+    Ok(())
+}
+
+/// RFC 1122 4.1.3.4: a datagram with a wrong checksum is dropped in silence; one without checksum is taken.
+fn verify(frames: &Frames<'_>, whole: &Packet, len: usize, check: u16) -> Result<(), DropReason> {
+    if check == 0 || whole.csum != CsumState::Unknown {
+        return Ok(());
+    }
+    let pseudo = wire::checksum::pseudo(whole.src, whole.dst, IpProtocol::UDP, len as u32);
+    let sum =
+        packet::sum(frames, whole.head, usize::from(whole.l4_offset), len).ok_or(DropReason::FrameBad)?;
+    // A peer on this machine leaves the checksum to a device that is not there: the field then holds the sum of the
+    // pseudo-header only, and the data never crossed a wire.
+    let unfinished = whole.local_peer && check == pseudo.fold();
+    if pseudo.plus(sum).is_valid() || unfinished { Ok(()) } else { Err(DropReason::UdpChecksumBad) }
+}
+
+/// Puts the datagram whose payload begins `payload_at` bytes into the chain `head` behind the others of `at`.
+fn queue(
+    mem: &mut LaneMem<'_>,
+    at: Idx<UdpSock>,
+    head: FrameIdx,
+    (payload_at, stamp): (usize, &Stamp),
+) -> Result<(), DropReason> {
+    let row = mem.udp_socks.get_mut(at).ok_or(DropReason::UdpNoSocket)?;
+    if row.flags & UDP_SHUT_RECV != 0 {
+        return Err(DropReason::UdpNoSocket);
+    }
+    if compact(&mut mem.frames, row.recv_tail, head, (payload_at, stamp)) {
+        row.recv_count += 1;
+        mem.frames.release_chain(head);
+        return Ok(());
+    }
+    let held = packet::chain_frames(&mem.frames, head) * FRAME_BYTES as u32;
+    if row.recv_held.saturating_add(held) > row.recv_max && row.recv_held > 0 {
+        row.recv_dropped = row.recv_dropped.saturating_add(1);
+        return Err(DropReason::UdpQueueFull);
+    }
+    let begin = payload_at.checked_sub(STAMP_BYTES).ok_or(DropReason::FrameBad)?;
+    let data = mem.frames.data_mut(head).get_mut(begin..).ok_or(DropReason::FrameBad)?;
+    stamp.write(data).ok_or(DropReason::FrameBad)?;
+    let meta = mem.frames.meta_mut(head).ok_or(DropReason::FrameBad)?;
+    meta.offset += begin as u16;
+    meta.len -= begin as u16;
+    meta.seq = FrameIdx::NONE.0;
+    row.recv_held += held;
+    row.recv_count += 1;
+    let tail = core::mem::replace(&mut row.recv_tail, head);
+    match mem.frames.meta_mut(tail) {
+        Some(meta) => meta.seq = head.0,
+        None => row.recv_head = head,
+    }
+    Ok(())
+}
+
+/// Copies a small datagram behind the last record of the frame `tail`. False: it is not small, or there is no room.
+fn compact(
+    frames: &mut Frames<'_>,
+    tail: FrameIdx,
+    head: FrameIdx,
+    (payload_at, stamp): (usize, &Stamp),
+) -> bool {
+    let len = stamp.len as usize;
+    let Some(meta) = frames.meta(tail) else { return false };
+    let end = usize::from(meta.offset) + usize::from(meta.len);
+    if len > COMPACT_BYTES || !meta.next.is_none() || end + STAMP_BYTES + len > FRAME_BYTES {
+        return false;
+    }
+    let written = frames.cell_mut(tail).get_mut(end..).and_then(|out| stamp.write(out)).is_some()
+        && packet::copy_chain(frames, (head, payload_at), (tail, end + STAMP_BYTES), len);
+    if written && let Some(meta) = frames.meta_mut(tail) {
+        meta.len += (STAMP_BYTES + len) as u16;
+    }
+    written
+}
+
+/// Copies the oldest datagram to `buf`, as much as fits; the rest is thrown away. `peek` leaves the datagram where it is.
+pub(crate) fn recv(
+    mem: &mut LaneMem<'_>,
+    s: SockRef,
+    buf: &mut [u8],
+    peek: bool,
+) -> Result<Datagram, UdpRecvError> {
+    let at = udp::lookup(mem, s).ok_or(UdpRecvError::Gone)?;
+    let row = mem.udp_socks.get_mut(at).ok_or(UdpRecvError::Gone)?;
+    if let Some(error) = SockError::from_raw(core::mem::take(&mut row.error) as u8) {
+        return Err(UdpRecvError::Failed(error));
+    }
+    let head = row.recv_head;
+    let Some(stamp) = Stamp::read(mem.frames.data(head)).filter(|_| row.recv_count > 0) else {
+        return Err(if row.flags & UDP_SHUT_RECV != 0 {
+            UdpRecvError::Shut
+        } else {
+            UdpRecvError::WouldBlock
+        });
+    };
+    let want = buf.len().min(stamp.len as usize);
+    let copied = packet::copy_out(&mem.frames, head, STAMP_BYTES, buf.get_mut(..want).unwrap_or_default());
+    let datagram =
+        Datagram { copied, len: stamp.len, from: stamp.from, to: stamp.to, port: stamp.port, tos: stamp.tos };
+    if !peek {
+        pop(&mut mem.frames, row, &stamp);
+    }
+    Ok(datagram)
+}
+
+/// Bytes of the oldest datagram (FIONREAD); `None`: there is none.
+pub(crate) fn next_len(mem: &LaneMem<'_>, s: SockRef) -> Option<u32> {
+    let row = mem.udp_socks.get(udp::lookup(mem, s)?)?;
+    Stamp::read(mem.frames.data(row.recv_head)).filter(|_| row.recv_count > 0).map(|stamp| stamp.len)
+}
+
+/// Takes the first record off the queue of `row`.
+fn pop(frames: &mut Frames<'_>, row: &mut UdpSock, stamp: &Stamp) {
+    let head = row.recv_head;
+    row.recv_count = row.recv_count.saturating_sub(1);
+    let Some(meta) = frames.meta_mut(head) else { return };
+    let record = STAMP_BYTES + stamp.len as usize;
+    if meta.next.is_none() && usize::from(meta.len) > record {
+        meta.offset = meta.offset.saturating_add(record as u16);
+        meta.len -= record as u16;
+        return;
+    }
+    row.recv_head = FrameIdx(meta.seq);
+    if row.recv_head.is_none() {
+        row.recv_tail = FrameIdx::NONE;
+    }
+    let held = packet::chain_frames(frames, head) * FRAME_BYTES as u32;
+    row.recv_held = row.recv_held.saturating_sub(held);
+    frames.release_chain(head);
+}
+
+/// Throws everything unread of `at` away.
+pub(crate) fn drop_queue(mem: &mut LaneMem<'_>, at: Idx<UdpSock>) {
+    let Some(row) = mem.udp_socks.get_mut(at) else { return };
+    let mut head = core::mem::take(&mut row.recv_head);
+    row.recv_tail = FrameIdx::NONE;
+    row.recv_held = 0;
+    row.recv_count = 0;
+    for _ in 0..mem.frames.count() {
+        let Some(meta) = mem.frames.meta(head) else { return };
+        let next = FrameIdx(meta.seq);
+        mem.frames.release_chain(head);
+        head = next;
+    }
+}

@@ -1,0 +1,200 @@
+//! Sending UDP datagrams: copied into frames, with headers, by way of hop and outbox; fragmented when the path is
+//! narrower and the socket allows it.
+
+use core::net::Ipv4Addr;
+
+use base::limits::FRAME_BYTES;
+use base::{FrameIdx, Idx, Instant, MacAddr};
+use state::udp::{UDP_CONNECTED, UDP_DONT_FRAGMENT, UDP_NO_CHECKSUM, UDP_SHUT_SEND, UDP_WANTS_ROOM};
+use state::{DropReason, Endpoint, Hop, LaneMem, SockRef, UdpSock};
+use wire::udp::{CHECKSUM_OFFSET, HEADER_LEN};
+use wire::{IpProtocol, Sum, UdpHeader};
+
+use crate::errors::SockError;
+use crate::ipv4::{self, HEADERS, Out};
+use crate::outbox::{self, Note};
+use crate::udp_types::{UdpSendError, UdpTo};
+use crate::{hop, packet, udp};
+
+/// Longest payload: a whole IPv4 packet less its headers.
+const PAYLOAD_MAX: usize = wire::ipv4::PACKET_LEN_MAX - wire::ipv4::HEADER_LEN - HEADER_LEN;
+
+/// Where a datagram goes and what its headers say.
+struct Plan {
+    hop: Idx<Hop>,
+    port: u8,
+    mtu: u16,
+    mac: MacAddr,
+    out: Out,
+    udp: UdpHeader,
+    checksum: bool,
+}
+
+/// Sends `data` as one datagram to `to`, or to the remote end of a connected socket.
+pub(crate) fn send(
+    mem: &mut LaneMem<'_>,
+    now: Instant,
+    s: SockRef,
+    data: &[u8],
+    to: Option<&UdpTo>,
+) -> Result<usize, UdpSendError> {
+    let at = udp::lookup(mem, s).ok_or(UdpSendError::Gone)?;
+    let row = mem.udp_socks.get_mut(at).ok_or(UdpSendError::Gone)?;
+    if let Some(error) = SockError::from_raw(core::mem::take(&mut row.error) as u8) {
+        return Err(UdpSendError::Failed(error));
+    }
+    if row.flags & UDP_SHUT_SEND != 0 {
+        return Err(UdpSendError::Pipe);
+    }
+    if data.len() > PAYLOAD_MAX {
+        return Err(UdpSendError::MessageSize);
+    }
+    if row.send_held >= row.send_max || !outbox::has_room(mem, 1) {
+        if let Some(row) = mem.udp_socks.get_mut(at) {
+            row.flags |= UDP_WANTS_ROOM;
+        }
+        return Err(UdpSendError::WouldBlock);
+    }
+    let plan = plan(mem, now, at, data.len(), to)?;
+    let result = transmit(mem, now, at, &plan, data);
+    hop::release(mem, plan.hop);
+    result.map(|()| data.len())
+}
+
+/// Finds the way; takes a reference to its hop.
+fn plan(
+    mem: &mut LaneMem<'_>,
+    now: Instant,
+    at: Idx<UdpSock>,
+    len: usize,
+    to: Option<&UdpTo>,
+) -> Result<Plan, UdpSendError> {
+    let row = *mem.udp_socks.get(at).ok_or(UdpSendError::Gone)?;
+    let (remote, local, port, mtu) = match to {
+        Some(to) => {
+            let local = if row.local.addr.is_any() { to.local } else { row.local.addr };
+            (to.remote, local, to.route.port, to.route.mtu)
+        }
+        None if row.flags & UDP_CONNECTED != 0 => (row.remote, row.local.addr, row.out_port, row.mtu),
+        None => return Err(UdpSendError::NotConnected),
+    };
+    let (src, dst) = ends(local, remote).ok_or(UdpSendError::Invalid)?;
+    let info = ipv4::port_info(mem, port).ok_or(UdpSendError::Invalid)?;
+    let (mac, port_mtu) = (info.mac, info.mtu);
+    let hop = match to {
+        Some(to) => hop::for_route(mem, now, &to.route).ok_or(UdpSendError::NoRoom)?,
+        None => {
+            hop::retain(mem, row.hop);
+            row.hop
+        }
+    };
+    let dont_fragment = row.flags & UDP_DONT_FRAGMENT != 0;
+    Ok(Plan {
+        hop,
+        port,
+        mtu: if mtu == 0 { port_mtu } else { mtu.min(port_mtu) },
+        mac,
+        out: Out { tos: row.tos, ttl: row.ttl, dont_fragment, ..Out::new(src, dst, IpProtocol::UDP) },
+        udp: UdpHeader { src_port: row.local.port, dst_port: remote.port, payload_len: len as u16 },
+        checksum: row.flags & UDP_NO_CHECKSUM == 0,
+    })
+}
+
+fn ends(local: base::IpAddress, remote: Endpoint) -> Option<(Ipv4Addr, Ipv4Addr)> {
+    if remote.port.0 == 0 {
+        return None;
+    }
+    Some((local.as_v4()?, remote.addr.as_v4()?))
+}
+
+fn transmit(
+    mem: &mut LaneMem<'_>,
+    now: Instant,
+    at: Idx<UdpSock>,
+    plan: &Plan,
+    data: &[u8],
+) -> Result<(), UdpSendError> {
+    let l4 = HEADER_LEN + data.len();
+    let fits = l4 + wire::ipv4::HEADER_LEN <= usize::from(plan.mtu);
+    if !fits && plan.out.dont_fragment {
+        return Err(UdpSendError::MessageSize);
+    }
+    let head = build(mem, plan, data, fits).ok_or(UdpSendError::NoFrames)?;
+    // RFC 6864 4.1: a datagram sent whole could still be cut by a router, so it has an identification unless DF is set.
+    let header = plan.out.header(l4 as u16, ipv4::next_ident(mem, plan.out.dont_fragment));
+    ipv4::emit_headers(mem, head, (plan.mac, MacAddr::default()), &header);
+    let generation = mem.udp_socks.get(at).map_or(0, |row| row.generation);
+    let held = l4 as u32;
+    let (csum_start, csum_offset) =
+        if fits && plan.checksum { (HEADERS as u16, CHECKSUM_OFFSET as u16) } else { (0, 0) };
+    let note = Note { port: plan.port, csum_start, csum_offset, gso_size: 0, sock: at, generation, held };
+    if let Some(row) = mem.udp_socks.get_mut(at) {
+        row.send_held = row.send_held.saturating_add(held);
+    }
+    if fits {
+        outbox::annotate(mem, head, &note);
+        hop::send(mem, now, plan.hop, head);
+    } else {
+        let mut first = true;
+        let done = ipv4::fragment(mem, head, (&header, plan.mtu), &note, |mem, part| {
+            first = false;
+            hop::send(mem, now, plan.hop, part);
+        });
+        if !done {
+            if first {
+                udp::sent(mem, at, generation, held);
+            }
+            mem.counters.drop_packet(DropReason::OutboxFull);
+            return Err(UdpSendError::NoFrames);
+        }
+    }
+    mem.counters.udp_out = mem.counters.udp_out.wrapping_add(1);
+    Ok(())
+}
+
+/// The datagram in a chain of frames, with room for Ethernet and IP header in front. The checksum is left to the port
+/// when the packet `fits` the link, and computed when it will be cut.
+fn build(mem: &mut LaneMem<'_>, plan: &Plan, data: &[u8], fits: bool) -> Option<FrameIdx> {
+    let front = HEADERS + HEADER_LEN;
+    let take = data.len().min(packet::FRESH_BYTES - front);
+    let (first, mut rest) = data.split_at_checked(take)?;
+    let head = packet::fresh(&mut mem.frames, front + take)?;
+    let pseudo = wire::checksum::pseudo_v4(
+        plan.out.src,
+        plan.out.dst,
+        IpProtocol::UDP,
+        (HEADER_LEN + data.len()) as u16,
+    );
+    write_first(mem, head, plan, first)?;
+    if plan.checksum {
+        let field = mem.frames.data_mut(head).get_mut(HEADERS..)?;
+        if fits {
+            let at = field.get_mut(CHECKSUM_OFFSET..)?.first_chunk_mut::<2>()?;
+            *at = pseudo.fold().to_be_bytes();
+        } else {
+            let header = Sum::of(field.get(..HEADER_LEN)?);
+            wire::udp::set_checksum(field, pseudo.plus(header).plus_bytes(data).finish()).ok()?;
+        }
+    }
+    let mut last = head;
+    while !rest.is_empty() {
+        let (part, behind) = rest.split_at(rest.len().min(FRAME_BYTES));
+        let Some(frame) = packet::fresh_rest(&mut mem.frames, part.len()) else {
+            mem.frames.release_chain(head);
+            return None;
+        };
+        mem.frames.data_mut(frame).get_mut(..part.len())?.copy_from_slice(part);
+        mem.frames.meta_mut(last)?.next = frame;
+        last = frame;
+        rest = behind;
+    }
+    Some(head)
+}
+
+/// Writes the UDP header, checksum 0, and the payload `first` behind it.
+fn write_first(mem: &mut LaneMem<'_>, head: FrameIdx, plan: &Plan, first: &[u8]) -> Option<()> {
+    let datagram = mem.frames.data_mut(head).get_mut(HEADERS..)?;
+    plan.udp.emit(datagram).ok()?;
+    datagram.get_mut(HEADER_LEN..)?.copy_from_slice(first);
+    Some(())
+}
