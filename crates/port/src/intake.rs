@@ -9,6 +9,7 @@ use region::{FrameArea, Frames};
 use state::{CsumState, RxFrame};
 use sys::messages::{Messages, VnetHeader};
 
+use crate::chain::{append, spill};
 use crate::{PortSetup, vnet};
 
 /// Room for packet bytes in the first frame of a chain.
@@ -125,27 +126,4 @@ impl Intake {
         vnet::note_received(&arrived.header, &mut packet);
         Some(packet)
     }
-}
-
-/// Makes `frame`, with `len` bytes at `offset`, the end of the chain that ends in `last` so far.
-fn append(frames: &mut Frames<'_>, last: FrameIdx, frame: FrameIdx, offset: usize, len: usize) {
-    if let Some(meta) = frames.meta_mut(frame) {
-        (meta.offset, meta.len, meta.next) = (offset as u16, len as u16, FrameIdx::NONE);
-    }
-    if let Some(meta) = frames.meta_mut(last) {
-        meta.next = frame;
-    }
-}
-
-/// Copies `bytes` into new frames behind `last`. False when the frames run out; the chain then ends early.
-fn spill(frames: &mut Frames<'_>, mut last: FrameIdx, bytes: &[u8]) -> bool {
-    for piece in bytes.chunks(FRAME_BYTES) {
-        let Some(frame) = frames.alloc() else { return false };
-        if let Some(room) = frames.cell_mut(frame).get_mut(..piece.len()) {
-            room.copy_from_slice(piece);
-        }
-        append(frames, last, frame, 0, piece.len());
-        last = frame;
-    }
-    true
 }

@@ -1,6 +1,7 @@
 //! Sources and sinks of frames, one folder a back-end, with the same files in each: open rx tx stats.
 //!
-//! Back-ends: [`packet`] (AF_PACKET with virtio_net_hdr), [`tap`]. What they share: [`vnet`] (checksum and super-frame state in
+//! Back-ends: [`packet`] (AF_PACKET with virtio_net_hdr), [`tap`], [`simwire`] (no device at
+//! all). Around any of them: [`fault`]. For those without offloads: [`split`]. What they share: [`vnet`] (checksum and super-frame state in
 //! front of a packet) and the posting of frames to receive into.
 
 use std::os::fd::BorrowedFd;
@@ -9,9 +10,13 @@ use region::Frames;
 use rustix::io::Errno;
 use state::{RxBatch, TxFrame};
 
+mod chain;
 mod egress;
+pub mod fault;
 mod intake;
 pub mod packet;
+pub mod simwire;
+pub mod split;
 pub mod tap;
 pub mod vnet;
 
@@ -103,6 +108,9 @@ pub trait Port {
     /// # Errors
     /// [`PortError`] when the device is gone.
     fn tx(&mut self, frames: &mut Frames<'_>, packets: &[TxFrame]) -> Result<usize, PortError>;
+
+    /// Gives back every frame the port holds between calls. Called before it is dropped; it may go on working.
+    fn release(&mut self, frames: &mut Frames<'_>);
 
     /// The fd that polls readable when [`Port::rx`] has something.
     fn poll_fd(&self) -> Option<BorrowedFd<'_>>;

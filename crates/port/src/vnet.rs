@@ -35,25 +35,62 @@ pub fn of_packet(packet: &TxFrame, head: &[u8]) -> VnetHeader {
     header
 }
 
+/// IP version of a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Family {
+    V4,
+    V6,
+}
+
+/// Where the headers of a packet to send lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Layers {
+    pub(crate) family: Family,
+    /// TCP, else UDP.
+    pub(crate) tcp: bool,
+    /// Bytes before the IP header.
+    pub(crate) network: usize,
+    /// Bytes before the TCP or UDP header.
+    pub(crate) transport: usize,
+}
+
+impl Layers {
+    /// The layers of a packet whose headers are `head`; `None` for what is neither TCP nor UDP over IP.
+    pub(crate) fn of(head: &[u8], transport: usize) -> Option<Self> {
+        let ethertype_at = |at: usize| head.get(at..)?.first_chunk().map(|b| u16::from_be_bytes(*b));
+        let (ethertype, network) = match ethertype_at(12)? {
+            ETHERTYPE_VLAN => (ethertype_at(16)?, 18),
+            other => (other, 14),
+        };
+        let (family, protocol_at, least) = match ethertype {
+            ETHERTYPE_IPV4 => (Family::V4, network + 9, network + 20),
+            ETHERTYPE_IPV6 => (Family::V6, network + 6, network + 40),
+            _ => return None,
+        };
+        let tcp = match *head.get(protocol_at)? {
+            PROTOCOL_TCP => true,
+            PROTOCOL_UDP => false,
+            _ => return None,
+        };
+        let upper = if tcp { 20 } else { 8 };
+        if transport < least || head.len() < transport + upper {
+            return None;
+        }
+        Some(Self { family, tcp, network, transport })
+    }
+}
+
 /// How the kernel is to cut a super-segment with these headers; [`VnetHeader::GSO_NONE`] for what it cannot cut.
 fn gso_type(head: &[u8], transport: usize) -> u8 {
-    let ethertype_at =
-        |at: usize| head.get(at..).and_then(|b| b.first_chunk()).map_or(0, |b| u16::from_be_bytes(*b));
-    let (ethertype, network) = match ethertype_at(12) {
-        ETHERTYPE_VLAN => (ethertype_at(16), 18),
-        other => (other, 14),
-    };
-    let protocol_at = if ethertype == ETHERTYPE_IPV6 { network + 6 } else { network + 9 };
-    let protocol = head.get(protocol_at).copied().unwrap_or(0);
+    let Some(layers) = Layers::of(head, transport) else { return VnetHeader::GSO_NONE };
     let ecn = match head.get(transport + TCP_FLAGS_AT) {
         Some(flags) if flags & TCP_CWR != 0 => VnetHeader::GSO_ECN,
         _ => 0,
     };
-    match (ethertype, protocol) {
-        (ETHERTYPE_IPV4, PROTOCOL_TCP) => VnetHeader::GSO_TCPV4 | ecn,
-        (ETHERTYPE_IPV6, PROTOCOL_TCP) => VnetHeader::GSO_TCPV6 | ecn,
-        (ETHERTYPE_IPV4 | ETHERTYPE_IPV6, PROTOCOL_UDP) => VnetHeader::GSO_UDP_L4,
-        _ => VnetHeader::GSO_NONE,
+    match (layers.tcp, layers.family) {
+        (true, Family::V4) => VnetHeader::GSO_TCPV4 | ecn,
+        (true, Family::V6) => VnetHeader::GSO_TCPV6 | ecn,
+        (false, _) => VnetHeader::GSO_UDP_L4,
     }
 }
 
@@ -102,7 +139,8 @@ mod tests {
         );
         let cwr = of_packet(&super_segment(), &tcp_head(ETHERTYPE_IPV4, 0x90));
         assert_eq!(cwr.gso_type, VnetHeader::GSO_TCPV4 | VnetHeader::GSO_ECN);
-        assert_eq!(of_packet(&super_segment(), &tcp_head(ETHERTYPE_IPV6, 0)).gso_type, VnetHeader::GSO_TCPV6);
+        let v6 = TxFrame { csum_start: 54, ..super_segment() };
+        assert_eq!(of_packet(&v6, &tcp_head(ETHERTYPE_IPV6, 0)).gso_type, VnetHeader::GSO_TCPV6);
         assert_eq!(of_packet(&super_segment(), &[]).gso_type, VnetHeader::GSO_NONE);
     }
 

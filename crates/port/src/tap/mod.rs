@@ -51,6 +51,10 @@ impl Port for TapPort {
         self.transmit(frames, packets)
     }
 
+    fn release(&mut self, _frames: &mut Frames<'_>) {
+        // Nothing stays posted between calls, and the kernel copies what it sends.
+    }
+
     fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.fd.as_fd())
     }

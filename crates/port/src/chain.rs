@@ -1,0 +1,64 @@
+//! Chains of frames made and read byte by byte.
+
+use base::FrameIdx;
+use base::limits::{CHAIN_FRAMES, FRAME_BYTES, FRAME_HEADROOM};
+use region::Frames;
+use state::TxFrame;
+
+/// Makes `frame`, with `len` bytes at `offset`, the end of the chain that ends in `last` so far.
+pub(crate) fn append(frames: &mut Frames<'_>, last: FrameIdx, frame: FrameIdx, offset: usize, len: usize) {
+    if let Some(meta) = frames.meta_mut(frame) {
+        (meta.offset, meta.len, meta.next) = (offset as u16, len as u16, FrameIdx::NONE);
+    }
+    if let Some(meta) = frames.meta_mut(last) {
+        meta.next = frame;
+    }
+}
+
+/// Copies `bytes` into new frames behind `last`. False when the frames run out; the chain then ends early.
+pub(crate) fn spill(frames: &mut Frames<'_>, mut last: FrameIdx, bytes: &[u8]) -> bool {
+    for piece in bytes.chunks(FRAME_BYTES) {
+        let Some(frame) = frames.alloc() else { return false };
+        if let Some(room) = frames.cell_mut(frame).get_mut(..piece.len()) {
+            room.copy_from_slice(piece);
+        }
+        append(frames, last, frame, 0, piece.len());
+        last = frame;
+    }
+    true
+}
+
+/// `bytes` as a received packet in new frames. `None` when they run out.
+pub(crate) fn of_bytes(frames: &mut Frames<'_>, bytes: &[u8]) -> Option<FrameIdx> {
+    let (first, rest) = bytes.split_at(bytes.len().min(FRAME_BYTES - FRAME_HEADROOM));
+    let head = frames.alloc()?;
+    if let Some(room) = frames.cell_mut(head).get_mut(FRAME_HEADROOM..FRAME_HEADROOM + first.len()) {
+        room.copy_from_slice(first);
+    }
+    append(frames, FrameIdx::NONE, head, FRAME_HEADROOM, first.len());
+    if !spill(frames, head, rest) {
+        frames.release_chain(head);
+        return None;
+    }
+    Some(head)
+}
+
+/// Appends the bytes of the chain that begins at `head` to `bytes`.
+pub(crate) fn read(frames: &Frames<'_>, head: FrameIdx, bytes: &mut Vec<u8>) {
+    let mut at = head;
+    for _ in 0..CHAIN_FRAMES {
+        let Some(meta) = frames.meta(at) else { return };
+        bytes.extend_from_slice(frames.data(at));
+        at = meta.next;
+    }
+}
+
+/// Appends the bytes of a packet to send to `bytes`.
+pub(crate) fn read_tx(frames: &Frames<'_>, packet: &TxFrame, bytes: &mut Vec<u8>) {
+    bytes.extend_from_slice(frames.data(packet.head));
+    for piece in packet.pieces() {
+        let from = usize::from(piece.offset);
+        let cell = frames.cell(piece.frame);
+        bytes.extend_from_slice(cell.get(from..from + usize::from(piece.len)).unwrap_or(&[]));
+    }
+}

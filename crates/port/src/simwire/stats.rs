@@ -1,0 +1,10 @@
+//! Counters.
+
+use super::WirePort;
+use crate::PortStats;
+
+impl WirePort {
+    pub(super) fn counted(&self) -> PortStats {
+        self.stats
+    }
+}
