@@ -205,6 +205,7 @@ fn a_keeper_that_died_in_a_write_is_an_unknown_route() {
 #[test]
 fn readers_never_see_half_a_write() {
     let (mut writer, tables) = host();
+    writer.set_routes(Vec::new());
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {

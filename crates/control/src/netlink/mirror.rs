@@ -1,0 +1,242 @@
+//! The mirror: follows the kernel's events and writes the tables.
+
+use super::codec::{self, Request};
+use super::{ADDRESS, AF_INET, Asker, DEL, LINK, NEIGHBOUR, ROUTE, RULE, parse};
+use crate::tables::{Address, Link, Neighbour, NeighbourState, RouteRow, Tables, TablesWriter};
+use base::IpAddress;
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd};
+use sys::Errno;
+use sys::netlink::{BUFFER_BYTES, NetlinkSocket};
+
+/// Multicast groups (RTMGRP_*): links, neighbours, IPv4 addresses, IPv4 routes, IPv4 rules.
+const GROUPS: u32 = 0x1 | 0x4 | 0x10 | 0x40 | 0x80;
+/// Room for events, bytes. What does not fit costs a new reading of everything.
+const EVENT_BYTES: usize = 1 << 20;
+/// Datagrams read by one update; the rest is for the next.
+const DATAGRAMS_MAX: usize = 1024;
+
+/// What an update changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Changes {
+    /// Links.
+    pub links: bool,
+    /// Addresses: rules for "any address" need a look.
+    pub addresses: bool,
+    /// Routes or rules.
+    pub routes: bool,
+    /// Neighbours.
+    pub neighbours: bool,
+}
+
+impl Changes {
+    const ALL: Self = Self { links: true, addresses: true, routes: true, neighbours: true };
+
+    /// Is anything set?
+    #[must_use]
+    pub fn any(self) -> bool {
+        self != Self::default()
+    }
+}
+
+/// The last rows written, so that an event that changes nothing we keep does not count as a change.
+#[derive(Default)]
+struct Rows {
+    links: Vec<Link>,
+    addresses: Vec<Address>,
+    routes: Vec<RouteRow>,
+    policy_rules: bool,
+    neighbours: BTreeMap<(u32, [u8; 16]), Neighbour>,
+}
+
+/// Follows one network namespace, that of the thread that opens it.
+pub struct Mirror {
+    events: NetlinkSocket,
+    asker: Asker,
+    buffer: Vec<u8>,
+    writer: TablesWriter,
+    rows: Rows,
+    stale: Changes,
+}
+
+impl Mirror {
+    /// Opens the sockets and fills the tables. Needs no privilege.
+    ///
+    /// # Errors
+    /// What the netlink sockets give.
+    pub fn open(writer: TablesWriter) -> Result<Self, Errno> {
+        // The events come first: what changes while the first dumps are read is then not missed.
+        let events = NetlinkSocket::listen(GROUPS)?;
+        events.set_receive_buffer(EVENT_BYTES)?;
+        let asker = Asker::open()?;
+        let buffer = vec![0; BUFFER_BYTES];
+        let mut mirror = Self { events, asker, buffer, writer, rows: Rows::default(), stale: Changes::ALL };
+        mirror.update()?;
+        Ok(mirror)
+    }
+
+    /// The reader's view of the tables.
+    #[must_use]
+    pub fn tables(&self) -> Tables {
+        self.writer.reader()
+    }
+
+    /// Takes in what the kernel reported, without blocking. Call it when the fd is readable.
+    ///
+    /// # Errors
+    /// What the sockets give; then nothing is lost, the next update reads what was not read.
+    pub fn update(&mut self) -> Result<Changes, Errno> {
+        let mut changes = Changes { neighbours: self.take_events()?, ..Changes::default() };
+        if self.stale.links {
+            changes.links = self.read_links()?;
+            self.stale.links = false;
+            self.stale.neighbours |= changes.links;
+        }
+        if self.stale.addresses {
+            changes.addresses = self.read_addresses()?;
+            self.stale.addresses = false;
+        }
+        if self.stale.routes {
+            changes.routes = self.read_routes()?;
+            self.stale.routes = false;
+        }
+        if self.stale.neighbours {
+            changes.neighbours |= self.read_neighbours()?;
+            self.stale.neighbours = false;
+        }
+        Ok(changes)
+    }
+
+    /// Asks the kernel to resolve `addr` on device `ifindex`, or to confirm what it has. The answer shows up in the tables.
+    ///
+    /// # Errors
+    /// ENODEV, EINVAL for an address the kernel does not resolve there, EPERM without CAP_NET_ADMIN.
+    pub fn resolve(&mut self, ifindex: u32, addr: IpAddress) -> Result<(), Errno> {
+        const NTF_USE: u8 = 1;
+        const NDA_DST: u16 = 1;
+        let octets = addr.as_v4().ok_or(Errno::INVAL)?.octets();
+        let [a, b, c, d] = ifindex.to_ne_bytes();
+        let neighbour = [AF_INET, 0, 0, 0, a, b, c, d, 0, 0, NTF_USE, 0];
+        let request = Request::new(NEIGHBOUR, codec::REQUEST | codec::ACK | codec::CREATE);
+        self.asker.ask(request.put(&neighbour).attribute(NDA_DST, &octets), |_| {}).map(drop)
+    }
+
+    /// Takes in the waiting events. True: a neighbour changed.
+    fn take_events(&mut self) -> Result<bool, Errno> {
+        let mut changed = false;
+        let outcome = self.note_events(&mut changed);
+        if changed {
+            self.write_neighbours();
+        }
+        outcome.map(|()| changed)
+    }
+
+    fn note_events(&mut self, changed: &mut bool) -> Result<(), Errno> {
+        for _ in 0..DATAGRAMS_MAX {
+            match self.events.receive(&mut self.buffer) {
+                Ok(bytes) => {
+                    for message in codec::messages(bytes) {
+                        *changed |= note(&mut self.stale, &mut self.rows, &message);
+                    }
+                }
+                Err(Errno::AGAIN) => break,
+                // The kernel dropped events, or one was longer than any we know: read everything.
+                Err(Errno::NOBUFS | Errno::MSGSIZE) => self.stale = Changes::ALL,
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(())
+    }
+
+    fn write_neighbours(&mut self) {
+        self.writer.set_neighbours(self.rows.neighbours.values().copied().collect());
+    }
+
+    fn read_links(&mut self) -> Result<bool, Errno> {
+        let links = self.asker.dump(LINK, 0, parse::link)?;
+        let changed = links != self.rows.links;
+        if changed {
+            self.writer.set_links(links.clone());
+            self.rows.links = links;
+        }
+        Ok(changed)
+    }
+
+    fn read_addresses(&mut self) -> Result<bool, Errno> {
+        let addresses = self.asker.dump(ADDRESS, AF_INET, parse::address)?;
+        let changed = addresses != self.rows.addresses;
+        if changed {
+            self.writer.set_addresses(&addresses);
+            self.rows.addresses = addresses;
+        }
+        Ok(changed)
+    }
+
+    fn read_routes(&mut self) -> Result<bool, Errno> {
+        let rules = self.asker.dump(RULE, AF_INET, |rule| Some(parse::is_first_rule(rule)))?;
+        let policy_rules = rules.contains(&false);
+        let routes = self.asker.dump(ROUTE, AF_INET, parse::route)?;
+        let changed = (policy_rules, &routes) != (self.rows.policy_rules, &self.rows.routes);
+        if changed {
+            self.writer.set_policy_rules(policy_rules);
+            self.writer.set_routes(routes.clone());
+            (self.rows.policy_rules, self.rows.routes) = (policy_rules, routes);
+        }
+        Ok(changed)
+    }
+
+    fn read_neighbours(&mut self) -> Result<bool, Errno> {
+        let rows = self.asker.dump(NEIGHBOUR, AF_INET, parse::neighbour)?;
+        let rows = rows.into_iter().filter(is_known).map(|row| (key(&row), row)).collect();
+        let changed = rows != self.rows.neighbours;
+        if changed {
+            self.rows.neighbours = rows;
+            self.write_neighbours();
+        }
+        Ok(changed)
+    }
+}
+
+impl AsFd for Mirror {
+    /// Readable when there is something for [`Mirror::update`].
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.events.as_fd()
+    }
+}
+
+fn key(row: &Neighbour) -> (u32, [u8; 16]) {
+    (row.ifindex, row.addr.0)
+}
+
+fn is_known(row: &Neighbour) -> bool {
+    row.state != NeighbourState::None
+}
+
+/// Marks what `message` makes stale, and follows neighbours. True: a neighbour changed.
+fn note(stale: &mut Changes, rows: &mut Rows, message: &codec::Message<'_>) -> bool {
+    match message.kind & !3 {
+        LINK => {
+            stale.links = true;
+            // IPv4 routes that go with their link go without an event.
+            stale.routes = true;
+        }
+        ADDRESS => {
+            stale.addresses = true;
+            stale.routes = true;
+        }
+        ROUTE | RULE => stale.routes = true,
+        NEIGHBOUR => return note_neighbour(rows, message),
+        _ => {}
+    }
+    false
+}
+
+fn note_neighbour(rows: &mut Rows, message: &codec::Message<'_>) -> bool {
+    let Some(row) = parse::neighbour(message) else {
+        return false;
+    };
+    if message.kind == NEIGHBOUR + DEL || !is_known(&row) {
+        return rows.neighbours.remove(&key(&row)).is_some();
+    }
+    rows.neighbours.insert(key(&row), row) != Some(row)
+}
