@@ -82,8 +82,7 @@ fn workspace() -> Result<(u64, u64), String> {
 
 /// The model checks of rings, seqlock and lane lock. Their own target folder: the flag rebuilds everything.
 fn loom() -> Result<(u64, u64), String> {
-    let mut command =
-        run::command("cargo", &["test", "--package", "corelane-region", "--lib", "--release"]);
+    let mut command = run::command("cargo", &["test", "--package", "corelane-region", "--lib", "--release"]);
     command.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", run::root().join("target/loom"));
     cargo_test(command)
 }
