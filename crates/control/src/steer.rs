@@ -222,7 +222,7 @@ impl Steering {
     /// What the kernel says; EPERM when a filter was locked before.
     pub fn filter_socket(&self, socket: &impl AsFd, lane: SteerLane) -> Result<(), SteerError> {
         let program = self.load(&Kind::SocketFilter(lane))?;
-        sys::bpf::attach_filter(socket, &program).map_err(kernel("setting the socket filter"))?;
+        sys::packet::attach_filter(socket, program.as_fd()).map_err(kernel("setting the socket filter"))?;
         sys::bpf::lock_filter(socket).map_err(kernel("locking the socket filter"))
     }
 

@@ -1,4 +1,4 @@
-//! bpf(2): maps, programs with the verifier's words, links, test runs; and socket filters.
+//! bpf(2): maps, programs with the verifier's words, links, test runs.
 //!
 //! Everything lives as long as its fd (nothing is pinned), so an owner that dies leaves nothing behind. Instructions are made elsewhere;
 //! the kernel's verifier decides whether they are harmless. Not for the preload library: it needs privileges.
@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use rustix::io::Errno;
 
 use crate::fds::Fd;
-use crate::{Result, raw};
+use crate::{Result, raw, sockopt};
 
 const MAP_CREATE: usize = 0;
 const MAP_LOOKUP: usize = 1;
@@ -419,33 +419,19 @@ impl AsFd for Attachment {
     }
 }
 
-/// Makes `program` the filter of `socket` (SO_ATTACH_BPF).
-///
-/// # Errors
-/// EINVAL when the program is not a socket filter, EPERM when the filter is locked.
-pub fn attach_filter(socket: &impl AsFd, program: &Program) -> Result<()> {
-    set_socket_option(socket, libc::SO_ATTACH_BPF, program.as_fd().as_raw_fd())
-}
-
 /// Nobody can change or remove the filter of `socket` any more (SO_LOCK_FILTER): do this before the socket goes to a program
 /// that may not see other packets.
 ///
 /// # Errors
 /// EBADF, ENOTSOCK.
 pub fn lock_filter(socket: &impl AsFd) -> Result<()> {
-    set_socket_option(socket, libc::SO_LOCK_FILTER, 1)
-}
-
-fn set_socket_option(socket: &impl AsFd, option: i32, value: i32) -> Result<()> {
-    let at = core::ptr::from_ref(&value).expose_provenance();
-    let call = [number(socket) as usize, libc::SOL_SOCKET as usize, option as usize, at, size_of::<i32>(), 0];
-    // SAFETY: the option is an int, and `value` lives on.
-    unsafe { raw::syscall(libc::SYS_setsockopt, call) }.map(drop)
+    sockopt::set(socket, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, &1_i32)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::packet::attach_filter;
 
     const MOV_R0_0: Insn = Insn { code: 0xb7, registers: 0, offset: 0, immediate: 0 };
     const EXIT: Insn = Insn { code: 0x95, registers: 0, offset: 0, immediate: 0 };
@@ -483,9 +469,9 @@ mod tests {
         let program = Program::load(ProgramKind::SocketFilter, &[MOV_R0_0, EXIT], "corelane_test").unwrap();
         assert_eq!(program.test_run(&[0; 60], &[], 1).unwrap().result, 0);
         let (a, _b) = crate::fds::pair().unwrap();
-        attach_filter(&a, &program).unwrap();
+        attach_filter(&a, program.as_fd()).unwrap();
         lock_filter(&a).unwrap();
-        assert_eq!(attach_filter(&a, &program), Err(Errno::PERM));
+        assert_eq!(attach_filter(&a, program.as_fd()), Err(Errno::PERM));
         let refused = Program::load(ProgramKind::Xdp, &[EXIT], "corelane_test").unwrap_err();
         assert!(refused.log.contains("R0"), "{refused}");
     }

@@ -1,0 +1,194 @@
+//! Steering on a real device: what rules name leaves the kernel, what they do not name stays with it. As root only.
+#![allow(clippy::unwrap_used)]
+
+mod hosts;
+
+use base::{IpAddress, Port};
+use control::proto::Proto;
+use control::steer::{Flow, LocalEnd, SteerLane, Steering};
+use hosts::{ip, two_hosts};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+use sys::bpf::XdpMode;
+use sys::fds::Fd;
+use sys::packet;
+
+const HERE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+const THERE: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+/// A test that waits longer than this for a packet has failed.
+const LONG: Option<Duration> = Some(Duration::from_secs(10));
+
+fn lane(number: u8) -> SteerLane {
+    SteerLane::new(number).unwrap()
+}
+
+fn local(proto: Proto, port: u16) -> LocalEnd {
+    LocalEnd { proto, addr: IpAddress::from_v4(HERE), port: Port(port) }
+}
+
+fn tap(steering: &Steering, ifindex: u32, number: u8) -> Fd {
+    let tap = packet::socket().unwrap();
+    steering.filter_socket(&tap, lane(number)).unwrap();
+    packet::bind(&tap, ifindex).unwrap();
+    tap
+}
+
+/// Every frame that waits in `tap`.
+fn frames(tap: &Fd) -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    let mut buffer = vec![0; 70_000];
+    while let Ok(bytes) = rustix::io::read(tap, &mut buffer[..]) {
+        all.push(buffer[..bytes].to_vec());
+    }
+    all
+}
+
+fn udp_ports(frame: &[u8]) -> (u16, u16) {
+    let port = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
+    (port(34), port(36))
+}
+
+fn udp(address: Ipv4Addr, port: u16) -> UdpSocket {
+    let socket = UdpSocket::bind((address, port)).unwrap();
+    socket.set_read_timeout(LONG).unwrap();
+    socket
+}
+
+/// Has the kernel's socket got nothing?
+fn is_empty(socket: &UdpSocket) -> bool {
+    socket.set_nonblocking(true).unwrap();
+    socket.recv(&mut [0; 10]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+}
+
+#[test]
+fn a_tap_sees_its_lane_and_tcx_keeps_it_from_the_kernel() {
+    two_hosts(|hosts| {
+        let ifindex = sys::links::index("near").unwrap();
+        let mut steering = Steering::new(7).unwrap();
+        let (tap_0, tap_1) = (tap(&steering, ifindex, 0), tap(&steering, ifindex, 1));
+        steering.attach_packet(ifindex).unwrap();
+        steering.add_listener(local(Proto::Udp, 5000), lane(0)).unwrap();
+        steering.add_listener(local(Proto::Udp, 5002), lane(1)).unwrap();
+        let (taken, open) = (udp(HERE, 5000), udp(HERE, 5001));
+        let far = hosts.on_the_other(|| udp(THERE, 6000));
+        let send = |port: u16| far.send_to(b"hello", (HERE, port)).unwrap();
+        (5000..5003).chain([5001]).for_each(|port| {
+            send(port);
+        });
+        // One device, one queue: when the last packet is here, all are.
+        open.recv(&mut [0; 10]).unwrap();
+        open.recv(&mut [0; 10]).unwrap();
+        assert_eq!(frames(&tap_0).iter().map(|f| udp_ports(f)).collect::<Vec<_>>(), [(6000, 5000)]);
+        assert_eq!(frames(&tap_1).iter().map(|f| udp_ports(f)).collect::<Vec<_>>(), [(6000, 5002)]);
+        assert!(is_empty(&taken));
+
+        // What this host sends out is nobody's input, even between ends that rules name.
+        taken.send_to(b"out", (THERE, 6000)).unwrap();
+        far.recv(&mut [0; 10]).unwrap();
+        assert!(frames(&tap_0).is_empty());
+
+        steering.remove_lane(lane(0)).unwrap();
+        send(5000);
+        taken.set_nonblocking(false).unwrap();
+        taken.recv(&mut [0; 10]).unwrap();
+        assert!(frames(&tap_0).is_empty());
+
+        steering.add_listener(local(Proto::Udp, 5000), lane(0)).unwrap();
+        drop(steering);
+        send(5000);
+        taken.recv(&mut [0; 10]).unwrap();
+    });
+}
+
+#[test]
+fn super_packets_of_a_flow_are_steered_whole() {
+    two_hosts(|hosts| {
+        let ifindex = sys::links::index("near").unwrap();
+        let mut steering = Steering::new(7).unwrap();
+        let tap = tap(&steering, ifindex, 3);
+        packet::set_buffers(&tap, 4 << 20, 1 << 20).unwrap();
+        steering.attach_packet(ifindex).unwrap();
+        let listener = TcpListener::bind((HERE, 5000)).unwrap();
+        let mut far = hosts.on_the_other(|| TcpStream::connect((HERE, 5000)).unwrap());
+        let (mut near, from) = listener.accept().unwrap();
+        let mut warm = vec![0; 200_000];
+        far.write_all(&warm).unwrap();
+        near.read_exact(&mut warm).unwrap();
+        assert!(frames(&tap).is_empty(), "no rule yet");
+        let flow = Flow {
+            local: local(Proto::Tcp, 5000),
+            remote: IpAddress::from_v4(THERE),
+            remote_port: Port(from.port()),
+        };
+        steering.add_flow(flow, lane(3)).unwrap();
+        far.write_all(&[1; 60_000]).unwrap();
+        // The peer's first window of data passes the device before write returns or in its softirq; a second packet tells us so.
+        let (open, probe) = (udp(HERE, 5001), hosts.on_the_other(|| udp(THERE, 6000)));
+        probe.send_to(b"x", (HERE, 5001)).unwrap();
+        open.recv(&mut [0; 10]).unwrap();
+        let got = frames(&tap);
+        assert!(!got.is_empty(), "the flow is the lane's now");
+        let longest = got.iter().map(Vec::len).max().unwrap();
+        assert!(longest > 4000, "super-packets arrive as the peer sent them: {longest}");
+        near.set_nonblocking(true).unwrap();
+        assert!(near.read(&mut [0; 10]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock));
+
+        steering.remove_flow(flow).unwrap();
+        near.set_nonblocking(false).unwrap();
+        near.set_read_timeout(LONG).unwrap();
+        near.read_exact(&mut vec![0; 60_000]).unwrap();
+    });
+}
+
+fn lanes_without_a_socket_leave_their_packets_to_the_kernel(mode: XdpMode) {
+    two_hosts(|hosts| {
+        let ifindex = sys::links::index("near").unwrap();
+        let mut steering = Steering::new(7).unwrap();
+        steering.attach_xdp(ifindex, mode, 1).unwrap();
+        assert!(steering.attach_xdp(ifindex, mode, 1).is_err());
+        steering.add_listener(local(Proto::Udp, 5000), lane(0)).unwrap();
+        let near = udp(HERE, 5000);
+        let far = hosts.on_the_other(|| udp(THERE, 6000));
+        far.send_to(b"hello", (HERE, 5000)).unwrap();
+        near.recv(&mut [0; 10]).unwrap();
+        // With a socket that nobody bound the packet is the lane's, and lost; the next port is still the kernel's.
+        let socket =
+            rustix::net::socket(rustix::net::AddressFamily::XDP, rustix::net::SocketType::RAW, None).unwrap();
+        steering.set_socket(ifindex, 0, lane(0), &socket).unwrap();
+        let open = udp(HERE, 5001);
+        far.send_to(b"hello", (HERE, 5000)).unwrap();
+        far.send_to(b"hello", (HERE, 5001)).unwrap();
+        open.recv(&mut [0; 10]).unwrap();
+        assert!(is_empty(&near));
+        steering.clear_socket(ifindex, 0, lane(0)).unwrap();
+        assert!(steering.set_socket(ifindex, 1, lane(0), &socket).is_err(), "the device has one queue");
+        steering.detach(ifindex).unwrap();
+        steering.attach_packet(ifindex).unwrap();
+    });
+}
+
+#[test]
+fn generic_xdp_takes_only_lanes_with_a_socket() {
+    lanes_without_a_socket_leave_their_packets_to_the_kernel(XdpMode::Generic);
+}
+
+#[test]
+fn native_xdp_takes_only_lanes_with_a_socket() {
+    lanes_without_a_socket_leave_their_packets_to_the_kernel(XdpMode::Native);
+}
+
+#[test]
+fn a_foreign_xdp_program_is_an_error_and_stays() {
+    two_hosts(|_| {
+        let ifindex = sys::links::index("near").unwrap();
+        let mut first = Steering::new(1).unwrap();
+        first.attach_xdp(ifindex, XdpMode::Generic, 1).unwrap();
+        let mut second = Steering::new(2).unwrap();
+        let error = second.attach_xdp(ifindex, XdpMode::Generic, 1).unwrap_err();
+        assert!(error.to_string().contains("XDP"), "{error}");
+        drop(first);
+        second.attach_xdp(ifindex, XdpMode::Generic, 1).unwrap();
+        ip("link set near down");
+    });
+}
