@@ -3,6 +3,7 @@
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard};
 use sys::namespace::{enter_net, enter_new_net};
 
 /// The test's thread is in `here` (device `near`, 10.77.0.1/24); the other host is `there` (device `far`, 10.77.0.2/24).
@@ -45,8 +46,17 @@ impl Hosts {
     }
 }
 
+/// Held while a child of this process may have copies of its fds.
+static CHILDREN: Mutex<()> = Mutex::new(());
+
+/// While this is held no child has copies of this process's fds: what is closed now is really closed.
+pub(crate) fn without_children() -> MutexGuard<'static, ()> {
+    CHILDREN.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 /// Runs `ip` with `arguments` on the host the thread is in.
 pub(crate) fn ip(arguments: &str) {
+    let _alone = without_children();
     let status = Command::new("ip").args(arguments.split_whitespace()).status().unwrap();
     assert!(status.success(), "ip {arguments}");
 }
