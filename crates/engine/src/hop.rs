@@ -29,7 +29,7 @@ const SCAN_EVERY: Duration = Duration::from_millis(100);
 
 /// What is known of a hop's MAC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HopMac {
+pub(crate) enum HopMac {
     /// This one.
     Known(MacAddr),
     /// It is being asked for.

@@ -60,7 +60,7 @@ pub(crate) fn input(
     let from = u32::from(head.fragment_offset);
     let span = Span { from, to: from + part.l4_bytes, last: !head.more_fragments };
     // RFC 791 3.2: all fragments but the last are multiples of 8 bytes; and no packet is longer than 65535.
-    let fits = span.to <= PAYLOAD_MAX && span.to > span.from && (span.last || span.to % 8 == 0);
+    let fits = span.to <= PAYLOAD_MAX && span.to > span.from && (span.last || span.to.is_multiple_of(8));
     let outcome = if fits { store(mem, now, part, (head, dst_mac), span) } else { (Idx::NONE, Outcome::Bad) };
     mem.frames.release_chain(part.head);
     let (at, outcome) = outcome;

@@ -1,4 +1,5 @@
 //! ARP, next hops and ICMP echo.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod rig;
 

@@ -1,4 +1,5 @@
 //! UDP end to end: from frames to the program and back.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod rig;
 

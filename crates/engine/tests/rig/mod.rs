@@ -1,5 +1,12 @@
 //! One host for tests of the engine: a lane in leaked memory, one port, packets as byte vectors, and a count of free frames.
-#![allow(dead_code, unreachable_pub, missing_docs, reason = "each test file uses its own part of the rig")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "each test file uses its own part of the rig"
+)]
 
 use core::net::Ipv4Addr;
 use std::sync::atomic::AtomicU64;
