@@ -34,6 +34,8 @@ pub const IPV6_EXTENSIONS: usize = 8;
 pub const PORT_RECEIVE_BUFFER_BYTES: i32 = 16 << 20;
 /// Send buffer of a port's socket: bounds what is in flight in the device, bytes.
 pub const PORT_SEND_BUFFER_BYTES: i32 = 8 << 20;
+/// Entries of each of the four rings of an AF_XDP socket.
+pub const XDP_RING_ENTRIES: u32 = 2048;
 /// Largest message between a program and the keeper, bytes.
 pub const KEEPER_MESSAGE_BYTES: usize = 4096;
 
@@ -41,3 +43,4 @@ const _: () = assert!(SUPER_SEGMENT_BYTES + 128 <= SUPER_FRAME_BYTES);
 const _: () = assert!(SUPER_SEGMENT_BYTES / FRAME_BYTES + 2 <= CHAIN_FRAMES);
 const _: () = assert!(FRAME_HEADROOM < FRAME_BYTES);
 const _: () = assert!(LANES <= 64);
+const _: () = assert!(XDP_RING_ENTRIES.is_power_of_two());

@@ -1,6 +1,6 @@
 //! Sources and sinks of frames, one folder a back-end, with the same files in each: open rx tx stats.
 //!
-//! Back-ends: [`packet`] (AF_PACKET with virtio_net_hdr), [`tap`], [`simwire`] (no device at
+//! Back-ends: [`packet`] (AF_PACKET with virtio_net_hdr), [`tap`], [`xdp`], [`simwire`] (no device at
 //! all). Around any of them: [`fault`]. For those without offloads: [`split`]. What they share: [`vnet`] (checksum and super-frame state in
 //! front of a packet) and the posting of frames to receive into.
 
@@ -19,6 +19,7 @@ pub mod simwire;
 pub mod split;
 pub mod tap;
 pub mod vnet;
+pub mod xdp;
 
 /// What a port can take off the engine's hands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

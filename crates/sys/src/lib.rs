@@ -23,6 +23,7 @@ pub mod raw;
 pub mod signals;
 pub mod sockopt;
 pub mod tun;
+pub mod xsk;
 
 pub use rustix::io::Errno;
 

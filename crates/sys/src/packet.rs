@@ -48,19 +48,25 @@ pub fn set_qdisc_bypass(fd: &impl AsFd, on: bool) -> Result<()> {
     sockopt::set(fd, libc::SOL_PACKET, PACKET_QDISC_BYPASS, &i32::from(on))
 }
 
-/// Sets both buffers, bytes: beyond the system's limits with CAP_NET_ADMIN, else up to them.
+/// Sets the receive buffer, bytes: beyond the system's limit with CAP_NET_ADMIN, else up to it.
 ///
 /// # Errors
 /// What setsockopt gives.
-pub fn set_buffers(fd: &impl AsFd, receive: i32, send: i32) -> Result<()> {
-    for (forced, plain, bytes) in
-        [(libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, receive), (libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, send)]
-    {
-        if sockopt::set(fd, libc::SOL_SOCKET, forced, &bytes).is_err() {
-            sockopt::set(fd, libc::SOL_SOCKET, plain, &bytes)?;
-        }
-    }
-    Ok(())
+pub fn set_receive_buffer(fd: &impl AsFd, bytes: i32) -> Result<()> {
+    set_buffer(fd, libc::SO_RCVBUFFORCE, libc::SO_RCVBUF, bytes)
+}
+
+/// Sets the send buffer, bytes: beyond the system's limit with CAP_NET_ADMIN, else up to it.
+///
+/// # Errors
+/// What setsockopt gives.
+pub fn set_send_buffer(fd: &impl AsFd, bytes: i32) -> Result<()> {
+    set_buffer(fd, libc::SO_SNDBUFFORCE, libc::SO_SNDBUF, bytes)
+}
+
+fn set_buffer(fd: &impl AsFd, forced: i32, plain: i32, bytes: i32) -> Result<()> {
+    sockopt::set(fd, libc::SOL_SOCKET, forced, &bytes)
+        .or_else(|_| sockopt::set(fd, libc::SOL_SOCKET, plain, &bytes))
 }
 
 /// Receives only what the eBPF socket filter `program` passes.
@@ -76,9 +82,21 @@ pub fn attach_filter(fd: &impl AsFd, program: BorrowedFd<'_>) -> Result<()> {
 /// # Errors
 /// ENODEV, ENETDOWN when the interface is down.
 pub fn bind(fd: &impl AsFd, ifindex: u32) -> Result<()> {
+    bind_protocol(fd, ifindex, libc::ETH_P_ALL as u16)
+}
+
+/// Sends by interface `ifindex`, and receives nothing.
+///
+/// # Errors
+/// ENODEV, ENETDOWN when the interface is down.
+pub fn bind_to_send(fd: &impl AsFd, ifindex: u32) -> Result<()> {
+    bind_protocol(fd, ifindex, 0)
+}
+
+fn bind_protocol(fd: &impl AsFd, ifindex: u32, protocol: u16) -> Result<()> {
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
-        sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
+        sll_protocol: protocol.to_be(),
         sll_ifindex: ifindex as i32,
         sll_hatype: 0,
         sll_pkttype: 0,

@@ -27,7 +27,8 @@ pub fn open(spec: &PacketSpec<'_>) -> Result<Fd, Errno> {
     packet::set_vnet_header(&fd)?;
     packet::set_ignore_outgoing(&fd)?;
     packet::set_qdisc_bypass(&fd, spec.qdisc_bypass)?;
-    packet::set_buffers(&fd, PORT_RECEIVE_BUFFER_BYTES, PORT_SEND_BUFFER_BYTES)?;
+    packet::set_receive_buffer(&fd, PORT_RECEIVE_BUFFER_BYTES)?;
+    packet::set_send_buffer(&fd, PORT_SEND_BUFFER_BYTES)?;
     if let Some(filter) = spec.filter {
         packet::attach_filter(&fd, filter)?;
     }

@@ -50,18 +50,24 @@ impl Rig {
     /// With a veth pair between the two.
     pub fn veth() -> Option<Self> {
         let rig = Self::new()?;
+        rig.join();
+        Some(rig)
+    }
+
+    /// Makes the veth pair.
+    pub fn join(&self) {
+        self.on_near();
         // `ip` finds the near namespace by a process that waits in it.
         let mut holder = Command::new("sleep").arg("60").spawn().unwrap();
-        rig.on_far();
+        self.on_far();
         run(&format!("ip link add far0 type veth peer name near0 netns {}", holder.id()));
         holder.kill().unwrap();
         holder.wait().unwrap();
         run("ip link set far0 address 02:00:00:00:00:02 up");
         run("ip addr add 10.99.0.2/24 dev far0");
         run("ip neigh add 10.99.0.1 lladdr 02:00:00:00:00:01 dev far0");
-        rig.on_near();
+        self.on_near();
         run("ip link set near0 address 02:00:00:00:00:01 up");
-        Some(rig)
     }
 
     pub fn on_near(&self) {
@@ -251,4 +257,32 @@ pub fn ones(bytes: &[u8]) -> u16 {
 /// Bytes that differ from place to place.
 pub fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|i| (i * 7 + i / 251) as u8).collect()
+}
+
+/// An XDP program on a device that gives its queue 0 to one socket, as long as this lives.
+pub struct Steered {
+    _program: sys::bpf::Program,
+    _map: sys::bpf::Map,
+    _attachment: sys::bpf::Attachment,
+}
+
+/// Gives every packet of queue 0 of `device` to `socket`, with generic XDP.
+pub fn steer(device: &str, socket: &sys::fds::Fd) -> Steered {
+    use std::os::fd::{AsFd, AsRawFd};
+    use sys::bpf::{Attachment, Insn, Map, MapKind, Program, ProgramKind, XdpMode};
+    let map = Map::create(MapKind::Xsk, 4, 4, 1, "test_xsks").unwrap();
+    map.update(&0_u32.to_ne_bytes(), &socket.as_raw_fd().to_ne_bytes()).unwrap();
+    let insn = |code, registers, offset, immediate| Insn { code, registers, offset, immediate };
+    let program = [
+        insn(0x61, 0x12, 16, 0),                      // r2 = ctx->rx_queue_index
+        insn(0x18, 0x11, 0, map.as_fd().as_raw_fd()), // r1 = map
+        insn(0, 0, 0, 0),
+        insn(0xb7, 0x03, 0, 2), // r3 = XDP_PASS
+        insn(0x85, 0, 0, 51),   // bpf_redirect_map
+        insn(0x95, 0, 0, 0),
+    ];
+    let program = Program::load(ProgramKind::Xdp, &program, "test_steer").unwrap();
+    let ifindex = sys::links::index(device).unwrap();
+    let attachment = Attachment::xdp(&program, ifindex, XdpMode::Generic).unwrap();
+    Steered { _program: program, _map: map, _attachment: attachment }
 }

@@ -1,0 +1,213 @@
+//! Sending: descriptors into the transmit ring, frames back out of the completion ring; super-segments by the
+//! companion socket, or cut in software.
+
+use base::limits::FRAME_BYTES;
+use region::Frames;
+use rustix::io::Errno;
+use state::{Piece, TxFrame};
+use sys::xsk::{self, Descriptor, TX_METADATA_BYTES, TxMetadata};
+
+use super::XdpPort;
+use crate::PortError;
+use crate::split::{Splitter, complete_checksum};
+
+/// Calls that one [`XdpPort::kick`] makes at most: each sends at least 32 packets.
+const KICKS_MAX: u32 = 8;
+
+/// What came of one packet.
+enum Sent {
+    /// Gone or lost; its head is accounted for.
+    Yes,
+    /// There is no room for it now.
+    Later,
+}
+
+impl XdpPort {
+    pub(super) fn transmit(
+        &mut self,
+        frames: &mut Frames<'_>,
+        packets: &[TxFrame],
+    ) -> Result<usize, PortError> {
+        self.reap(frames);
+        let mut taken = 0;
+        for packet in packets {
+            let is_super = packet.gso_size > 0 && packet.payload_bytes > u32::from(packet.gso_size);
+            let sent = match (is_super, self.companion.is_some()) {
+                (true, true) => self.send_super(frames, packet, taken == 0)?,
+                (true, false) => self.send_split(frames, packet),
+                (false, _) => self.send_one(frames, packet),
+            };
+            match sent {
+                Sent::Yes => taken += 1,
+                Sent::Later => break,
+            }
+        }
+        match self.kick() {
+            Err(error) if taken == 0 => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        self.reap(frames);
+        Ok(taken)
+    }
+
+    /// Releases the frames of packets that were sent.
+    pub(super) fn reap(&mut self, frames: &mut Frames<'_>) {
+        let ready = self.memory.completion.ready();
+        for at in 0..ready {
+            let frame = frames.at_address(self.memory.completion.get(at));
+            frames.release(frame);
+        }
+        self.memory.completion.consume(ready);
+    }
+
+    /// Puts one packet, no longer than the MTU, into the ring.
+    fn send_one(&mut self, frames: &mut Frames<'_>, packet: &TxFrame) -> Sent {
+        let parts = 1 + u32::from(packet.payload_pieces);
+        if self.rings.tx.room() < parts {
+            return Sent::Later;
+        }
+        let mut packet = *packet;
+        // One copy of a short payload costs less than the page and the second completion that a second part costs.
+        let joined = join(frames, &mut packet);
+        if !joined && !self.socket.scatter {
+            self.stats.tx_dropped += 1;
+            frames.release(packet.head);
+            return Sent::Yes;
+        }
+        let mut options = 0;
+        if packet.csum_start != 0 {
+            if self.socket.completes_checksums && put_metadata(frames, &packet) {
+                options = xsk::HAS_METADATA;
+            } else {
+                complete_checksum(frames, &mut packet);
+            }
+        }
+        self.put(frames, &packet, options);
+        self.stats.tx_packets += 1;
+        self.stats.tx_bytes += u64::from(packet.bytes());
+        Sent::Yes
+    }
+
+    /// Writes the descriptors of `packet`; its frames belong to the ring from now on.
+    fn put(&mut self, frames: &mut Frames<'_>, packet: &TxFrame, options: u32) {
+        let offset = frames.meta(packet.head).map_or(0, |m| m.offset);
+        let head = Descriptor {
+            address: frames.address(packet.head) + u64::from(offset),
+            len: u32::from(packet.header_bytes),
+            options,
+        };
+        let mut at = 0;
+        let mut last = head;
+        for piece in packet.pieces().iter().filter(|p| p.len > 0) {
+            last.options |= xsk::CONTINUED;
+            self.rings.tx.put(at, last);
+            at += 1;
+            frames.retain(piece.frame);
+            let address = frames.address(piece.frame) + u64::from(piece.offset);
+            last = Descriptor { address, len: u32::from(piece.len), options: 0 };
+        }
+        self.rings.tx.put(at, last);
+        self.rings.tx.submit(at + 1);
+    }
+
+    /// Cuts a super-segment and puts all its packets into the ring.
+    fn send_split(&mut self, frames: &mut Frames<'_>, packet: &TxFrame) -> Sent {
+        let segments = packet.payload_bytes.div_ceil(u32::from(packet.gso_size));
+        if self.rings.tx.room() < segments * 3 {
+            return Sent::Later;
+        }
+        if let Some(mut splitter) = Splitter::new(frames, packet) {
+            while let Some(part) = splitter.next(frames) {
+                // There is room for each, so each is taken.
+                self.send_one(frames, &part);
+            }
+            // Out of frames: the rest is lost, as on a wire.
+            self.stats.tx_dropped += u64::from(!splitter.is_done());
+        } else {
+            self.stats.tx_dropped += 1;
+        }
+        frames.release(packet.head);
+        Sent::Yes
+    }
+
+    /// Sends a super-segment on the companion socket, after everything that is in the ring.
+    fn send_super(
+        &mut self,
+        frames: &mut Frames<'_>,
+        packet: &TxFrame,
+        first: bool,
+    ) -> Result<Sent, PortError> {
+        self.kick()?;
+        let Some((fd, egress)) = &mut self.companion else { return Ok(Sent::Later) };
+        egress.fill(frames, 0, packet);
+        self.stats.syscalls += 1;
+        match egress.messages.send(fd, 0, 1) {
+            Ok(_) => {
+                self.stats.tx_packets += 1;
+                self.stats.tx_bytes += u64::from(packet.bytes());
+            }
+            Err(Errno::AGAIN | Errno::NOBUFS | Errno::INTR) => return Ok(Sent::Later),
+            Err(errno) => match PortError::of(errno) {
+                Some(error) if first => return Err(error),
+                Some(_) => return Ok(Sent::Later),
+                None => self.stats.tx_dropped += 1,
+            },
+        }
+        frames.release(packet.head);
+        Ok(Sent::Yes)
+    }
+
+    /// Makes the kernel send what is in the ring, as far as it can now.
+    fn kick(&mut self) -> Result<(), PortError> {
+        for _ in 0..KICKS_MAX {
+            if self.rings.tx.room() == super::SIZES.tx || !self.rings.tx.needs_wakeup() {
+                return Ok(());
+            }
+            self.stats.syscalls += 1;
+            match xsk::kick_tx(&self.socket.fd) {
+                Ok(()) | Err(Errno::AGAIN | Errno::INTR) => {}
+                // The device is busy: what is left goes with the next call.
+                Err(Errno::BUSY | Errno::NOBUFS) => return Ok(()),
+                Err(errno) => return PortError::of(errno).map_or(Ok(()), Err),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Copies the payload behind the headers, when it fits into their frame. False when it does not.
+fn join(frames: &mut Frames<'_>, packet: &mut TxFrame) -> bool {
+    let Some(meta) = frames.meta(packet.head) else { return false };
+    let mut end = usize::from(meta.offset) + usize::from(meta.len);
+    let bytes = packet.payload_bytes as usize;
+    if end + bytes > FRAME_BYTES {
+        return false;
+    }
+    let mut buffer = [0; FRAME_BYTES];
+    for piece in packet.pieces() {
+        let (from, len) = (usize::from(piece.offset), usize::from(piece.len));
+        let Some(source) = frames.cell(piece.frame).get(from..from + len) else { return false };
+        let Some(room) = buffer.get_mut(..len) else { return false };
+        room.copy_from_slice(source);
+        let Some(target) = frames.cell_mut(packet.head).get_mut(end..end + len) else { return false };
+        target.copy_from_slice(room);
+        end += len;
+    }
+    if let Some(meta) = frames.meta_mut(packet.head) {
+        meta.len += bytes as u16;
+    }
+    packet.header_bytes += bytes as u16;
+    packet.payload = [Piece::default(); base::limits::CHAIN_FRAMES];
+    (packet.payload_pieces, packet.payload_bytes) = (0, 0);
+    true
+}
+
+/// Writes the request to complete the checksum in front of the packet. False when there is no room.
+fn put_metadata(frames: &mut Frames<'_>, packet: &TxFrame) -> bool {
+    let offset = frames.meta(packet.head).map_or(0, |m| usize::from(m.offset));
+    let Some(start) = offset.checked_sub(TX_METADATA_BYTES) else { return false };
+    let Some(room) = frames.cell_mut(packet.head).get_mut(start..offset) else { return false };
+    let request = TxMetadata { csum_start: packet.csum_start, csum_offset: packet.csum_offset };
+    room.copy_from_slice(&request.to_bytes());
+    true
+}

@@ -1,0 +1,153 @@
+//! The AF_XDP port (generic XDP, copy mode, packets of several frames) against the kernel across veth.
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod rig;
+
+use port::Port;
+use port::packet::{PacketPort, PacketSpec};
+use port::xdp::{XdpParts, XdpPort, XdpSpec, open, open_companion};
+use rig::{FRAMES, Memory, NEAR, Rig, Steered, pattern, receive_ipv4, setup, steer, tcp_head, udp_head};
+use state::RxBatch;
+
+fn near_port(memory: &mut Memory, with_companion: bool) -> (XdpPort, Steered) {
+    port_for_mtu(memory, with_companion, 1500)
+}
+
+fn port_for_mtu(memory: &mut Memory, with_companion: bool, mtu: u16) -> (XdpPort, Steered) {
+    let ifindex = sys::links::index("near0").unwrap();
+    let spec = XdpSpec { ifindex, queue: 0, mtu, zero_copy: true, busy_poll: false };
+    let socket = open(&spec, memory.area.cells()).unwrap();
+    assert_eq!((socket.completes_checksums, socket.scatter), (mtu == 1500, mtu > 1500));
+    let steered = steer("near0", &socket.fd);
+    let companion = with_companion.then(|| open_companion(ifindex).unwrap());
+    let mut port = XdpPort::from_parts(XdpParts { socket, companion }, memory.area, setup()).unwrap();
+    // Nothing can come in before the kernel has frames to receive into.
+    assert_eq!(port.rx(&mut memory.frames(), &mut RxBatch::new()).unwrap(), 0);
+    (port, steered)
+}
+
+#[test]
+fn kernel_datagrams_arrive_whole_and_in_order() {
+    let Some(rig) = Rig::veth() else { return };
+    let mut memory = Memory::new(FRAMES);
+    let (mut port, _steered) = near_port(&mut memory, false);
+    let held = FRAMES - memory.free();
+    let udp = rig.far_udp(4000);
+    for number in 0..300_u32 {
+        let mut payload = pattern(1000);
+        payload[..4].copy_from_slice(&number.to_be_bytes());
+        udp.send_to(&payload, (NEAR, 5000)).unwrap();
+        if number % 100 == 99 {
+            for (packet, expected) in receive_ipv4(&mut port, &mut memory, 17, 100).iter().zip(number - 99..)
+            {
+                let bytes = memory.take(packet);
+                assert_eq!(bytes[42..46], expected.to_be_bytes());
+                assert_eq!(bytes[46..], pattern(1000)[4..]);
+            }
+        }
+    }
+    assert_eq!(FRAMES - memory.free(), held, "the fill ring holds as many frames as before");
+}
+
+#[test]
+fn a_super_frame_arrives_as_one_chain() {
+    let Some(rig) = Rig::veth() else { return };
+    let mut memory = Memory::new(FRAMES);
+    let mut far_memory = Memory::new(FRAMES);
+    let (mut port, _steered) = near_port(&mut memory, false);
+    let mut sender = rig.far(|| {
+        let ifindex = sys::links::index("far0").unwrap();
+        let fd = port::packet::open(&PacketSpec { ifindex, filter: None, qdisc_bypass: false }).unwrap();
+        PacketPort::from_fd(fd, far_memory.area, setup())
+    });
+    let payload = pattern(60_000);
+    let mut packet = far_memory.packet(&tcp_head(payload.len()), &payload);
+    (packet.csum_start, packet.csum_offset, packet.gso_size) = (34, 16, 1448);
+    assert_eq!(sender.tx(&mut far_memory.frames(), &[packet]).unwrap(), 1);
+    let packets = receive_ipv4(&mut port, &mut memory, 6, 1);
+    assert_eq!(memory.take(&packets[0])[54..], payload);
+}
+
+#[test]
+fn what_we_send_is_good_for_the_kernel_and_every_frame_comes_back() {
+    let Some(rig) = Rig::veth() else { return };
+    let mut memory = Memory::new(FRAMES);
+    // Up to an ordinary MTU the kernel completes checksums of packets in one frame; for a larger one we do, in several.
+    let (mut port, _steered) = near_port(&mut memory, false);
+    send_and_check(&rig, &mut memory, &mut port, &[1000, 1400, 4]);
+    drop(port);
+    rig::run("ip link del near0");
+    rig.join();
+    rig::run("ip link set near0 mtu 9000");
+    rig.far(|| rig::run("ip link set far0 mtu 9000"));
+    let (mut port, _steered) = port_for_mtu(&mut memory, false, 9000);
+    send_and_check(&rig, &mut memory, &mut port, &[1000, 8001, 4, 4096]);
+}
+
+fn send_and_check(rig: &Rig, memory: &mut Memory, port: &mut XdpPort, lengths: &[usize]) {
+    let held = FRAMES - memory.free();
+    let udp = rig.far_udp(4000);
+    for len in lengths {
+        let payload = pattern(*len);
+        let mut packet = memory.packet(&udp_head(5000, 4000, *len), &payload);
+        (packet.csum_start, packet.csum_offset) = (34, 6);
+        assert_eq!(port.tx(&mut memory.frames(), &[packet]).unwrap(), 1);
+        memory.release_payload(&packet);
+        let mut got = [0; 10_000];
+        assert_eq!(udp.recv(&mut got).unwrap(), *len);
+        assert_eq!(got[..*len], payload);
+    }
+    port.release(&mut memory.frames());
+    assert_eq!(FRAMES - memory.free(), held);
+    assert_eq!((port.stats().tx_packets, port.stats().tx_dropped), (lengths.len() as u64, 0));
+}
+
+#[test]
+fn super_datagrams_are_cut_by_the_companion_or_in_software() {
+    let Some(rig) = Rig::veth() else { return };
+    for with_companion in [true, false] {
+        let mut memory = Memory::new(FRAMES);
+        let (mut port, _steered) = near_port(&mut memory, with_companion);
+        let held = FRAMES - memory.free();
+        let udp = rig.far_udp(4000);
+        let payload = pattern(20_000);
+        let mut packet = memory.packet(&udp_head(5000, 4000, payload.len()), &payload);
+        (packet.csum_start, packet.csum_offset, packet.gso_size) = (34, 6, 1000);
+        assert_eq!(port.tx(&mut memory.frames(), &[packet]).unwrap(), 1);
+        memory.release_payload(&packet);
+        for part in payload.chunks(1000) {
+            let mut got = [0; 2000];
+            let len = udp.recv(&mut got).unwrap();
+            assert_eq!(got[..len], *part);
+        }
+        port.release(&mut memory.frames());
+        assert_eq!(FRAMES - memory.free(), held);
+        drop(port);
+        rig::run("ip link del near0");
+        rig.join();
+    }
+}
+
+#[test]
+fn a_burst_larger_than_one_call_takes_is_sent_in_order() {
+    let Some(rig) = Rig::veth() else { return };
+    let mut memory = Memory::new(FRAMES);
+    let (mut port, _steered) = near_port(&mut memory, false);
+    let udp = rig.far_udp(4000);
+    let packets: Vec<_> = (0..200_u32)
+        .map(|number| {
+            let mut packet = memory.packet(&udp_head(5000, 4000, 4), &number.to_be_bytes());
+            (packet.csum_start, packet.csum_offset) = (34, 6);
+            packet
+        })
+        .collect();
+    let mut sent = 0;
+    while sent < packets.len() {
+        sent += port.tx(&mut memory.frames(), &packets[sent..]).unwrap();
+    }
+    for number in 0..200_u32 {
+        let mut got = [0; 100];
+        assert_eq!(udp.recv(&mut got).unwrap(), 4);
+        assert_eq!(got[..4], number.to_be_bytes());
+    }
+}
