@@ -1,6 +1,7 @@
 //! The ports of a lane from what the keeper hands out: a description and fds for each device.
 
 use control::proto::{DeviceKind, LaneDevice, device_flags};
+use port::fault::{FaultPort, FaultSpec, Rates};
 use port::packet::PacketPort;
 use port::tap::TapPort;
 use port::{Port, PortSetup};
@@ -55,4 +56,61 @@ pub fn open_device(
         DeviceKind::Xdp => return Err(OpenError::UnknownKind),
     };
     Ok(LanePort { port, ifindex: device.ifindex, mac: device.mac })
+}
+
+impl LanePort {
+    /// The same device behind a bad network.
+    #[must_use]
+    pub fn with_faults(self, spec: FaultSpec) -> Self {
+        Self { port: Box::new(FaultPort::new(self.port, spec)), ..self }
+    }
+}
+
+/// Reads `drop=PPM,duplicate=PPM,reorder=PPM,corrupt=PPM,seed=N` (each optional; rates in a million packets, both ways).
+///
+/// # Errors
+/// Says which part is wrong.
+pub fn parse_faults(text: &str) -> Result<FaultSpec, String> {
+    let mut rates = Rates::default();
+    let mut seed = 1;
+    for part in text.split(',').map(str::trim).filter(|p| !p.is_empty()) {
+        let wrong = || {
+            format!(
+                "`{part}`: expected drop, duplicate, reorder or corrupt =PPM (at most 1000000), or seed=N"
+            )
+        };
+        let (key, value) = part.split_once('=').ok_or_else(wrong)?;
+        let number: u64 = value.parse().map_err(|_| wrong())?;
+        let ppm = u32::try_from(number).ok().filter(|n| *n <= 1_000_000).ok_or_else(wrong);
+        match key {
+            "drop" => rates.drop_ppm = ppm?,
+            "duplicate" => rates.duplicate_ppm = ppm?,
+            "reorder" => rates.reorder_ppm = ppm?,
+            "corrupt" => rates.corrupt_ppm = ppm?,
+            "seed" => seed = number,
+            _ => return Err(wrong()),
+        }
+    }
+    Ok(FaultSpec { seed, rx: rates, tx: rates })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_faults;
+
+    #[test]
+    fn faults_are_read_from_text() {
+        let spec = parse_faults("drop=10000, reorder=5,seed=77").expect("a good text");
+        assert_eq!(
+            (spec.rx.drop_ppm, spec.tx.reorder_ppm, spec.rx.corrupt_ppm, spec.seed),
+            (10_000, 5, 0, 77)
+        );
+    }
+
+    #[test]
+    fn a_wrong_fault_is_named() {
+        for text in ["drop=1000001", "loss=3", "drop", "drop=x"] {
+            assert!(parse_faults(text).is_err_and(|e| e.contains(text)), "{text}");
+        }
+    }
 }

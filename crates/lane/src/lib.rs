@@ -10,7 +10,7 @@ mod lane;
 mod resolve;
 mod session;
 
-pub use devices::{OpenError, open_device};
+pub use devices::{OpenError, open_device, parse_faults};
 pub use lane::{Lane, LanePort, Poisoned};
 pub use resolve::Ask;
 pub use session::{Progress, Session};

@@ -122,3 +122,30 @@ pub trait Port {
     /// Its counters.
     fn stats(&self) -> PortStats;
 }
+
+/// So that middleware can stand around a port whose back-end was chosen at run time.
+impl<P: Port + ?Sized> Port for Box<P> {
+    fn rx(&mut self, frames: &mut Frames<'_>, batch: &mut RxBatch) -> Result<usize, PortError> {
+        (**self).rx(frames, batch)
+    }
+
+    fn tx(&mut self, frames: &mut Frames<'_>, packets: &[TxFrame]) -> Result<usize, PortError> {
+        (**self).tx(frames, packets)
+    }
+
+    fn release(&mut self, frames: &mut Frames<'_>) {
+        (**self).release(frames);
+    }
+
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        (**self).poll_fd()
+    }
+
+    fn caps(&self) -> PortCaps {
+        (**self).caps()
+    }
+
+    fn stats(&self) -> PortStats {
+        (**self).stats()
+    }
+}
