@@ -174,7 +174,8 @@ fn build(mem: &mut LaneMem<'_>, head: FrameIdx, rest: FrameIdx, len: u16, note: 
     packet
 }
 
-fn release_given_out(mem: &mut LaneMem<'_>) {
+/// Gives up what the last [`poll`] gave out: the port has read it by now.
+pub(crate) fn release_given_out(mem: &mut LaneMem<'_>) {
     let mut at = core::mem::take(&mut mem.ip.outbox.given_out);
     let mut left = mem.frames.count();
     while let Some(meta) = mem.frames.meta(at) {

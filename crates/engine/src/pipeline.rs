@@ -5,9 +5,10 @@ use state::{DropReason, Hop, LaneMem, RxBatch, RxFrame};
 use wire::{EthFrame, EtherType, IpProtocol};
 
 use crate::types::HopKey;
-use crate::{arp, hop, icmp, ip_timers, ipv4, udp_recv};
+use crate::{arp, hop, icmp, ip_timers, ipv4, outbox, udp_recv};
 
 pub(crate) fn handle_frames(mem: &mut LaneMem<'_>, now: Instant, batch: &mut RxBatch) {
+    outbox::release_given_out(mem);
     for rx in batch.items() {
         mem.counters.rx_packets = mem.counters.rx_packets.wrapping_add(1);
         mem.counters.rx_bytes = mem.counters.rx_bytes.wrapping_add(u64::from(rx.len));
