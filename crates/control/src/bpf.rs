@@ -42,6 +42,8 @@ pub enum Size {
     Half,
     /// 4 bytes.
     Word,
+    /// 8 bytes.
+    Double,
 }
 
 impl Size {
@@ -50,6 +52,7 @@ impl Size {
             Self::Word => 0x00,
             Self::Half => 0x08,
             Self::Byte => 0x10,
+            Self::Double => 0x18,
         }
     }
 }
@@ -93,6 +96,8 @@ pub enum If {
 pub enum Helper {
     /// `bpf_map_lookup_elem(map, key)`: pointer to the value, or 0.
     MapLookup = 1,
+    /// `bpf_map_update_elem(map, key, value, flags)`: 0, or negative.
+    MapUpdate = 2,
     /// `bpf_skb_load_bytes(skb, offset, to, len)`: 0, or negative.
     SkbLoadBytes = 26,
     /// `bpf_redirect_map(map, key, otherwise)`: verdict.

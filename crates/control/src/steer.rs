@@ -26,6 +26,8 @@ pub const STEER_LANES: u8 = 64;
 pub const FLOWS: u32 = 65_536;
 /// Listener rules of one keeper.
 pub const LISTENERS: u32 = 16_384;
+/// Connections whose lane is remembered. Beyond, the idlest go by their listener's slots, which is wrong only after lanes came or went.
+pub const PINS: u32 = 65_536;
 
 /// Number of a lane among all lanes of the keeper, below [`STEER_LANES`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -92,9 +94,11 @@ struct Device {
 #[derive(Debug)]
 struct Maps {
     flows: Map,
-    /// One word: how many flows there are, never too few.
-    flow_count: Map,
     listeners: Map,
+    /// Flow to lane, written by the programs when a connection opens.
+    pins: Map,
+    /// What the programs need to know of all of it; see [`maps::state_value`].
+    state: Map,
 }
 
 /// All steering of one keeper. Dropping it detaches everything, except filters of sockets, which live with their sockets.
@@ -106,6 +110,8 @@ pub struct Steering {
     devices: BTreeMap<u32, Device>,
     listener_rows: HashMap<LocalEnd, Listener>,
     flow_rows: HashMap<Flow, SteerLane>,
+    /// A bit for each lane that was named by a rule and not removed.
+    lanes: u64,
 }
 
 impl Steering {
@@ -118,11 +124,12 @@ impl Steering {
             Map::create(kind, key, value, entries, name).map_err(kernel("making a steering map"))
         };
         let (flow_key, flow_value) = (maps::FLOW_KEY_BYTES, maps::FLOW_VALUE_BYTES);
-        let listener_key = maps::LISTENER_KEY_BYTES;
+        let (listener_key, listener_value) = (maps::LISTENER_KEY_BYTES, maps::LISTENER_VALUE_BYTES);
         let maps = Maps {
             flows: make(MapKind::Hash, flow_key, flow_value, FLOWS, "corelane_flows")?,
-            flow_count: make(MapKind::Array, 4, 4, 1, "corelane_count")?,
-            listeners: make(MapKind::Hash, listener_key, SLOTS, LISTENERS, "corelane_listen")?,
+            listeners: make(MapKind::Hash, listener_key, listener_value, LISTENERS, "corelane_listen")?,
+            pins: make(MapKind::LruHash, flow_key, flow_value, PINS, "corelane_pins")?,
+            state: make(MapKind::Array, 4, maps::STATE_VALUE_BYTES, 1, "corelane_state")?,
         };
         Ok(Self {
             maps,
@@ -131,6 +138,7 @@ impl Steering {
             devices: BTreeMap::new(),
             listener_rows: HashMap::new(),
             flow_rows: HashMap::new(),
+            lanes: 0,
         })
     }
 
@@ -243,11 +251,14 @@ impl Steering {
     /// [`SteerError::NotIpv4`], E2BIG above [`LISTENERS`].
     pub fn add_listener(&mut self, end: LocalEnd, lane: SteerLane) -> Result<(), SteerError> {
         let mut listener = self.listener_rows.get(&end).cloned().unwrap_or_else(Listener::new);
-        listener.add(lane);
+        self.lanes |= 1 << lane.number();
+        listener.add(lane, self.lanes.count_ones() == 1);
+        self.write_state(self.flow_rows.len())?;
         self.set_listener(end, listener)
     }
 
-    /// Takes one [`Steering::add_listener`] back. The last one gives the local end back to the kernel.
+    /// Takes one [`Steering::add_listener`] back. TCP connections that came in by it stay with the lane until [`Steering::remove_lane`];
+    /// new ones, and datagrams, go to the other lanes, or to the kernel after the last.
     ///
     /// # Errors
     /// [`SteerError::NoRule`].
@@ -265,7 +276,7 @@ impl Steering {
             self.listener_rows.remove(&end);
             return self.maps.listeners.delete(&key).map_err(kernel("removing a listener rule"));
         }
-        self.maps.listeners.update(&key, &listener.slots).map_err(kernel("adding a listener rule"))?;
+        self.maps.listeners.update(&key, &listener.value()).map_err(kernel("adding a listener rule"))?;
         self.listener_rows.insert(end, listener);
         Ok(())
     }
@@ -277,10 +288,11 @@ impl Steering {
     pub fn add_flow(&mut self, flow: Flow, lane: SteerLane) -> Result<(), SteerError> {
         let key = flow.key().ok_or(SteerError::NotIpv4)?;
         let value = u32::from(lane.number()).to_ne_bytes();
-        self.count_flows(self.flow_rows.len() + 1)?;
+        self.lanes |= 1 << lane.number();
+        self.write_state(self.flow_rows.len() + 1)?;
         self.maps.flows.update(&key, &value).map_err(kernel("adding a flow rule"))?;
         self.flow_rows.insert(flow, lane);
-        self.count_flows(self.flow_rows.len())
+        self.write_state(self.flow_rows.len())
     }
 
     /// Takes [`Steering::add_flow`] back.
@@ -291,22 +303,23 @@ impl Steering {
         let key = flow.key().ok_or(SteerError::NotIpv4)?;
         self.flow_rows.remove(&flow).ok_or(SteerError::NoRule)?;
         self.maps.flows.delete(&key).map_err(kernel("removing a flow rule"))?;
-        self.count_flows(self.flow_rows.len())
+        self.write_state(self.flow_rows.len())
     }
 
-    fn count_flows(&self, count: usize) -> Result<(), SteerError> {
-        let count = (count as u32).to_ne_bytes();
-        self.maps.flow_count.update(&[0; 4], &count).map_err(kernel("counting flow rules"))
+    fn write_state(&self, flows: usize) -> Result<(), SteerError> {
+        let value = maps::state_value(flows, self.lanes);
+        self.maps.state.update(&[0; 4], &value).map_err(kernel("writing the steering state"))
     }
 
-    /// Removes every rule of `lane`: its packets go to its listeners' other lanes, or to the kernel.
+    /// Removes every rule of `lane`, and its connections: new ones go to its listeners' other lanes, or to the kernel, which resets old ones.
     ///
     /// # Errors
     /// What the kernel says about the first rule that failed; the others are removed all the same.
     pub fn remove_lane(&mut self, lane: SteerLane) -> Result<(), SteerError> {
         let flows: Vec<Flow> =
             self.flow_rows.iter().filter(|row| *row.1 == lane).map(|(flow, _)| *flow).collect();
-        let mut outcome = Ok(());
+        self.lanes &= !(1 << lane.number());
+        let mut outcome = self.write_state(self.flow_rows.len());
         for flow in flows {
             outcome = outcome.and(self.remove_flow(flow));
         }

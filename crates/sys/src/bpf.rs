@@ -43,6 +43,8 @@ const _: () = assert!(size_of::<Insn>() == 8);
 pub enum MapKind {
     /// Hash table, its memory taken as it fills.
     Hash,
+    /// Hash table that forgets what was not used for longest when it is full.
+    LruHash,
     /// Array of values by u32.
     Array,
     /// AF_XDP sockets by u32.
@@ -199,6 +201,7 @@ impl Map {
     ) -> Result<Self> {
         let (kind, flags) = match kind {
             MapKind::Hash => (1, 1), // BPF_F_NO_PREALLOC
+            MapKind::LruHash => (9, 0),
             MapKind::Array => (2, 0),
             MapKind::Xsk => (17, 0),
         };

@@ -18,6 +18,18 @@ pub(super) const SLOT_SHIFT: u32 = 32 - SLOTS.ilog2();
 pub(super) const FLOW_KEY_BYTES: usize = 16;
 pub(super) const FLOW_VALUE_BYTES: usize = 4;
 pub(super) const LISTENER_KEY_BYTES: usize = 8;
+pub(super) const LISTENER_VALUE_BYTES: usize = SLOTS + 8;
+/// Offset in a listener's value of the byte that says "connections of other lanes may come in here: follow pins".
+pub(super) const LISTENER_SHARED: i16 = SLOTS as i16;
+
+/// The one value of the state map: the number of flow rules (u32, never too few), and a bit for each lane that is there (u64).
+pub(super) const STATE_VALUE_BYTES: usize = 16;
+pub(super) const STATE_FLOWS: i16 = 0;
+pub(super) const STATE_LANES: i16 = 8;
+
+pub(super) fn state_value(flows: usize, lanes: u64) -> [u8; STATE_VALUE_BYTES] {
+    (u128::from(lanes) << 64 | flows as u128).to_le_bytes()
+}
 
 /// Multipliers of [`slot_of`].
 pub(super) const MIX: [u32; 3] = [0x9e37_79b1, 0x85eb_ca6b, 0xc2b2_ae35];
@@ -80,13 +92,27 @@ pub const fn slot_of(seed: u32, remote: Ipv4Addr, remote_port: Port) -> usize {
 #[derive(Clone, Debug)]
 pub(super) struct Listener {
     pub(super) slots: [u8; SLOTS],
+    /// May connections of other lanes come in here? Then pins are followed.
+    shared: bool,
     /// Lanes and how often each was added.
     members: Vec<(SteerLane, u32)>,
 }
 
 impl Listener {
     pub(super) fn new() -> Self {
-        Self { slots: [NO_LANE; SLOTS], members: Vec::new() }
+        Self { slots: [NO_LANE; SLOTS], shared: false, members: Vec::new() }
+    }
+
+    pub(super) fn value(&self) -> [u8; LISTENER_VALUE_BYTES] {
+        let mut value = [0; LISTENER_VALUE_BYTES];
+        let bytes = self.slots.iter().chain(std::iter::once(if self.shared { &1 } else { &0 }));
+        value.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
+        value
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_shared(&self) -> bool {
+        self.shared
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -97,11 +123,13 @@ impl Listener {
         self.members.iter().map(|(lane, _)| *lane)
     }
 
-    pub(super) fn add(&mut self, lane: SteerLane) {
+    /// Adds `lane`. `alone`: there is no other lane on this host, so no connection of another lane either.
+    pub(super) fn add(&mut self, lane: SteerLane, alone: bool) {
         match self.members.iter_mut().find(|(member, _)| *member == lane) {
             Some((_, times)) => *times += 1,
             None => self.members.push((lane, 1)),
         }
+        self.shared |= !alone;
         self.share();
     }
 
@@ -172,7 +200,7 @@ mod tests {
         let mut listener = Listener::new();
         for n in 0..5u8 {
             let before = listener.slots;
-            listener.add(lane(n));
+            listener.add(lane(n), false);
             let moved = before.iter().zip(&listener.slots).filter(|(a, b)| a != b).count();
             assert_eq!(moved, SLOTS / (usize::from(n) + 1), "only the newcomer's share moves");
             assert!(listener.slots.iter().all(|slot| *slot <= n));
@@ -184,7 +212,7 @@ mod tests {
         for n in [0, 1, 3, 4] {
             assert!((15..=17).contains(&listener.load(lane(n))));
             assert!(listener.remove_all(lane(n)) == (n < 9));
-            listener.add(lane(n));
+            listener.add(lane(n), false);
         }
     }
 
@@ -192,8 +220,8 @@ mod tests {
     fn a_lane_added_twice_stays_until_removed_twice() {
         let lane = SteerLane::new(7).unwrap();
         let mut listener = Listener::new();
-        listener.add(lane);
-        listener.add(lane);
+        listener.add(lane, true);
+        listener.add(lane, true);
         assert!(listener.remove(lane) && !listener.is_empty());
         assert_eq!(listener.slots, [7; SLOTS]);
         assert!(listener.remove(lane) && listener.is_empty());

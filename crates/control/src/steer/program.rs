@@ -1,10 +1,11 @@
 //! The three steering programs: one classifier with three ways to read the packet and three verdicts.
 //!
 //! Classifier: Ethernet without tag, to a single station; IPv4 with any options, no fragment; TCP or UDP. First the flow map, then the
-//! listener map with the slot of the remote end. Whatever is not found, or not understood, goes on to the kernel. Fragments go to the
+//! listener map with the slot of the remote end. The SYN that opens a connection leaves a pin, which the connection's other segments follow
+//! when the listener has several lanes or is gone: lanes come and go without breaking what runs. Whatever is not found, or not understood, goes on to the kernel. Fragments go to the
 //! kernel because only the first has ports (RFC 791 3.2); nothing is lost, the kernel reassembles and answers for itself.
 
-use super::maps::{MIX, NO_LANE, SLOT_SHIFT};
+use super::maps::{LISTENER_SHARED, MIX, NO_LANE, SLOT_SHIFT, STATE_FLOWS, STATE_LANES};
 use super::{Maps, STEER_LANES, SteerLane};
 use crate::bpf::{AssembleError, Assembler, Helper, If, Label, Op, Reg, Size};
 use sys::bpf::{Insn, Map};
@@ -30,12 +31,22 @@ const IP_DST: i16 = IP + 16;
 const HEADERS: i32 = 34;
 /// Source and destination port.
 const PORTS: i32 = 4;
+/// The TCP header up to and with its flags (RFC 9293 3.1).
+const TCP_START: i32 = 14;
+const TCP_FLAGS: i16 = 13;
+const TCP_SYN: i32 = 0x02;
+const TCP_SYN_ACK: i32 = 0x12;
 
 // The stack, from the frame pointer down. The copied headers start at 2 mod 4, so that the IP header is aligned.
 const FLOW_KEY: i16 = -16;
-const PORTS_COPY: i16 = -24;
-const HEADERS_COPY: i16 = -62;
-const LISTENER_KEY: i16 = -72;
+const PORTS_COPY: i16 = -32;
+const HEADERS_COPY: i16 = -70;
+const LISTENER_KEY: i16 = -80;
+const PIN_VALUE: i16 = -88;
+
+// Values of OPENS beside UDP's number.
+const SEGMENT: i32 = 6;
+const OPENING: i32 = 1;
 
 // Fields of the contexts (struct xdp_md, struct __sk_buff).
 const XDP_DATA: i16 = 0;
@@ -51,12 +62,15 @@ const TCX_DROP: i32 = 2;
 const FILTER_NOTHING: i32 = 0;
 const FILTER_WHOLE: i32 = -1;
 
-/// Registers kept over calls: the context, the headers, the ports and later the lane, the protocol.
+/// Registers kept over calls: the context, the headers and later the listener's slots, the ports and later the lane, the
+/// protocol and later whether the segment opens a connection.
 const CONTEXT: Reg = Reg::R6;
 const HEADER: Reg = Reg::R7;
+const SLOTS: Reg = Reg::R7;
 const PORT: Reg = Reg::R8;
 const LANE: Reg = Reg::R8;
 const PROTO: Reg = Reg::R9;
+const OPENS: Reg = Reg::R9;
 
 /// Makes the program of `kind`; `seed` as in [`super::slot_of`].
 pub(super) fn generate(kind: &Kind<'_>, maps: &Maps, seed: u32) -> Result<Vec<Insn>, AssembleError> {
@@ -68,7 +82,7 @@ pub(super) fn generate(kind: &Kind<'_>, maps: &Maps, seed: u32) -> Result<Vec<In
     read_ports(&mut a, kind, pass);
     build_keys(&mut a);
     find_flow(&mut a, maps, found);
-    find_listener(&mut a, &maps.listeners, seed, pass);
+    find_listener(&mut a, kind, maps, seed, (found, pass));
     a.place(found);
     verdict(&mut a, kind, pass);
     a.finish()
@@ -91,19 +105,19 @@ fn read_headers(a: &mut Assembler, kind: &Kind<'_>, pass: Label) {
             a.load(Size::Word, Reg::R2, CONTEXT, SKB_VLAN_PRESENT);
             a.jump_if(If::Ne, Reg::R2, 0, pass);
             a.alu_imm(Op::Mov, Reg::R2, 0);
-            load_bytes(a, HEADERS_COPY, HEADERS, pass);
+            a.alu_imm(Op::Mov, Reg::R4, HEADERS);
+            load_bytes(a, HEADERS_COPY, pass);
             a.alu(Op::Mov, HEADER, Reg::Fp);
             a.alu_imm(Op::Add, HEADER, i32::from(HEADERS_COPY));
         }
     }
 }
 
-/// Copies `len` bytes at offset R2 of the socket buffer to the stack. A frame too short goes to the kernel.
-fn load_bytes(a: &mut Assembler, to: i16, len: i32, pass: Label) {
+/// Copies R4 bytes at offset R2 of the socket buffer to the stack. A frame too short goes to the kernel.
+fn load_bytes(a: &mut Assembler, to: i16, pass: Label) {
     a.alu(Op::Mov, Reg::R1, CONTEXT);
     a.alu(Op::Mov, Reg::R3, Reg::Fp);
     a.alu_imm(Op::Add, Reg::R3, i32::from(to));
-    a.alu_imm(Op::Mov, Reg::R4, len);
     a.call(Helper::SkbLoadBytes);
     a.jump_if(If::Ne, Reg::R0, 0, pass);
 }
@@ -124,7 +138,7 @@ fn check_headers(a: &mut Assembler, pass: Label) {
     a.place(known);
 }
 
-/// Checks version and header length and leaves PORT pointing at the two ports.
+/// Checks version and header length and leaves PORT pointing at the two ports, with TCP at [`TCP_START`] readable bytes.
 fn read_ports(a: &mut Assembler, kind: &Kind<'_>, pass: Label) {
     // RFC 791 3.1: version 4, and a header of at least five words.
     a.load(Size::Byte, Reg::R2, HEADER, IP);
@@ -133,17 +147,22 @@ fn read_ports(a: &mut Assembler, kind: &Kind<'_>, pass: Label) {
     a.alu_imm(Op::And, Reg::R2, 0x0f);
     a.alu_imm(Op::Shl, Reg::R2, 2);
     a.alu_imm(Op::Add, Reg::R2, i32::from(IP));
+    let udp = a.label();
+    a.alu_imm(Op::Mov, Reg::R4, PORTS);
+    a.jump_if(If::Ne, PROTO, 6, udp);
+    a.alu_imm(Op::Mov, Reg::R4, TCP_START);
+    a.place(udp);
     match kind {
         Kind::Xdp(_) => {
             a.alu(Op::Mov, PORT, HEADER);
             a.alu(Op::Add, PORT, Reg::R2);
             a.alu(Op::Mov, Reg::R3, PORT);
-            a.alu_imm(Op::Add, Reg::R3, PORTS);
+            a.alu(Op::Add, Reg::R3, Reg::R4);
             a.load(Size::Word, Reg::R2, CONTEXT, XDP_DATA_END);
             a.jump_if_reg(If::Gt, Reg::R3, Reg::R2, pass);
         }
         Kind::TcxIngress | Kind::SocketFilter(_) => {
-            load_bytes(a, PORTS_COPY, PORTS, pass);
+            load_bytes(a, PORTS_COPY, pass);
             a.alu(Op::Mov, PORT, Reg::Fp);
             a.alu_imm(Op::Add, PORT, i32::from(PORTS_COPY));
         }
@@ -178,9 +197,10 @@ fn look_up(a: &mut Assembler, map: &Map, key: i16) {
 fn find_flow(a: &mut Assembler, maps: &Maps, found: Label) {
     let missed = a.label();
     // Most hosts have no flow rules; one load is cheaper than a hash of 16 bytes.
-    a.load_map_value(Reg::R1, &maps.flow_count);
-    a.load(Size::Word, Reg::R1, Reg::R1, 0);
+    a.load_map_value(Reg::R1, &maps.state);
+    a.load(Size::Word, Reg::R1, Reg::R1, STATE_FLOWS);
     a.jump_if(If::Eq, Reg::R1, 0, missed);
+    // The lane register still holds the ports, for when the flow is not there.
     look_up(a, &maps.flows, FLOW_KEY);
     a.jump_if(If::Eq, Reg::R0, 0, missed);
     a.load(Size::Word, LANE, Reg::R0, 0);
@@ -188,10 +208,57 @@ fn find_flow(a: &mut Assembler, maps: &Maps, found: Label) {
     a.place(missed);
 }
 
-/// As [`super::slot_of`], instruction by instruction.
-fn find_listener(a: &mut Assembler, listeners: &Map, seed: u32, pass: Label) {
-    look_up(a, listeners, LISTENER_KEY);
-    a.jump_if(If::Eq, Reg::R0, 0, pass);
+fn find_listener(a: &mut Assembler, kind: &Kind<'_>, maps: &Maps, seed: u32, (found, pass): (Label, Label)) {
+    let (pick, no_listener) = (a.label(), a.label());
+    look_up(a, &maps.listeners, LISTENER_KEY);
+    a.alu(Op::Mov, SLOTS, Reg::R0);
+    opens_connection(a);
+    a.jump_if(If::Eq, SLOTS, 0, no_listener);
+    a.jump_if(If::Ne, OPENS, SEGMENT, pick);
+    a.load(Size::Byte, Reg::R2, SLOTS, LISTENER_SHARED);
+    a.jump_if(If::Eq, Reg::R2, 0, pick);
+    follow_pin(a, maps, pick, (found, pass));
+    a.place(no_listener);
+    a.jump_if(If::Ne, OPENS, SEGMENT, pass);
+    follow_pin(a, maps, pass, (found, pass));
+    a.place(pick);
+    pick_slot(a, seed, pass);
+    match kind {
+        // Taps run before TCX, so it is enough that TCX pins.
+        Kind::SocketFilter(_) => {}
+        Kind::Xdp(_) | Kind::TcxIngress => {
+            a.jump_if(If::Ne, OPENS, OPENING, found);
+            pin(a, maps);
+        }
+    }
+}
+
+/// Leaves in OPENS what kind of packet it is: UDP's number, [`SEGMENT`] or [`OPENING`].
+fn opens_connection(a: &mut Assembler) {
+    let done = a.label();
+    // PROTO and OPENS are one register.
+    a.jump_if(If::Ne, PROTO, 6, done);
+    a.load(Size::Byte, Reg::R2, PORT, TCP_FLAGS);
+    a.alu_imm(Op::And, Reg::R2, TCP_SYN_ACK);
+    a.jump_if(If::Ne, Reg::R2, TCP_SYN, done);
+    a.alu_imm(Op::Mov, OPENS, OPENING);
+    a.place(done);
+}
+
+/// Goes on at `found` with the lane of the segment's pin, at `missed` without one, at `pass` when the pin's lane is gone.
+fn follow_pin(a: &mut Assembler, maps: &Maps, missed: Label, (found, pass): (Label, Label)) {
+    look_up(a, &maps.pins, FLOW_KEY);
+    a.jump_if(If::Eq, Reg::R0, 0, missed);
+    a.load(Size::Word, LANE, Reg::R0, 0);
+    a.load_map_value(Reg::R1, &maps.state);
+    a.load(Size::Double, Reg::R1, Reg::R1, STATE_LANES);
+    a.alu(Op::Shr, Reg::R1, LANE);
+    a.jump_if(If::AnyBit, Reg::R1, 1, found);
+    a.jump(pass);
+}
+
+/// As [`super::slot_of`], instruction by instruction; leaves the slot's lane in LANE.
+fn pick_slot(a: &mut Assembler, seed: u32, pass: Label) {
     let [first, second, third] = MIX;
     a.load(Size::Word, Reg::R1, Reg::Fp, FLOW_KEY + 4);
     a.alu32_imm(Op::Xor, Reg::R1, seed);
@@ -204,9 +271,21 @@ fn find_listener(a: &mut Assembler, listeners: &Map, seed: u32, pass: Label) {
     a.alu32(Op::Xor, Reg::R1, Reg::R2);
     a.alu32_imm(Op::Mul, Reg::R1, third);
     a.alu32_imm(Op::Shr, Reg::R1, SLOT_SHIFT);
-    a.alu(Op::Add, Reg::R0, Reg::R1);
-    a.load(Size::Byte, LANE, Reg::R0, 0);
+    a.alu(Op::Add, SLOTS, Reg::R1);
+    a.load(Size::Byte, LANE, SLOTS, 0);
     a.jump_if(If::Eq, LANE, i32::from(NO_LANE), pass);
+}
+
+/// Remembers LANE for the flow. Should the map refuse, the segments go by their slot.
+fn pin(a: &mut Assembler, maps: &Maps) {
+    a.store(Size::Word, Reg::Fp, PIN_VALUE, LANE);
+    a.load_map(Reg::R1, &maps.pins);
+    a.alu(Op::Mov, Reg::R2, Reg::Fp);
+    a.alu_imm(Op::Add, Reg::R2, i32::from(FLOW_KEY));
+    a.alu(Op::Mov, Reg::R3, Reg::Fp);
+    a.alu_imm(Op::Add, Reg::R3, i32::from(PIN_VALUE));
+    a.alu_imm(Op::Mov, Reg::R4, 0);
+    a.call(Helper::MapUpdate);
 }
 
 /// The verdict for LANE, then the verdict at `pass`.
