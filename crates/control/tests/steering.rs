@@ -113,7 +113,7 @@ fn super_packets_of_a_flow_are_steered_whole() {
         let ifindex = sys::links::index("near").unwrap();
         let mut steering = Steering::new(7).unwrap();
         let tap = tap(&steering, ifindex, 3);
-        packet::set_buffers(&tap, 4 << 20, 1 << 20).unwrap();
+        packet::set_receive_buffer(&tap, 4 << 20).unwrap();
         steering.attach_packet(ifindex).unwrap();
         let listener = TcpListener::bind((HERE, 5000)).unwrap();
         let mut far = hosts.on_the_other(|| TcpStream::connect((HERE, 5000)).unwrap());
