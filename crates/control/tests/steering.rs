@@ -185,6 +185,37 @@ fn native_xdp_takes_only_lanes_with_a_socket() {
 }
 
 #[test]
+fn super_packets_are_classified_by_xdp_as_well() {
+    two_hosts(|hosts| {
+        let ifindex = sys::links::index("near").unwrap();
+        let mut steering = Steering::new(7).unwrap();
+        steering.attach_xdp(ifindex, XdpMode::Generic, 1).unwrap();
+        let family = rustix::net::AddressFamily::XDP;
+        let socket = rustix::net::socket(family, rustix::net::SocketType::RAW, None).unwrap();
+        steering.set_socket(ifindex, 0, lane(0), &socket).unwrap();
+        let listener = TcpListener::bind((HERE, 5000)).unwrap();
+        let mut far = hosts.on_the_other(|| TcpStream::connect((HERE, 5000)).unwrap());
+        let (mut near, from) = listener.accept().unwrap();
+        let mut warm = vec![0; 200_000];
+        far.write_all(&warm).unwrap();
+        near.read_exact(&mut warm).unwrap();
+        let remote = IpAddress::from_v4(THERE);
+        let flow = Flow { local: local(Proto::Tcp, 5000), remote, remote_port: Port(from.port()) };
+        steering.add_flow(flow, lane(0)).unwrap();
+        far.write_all(&[1; 60_000]).unwrap();
+        let (open, probe) = (udp(HERE, 5001), hosts.on_the_other(|| udp(THERE, 6000)));
+        probe.send_to(b"x", (HERE, 5001)).unwrap();
+        open.recv(&mut [0; 10]).unwrap();
+        near.set_nonblocking(true).unwrap();
+        assert!(near.read(&mut [0; 10]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock));
+        steering.remove_flow(flow).unwrap();
+        near.set_nonblocking(false).unwrap();
+        near.set_read_timeout(LONG).unwrap();
+        near.read_exact(&mut vec![0; 60_000]).unwrap();
+    });
+}
+
+#[test]
 fn a_foreign_xdp_program_is_an_error_and_stays() {
     two_hosts(|_| {
         let ifindex = sys::links::index("near").unwrap();
