@@ -147,6 +147,8 @@ pub mod device_flags {
     pub const OWN_ADDRESS: u32 = 1 << 5;
     /// Another lane owns the fill and completion rings of this device's queue (XDP_SHARED_UMEM).
     pub const SHARED_RINGS: u32 = 1 << 6;
+    /// The kernel completes checksums of what AF_XDP sends; a packet to send then lies in one frame.
+    pub const XDP_TX_CHECKSUM: u32 = 1 << 7;
 }
 
 /// One device of a lane, as handed out by the keeper.

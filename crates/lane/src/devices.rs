@@ -4,6 +4,7 @@ use control::proto::{DeviceKind, LaneDevice, device_flags};
 use port::fault::{FaultPort, FaultSpec, Rates};
 use port::packet::PacketPort;
 use port::tap::TapPort;
+use port::xdp::{XdpParts, XdpPort, XdpSocket};
 use port::{Port, PortSetup};
 use region::Region;
 use sys::fds::Fd;
@@ -15,16 +16,18 @@ use crate::LanePort;
 pub enum OpenError {
     /// The keeper sent fewer fds than the description says.
     MissingFd,
-    /// This library does not know the kind of device.
-    UnknownKind,
+    /// The kernel refused to map the rings of an AF_XDP socket, with this errno.
+    Rings(i32),
 }
 
 impl core::fmt::Display for OpenError {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.write_str(match self {
-            Self::MissingFd => "the keeper sent a device without its descriptors",
-            Self::UnknownKind => "the keeper sent a kind of device that this library does not know",
-        })
+        match self {
+            Self::MissingFd => f.write_str("the keeper sent a device without its descriptors"),
+            Self::Rings(errno) => {
+                write!(f, "the rings of the AF_XDP socket cannot be mapped (errno {errno})")
+            }
+        }
     }
 }
 
@@ -53,7 +56,17 @@ pub fn open_device(
     let port: Box<dyn Port + Send> = match device.kind {
         DeviceKind::Packet => Box::new(PacketPort::from_fd(fd, area, setup)),
         DeviceKind::Tap => Box::new(TapPort::from_fd(fd, area, setup)),
-        DeviceKind::Xdp => return Err(OpenError::UnknownKind),
+        DeviceKind::Xdp => {
+            let socket = XdpSocket {
+                fd,
+                scatter: has(device_flags::XDP_MULTI_BUFFER),
+                completes_checksums: has(device_flags::XDP_TX_CHECKSUM),
+            };
+            let companion = if has(device_flags::GSO_SOCKET) { own.next() } else { None };
+            let parts = XdpParts { socket, companion };
+            let port = XdpPort::from_parts(parts, area, setup);
+            Box::new(port.map_err(|errno| OpenError::Rings(errno.raw_os_error()))?)
+        }
     };
     Ok(LanePort { port, ifindex: device.ifindex, mac: device.mac })
 }
