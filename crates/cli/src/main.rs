@@ -1,1 +1,32 @@
-fn main() {}
+//! The `corelane` program.
+
+mod args;
+mod config;
+mod demo;
+mod doctor;
+mod explain;
+mod failure;
+mod run;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::{Action, Cli};
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().action {
+        Action::Run(args) => run::run(args),
+        Action::Demo(args) => demo::run(&args),
+        Action::Doctor(args) => doctor::run(&args),
+        Action::Explain(args) => explain::run(&args),
+        Action::Steward => Ok(keeper::steward_main()),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::from(failure.code())
+        }
+    }
+}

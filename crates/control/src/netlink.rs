@@ -8,7 +8,7 @@ mod codec;
 mod mirror;
 mod parse;
 
-pub use mirror::{Changes, Mirror};
+pub use mirror::{Changes, Mirror, OwnAddress};
 
 use codec::{Message, Request};
 use sys::Errno;

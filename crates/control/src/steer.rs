@@ -229,9 +229,17 @@ impl Steering {
     /// # Errors
     /// What the kernel says; EPERM when a filter was locked before.
     pub fn filter_socket(&self, socket: &impl AsFd, lane: SteerLane) -> Result<(), SteerError> {
-        let program = self.load(&Kind::SocketFilter(lane))?;
+        let program = self.filter_program(lane)?;
         sys::packet::attach_filter(socket, program.as_fd()).map_err(kernel("setting the socket filter"))?;
         sys::bpf::lock_filter(socket).map_err(kernel("locking the socket filter"))
+    }
+
+    /// The filter of `lane` by itself, for a caller that opens, filters, binds and locks the socket in one go.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn filter_program(&self, lane: SteerLane) -> Result<Program, SteerError> {
+        self.load(&Kind::SocketFilter(lane))
     }
 
     /// Loads the program of `kind` over this object's maps.

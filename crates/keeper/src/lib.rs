@@ -1,1 +1,34 @@
-//! Placeholder while the workspace is laid out.
+//! The keeper: the one process with privileges. It opens ports, hands their fds to the programs it started, keeps
+//! the steering rules, and clears everything away when the last of them is gone. It never parses a packet and never
+//! trusts what a program wrote into a region.
+//!
+//! [`run`] is the keeper of one `corelane run`; [`steward_main`] is the process that stands in for a region's programs.
+
+mod client;
+mod closing;
+mod command;
+mod describe;
+mod devices;
+mod error;
+mod mirror;
+mod orders;
+mod regions;
+mod requests;
+mod rules;
+mod run;
+mod session;
+mod settings;
+mod steward;
+mod stewards;
+
+pub use command::{Linkage, Program, exit_code, find_preload, find_user, linkage};
+pub use describe::{AskError, ask_keeper_of};
+pub use devices::{Choice, PortKind, choose};
+pub use error::{StartError, StartFailure};
+pub use mirror::links;
+pub use run::{Run, run};
+pub use settings::{DeviceSpec, PortChoice, RegionSizes, TapSpec};
+pub use steward::steward_main;
+
+/// Name of the hidden sub-command of `corelane` that is a steward.
+pub const STEWARD_COMMAND: &str = "__steward";

@@ -149,6 +149,21 @@ impl Region {
         Ok(region)
     }
 
+    /// [`Region::format`] for a maker that maps the memory for this only and may unmap it afterwards.
+    ///
+    /// # Errors
+    /// As [`Region::format`].
+    pub fn prepare(
+        words: &[AtomicU64],
+        shape: &RegionShape,
+        layout_version: u32,
+        key: [u64; 2],
+    ) -> Result<(), RegionError> {
+        // SAFETY: the same words; `format` keeps them nowhere but in the `Region` it gives, which ends here.
+        let words = unsafe { core::slice::from_raw_parts(words.as_ptr(), words.len()) };
+        Self::format(words, shape, layout_version, key).map(|_| ())
+    }
+
     /// Opens a region that [`Region::format`] made, here or in another process.
     ///
     /// # Errors

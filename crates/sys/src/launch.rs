@@ -1,6 +1,7 @@
 //! Starting other programs: under another user, tied to the life of their parent, without a way back to privileges.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
@@ -47,6 +48,7 @@ impl Launch {
 
 /// In the child: async-signal-safe.
 fn apply(plan: &Launch, groups: &[Gid]) -> io::Result<()> {
+    unblock_signals()?;
     if let Some(identity) = &plan.identity {
         let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
         set_thread_groups(groups)?;
@@ -63,9 +65,29 @@ fn apply(plan: &Launch, groups: &[Gid]) -> io::Result<()> {
     Ok(())
 }
 
+/// A parent that reads its signals from an fd blocks them; its children must not start that way.
+fn unblock_signals() -> io::Result<()> {
+    let mut none = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: `none` is writable memory of the right size.
+    unsafe { libc::sigemptyset(none.as_mut_ptr()) };
+    // SAFETY: `none` is initialised; the old mask is not asked for.
+    let rc = unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, none.as_ptr(), std::ptr::null_mut()) };
+    if rc == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(rc)) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn signals_that_the_parent_blocks_are_open_in_the_child() {
+        let _signals = crate::signals::SignalFd::open(&[libc::SIGUSR1]).expect("signalfd");
+        let mut command = Command::new("grep");
+        command.args(["-q", "^SigBlk:[[:space:]]*0*$", "/proc/self/status"]);
+        let status =
+            Launch::default().spawn(&mut command).and_then(|mut child| child.wait()).expect("grep runs");
+        assert!(status.success());
+    }
 
     #[test]
     fn no_new_privs_reaches_the_program() {

@@ -2,7 +2,10 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
+
+use crate::fds::Fd;
+use crate::{Errno, Result};
 
 /// A signal that arrived.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -16,7 +19,7 @@ pub struct Arrived {
 /// The signals that [`SignalFd::open`] blocked. They stay blocked when this is dropped.
 #[derive(Debug)]
 pub struct SignalFd {
-    fd: OwnedFd,
+    fd: Fd,
 }
 
 impl SignalFd {
@@ -44,7 +47,7 @@ impl SignalFd {
             return Err(io::Error::last_os_error());
         }
         // SAFETY: `fd` was just opened and nobody else owns it.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        let fd = unsafe { Fd::from_raw(fd) };
         Ok(Self { fd })
     }
 
@@ -52,22 +55,18 @@ impl SignalFd {
     ///
     /// # Errors
     /// That of read(2).
-    pub fn next(&self) -> io::Result<Option<Arrived>> {
-        let mut info = MaybeUninit::<libc::signalfd_siginfo>::zeroed();
-        let size = size_of::<libc::signalfd_siginfo>();
-        // SAFETY: `info` is writable for `size` bytes.
-        let got = unsafe { libc::read(self.fd.as_raw_fd(), info.as_mut_ptr().cast(), size) };
-        if got < 0 {
-            let error = io::Error::last_os_error();
-            return match error.kind() {
-                io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(None),
-                _ => Err(error),
-            };
+    pub fn next(&self) -> Result<Option<Arrived>> {
+        // signalfd_siginfo begins with ssi_signo: u32, ssi_errno: i32, ssi_code: i32 (signalfd(2)).
+        let mut info = [0_u8; size_of::<libc::signalfd_siginfo>()];
+        match rustix::io::read(&self.fd, &mut info) {
+            Ok(_) => {}
+            Err(Errno::AGAIN | Errno::INTR) => return Ok(None),
+            Err(errno) => return Err(errno),
         }
-        // SAFETY: all bytes are zero or written by the kernel, and every bit pattern is a valid value.
-        let info = unsafe { info.assume_init() };
-        let from_kernel = info.ssi_code > 0;
-        Ok(Some(Arrived { signal: info.ssi_signo as i32, from_kernel }))
+        let [a, b, c, d, _, _, _, _, e, f, g, h, ..] = info;
+        let signal = i32::from_ne_bytes([a, b, c, d]);
+        let from_kernel = i32::from_ne_bytes([e, f, g, h]) > 0;
+        Ok(Some(Arrived { signal, from_kernel }))
     }
 }
 

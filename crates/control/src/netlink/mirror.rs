@@ -2,9 +2,10 @@
 
 use super::codec::{self, Request};
 use super::{ADDRESS, AF_INET, Asker, DEL, LINK, NEIGHBOUR, ROUTE, RULE, parse};
-use crate::tables::{Address, Link, Neighbour, NeighbourState, RouteRow, Tables, TablesWriter};
+use crate::tables::{Address, Link, Neighbour, NeighbourState, RouteRow, Scope, Tables, TablesWriter};
 use base::IpAddress;
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
 use sys::Errno;
 use sys::netlink::{BUFFER_BYTES, NetlinkSocket};
@@ -49,6 +50,40 @@ struct Rows {
     neighbours: BTreeMap<(u32, [u8; 16]), Neighbour>,
 }
 
+/// An address that belongs to Corelane alone, on a device whose other side is the kernel (TAP). In the tables it takes the
+/// place of what the kernel has on that device, which is the neighbour there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct OwnAddress {
+    /// The device.
+    pub ifindex: u32,
+    /// Our address.
+    pub addr: IpAddress,
+    /// Bits of its network, 1 to 32.
+    pub prefix: u8,
+    /// Router for everything that no other route is for; [`IpAddress::ANY`]: none.
+    pub gateway: IpAddress,
+}
+
+impl OwnAddress {
+    /// Behind every default route of the kernel's.
+    const METRIC: u32 = 1 << 20;
+
+    fn address(&self) -> Address {
+        Address { ifindex: self.ifindex, addr: self.addr, prefix: self.prefix, ..Address::default() }
+    }
+
+    fn routes(&self) -> impl Iterator<Item = RouteRow> {
+        let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0);
+        let network =
+            self.addr.as_v4().map(|v4| IpAddress::from_v4(Ipv4Addr::from_bits(v4.to_bits() & mask)));
+        let row = RouteRow { oif: self.ifindex, prefsrc: self.addr, ..RouteRow::default() };
+        let link = network.map(|dst| RouteRow { dst, prefix: self.prefix, scope: Scope::Link, ..row });
+        let gateway = Some(self.gateway).filter(|gateway| !gateway.is_any());
+        let default = gateway.map(|gateway| RouteRow { gateway, metric: Self::METRIC, ..row });
+        link.into_iter().chain(default)
+    }
+}
+
 /// Follows one network namespace, that of the thread that opens it.
 pub struct Mirror {
     events: NetlinkSocket,
@@ -56,6 +91,7 @@ pub struct Mirror {
     buffer: Vec<u8>,
     writer: TablesWriter,
     rows: Rows,
+    own: Vec<OwnAddress>,
     stale: Changes,
 }
 
@@ -70,7 +106,15 @@ impl Mirror {
         events.set_receive_buffer(EVENT_BYTES)?;
         let asker = Asker::open()?;
         let buffer = vec![0; BUFFER_BYTES];
-        let mut mirror = Self { events, asker, buffer, writer, rows: Rows::default(), stale: Changes::ALL };
+        let mut mirror = Self {
+            events,
+            asker,
+            buffer,
+            writer,
+            rows: Rows::default(),
+            own: Vec::new(),
+            stale: Changes::ALL,
+        };
         mirror.update()?;
         Ok(mirror)
     }
@@ -105,6 +149,17 @@ impl Mirror {
             self.stale.neighbours = false;
         }
         Ok(changes)
+    }
+
+    /// Enters an address of our own; the next update writes it.
+    pub fn add_own(&mut self, own: OwnAddress) {
+        self.own.push(own);
+        self.stale.addresses = true;
+        self.stale.routes = true;
+    }
+
+    fn is_own(&self, ifindex: u32) -> bool {
+        self.own.iter().any(|own| own.ifindex == ifindex)
     }
 
     /// Asks the kernel to resolve `addr` on device `ifindex`, or to confirm what it has. The answer shows up in the tables.
@@ -163,7 +218,9 @@ impl Mirror {
     }
 
     fn read_addresses(&mut self) -> Result<bool, Errno> {
-        let addresses = self.asker.dump(ADDRESS, AF_INET, parse::address)?;
+        let mut addresses = self.asker.dump(ADDRESS, AF_INET, parse::address)?;
+        addresses.retain(|row| !self.is_own(row.ifindex));
+        addresses.extend(self.own.iter().map(OwnAddress::address));
         let changed = addresses != self.rows.addresses;
         if changed {
             self.writer.set_addresses(&addresses);
@@ -175,7 +232,9 @@ impl Mirror {
     fn read_routes(&mut self) -> Result<bool, Errno> {
         let rules = self.asker.dump(RULE, AF_INET, |rule| Some(parse::is_first_rule(rule)))?;
         let policy_rules = rules.contains(&false);
-        let routes = self.asker.dump(ROUTE, AF_INET, parse::route)?;
+        let mut routes = self.asker.dump(ROUTE, AF_INET, parse::route)?;
+        routes.retain(|row| !self.is_own(row.oif));
+        routes.extend(self.own.iter().flat_map(OwnAddress::routes));
         let changed = (policy_rules, &routes) != (self.rows.policy_rules, &self.rows.routes);
         if changed {
             self.writer.set_policy_rules(policy_rules);

@@ -1,0 +1,152 @@
+//! The command line: what a user types, and the help that explains it.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Run unmodified network programs on Corelane's own TCP instead of the kernel's.
+#[derive(Parser, Debug)]
+#[command(
+    name = "corelane",
+    version,
+    long_about = "Corelane runs unmodified network programs on its own TCP/IP in user space, on the same device and the same IP \
+                  address as before. What it cannot take over stays with the kernel, and `corelane explain` says why.",
+    after_help = "First steps:
+  corelane doctor                       what this machine can do, and what to change
+  corelane demo                         nginx on the kernel and on Corelane, side by side
+  corelane run -- nginx -g 'daemon off;'   your own server, on every usable device
+  corelane explain PID                  which sockets of PID are accelerated
+
+Exit status: that of the wrapped command (128+N when signal N ended it); 125 when corelane itself failed,
+126 when the command could not be executed, 127 when it was not found, 2 for a mistake on the command line."
+)]
+pub(crate) struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub(crate) action: Action,
+}
+
+/// The sub-commands.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Action {
+    /// Run a command with its TCP and UDP on Corelane
+    #[command(after_help = "Examples:
+  corelane run -- nginx -g 'daemon off;'
+  corelane run --device eth1 --user www-data -- python3 -m http.server 8000
+  corelane run --device tap:cl0=10.9.0.2/24,gw=10.9.0.1 -- redis-server --protected-mode no
+
+Needs root (CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF) to attach to a device; the command itself needs none of it and
+with --user gets none of it. Settings come from the configuration file, then CORELANE_* variables, then these flags;
+the later wins.")]
+    Run(RunArgs),
+    /// Serve a web page on the kernel and on Corelane and compare them, in namespaces that vanish afterwards
+    Demo(DemoArgs),
+    /// Say what this machine can do for Corelane, and what to change
+    Doctor(DoctorArgs),
+    /// Say for each socket of a running program whether it is accelerated, and if not why
+    Explain(ExplainArgs),
+    /// The steward of a region (started by the keeper)
+    #[command(hide = true, name = keeper::STEWARD_COMMAND)]
+    Steward,
+}
+
+/// Settings that a configuration file and the environment can give too.
+#[derive(Args, Debug, Default, Clone)]
+pub(crate) struct SettingArgs {
+    /// Network device to work on: a name, or tap:NAME=ADDRESS/PREFIX[,gw=ADDRESS] for a TAP device whose address
+    /// belongs to Corelane alone. May be given several times. Without it: every usable device except loopback
+    #[arg(long, short = 'd', value_name = "IFNAME")]
+    pub(crate) device: Vec<String>,
+    /// How packets come and go: auto, xdp, packet or tap
+    #[arg(long, value_name = "KIND")]
+    pub(crate) port: Option<String>,
+    /// Run the command as this user, without any privilege
+    #[arg(long, short = 'u', value_name = "NAME")]
+    pub(crate) user: Option<String>,
+    /// Sockets one process can have open on Corelane
+    #[arg(long, value_name = "N")]
+    pub(crate) sockets: Option<u32>,
+    /// Packet buffers (4 KiB each) of one process
+    #[arg(long, value_name = "N")]
+    pub(crate) frames: Option<u32>,
+    /// Configuration file (TOML). Default: /etc/corelane.toml if there is one
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+    /// Use the settings of [profile.NAME] in the configuration file
+    #[arg(long, value_name = "NAME")]
+    pub(crate) profile: Option<String>,
+}
+
+/// `corelane run`.
+#[derive(Args, Debug)]
+pub(crate) struct RunArgs {
+    #[command(flatten)]
+    pub(crate) settings: SettingArgs,
+    /// Say on standard error what is being done
+    #[arg(long, short = 'v')]
+    pub(crate) verbose: bool,
+    /// The command and its arguments, after `--`
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// `corelane demo`.
+#[derive(Args, Debug)]
+pub(crate) struct DemoArgs {
+    /// A few seconds instead of a minute: one short run of each kind and a small file
+    #[arg(long)]
+    pub(crate) short: bool,
+    /// Also write the figures to this file as JSON
+    #[arg(long, value_name = "FILE")]
+    pub(crate) report: Option<PathBuf>,
+    /// How packets come and go: auto, xdp or packet
+    #[arg(long, value_name = "KIND", default_value = "auto")]
+    pub(crate) port: String,
+    /// Behave as if started without privileges: user namespace and TAP device
+    #[arg(long)]
+    pub(crate) unprivileged: bool,
+    /// Set in the copy of this program that already is in its user namespace
+    #[arg(long, hide = true)]
+    pub(crate) in_namespace: bool,
+}
+
+/// `corelane doctor`.
+#[derive(Args, Debug)]
+pub(crate) struct DoctorArgs {
+    /// Look at these devices only
+    #[arg(long, short = 'd', value_name = "IFNAME")]
+    pub(crate) device: Vec<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `corelane explain`.
+#[derive(Args, Debug)]
+pub(crate) struct ExplainArgs {
+    /// Process id of a program started with `corelane run`, or of one of its children
+    pub(crate) pid: u32,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_after_the_double_dash_belong_to_the_command() {
+        let cli = Cli::parse_from(["corelane", "run", "-d", "eth1", "--", "nginx", "-d", "--user"]);
+        let Action::Run(run) = cli.action else { panic!("not run") };
+        assert_eq!(run.settings.device, ["eth1"]);
+        assert_eq!(run.command, ["nginx", "-d", "--user"]);
+    }
+}

@@ -1,0 +1,157 @@
+//! Two network namespaces with a veth pair between them. They have no names: they live in two threads of this
+//! process and in the programs started from these, so they are gone when those are, whatever ended them.
+
+use std::io;
+use std::process::{Child, Command};
+use std::sync::mpsc::{Sender, channel};
+
+use sys::launch::Launch;
+
+use super::processes::MARK;
+use crate::failure::Failure;
+
+/// Address of the server on both stacks.
+pub(super) const SERVER_ADDRESS: &str = "10.231.0.1";
+/// Address of the client.
+const CLIENT_ADDRESS: &str = "10.231.0.2";
+/// Prefix length of their network.
+const PREFIX: u8 = 24;
+/// The server's device.
+const SERVER_DEVICE: &str = "cl-server";
+/// The client's device.
+const CLIENT_DEVICE: &str = "cl-client";
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A thread in a network namespace of its own. It lives as long as the process: what it started dies with it.
+pub(super) struct Place {
+    jobs: Sender<Job>,
+    tid: u32,
+}
+
+impl Place {
+    /// A thread in a new namespace, its loopback on.
+    fn new_namespace() -> Result<Self, Failure> {
+        let place = Self::here()?;
+        place.run(|| sys::namespace::enter_new_net().map(drop)).map_err(|e| {
+            Failure::new("making a network namespace", e)
+                .fix("run as root, or let the kernel make user namespaces (see `corelane doctor`)")
+        })?;
+        place.ip(&["link", "set", "lo", "up"])?;
+        Ok(place)
+    }
+
+    /// A thread in the namespace the process is in.
+    fn here() -> Result<Self, Failure> {
+        let (jobs, todo) = channel::<Job>();
+        let work = move || todo.into_iter().for_each(|job| job());
+        std::thread::Builder::new()
+            .name("place".to_owned())
+            .spawn(work)
+            .map_err(|e| Failure::new("starting a thread", e))?;
+        let mut place = Self { jobs, tid: 0 };
+        place.tid = place.run(sys::process::tid);
+        Ok(place)
+    }
+
+    /// Runs `job` in this namespace and waits for it.
+    pub(super) fn run<R: Send + 'static>(&self, job: impl FnOnce() -> R + Send + 'static) -> R {
+        let (done, result) = channel();
+        let job: Job = Box::new(move || {
+            // The receiver below waits for exactly this.
+            let _ = done.send(job());
+        });
+        match self.jobs.send(job).ok().and_then(|()| result.recv().ok()) {
+            Some(result) => result,
+            // The thread takes jobs until `self` is dropped, and a job that panicked was ours.
+            None => unreachable!("the thread of a namespace ended"),
+        }
+    }
+
+    /// Starts a program in this namespace. It dies with this process.
+    pub(super) fn spawn(&self, mut command: Command) -> io::Result<Child> {
+        command.env(MARK, std::process::id().to_string());
+        self.run(move || Launch { dies_with_parent: true, ..Launch::default() }.spawn(&mut command))
+    }
+
+    /// Runs `ip` with `args` in this namespace.
+    pub(super) fn ip(&self, args: &[&str]) -> Result<(), Failure> {
+        let what = format!("ip {}", args.join(" "));
+        let mut command = Command::new("ip");
+        command.args(args);
+        let output = self.run(move || command.output());
+        match output {
+            Ok(output) if output.status.success() => Ok(()),
+            Ok(output) => Err(Failure::new(what, String::from_utf8_lossy(&output.stderr).trim())),
+            Err(e) => Err(Failure::new(what, e).fix("install iproute2")),
+        }
+    }
+}
+
+/// The two sides of the demo.
+pub(super) struct World {
+    client: Place,
+    server: Place,
+    /// Without privileges: Corelane's server and its client share this namespace, with a TAP device between them.
+    tap: Option<Place>,
+}
+
+impl World {
+    /// Two new namespaces joined by a veth pair; with `tap`, a third one.
+    pub(super) fn build(tap: bool) -> Result<Self, Failure> {
+        let (client, server) = (Place::new_namespace()?, Place::new_namespace()?);
+        let tap = if tap { Some(Place::new_namespace()?) } else { None };
+        server.ip(&["link", "add", SERVER_DEVICE, "type", "veth", "peer", "name", CLIENT_DEVICE])?;
+        server.ip(&["link", "set", CLIENT_DEVICE, "netns", &client.tid.to_string()])?;
+        for (place, device, address) in
+            [(&server, SERVER_DEVICE, SERVER_ADDRESS), (&client, CLIENT_DEVICE, CLIENT_ADDRESS)]
+        {
+            place.ip(&["addr", "add", &format!("{address}/{PREFIX}"), "dev", device])?;
+            place.ip(&["link", "set", device, "up"])?;
+        }
+        Ok(Self { client, server, tap })
+    }
+
+    /// Where the load for `stack` comes from; always the kernel's own TCP.
+    pub(super) fn client(&self, stack: Stack) -> &Place {
+        match (stack, &self.tap) {
+            (Stack::Corelane, Some(tap)) => tap,
+            (Stack::Kernel | Stack::Corelane, _) => &self.client,
+        }
+    }
+
+    /// Where the server of `stack` runs.
+    pub(super) fn server(&self, stack: Stack) -> &Place {
+        match (stack, &self.tap) {
+            (Stack::Corelane, Some(tap)) => tap,
+            (Stack::Kernel | Stack::Corelane, _) => &self.server,
+        }
+    }
+
+    /// The device for `corelane run --device`.
+    pub(super) fn device(&self) -> String {
+        match self.tap {
+            Some(_) => format!("tap:{SERVER_DEVICE}={SERVER_ADDRESS}/{PREFIX},gw={CLIENT_ADDRESS}"),
+            None => SERVER_DEVICE.to_owned(),
+        }
+    }
+}
+
+/// Whose TCP the server runs on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stack {
+    /// The kernel's.
+    Kernel,
+    /// Ours.
+    Corelane,
+}
+
+impl Stack {
+    /// For tables and messages.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Corelane => "corelane",
+        }
+    }
+}

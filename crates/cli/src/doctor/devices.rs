@@ -1,0 +1,44 @@
+//! The devices of this network namespace, and which port each would get.
+
+use control::tables::{Link, LinkKind};
+use keeper::{PortChoice, PortKind, choose};
+
+use super::{Finding, State};
+use crate::failure::Failure;
+
+/// Every device, or those in `only`.
+pub(super) fn look(only: &[String]) -> Result<Vec<Finding>, Failure> {
+    let links = keeper::links().map_err(Failure::from)?;
+    let mut findings = Vec::new();
+    for link in links.iter().filter(|link| only.is_empty() || only.iter().any(|name| name == link.name())) {
+        findings.push(device(link));
+    }
+    for name in only.iter().filter(|name| !links.iter().any(|link| link.name() == name.as_str())) {
+        findings.push(
+            Finding::new(format!("device {name}"), State::Missing, "no such interface")
+                .fix("see `ip link`; devices of other network namespaces are not seen here"),
+        );
+    }
+    Ok(findings)
+}
+
+fn device(link: &Link) -> Finding {
+    let driver = sys::links::driver(link.name()).unwrap_or_else(|_| "no driver name".to_owned());
+    let facts = format!("{driver}, {} receive queue(s), MTU {}", link.rx_queues, link.mtu);
+    let id = format!("device {}", link.name());
+    match choose(link, PortChoice::Auto) {
+        Ok(choice) => {
+            let port = match choice.kind {
+                PortKind::Packet => "packet",
+                PortKind::Xdp => "xdp",
+            };
+            Finding::new(id, State::Good, facts).means(format!("{port} port: {}", choice.why))
+        }
+        // Nobody expects the loopback device to be accelerated.
+        Err(why) if link.kind == LinkKind::Loopback => Finding::new(id, State::Missing, facts).means(why),
+        Err(why) => {
+            let fix = if link.up { String::new() } else { format!("ip link set {} up", link.name()) };
+            Finding::new(id, State::Missing, facts).means(format!("not used: {why}")).fix(fix)
+        }
+    }
+}

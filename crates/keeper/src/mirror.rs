@@ -1,0 +1,98 @@
+//! The mirrored control plane: written here, read by every program through a memfd nobody else can write.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use base::IpAddress;
+use control::netlink::Mirror as Netlink;
+use control::tables::{Link, TABLES_BYTES, TablesWriter};
+use rustix::io::Errno;
+use sys::fds::Fd;
+use sys::memory::{memfd, seal_writes};
+
+use crate::client::Refusal;
+use crate::devices::Devices;
+use crate::error::StartError;
+use crate::settings::DeviceSpec;
+
+/// The devices of this thread's network namespace.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn links() -> Result<Vec<Link>, StartError> {
+    Mirror::open().map(|mirror| mirror.links())
+}
+
+/// The mirror and the memory it writes to.
+pub(crate) struct Mirror {
+    netlink: Netlink,
+    memory: Fd,
+}
+
+impl Mirror {
+    /// Reads the namespace of this thread.
+    pub(crate) fn open() -> Result<Self, StartError> {
+        let failed =
+            |e: &dyn std::fmt::Display| StartError::new("reading links, addresses and routes", e, "");
+        let memory = memfd("corelane-tables", TABLES_BYTES as u64, false).map_err(|e| failed(&e))?;
+        let words = sys::memory::map_shared(&memory.fd, memory.bytes).map_err(|e| failed(&e))?;
+        seal_writes(&memory.fd).map_err(|e| failed(&e))?;
+        let writer = TablesWriter::format(words).map_err(|e| failed(&format!("{e:?}")))?;
+        let netlink = Netlink::open(writer).map_err(|e| failed(&e))?;
+        Ok(Self { netlink, memory: memory.fd })
+    }
+
+    /// The devices of the namespace.
+    pub(crate) fn links(&self) -> Vec<Link> {
+        self.netlink.tables().links()
+    }
+
+    /// Enters the addresses that are Corelane's alone: the kernel does not know them.
+    pub(crate) fn add_own(&mut self, specs: &[DeviceSpec], devices: &Devices) -> Result<(), StartError> {
+        for spec in specs {
+            let DeviceSpec::Tap(tap) = spec else { continue };
+            let Some(device) = devices.list().iter().find(|d| d.name == tap.name) else { continue };
+            self.netlink.add_own(control::netlink::OwnAddress {
+                ifindex: device.ifindex,
+                addr: IpAddress::from_v4(tap.address),
+                prefix: tap.prefix,
+                gateway: tap.gateway.map_or(IpAddress::ANY, IpAddress::from_v4),
+            });
+        }
+        self.update();
+        Ok(())
+    }
+
+    /// What to poll.
+    pub(crate) fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.netlink.as_fd())
+    }
+
+    /// Takes in what the kernel reported. True: addresses changed.
+    pub(crate) fn update(&mut self) -> bool {
+        match self.netlink.update() {
+            Ok(changes) => changes.addresses || changes.links,
+            Err(errno) => {
+                log::warn!("following the kernel's tables: {errno}");
+                false
+            }
+        }
+    }
+
+    /// IPv4 addresses of the devices for which `wanted` says so.
+    pub(crate) fn addresses(&self, wanted: impl Fn(u32) -> bool) -> Vec<IpAddress> {
+        let rows = self.netlink.tables().addresses();
+        rows.iter().filter(|a| wanted(a.ifindex) && a.addr.as_v4().is_some()).map(|a| a.addr).collect()
+    }
+
+    /// Asks the kernel to resolve a neighbour.
+    pub(crate) fn resolve(&mut self, ifindex: u32, addr: IpAddress) -> Result<(), Refusal> {
+        self.netlink
+            .resolve(ifindex, addr)
+            .map_err(|errno: Errno| Refusal::new(errno, format!("resolving {addr}: {errno}")))
+    }
+
+    /// The tables, read-only for everybody else.
+    pub(crate) fn tables_fd(&self) -> BorrowedFd<'_> {
+        self.memory.as_fd()
+    }
+}

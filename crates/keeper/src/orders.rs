@@ -1,0 +1,162 @@
+//! Messages between the keeper and a steward, over a SEQPACKET pair: the keeper orders, the steward reports.
+
+use base::limits::KEEPER_MESSAGE_BYTES;
+use base::{IpAddress, LaneId};
+use control::proto::{DeviceList, MessageBuffer, Reply};
+
+/// What the keeper orders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// The first message, with two fds: the region and the control tables. Become `uid` and `gid`, if there are any.
+    Region { bytes: u64, identity: Option<(u32, u32)> },
+    /// A lane, with the fds of its devices.
+    Lane { lane: LaneId, devices: DeviceList },
+    /// The lane's process is gone: close what it left and say when it is done.
+    Dead { lane: LaneId },
+    /// A process of the family is gone: take over the locks it held.
+    Gone { pid: u32 },
+}
+
+/// What the steward reports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Report {
+    /// Every connection of the lane is closed; `aborted` of them the hard way.
+    Done { lane: LaneId, aborted: u32 },
+    /// Somebody must ask the kernel for this neighbour.
+    Ask { ifindex: u32, addr: IpAddress },
+}
+
+/// The message is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Garbled;
+
+/// No user in [`Order::Region`].
+const NOBODY: u32 = u32::MAX;
+
+fn take<'a, const N: usize>(bytes: &mut &'a [u8]) -> Result<&'a [u8; N], Garbled> {
+    let (head, rest) = bytes.split_first_chunk().ok_or(Garbled)?;
+    *bytes = rest;
+    Ok(head)
+}
+
+fn u16_of(bytes: &mut &[u8]) -> Result<u16, Garbled> {
+    take(bytes).map(|b| u16::from_le_bytes(*b))
+}
+
+fn u32_of(bytes: &mut &[u8]) -> Result<u32, Garbled> {
+    take(bytes).map(|b| u32::from_le_bytes(*b))
+}
+
+impl Order {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(KEEPER_MESSAGE_BYTES);
+        match self {
+            Self::Region { bytes, identity } => {
+                let (uid, gid) = identity.unwrap_or((NOBODY, NOBODY));
+                out.push(1);
+                out.extend(bytes.to_le_bytes());
+                out.extend(uid.to_le_bytes());
+                out.extend(gid.to_le_bytes());
+            }
+            Self::Lane { lane, devices } => {
+                out.push(2);
+                let mut buffer: MessageBuffer = [0; KEEPER_MESSAGE_BYTES];
+                // A list of devices always fits: that is asserted where messages are defined.
+                let len = Reply::Lane { lane: *lane, devices: *devices }.encode(&mut buffer).unwrap_or(0);
+                out.extend(buffer.get(..len).unwrap_or(&[]));
+            }
+            Self::Dead { lane } => {
+                out.push(3);
+                out.extend(lane.0.to_le_bytes());
+            }
+            Self::Gone { pid } => {
+                out.push(4);
+                out.extend(pid.to_le_bytes());
+            }
+        }
+        out
+    }
+
+    pub(crate) fn decode(mut bytes: &[u8]) -> Result<Self, Garbled> {
+        let rest = &mut bytes;
+        match take::<1>(rest)? {
+            [1] => {
+                let bytes = take(rest).map(|b| u64::from_le_bytes(*b))?;
+                let (uid, gid) = (u32_of(rest)?, u32_of(rest)?);
+                Ok(Self::Region { bytes, identity: (uid != NOBODY).then_some((uid, gid)) })
+            }
+            [2] => match Reply::decode(rest) {
+                Ok(Reply::Lane { lane, devices }) => Ok(Self::Lane { lane, devices }),
+                Ok(_) | Err(_) => Err(Garbled),
+            },
+            [3] => Ok(Self::Dead { lane: LaneId(u16_of(rest)?) }),
+            [4] => Ok(Self::Gone { pid: u32_of(rest)? }),
+            [_] => Err(Garbled),
+        }
+    }
+}
+
+impl Report {
+    pub(crate) fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        match self {
+            Self::Done { lane, aborted } => {
+                out.push(1);
+                out.extend(lane.0.to_le_bytes());
+                out.extend(aborted.to_le_bytes());
+            }
+            Self::Ask { ifindex, addr } => {
+                out.push(2);
+                out.extend(ifindex.to_le_bytes());
+                out.extend(addr.0);
+            }
+        }
+        out
+    }
+
+    pub(crate) fn decode(mut bytes: &[u8]) -> Result<Self, Garbled> {
+        let rest = &mut bytes;
+        match take::<1>(rest)? {
+            [1] => Ok(Self::Done { lane: LaneId(u16_of(rest)?), aborted: u32_of(rest)? }),
+            [2] => Ok(Self::Ask { ifindex: u32_of(rest)?, addr: IpAddress(*take(rest)?) }),
+            [_] => Err(Garbled),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use control::proto::LaneDevice;
+
+    #[test]
+    fn orders_and_reports_survive_the_way() {
+        let mut devices = DeviceList::new();
+        devices.push(LaneDevice { ifindex: 7, mtu: 1500, fds: 1, ..LaneDevice::default() }).expect("room");
+        for order in [
+            Order::Region { bytes: 2 << 20, identity: Some((33, 34)) },
+            Order::Region { bytes: 2 << 20, identity: None },
+            Order::Lane { lane: LaneId(3), devices },
+            Order::Dead { lane: LaneId(3) },
+            Order::Gone { pid: 77 },
+        ] {
+            assert_eq!(Order::decode(&order.encode()), Ok(order));
+        }
+        for report in [
+            Report::Done { lane: LaneId(1), aborted: 2 },
+            Report::Ask { ifindex: 3, addr: IpAddress([9; 16]) },
+        ] {
+            assert_eq!(Report::decode(&report.encode()), Ok(report));
+        }
+    }
+
+    #[test]
+    fn a_cut_or_unknown_message_is_refused() {
+        let whole = Report::Done { lane: LaneId(1), aborted: 2 }.encode();
+        for len in 0..whole.len() {
+            assert_eq!(Report::decode(&whole[..len]), Err(Garbled));
+        }
+        assert_eq!(Order::decode(&[9]), Err(Garbled));
+        assert_eq!(Order::decode(&[2, 129]), Err(Garbled));
+    }
+}

@@ -1,0 +1,109 @@
+//! Making regions: sealed shared memory of a size the keeper agrees to, formatted and then unmapped.
+
+use base::limits::LANES;
+use control::proto::RegionWish;
+use region::{Region, RegionShape};
+use rustix::io::Errno;
+use state::{LAYOUT_VERSION, LaneShape};
+use sys::fds::Fd;
+use sys::memory::{Access, Mapping, memfd};
+
+use crate::client::Refusal;
+use crate::settings::RegionSizes;
+
+/// Largest region, bytes.
+const REGION_BYTES_MAX: u64 = 64 << 30;
+
+/// A region as the keeper knows it: it holds the memory, and never looks into it.
+pub(crate) struct RegionMemory {
+    /// The sealed memfd.
+    pub(crate) fd: Fd,
+    /// Its size, bytes.
+    pub(crate) bytes: u64,
+    /// Lanes and frames.
+    pub(crate) shape: RegionShape,
+}
+
+/// The lane shape that a wish's words say; they are `LaneShape`'s fields in order.
+fn lane_shape(wish: &RegionWish) -> Result<LaneShape, Refusal> {
+    let wrong = |what: &str| Refusal::new(Errno::INVAL, format!("region: {what}"));
+    let [socks, listeners, udp_socks, hops, reassemblies, boards, stock_high, spare, rest @ ..] = wish.shape;
+    if rest.iter().any(|&word| word != 0) {
+        return Err(wrong("unknown words in its shape"));
+    }
+    let shape = LaneShape { socks, listeners, udp_socks, hops, reassemblies, boards, stock_high, spare };
+    let rows = [socks, listeners, udp_socks, hops, reassemblies, boards];
+    if rows.iter().any(|&rows| rows > RegionSizes::SOCKETS_MAX) || socks == 0 {
+        return Err(wrong("more rows in a table than the limit"));
+    }
+    Ok(shape)
+}
+
+/// Makes a region as wished.
+pub(crate) fn make(wish: &RegionWish, key: [u64; 2]) -> Result<RegionMemory, Refusal> {
+    let wrong = |what: &str| Refusal::new(Errno::INVAL, format!("region: {what}"));
+    if wish.lanes == 0 || usize::from(wish.lanes) > LANES {
+        return Err(wrong("1 to 16 lanes"));
+    }
+    if wish.frames == 0 || wish.frames > RegionSizes::FRAMES_MAX {
+        return Err(wrong("more frames than the limit"));
+    }
+    let lane_bytes = lane_shape(wish)?.lane_bytes();
+    let shape = RegionShape { lanes: wish.lanes, lane_bytes, frames: wish.frames };
+    let bytes = Region::bytes_needed(&shape);
+    if bytes > REGION_BYTES_MAX {
+        return Err(Refusal::new(Errno::NOMEM, format!("region: {bytes} bytes are more than the limit")));
+    }
+    let failed = |errno: Errno| Refusal::new(errno, format!("region of {bytes} bytes: {errno}"));
+    let memory = memfd("corelane-region", bytes, wish.hugepages).map_err(failed)?;
+    let mapping = Mapping::shared(&memory.fd, memory.bytes, Access::Write).map_err(failed)?;
+    Region::prepare(mapping.words(), &shape, LAYOUT_VERSION, key)
+        .map_err(|e| Refusal::new(Errno::INVAL, format!("region: {e}")))?;
+    Ok(RegionMemory { fd: memory.fd, bytes: memory.bytes, shape })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use control::proto::SHAPE_WORDS;
+
+    fn wish() -> RegionWish {
+        let lane = LaneShape::for_socks(64);
+        let mut shape = [0; SHAPE_WORDS];
+        let words = [
+            lane.socks,
+            lane.listeners,
+            lane.udp_socks,
+            lane.hops,
+            lane.reassemblies,
+            lane.boards,
+            lane.stock_high,
+        ];
+        shape[..7].copy_from_slice(&words);
+        RegionWish { lanes: 2, frames: 512, hugepages: false, shape }
+    }
+
+    #[test]
+    fn a_region_that_was_made_opens_with_its_shape() {
+        let made = make(&wish(), [1, 2]).expect("made");
+        let words = sys::memory::map_shared(&made.fd, made.bytes).expect("mapped");
+        let region = Region::open(words, LAYOUT_VERSION).expect("a region");
+        assert_eq!(region.shape(), made.shape);
+        assert_eq!(region.key(), [1, 2]);
+    }
+
+    #[test]
+    fn wishes_beyond_the_limits_are_refused() {
+        let refused = |change: fn(&mut RegionWish)| {
+            let mut wish = wish();
+            change(&mut wish);
+            make(&wish, [1, 2]).err().map(|refusal| refusal.errno)
+        };
+        assert_eq!(refused(|w| w.lanes = 0), Some(Errno::INVAL));
+        assert_eq!(refused(|w| w.lanes = 17), Some(Errno::INVAL));
+        assert_eq!(refused(|w| w.frames = u32::MAX), Some(Errno::INVAL));
+        assert_eq!(refused(|w| w.shape[0] = u32::MAX), Some(Errno::INVAL));
+        assert_eq!(refused(|w| w.shape[15] = 1), Some(Errno::INVAL));
+        assert_eq!(refused(|_| ()), None);
+    }
+}

@@ -1,0 +1,203 @@
+//! What each request of a program does.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use base::{LaneId, Port};
+use control::proto::{self, RegionWish, Reply, Request, Rule, fit_text};
+use rustix::io::Errno;
+use sys::fds::Fd;
+
+use crate::client::{Incoming, Refusal};
+use crate::regions;
+use crate::rules::{self, End, Slot};
+use crate::session::{ClientId, LaneHandle, REGIONS_MAX, RegionHandle, RegionId, Session};
+
+/// Lanes of one session at a time: what the steering maps can tell apart.
+const SLOTS_MAX: u16 = control::steer::STEER_LANES as u16;
+/// Bytes that one process may leave for `explain`.
+const REASONS_BYTES_MAX: usize = 64 * 1024;
+
+/// A reply with its fds, owned.
+enum Answer {
+    Done,
+    Welcome,
+    Region(RegionId),
+    Lane(RegionId, LaneId),
+    Port(Port),
+    Description(u32),
+}
+
+impl Session {
+    /// Handles one message of client `id`. An error: the connection is to be closed.
+    pub(crate) fn handle(&mut self, id: ClientId, message: Incoming) -> Result<(), Errno> {
+        let Some(client) = self.clients.get(&id) else { return Err(Errno::PIPE) };
+        let welcome = client.welcome;
+        // Who does not speak the protocol is not one of the family.
+        let request = Request::decode(&message.bytes).map_err(|_| Errno::PROTO)?;
+        if !welcome && !matches!(request, Request::Hello { .. }) {
+            return Err(Errno::ACCESS);
+        }
+        let outcome = self.perform(id, &request, message.fds);
+        let refused = outcome.as_ref().is_err();
+        self.answer(id, outcome)?;
+        if !welcome && refused { Err(Errno::ACCESS) } else { Ok(()) }
+    }
+
+    fn perform(&mut self, id: ClientId, request: &Request<'_>, fds: Vec<Fd>) -> Result<Answer, Refusal> {
+        match request {
+            Request::Hello { version, pid: _, token } => self.hello(id, *version, token),
+            Request::NewRegion(wish) => self.new_region(id, wish),
+            Request::NewLane { region } => self.new_lane(id, RegionId(*region)),
+            Request::Listen(rule) => self.take(id, rule, fds, true).map(|_| Answer::Done),
+            Request::TakePort(rule) => self.take(id, rule, fds, false).map(Answer::Port),
+            Request::Unlisten(rule) | Request::GivePort(rule) => self.give(id, rule).map(|()| Answer::Done),
+            Request::Resolve { ifindex, addr } => {
+                let known = self.devices.list().iter().any(|d| d.ifindex == *ifindex);
+                if !known {
+                    return Err(Refusal::new(Errno::NODEV, "resolve: not a device of this session"));
+                }
+                self.mirror.resolve(*ifindex, *addr).map(|()| Answer::Done)
+            }
+            Request::Reasons { text } => {
+                if let Some(client) = self.clients.get_mut(&id) {
+                    let room = REASONS_BYTES_MAX.saturating_sub(client.reasons.len());
+                    client.reasons.push_str(text.get(..text.floor_char_boundary(room)).unwrap_or_default());
+                }
+                Ok(Answer::Done)
+            }
+            Request::Describe { offset } => Ok(Answer::Description(*offset)),
+        }
+    }
+
+    fn answer(&self, id: ClientId, outcome: Result<Answer, Refusal>) -> Result<(), Errno> {
+        let Some(client) = self.clients.get(&id) else { return Err(Errno::PIPE) };
+        match outcome {
+            Err(Refusal { errno, text }) => {
+                self.say(&format!("process {}: refused: {text}", client.pid));
+                let errno = u16::try_from(errno.raw_os_error()).unwrap_or(0);
+                client.send(&Reply::Error { errno, text: fit_text(&text) }, &[])
+            }
+            Ok(Answer::Done) => client.send(&Reply::Done, &[]),
+            Ok(Answer::Port(port)) => client.send(&Reply::Port { port }, &[]),
+            Ok(Answer::Welcome) => {
+                let config = self.program_config();
+                let welcome = Reply::Welcome { session: id.0, config: fit_text(&config) };
+                client.send(&welcome, &[self.mirror.tables_fd()])
+            }
+            Ok(Answer::Region(region)) => {
+                let Some(handle) = self.regions.get(&region) else { return Err(Errno::PIPE) };
+                client.send(&Reply::Region { id: region.0 }, &[handle.memory.fd.as_fd()])
+            }
+            Ok(Answer::Lane(region, lane)) => {
+                let handle = self.regions.get(&region).and_then(|r| r.lanes.get(&lane)).ok_or(Errno::PIPE)?;
+                let fds: Vec<BorrowedFd<'_>> = handle.fds.iter().map(AsFd::as_fd).collect();
+                client.send(&Reply::Lane { lane, devices: handle.devices }, &fds)
+            }
+            Ok(Answer::Description(offset)) => {
+                let text = self.describe();
+                let from = text.floor_char_boundary(offset as usize);
+                let piece = fit_text(text.get(from..).unwrap_or_default());
+                let more = text.len().saturating_sub(from + piece.len());
+                client.send(&Reply::Description { text: piece, more: more as u32 }, &[])
+            }
+        }
+    }
+
+    fn hello(&mut self, id: ClientId, version: u16, token: &[u8; 16]) -> Result<Answer, Refusal> {
+        if !self.knows(token) {
+            return Err(Refusal::new(Errno::ACCESS, "wrong token"));
+        }
+        if version != proto::VERSION {
+            let text = format!("the library speaks version {version}, this keeper {}", proto::VERSION);
+            return Err(Refusal::new(Errno::PROTONOSUPPORT, text));
+        }
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.welcome = true;
+        }
+        Ok(Answer::Welcome)
+    }
+
+    fn new_region(&mut self, id: ClientId, wish: &RegionWish) -> Result<Answer, Refusal> {
+        if self.regions.len() >= REGIONS_MAX {
+            return Err(Refusal::new(Errno::NOBUFS, "the session has as many regions as it can"));
+        }
+        let memory = regions::make(wish, random_key()?)?;
+        let region = RegionId(self.next_number());
+        let handle = RegionHandle {
+            memory,
+            lanes: Default::default(),
+            maker: id,
+            since: sys::clock::now(),
+            steward: None,
+        };
+        self.regions.insert(region, handle);
+        Ok(Answer::Region(region))
+    }
+
+    fn new_lane(&mut self, id: ClientId, region: RegionId) -> Result<Answer, Refusal> {
+        let used: Vec<Slot> = self.regions.values().flat_map(|r| r.lanes.values()).map(|l| l.slot).collect();
+        let slot = (0..SLOTS_MAX).map(Slot).find(|slot| !used.contains(slot));
+        let slot =
+            slot.ok_or_else(|| Refusal::new(Errno::NOBUFS, "the session has as many lanes as it can"))?;
+        let pid = self.clients.get(&id).map_or(0, |client| client.pid);
+        let unknown = || Refusal::new(Errno::NOENT, "no such region");
+        let lanes = self.regions.get(&region).ok_or_else(unknown)?;
+        let lane = (0..lanes.memory.shape.lanes).map(LaneId).find(|lane| !lanes.lanes.contains_key(lane));
+        let lane = lane.ok_or_else(|| Refusal::new(Errno::NOBUFS, "the region has no lane left"))?;
+        let (devices, fds) = self.devices.open_lane(slot)?;
+        let handle = LaneHandle { owner: id, orphan: false, slot, devices, fds };
+        self.say(&format!("process {pid}: lane {} of region {}", lane.0, region.0));
+        self.lane_opened(region, lane, handle);
+        Ok(Answer::Lane(region, lane))
+    }
+
+    /// The slot of the rule's lane, which must be the client's own.
+    fn own_slot(&self, id: ClientId, rule: &Rule) -> Result<Slot, Refusal> {
+        let lane = self.regions.get(&RegionId(rule.region)).and_then(|r| r.lanes.get(&rule.lane));
+        match lane {
+            Some(lane) if lane.owner == id => Ok(lane.slot),
+            Some(_) | None => Err(Refusal::new(Errno::ACCESS, "the lane is not this process's")),
+        }
+    }
+
+    /// Listen and TakePort: the port is the program's (a kernel socket bound to it shows that), and its packets are
+    /// the lane's from now on.
+    fn take(&mut self, id: ClientId, rule: &Rule, mut fds: Vec<Fd>, listen: bool) -> Result<Port, Refusal> {
+        let slot = self.own_slot(id, rule)?;
+        let socket = match fds.pop() {
+            Some(socket) => {
+                rules::check_socket(&socket, rule)?;
+                socket
+            }
+            None if listen => return Err(Refusal::new(Errno::BADF, "listen: no kernel socket was sent")),
+            None => rules::reserve(rule)?,
+        };
+        let (_, port) = rules::bound_end(&socket)
+            .ok_or_else(|| Refusal::new(Errno::ADDRNOTAVAIL, "the port is not bound"))?;
+        let end = End::of(&Rule { port, ..*rule });
+        let changes = self.rules.add(end, slot, socket)?;
+        if let Err(refusal) = self.devices.steer(&changes) {
+            // What went in comes out again; the first refusal is what counts.
+            let back = self.rules.remove(end, slot).unwrap_or_default();
+            let _ = self.devices.steer(&back);
+            return Err(refusal);
+        }
+        Ok(port)
+    }
+
+    fn give(&mut self, id: ClientId, rule: &Rule) -> Result<(), Refusal> {
+        let slot = self.own_slot(id, rule)?;
+        match self.rules.remove(End::of(rule), slot) {
+            Some(changes) => self.devices.steer(&changes),
+            None => Err(Refusal::new(Errno::NOENT, "the lane does not have this port")),
+        }
+    }
+}
+
+fn random_key() -> Result<[u64; 2], Refusal> {
+    let mut bytes = [0; 16];
+    rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty())
+        .map_err(|errno| Refusal::new(errno, "random numbers"))?;
+    let [a, b, c, d, e, f, g, h, rest @ ..] = bytes;
+    Ok([u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes(rest)])
+}

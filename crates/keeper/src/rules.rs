@@ -1,0 +1,300 @@
+//! Which lane gets which packets: the keeper's own book, checked against kernel sockets, and what it means on the wire.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use base::{IpAddress, Port};
+use control::proto::{Proto, Rule};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
+use sys::fds::Fd;
+
+use crate::client::Refusal;
+
+/// Rules of one session; a rule holds a descriptor.
+const RULES_MAX: usize = 65_536;
+
+/// A lane, numbered over all regions of the session: the number that the steering maps know.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub(crate) struct Slot(pub(crate) u16);
+
+/// A local end.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct End {
+    proto: u8,
+    addr: [u8; 16],
+    port: u16,
+}
+
+impl End {
+    pub(crate) fn of(rule: &Rule) -> Self {
+        Self { proto: rule.proto as u8, addr: rule.addr.0, port: rule.port.0 }
+    }
+
+    pub(crate) fn proto(self) -> Option<Proto> {
+        Proto::from_number(self.proto)
+    }
+
+    pub(crate) fn addr(self) -> IpAddress {
+        IpAddress(self.addr)
+    }
+
+    pub(crate) fn port(self) -> Port {
+        Port(self.port)
+    }
+
+    fn at(self, addr: IpAddress) -> Self {
+        Self { addr: addr.0, ..self }
+    }
+}
+
+/// What keeps one end with one lane.
+struct Hold {
+    slot: Slot,
+    /// The kernel socket that keeps the port taken.
+    _socket: Fd,
+}
+
+/// The rules of a session.
+#[derive(Default)]
+pub(crate) struct RuleBook {
+    holds: BTreeMap<End, Vec<Hold>>,
+    /// Local addresses of the devices.
+    addresses: BTreeSet<[u8; 16]>,
+    count: usize,
+}
+
+/// A change for the steering maps: packets to `end` go to these lanes (none: to the kernel).
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Change {
+    pub(crate) end: End,
+    pub(crate) slots: Vec<Slot>,
+}
+
+impl RuleBook {
+    /// Adds a rule; `socket` is the kernel socket bound to its end. Gives what changes in the maps.
+    pub(crate) fn add(&mut self, end: End, slot: Slot, socket: Fd) -> Result<Vec<Change>, Refusal> {
+        if self.count >= RULES_MAX {
+            return Err(Refusal::new(Errno::NOBUFS, "the session has as many rules as it can"));
+        }
+        let holds = self.holds.entry(end).or_default();
+        if holds.iter().any(|h| h.slot == slot) {
+            return Err(Refusal::new(Errno::ADDRINUSE, "the lane has this port already"));
+        }
+        holds.push(Hold { slot, _socket: socket });
+        self.count += 1;
+        Ok(self.changes(end))
+    }
+
+    /// Takes a rule back. `None`: there is none.
+    pub(crate) fn remove(&mut self, end: End, slot: Slot) -> Option<Vec<Change>> {
+        let holds = self.holds.get_mut(&end)?;
+        let at = holds.iter().position(|h| h.slot == slot)?;
+        holds.swap_remove(at);
+        if holds.is_empty() {
+            self.holds.remove(&end);
+        }
+        self.count -= 1;
+        Some(self.changes(end))
+    }
+
+    /// Takes back every rule of a lane.
+    pub(crate) fn remove_all(&mut self, slot: Slot) -> Vec<Change> {
+        let ends: Vec<End> = self
+            .holds
+            .iter()
+            .filter(|(_, h)| h.iter().any(|h| h.slot == slot))
+            .map(|(&end, _)| end)
+            .collect();
+        ends.into_iter().filter_map(|end| self.remove(end, slot)).flatten().collect()
+    }
+
+    /// The devices' addresses are now these: what changes for rules on any address.
+    pub(crate) fn set_addresses(&mut self, addresses: impl IntoIterator<Item = IpAddress>) -> Vec<Change> {
+        let new: BTreeSet<[u8; 16]> = addresses.into_iter().map(|a| a.0).collect();
+        let old = std::mem::replace(&mut self.addresses, new);
+        let touched: Vec<IpAddress> =
+            old.symmetric_difference(&self.addresses).map(|&addr| IpAddress(addr)).collect();
+        let any: Vec<End> = self.holds.keys().copied().filter(|end| end.addr().is_any()).collect();
+        any.iter()
+            .flat_map(|end| touched.iter().map(|&addr| end.at(addr)))
+            .map(|end| Change { slots: self.slots(end), end })
+            .collect()
+    }
+
+    /// Number of rules.
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// The ends a lane has.
+    pub(crate) fn ends_of(&self, slot: Slot) -> impl Iterator<Item = End> {
+        self.holds.iter().filter(move |(_, h)| h.iter().any(|h| h.slot == slot)).map(|(&end, _)| end)
+    }
+
+    fn changes(&self, end: End) -> Vec<Change> {
+        let touched = if end.addr().is_any() {
+            self.addresses.iter().map(|&addr| end.at(IpAddress(addr))).collect()
+        } else {
+            vec![end]
+        };
+        touched.into_iter().map(|end| Change { slots: self.slots(end), end }).collect()
+    }
+
+    /// The lanes for a concrete end: those with a rule for its address, else those with one for any address (as the
+    /// kernel prefers the more specific socket).
+    fn slots(&self, end: End) -> Vec<Slot> {
+        let here = self.addresses.contains(&end.addr);
+        let exact = self.holds.get(&end);
+        let any = self.holds.get(&end.at(IpAddress::ANY)).filter(|_| here);
+        let mut slots: Vec<Slot> = exact.or(any).into_iter().flatten().map(|h| h.slot).collect();
+        slots.sort_unstable();
+        slots
+    }
+}
+
+/// Is `socket` a kernel socket that is bound to the end of `rule`?
+pub(crate) fn check_socket(socket: &Fd, rule: &Rule) -> Result<(), Refusal> {
+    let refused = |text: String| Refusal::new(Errno::ACCESS, text);
+    let unreadable =
+        |errno: Errno| Refusal::new(Errno::ACCESS, format!("the descriptor is no socket: {errno}"));
+    let kind = rustix::net::sockopt::socket_type(socket).map_err(unreadable)?;
+    let wanted = match rule.proto {
+        Proto::Tcp => SocketType::STREAM,
+        Proto::Udp => SocketType::DGRAM,
+    };
+    let domain = rustix::net::sockopt::socket_domain(socket).map_err(unreadable)?;
+    if kind != wanted || !matches!(domain, AddressFamily::INET | AddressFamily::INET6) {
+        return Err(refused("the socket is of another kind than the rule".to_owned()));
+    }
+    let (addr, port) = bound_end(socket).ok_or_else(|| refused("the socket is not bound".to_owned()))?;
+    if addr != rule.addr || port != rule.port || port.0 == 0 {
+        return Err(refused(format!(
+            "the socket is bound to {addr}:{}, the rule is for {}:{}",
+            port.0, rule.addr, rule.port.0
+        )));
+    }
+    Ok(())
+}
+
+/// Where a socket is bound.
+pub(crate) fn bound_end(socket: &Fd) -> Option<(IpAddress, Port)> {
+    let name = rustix::net::getsockname(socket).ok()?;
+    let name = SocketAddr::try_from(name).ok()?;
+    let addr = match name.ip() {
+        IpAddr::V4(v4) => IpAddress::from_v4(v4),
+        IpAddr::V6(v6) => IpAddress::from_v6(v6),
+    };
+    Some((addr, Port(name.port())))
+}
+
+/// Reserves the end of `rule` with a kernel socket of ours; port 0: the kernel chooses one.
+pub(crate) fn reserve(rule: &Rule) -> Result<Fd, Refusal> {
+    let failed = |errno: Errno| Refusal::new(errno, format!("taking port {}: {errno}", rule.port.0));
+    let (kind, protocol) = match rule.proto {
+        Proto::Tcp => (SocketType::STREAM, ipproto::TCP),
+        Proto::Udp => (SocketType::DGRAM, ipproto::UDP),
+    };
+    let (family, ip) = match rule.addr.as_v4() {
+        Some(v4) => (AddressFamily::INET, IpAddr::V4(v4)),
+        None => (AddressFamily::INET6, IpAddr::V6(rule.addr.as_v6())),
+    };
+    // A port below 1024 would need the program's own rights, and it is our rights that bind here.
+    if (1..1024).contains(&rule.port.0) {
+        return Err(Refusal::new(Errno::ACCESS, "a port below 1024 must be bound by the program itself"));
+    }
+    let socket =
+        rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, Some(protocol)).map_err(failed)?;
+    rustix::net::bind(&socket, &SocketAddr::new(ip, rule.port.0)).map_err(failed)?;
+    Ok(Fd::from(socket))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base::LaneId;
+    use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+
+    const LOOPBACK: IpAddress = IpAddress::from_v4(Ipv4Addr::LOCALHOST);
+    const HERE: IpAddress = IpAddress::from_v4(Ipv4Addr::new(10, 0, 0, 1));
+    const ALSO: IpAddress = IpAddress::from_v4(Ipv4Addr::new(10, 0, 0, 2));
+
+    fn rule(addr: IpAddress, port: u16) -> Rule {
+        Rule { region: 1, lane: LaneId(0), proto: Proto::Tcp, addr, port: Port(port) }
+    }
+
+    fn socket() -> Fd {
+        sys::fds::event().expect("eventfd")
+    }
+
+    fn end(addr: IpAddress, port: u16) -> End {
+        End::of(&rule(addr, port))
+    }
+
+    fn change(addr: IpAddress, port: u16, slots: &[u16]) -> Change {
+        Change { end: end(addr, port), slots: slots.iter().map(|&s| Slot(s)).collect() }
+    }
+
+    #[test]
+    fn a_rule_for_any_address_means_each_address_of_the_devices() {
+        let mut book = RuleBook::default();
+        book.set_addresses([HERE, ALSO]);
+        let changes = book.add(end(IpAddress::ANY, 80), Slot(3), socket()).expect("added");
+        assert_eq!(changes, [change(HERE, 80, &[3]), change(ALSO, 80, &[3])]);
+        assert_eq!(book.set_addresses([HERE]), [change(ALSO, 80, &[])]);
+        let changes = book.add(end(IpAddress::ANY, 80), Slot(1), socket()).expect("a second lane");
+        assert_eq!(changes, [change(HERE, 80, &[1, 3])]);
+        assert_eq!(book.remove_all(Slot(3)), [change(HERE, 80, &[1])]);
+        assert_eq!(book.remove(end(IpAddress::ANY, 80), Slot(1)), Some(vec![change(HERE, 80, &[])]));
+        assert_eq!(book.len(), 0);
+    }
+
+    #[test]
+    fn a_rule_for_one_address_hides_the_rule_for_any() {
+        let mut book = RuleBook::default();
+        book.set_addresses([HERE]);
+        book.add(end(IpAddress::ANY, 80), Slot(1), socket()).expect("added");
+        assert_eq!(book.add(end(HERE, 80), Slot(2), socket()).expect("added"), [change(HERE, 80, &[2])]);
+        assert_eq!(book.remove(end(HERE, 80), Slot(2)), Some(vec![change(HERE, 80, &[1])]));
+    }
+
+    #[test]
+    fn a_port_is_given_to_a_lane_once() {
+        let mut book = RuleBook::default();
+        book.add(end(HERE, 80), Slot(1), socket()).expect("added");
+        let again = book.add(end(HERE, 80), Slot(1), socket());
+        assert_eq!(again.err().map(|r| r.errno), Some(Errno::ADDRINUSE));
+        assert_eq!(book.remove(end(HERE, 81), Slot(1)), None);
+    }
+
+    #[test]
+    fn only_a_socket_bound_to_the_end_of_the_rule_is_accepted() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let port = listener.local_addr().expect("name").port();
+        let socket = Fd::from(std::os::fd::OwnedFd::from(listener));
+        assert_eq!(check_socket(&socket, &rule(LOOPBACK, port)), Ok(()));
+        for wrong in [
+            rule(LOOPBACK, port ^ 1),
+            rule(HERE, port),
+            rule(IpAddress::ANY, port),
+            Rule { proto: Proto::Udp, ..rule(LOOPBACK, port) },
+        ] {
+            let refusal = check_socket(&socket, &wrong).expect_err("refused");
+            assert_eq!(refusal.errno, Errno::ACCESS);
+        }
+        let datagram = UdpSocket::bind("127.0.0.1:0").expect("bind");
+        let port = datagram.local_addr().expect("name").port();
+        let datagram = Fd::from(std::os::fd::OwnedFd::from(datagram));
+        assert!(check_socket(&datagram, &rule(LOOPBACK, port)).is_err());
+        assert!(check_socket(&super::tests::socket(), &rule(LOOPBACK, port)).is_err());
+    }
+
+    #[test]
+    fn a_reserved_port_is_taken_and_low_ports_are_refused() {
+        let socket = reserve(&rule(LOOPBACK, 0)).expect("reserved");
+        let (addr, port) = bound_end(&socket).expect("bound");
+        assert_eq!(addr, LOOPBACK);
+        assert!(TcpListener::bind(("127.0.0.1", port.0)).is_err());
+        assert_eq!(reserve(&rule(LOOPBACK, 80)).err().map(|r| r.errno), Some(Errno::ACCESS));
+    }
+}

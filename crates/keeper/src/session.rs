@@ -1,0 +1,282 @@
+//! What one `corelane run` serves: the listening socket, the family's processes, their regions and lanes.
+//!
+//! Invariant: a region's memory is handed on, never read here; whatever a program says is checked against the kernel.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use base::{Duration, Instant, LaneId};
+use control::proto::DeviceList;
+use rustix::process::Pid;
+use sys::Errno;
+use sys::fds::{self, Fd};
+use sys::launch::Identity;
+use sys::poll::{PollFd, PollFlags, poll};
+
+use crate::client::Client;
+use crate::devices::Devices;
+use crate::error::StartError;
+use crate::mirror::Mirror;
+use crate::regions::RegionMemory;
+use crate::rules::{RuleBook, Slot};
+use crate::run::Run;
+use crate::settings::RegionSizes;
+use crate::stewards::Steward;
+
+/// Processes of one family at a time.
+const CLIENTS_MAX: usize = 1024;
+/// Messages of one client that are handled before others have their turn.
+const TURN_MESSAGES: usize = 64;
+/// Regions of one session at a time.
+pub(crate) const REGIONS_MAX: usize = 512;
+
+/// Number of a connection; never used again.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub(crate) struct ClientId(pub(crate) u32);
+
+/// Number of a region; never used again.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
+pub(crate) struct RegionId(pub(crate) u32);
+
+/// A lane that was handed out.
+pub(crate) struct LaneHandle {
+    /// Its process.
+    pub(crate) owner: ClientId,
+    /// The owner is gone; the steward finishes its connections.
+    pub(crate) orphan: bool,
+    pub(crate) slot: Slot,
+    pub(crate) devices: DeviceList,
+    /// Our copies of the ports' fds: for the steward, and so that a TAP queue can be given again.
+    pub(crate) fds: Vec<Fd>,
+}
+
+/// A region with its lanes and its steward.
+pub(crate) struct RegionHandle {
+    pub(crate) memory: RegionMemory,
+    pub(crate) lanes: BTreeMap<LaneId, LaneHandle>,
+    pub(crate) maker: ClientId,
+    /// When it was made, or when its steward may be tried again.
+    pub(crate) since: Instant,
+    pub(crate) steward: Option<Steward>,
+}
+
+/// The state of a session.
+pub(crate) struct Session {
+    listener: Fd,
+    name: String,
+    token: [u8; 16],
+    settings: Settings,
+    pub(crate) clients: BTreeMap<ClientId, Client>,
+    pub(crate) regions: BTreeMap<RegionId, RegionHandle>,
+    pub(crate) devices: Devices,
+    pub(crate) rules: RuleBook,
+    pub(crate) mirror: Mirror,
+    next_number: u32,
+}
+
+/// What of the run's settings a session needs.
+struct Settings {
+    sizes: RegionSizes,
+    port: String,
+    verbose: bool,
+    identity: Option<Identity>,
+}
+
+fn random<const N: usize>() -> Result<[u8; N], StartError> {
+    let mut bytes = [0; N];
+    match rustix::rand::getrandom(&mut bytes[..], rustix::rand::GetRandomFlags::empty()) {
+        Ok(got) if got == N => Ok(bytes),
+        Ok(_) => Err(StartError::new("random numbers", "too few", "")),
+        Err(errno) => Err(StartError::new("random numbers", errno, "")),
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+impl Session {
+    /// Opens devices and socket.
+    pub(crate) fn open(run: &Run) -> Result<Self, StartError> {
+        let mut mirror = Mirror::open()?;
+        let seed = u32::from_ne_bytes(random()?);
+        let devices = Devices::open(&run.devices, &mirror.links(), run.port, seed)?;
+        mirror.add_own(&run.devices, &devices)?;
+        let name = format!("corelane-{}", hex(&random::<16>()?));
+        let listener = fds::listen_abstract(name.as_bytes())
+            .map_err(|e| StartError::new("the keeper's socket", e, ""))?;
+        let settings = Settings {
+            sizes: run.sizes,
+            port: run.port.to_string(),
+            verbose: run.verbose,
+            identity: run.program.identity.clone(),
+        };
+        let mut session = Self {
+            listener,
+            name,
+            token: random()?,
+            settings,
+            clients: BTreeMap::new(),
+            regions: BTreeMap::new(),
+            devices,
+            rules: RuleBook::default(),
+            mirror,
+            next_number: 1,
+        };
+        session.follow_addresses();
+        for device in session.devices.list() {
+            session.say(&format!("device {}", device.describe()));
+        }
+        Ok(session)
+    }
+
+    /// What the command and its descendants find in their environment.
+    pub(crate) fn environment(&self, preload: &Path) -> Vec<(String, OsString)> {
+        let mut libraries = preload.as_os_str().to_owned();
+        if let Some(others) = std::env::var_os("LD_PRELOAD").filter(|v| !v.is_empty()) {
+            libraries.push(" ");
+            libraries.push(others);
+        }
+        vec![
+            ("LD_PRELOAD".to_owned(), libraries),
+            ("CORELANE_KEEPER".to_owned(), OsString::from(&self.name)),
+            ("CORELANE_TOKEN".to_owned(), OsString::from(hex(&self.token))),
+            ("CORELANE_PORT".to_owned(), OsString::from(&self.settings.port)),
+        ]
+    }
+
+    /// Settings for a program, as it gets them in Welcome.
+    pub(crate) fn program_config(&self) -> String {
+        let RegionSizes { sockets, frames } = self.settings.sizes;
+        format!(
+            "CORELANE_SOCKETS={sockets}\nCORELANE_FRAMES={frames}\nCORELANE_PORT={}\n",
+            self.settings.port
+        )
+    }
+
+    /// Does `token` open the door? Compared without a hint by time.
+    pub(crate) fn knows(&self, token: &[u8; 16]) -> bool {
+        self.token.iter().zip(token).fold(0, |difference, (a, b)| difference | (a ^ b)) == 0
+    }
+
+    pub(crate) fn identity(&self) -> Option<&Identity> {
+        self.settings.identity.as_ref()
+    }
+
+    pub(crate) fn next_number(&mut self) -> u32 {
+        let number = self.next_number;
+        self.next_number = number.wrapping_add(1).max(1);
+        number
+    }
+
+    /// Says what is done, with --verbose.
+    pub(crate) fn say(&self, text: &str) {
+        if self.settings.verbose {
+            eprintln!("corelane: {text}");
+        }
+    }
+
+    /// Is there anybody to serve, or a lane whose connections are being finished?
+    pub(crate) fn is_busy(&self) -> bool {
+        !self.clients.is_empty() || self.regions.values().any(|region| region.steward.is_some())
+    }
+
+    /// Waits until something happens here or `signals` is readable.
+    pub(crate) fn wait(&self, signals: BorrowedFd<'_>) -> Result<(), Errno> {
+        let mut wanted = vec![signals, self.listener.as_fd()];
+        wanted.extend(self.mirror.poll_fd());
+        wanted.extend(self.clients.values().flat_map(Client::poll_fds));
+        wanted.extend(self.regions.values().filter_map(|r| r.steward.as_ref()).map(Steward::poll_fd));
+        let mut polled: Vec<PollFd<'_>> =
+            wanted.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+        match poll(&mut polled, self.next_look()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+
+    /// How long until a lane needs its steward started.
+    fn next_look(&self) -> Option<Duration> {
+        let waiting =
+            self.regions.values().any(|region| region.steward.is_none() && !region.lanes.is_empty());
+        waiting.then_some(crate::stewards::START_DELAY)
+    }
+
+    /// Handles whatever is ready.
+    pub(crate) fn serve(&mut self) {
+        if self.mirror.update() {
+            self.follow_addresses();
+        }
+        self.accept();
+        let ids: Vec<ClientId> = self.clients.keys().copied().collect();
+        for id in ids {
+            self.serve_client(id);
+        }
+        self.serve_stewards();
+    }
+
+    /// Rules for any address mean the devices' addresses of now.
+    fn follow_addresses(&mut self) {
+        let devices = &self.devices;
+        let addresses = self.mirror.addresses(|ifindex| devices.is_steered(ifindex));
+        let changes = self.rules.set_addresses(addresses);
+        if let Err(refusal) = self.devices.steer(&changes) {
+            log::warn!("after a change of addresses: {}", refusal.text);
+        }
+    }
+
+    fn accept(&mut self) {
+        while let Ok(socket) = fds::accept(&self.listener) {
+            if self.clients.len() >= CLIENTS_MAX {
+                log::warn!("a connection was refused: {CLIENTS_MAX} processes are connected");
+                continue;
+            }
+            // A process that died meanwhile needs no service.
+            if let Ok(client) = Client::new(socket) {
+                let id = ClientId(self.next_number());
+                self.clients.insert(id, client);
+            }
+        }
+    }
+
+    fn serve_client(&mut self, id: ClientId) {
+        for _ in 0..TURN_MESSAGES {
+            let Some(client) = self.clients.get(&id) else { return };
+            match client.receive() {
+                Ok(Some(message)) => {
+                    if self.handle(id, message).is_err() {
+                        return self.drop_client(id);
+                    }
+                }
+                Ok(None) if client.is_dead() => return self.drop_client(id),
+                Ok(None) => return,
+                Err(_) => return self.drop_client(id),
+            }
+        }
+    }
+
+    /// The process is gone, or talks to us no more: its lanes go to their stewards.
+    fn drop_client(&mut self, id: ClientId) {
+        if let Some(client) = self.clients.remove(&id) {
+            self.say(&format!("process {} is gone", client.pid));
+            self.orphan_lanes(id, client.pid);
+        }
+    }
+
+    /// A child of ours ended.
+    pub(crate) fn child_ended(&mut self, pid: Pid) {
+        self.steward_ended(pid.as_raw_pid() as u32);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::hex;
+
+    #[test]
+    fn a_token_is_written_with_two_digits_a_byte() {
+        assert_eq!(hex(&[0, 0xff, 0x1a]), "00ff1a");
+    }
+}

@@ -1,0 +1,184 @@
+//! What a keeper is told to do: devices, kinds of port, sizes, user.
+
+use std::fmt;
+use std::net::Ipv4Addr;
+
+/// Longest interface name (IFNAMSIZ - 1), bytes.
+const NAME_BYTES_MAX: usize = 15;
+
+/// A device that the user named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceSpec {
+    /// A device of the current network namespace; its addresses stay shared with the kernel.
+    Kernel(String),
+    /// A TAP device to be made, with an address that is Corelane's alone.
+    Tap(TapSpec),
+}
+
+/// A TAP device with an address of our own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TapSpec {
+    /// Name of the device.
+    pub name: String,
+    /// Corelane's address on it.
+    pub address: Ipv4Addr,
+    /// Prefix length of its network, 1 to 30.
+    pub prefix: u8,
+    /// Router for everything else.
+    pub gateway: Option<Ipv4Addr>,
+}
+
+impl DeviceSpec {
+    /// Reads `NAME` or `tap:NAME=ADDRESS/PREFIX[,gw=ADDRESS]`.
+    ///
+    /// # Errors
+    /// What is wrong with `text`, for the user.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let Some(tap) = text.strip_prefix("tap:") else {
+            return Ok(Self::Kernel(checked_name(text)?));
+        };
+        let (name, rest) = tap.split_once('=').ok_or("a TAP device needs =ADDRESS/PREFIX after its name")?;
+        let mut parts = rest.split(',');
+        let network = parts.next().unwrap_or_default();
+        let (address, prefix) =
+            network.split_once('/').ok_or("the address needs /PREFIX, such as 10.9.0.2/24")?;
+        let address = address.parse().map_err(|_| format!("`{address}` is no IPv4 address"))?;
+        let prefix = prefix.parse().ok().filter(|p| (1..=30).contains(p));
+        let prefix = prefix.ok_or("the prefix length must be 1 to 30")?;
+        let mut gateway = None;
+        for part in parts {
+            match part.split_once('=') {
+                Some(("gw", gw)) => {
+                    gateway = Some(gw.parse().map_err(|_| format!("`{gw}` is no IPv4 address"))?);
+                }
+                Some(_) | None => return Err(format!("`{part}` is unknown; only gw=ADDRESS can follow")),
+            }
+        }
+        Ok(Self::Tap(TapSpec { name: checked_name(name)?, address, prefix, gateway }))
+    }
+
+    /// The device's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Kernel(name) => name,
+            Self::Tap(tap) => &tap.name,
+        }
+    }
+}
+
+fn checked_name(name: &str) -> Result<String, String> {
+    let bad = name.is_empty()
+        || name.len() > NAME_BYTES_MAX
+        || name.chars().any(|c| c == '/' || c.is_whitespace() || c.is_control());
+    if bad { Err(format!("`{name}` cannot be an interface name")) } else { Ok(name.to_owned()) }
+}
+
+/// Which kind of port to use on a device of the kernel's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum PortChoice {
+    /// The best one of each device.
+    #[default]
+    Auto,
+    /// AF_XDP.
+    Xdp,
+    /// AF_PACKET with a steering program on TCX.
+    Packet,
+    /// TAP devices only.
+    Tap,
+}
+
+impl PortChoice {
+    /// Reads `auto`, `xdp`, `packet` or `tap`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "auto" => Some(Self::Auto),
+            "xdp" => Some(Self::Xdp),
+            "packet" => Some(Self::Packet),
+            "tap" => Some(Self::Tap),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for PortChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Xdp => "xdp",
+            Self::Packet => "packet",
+            Self::Tap => "tap",
+        })
+    }
+}
+
+/// How large one process's lane is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RegionSizes {
+    /// TCP sockets.
+    pub sockets: u32,
+    /// Frames of 4 KiB.
+    pub frames: u32,
+}
+
+impl Default for RegionSizes {
+    fn default() -> Self {
+        Self { sockets: 16_384, frames: 16_384 }
+    }
+}
+
+impl RegionSizes {
+    /// Sockets: at most this many.
+    pub const SOCKETS_MAX: u32 = 4 << 20;
+    /// Frames: at most this many (16 GiB).
+    pub const FRAMES_MAX: u32 = 4 << 20;
+
+    /// Are these sizes possible?
+    ///
+    /// # Errors
+    /// What is wrong, for the user.
+    pub fn check(&self) -> Result<(), String> {
+        if !(64..=Self::SOCKETS_MAX).contains(&self.sockets) {
+            return Err(format!("sockets must be 64 to {}, not {}", Self::SOCKETS_MAX, self.sockets));
+        }
+        if !(512..=Self::FRAMES_MAX).contains(&self.frames) {
+            return Err(format!("frames must be 512 to {}, not {}", Self::FRAMES_MAX, self.frames));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tap_device_is_read_with_its_gateway() {
+        let spec = DeviceSpec::parse("tap:cl0=10.9.0.2/24,gw=10.9.0.1");
+        let tap = TapSpec {
+            name: "cl0".to_owned(),
+            address: Ipv4Addr::new(10, 9, 0, 2),
+            prefix: 24,
+            gateway: Some(Ipv4Addr::new(10, 9, 0, 1)),
+        };
+        assert_eq!(spec, Ok(DeviceSpec::Tap(tap)));
+    }
+
+    #[test]
+    fn mistakes_in_a_device_are_named() {
+        for (text, part) in [
+            ("tap:cl0", "=ADDRESS/PREFIX"),
+            ("tap:cl0=10.9.0.2", "/PREFIX"),
+            ("tap:cl0=10.9.0/24", "no IPv4 address"),
+            ("tap:cl0=10.9.0.2/31", "1 to 30"),
+            ("tap:cl0=10.9.0.2/24,mtu=9000", "`mtu=9000` is unknown"),
+            ("", "interface name"),
+            ("a-name-much-too-long", "interface name"),
+            ("../eth0", "interface name"),
+        ] {
+            let why = DeviceSpec::parse(text).expect_err("wrong");
+            assert!(why.contains(part), "{text}: {why}");
+        }
+    }
+}

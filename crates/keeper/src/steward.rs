@@ -1,0 +1,306 @@
+//! The steward of one region: an unprivileged process that advances the region's lanes when their programs do not.
+//!
+//! While a program lives and is at work, or waits for its lane, the steward sleeps. It steps a lane that nobody has held
+//! for [`AWAY`] although packets or timers are due: the program computes, or waits for something else. When the program
+//! is dead, it closes what the program left open, as the kernel would, and steps the lane until its connections are done.
+//!
+//! Left out: a stopped program (SIGSTOP) that was waiting for its lane is not stood in for; its packets wait in the port.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+
+use base::limits::KEEPER_MESSAGE_BYTES;
+use base::{Duration, Instant, LaneId};
+use control::proto::DeviceList;
+use control::tables::{TABLES_BYTES, Tables};
+use lane::{Ask, Lane, Poisoned, open_device};
+use region::Region;
+use rustix::io::Errno;
+use rustix::process::{Gid, Uid};
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, set_capabilities, set_thread_groups, set_thread_res_gid,
+    set_thread_res_uid,
+};
+use state::LAYOUT_VERSION;
+use sys::fds::{self, Fd};
+use sys::poll::{PollFd, PollFlags, poll};
+
+use crate::closing;
+use crate::orders::{Order, Report};
+
+/// Nobody held the lane for so long: its program is away.
+const AWAY: Duration = Duration::from_millis(20);
+/// Shortest and longest time between two looks at a lane whose program is at work.
+const LOOK_MIN: Duration = Duration::from_millis(20);
+const LOOK_MAX: Duration = Duration::from_millis(500);
+/// How long a dead program's connections may take. Linux gives an orphan about as long (tcp_orphan_retries, tcp_fin_timeout).
+const LINGER: Duration = Duration::from_secs(60);
+/// Shortest sleep between two steps, when a lane's deadline has passed and a step did not change it.
+const STEP_MIN: Duration = Duration::from_millis(1);
+/// Steps of one visit.
+const ROUNDS: u32 = 64;
+
+/// What the steward does about a lane at this moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Duty {
+    /// The program is at work or waits for the lane: look again then.
+    Watch(Instant),
+    /// Step when a port is readable, or then.
+    Serve(Instant),
+}
+
+/// One lane in the steward's care.
+struct Care {
+    lane: Lane,
+    /// Copies of the ports' fds, to wait on.
+    fds: Vec<Fd>,
+    /// When the program died, if it did.
+    dead_since: Option<Instant>,
+    /// What the dead program left open is closed.
+    closed: bool,
+    /// Connections that were reset because the lane could not be trusted or time was over.
+    aborted: u32,
+    /// Neighbours to ask the keeper for.
+    asks: Vec<Ask>,
+    /// `last_held_ns` as our own last visit left it: a visit of ours does not count as the program's.
+    ours_ns: u64,
+    /// Time between looks; grows while nothing happens.
+    look: Duration,
+    looked_ns: u64,
+}
+
+/// Why a steward ends early.
+#[derive(Debug)]
+struct Broken(String);
+
+impl<E: std::fmt::Display> From<E> for Broken {
+    fn from(error: E) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// The whole life of a steward; its socket to the keeper is standard input.
+#[must_use]
+pub fn steward_main() -> ExitCode {
+    match serve() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Broken(why)) => {
+            eprintln!("corelane: a steward ends: {why}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve() -> Result<(), Broken> {
+    let socket = sys::fds::duplicate(&std::io::stdin())?;
+    let (order, fds) = receive(&socket)?.ok_or_else(|| Broken("the keeper is gone".to_owned()))?;
+    let Order::Region { bytes, identity } = order else { return Err(Broken("no region".to_owned())) };
+    let mut fds = fds.into_iter();
+    let (Some(memory), Some(tables)) = (fds.next(), fds.next()) else {
+        return Err(Broken("a region without its descriptors".to_owned()));
+    };
+    drop_privileges(identity)?;
+    let words = sys::memory::map_shared(&memory, bytes)?;
+    let region = Region::open(words, LAYOUT_VERSION)?;
+    let words = sys::memory::map_shared_readonly(&tables, TABLES_BYTES as u64)?;
+    let tables = Tables::open(words).map_err(|e| Broken(format!("{e:?}")))?;
+    let mut cares: BTreeMap<LaneId, Care> = BTreeMap::new();
+    loop {
+        let now = sys::clock::now();
+        let duties: Vec<(LaneId, Duty)> = cares.iter_mut().map(|(&id, care)| (id, care.duty(now))).collect();
+        if wait(&socket, &cares, &duties)? {
+            match receive(&socket)? {
+                None => return Ok(()),
+                Some((Order::Lane { lane, devices }, fds)) => {
+                    let care = Care::new((region, lane), &devices, fds, tables)?;
+                    cares.insert(lane, care);
+                }
+                Some((Order::Dead { lane }, _)) => {
+                    if let Some(care) = cares.get_mut(&lane) {
+                        care.dead_since = Some(sys::clock::now());
+                    }
+                }
+                Some((Order::Gone { pid }, _)) => {
+                    cares.values_mut().for_each(|care| care.take_over_from(pid))
+                }
+                Some((Order::Region { .. }, _)) => return Err(Broken("a second region".to_owned())),
+            }
+        }
+        serve_lanes(&socket, &mut cares, &duties)?;
+    }
+}
+
+/// Becomes the program's user, without any capability.
+fn drop_privileges(identity: Option<(u32, u32)>) -> Result<(), Broken> {
+    if let Some((uid, gid)) = identity {
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        set_thread_groups(&[])?;
+        set_thread_res_gid(gid, gid, gid)?;
+        set_thread_res_uid(uid, uid, uid)?;
+    }
+    let none = CapabilitySet::empty();
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
+    Ok(())
+}
+
+/// The next order; `None`: the keeper closed the socket.
+fn receive(socket: &Fd) -> Result<Option<(Order, Vec<Fd>)>, Broken> {
+    let mut buffer = [0; KEEPER_MESSAGE_BYTES];
+    let got = match fds::recv(socket, &mut buffer) {
+        Ok(got) if got.bytes == 0 => return Ok(None),
+        Err(Errno::CONNRESET) => return Ok(None),
+        other => other?,
+    };
+    let order = Order::decode(buffer.get(..got.bytes).unwrap_or(&[]));
+    let order = order.map_err(|_| Broken("an order that is none".to_owned()))?;
+    Ok(Some((order, got.fds)))
+}
+
+/// Sleeps until the keeper says something (true), or a lane needs a visit.
+fn wait(socket: &Fd, cares: &BTreeMap<LaneId, Care>, duties: &[(LaneId, Duty)]) -> Result<bool, Broken> {
+    let mut fds: Vec<BorrowedFd<'_>> = vec![socket.as_fd()];
+    let mut until = Instant::NEVER;
+    for (id, duty) in duties {
+        match duty {
+            Duty::Watch(at) => until = until.min(*at),
+            Duty::Serve(at) => {
+                until = until.min(*at);
+                fds.extend(cares.get(id).into_iter().flat_map(|care| care.fds.iter().map(AsFd::as_fd)));
+            }
+        }
+    }
+    let mut polled: Vec<PollFd<'_>> =
+        fds.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+    let timeout = (until != Instant::NEVER).then(|| until.since(sys::clock::now()));
+    match poll(&mut polled, timeout) {
+        Ok(_) | Err(Errno::INTR) => {}
+        Err(errno) => return Err(Broken(format!("poll: {errno}"))),
+    }
+    Ok(polled.first().is_some_and(|fd| !fd.revents().is_empty()))
+}
+
+/// Visits the lanes that are ours to serve, and reports those that are done.
+fn serve_lanes(
+    socket: &Fd,
+    cares: &mut BTreeMap<LaneId, Care>,
+    duties: &[(LaneId, Duty)],
+) -> Result<(), Broken> {
+    let served = duties.iter().filter(|(_, duty)| matches!(duty, Duty::Serve(_))).map(|(id, _)| *id);
+    for id in served {
+        let Some(care) = cares.get_mut(&id) else { continue };
+        let done = care.visit();
+        for ask in std::mem::take(&mut care.asks) {
+            report(socket, &Report::Ask { ifindex: ask.ifindex, addr: ask.addr })?;
+        }
+        if done {
+            report(socket, &Report::Done { lane: id, aborted: care.aborted })?;
+            cares.remove(&id);
+        }
+    }
+    Ok(())
+}
+
+fn report(socket: &Fd, report: &Report) -> Result<(), Broken> {
+    fds::send(socket, &report.encode(), &[]).map_err(|errno| Broken(format!("reporting: {errno}")))
+}
+
+impl Care {
+    fn new(
+        (region, id): (Region, LaneId),
+        devices: &DeviceList,
+        fds: Vec<Fd>,
+        tables: Tables,
+    ) -> Result<Self, Broken> {
+        let copies = fds.iter().map(Fd::duplicate).collect::<Result<Vec<Fd>, Errno>>()?;
+        let mut fds = fds.into_iter();
+        let mut ports = Vec::new();
+        for (at, device) in devices.as_slice().iter().enumerate() {
+            ports.push(open_device(region, at as u8, device, &mut fds)?);
+        }
+        let lane = Lane::new(region, id, ports, Some(tables));
+        let lane = lane.ok_or_else(|| Broken("a lane that the region does not have".to_owned()))?;
+        let looked_ns = lane.lane_ref().signals().last_held_ns.load(Ordering::Acquire);
+        Ok(Self {
+            lane,
+            fds: copies,
+            dead_since: None,
+            closed: false,
+            aborted: 0,
+            asks: Vec::new(),
+            ours_ns: u64::MAX,
+            look: LOOK_MIN,
+            looked_ns,
+        })
+    }
+
+    /// What to do about this lane now.
+    fn duty(&mut self, now: Instant) -> Duty {
+        let signals = self.lane.lane_ref().signals();
+        let deadline = Instant(signals.deadline_ns.load(Ordering::Acquire)).max(now.plus(STEP_MIN));
+        if let Some(since) = self.dead_since {
+            let next = if self.closed { deadline.min(since.plus(LINGER)) } else { now.plus(STEP_MIN) };
+            return Duty::Serve(next);
+        }
+        if signals.ready.load(Ordering::Acquire) == 0 || self.lane.is_poisoned() {
+            return Duty::Watch(now.plus(LOOK_MAX));
+        }
+        let held_ns = signals.last_held_ns.load(Ordering::Acquire);
+        let at_work = held_ns != self.ours_ns && now.since(Instant(held_ns)) < AWAY;
+        let waiting = signals.sleepers.load(Ordering::Acquire) != 0;
+        if !at_work && !waiting {
+            return Duty::Serve(deadline);
+        }
+        self.look = if held_ns == self.looked_ns { self.look.times(2).min(LOOK_MAX) } else { LOOK_MIN };
+        self.looked_ns = held_ns;
+        Duty::Watch(now.plus(self.look))
+    }
+
+    /// Steps the lane. True: its program is dead and nothing is left to do.
+    fn visit(&mut self) -> bool {
+        let now = sys::clock::now();
+        let ready = self.lane.lane_ref().signals().ready.load(Ordering::Acquire) != 0;
+        let over = self.dead_since.is_some_and(|since| now.since(since) >= LINGER);
+        if !ready || over {
+            return self.dead_since.is_some();
+        }
+        let mut session = match self.lane.try_enter(now) {
+            Ok(Some(session)) => session,
+            Ok(None) => return false,
+            Err(Poisoned) => return self.dead_since.is_some(),
+        };
+        if self.dead_since.is_some() && !self.closed {
+            closing::close_all(&mut session);
+            self.closed = true;
+        }
+        let mut progress = session.step();
+        for _ in 0..ROUNDS {
+            if !progress.more {
+                break;
+            }
+            progress = session.step();
+        }
+        if progress.asks {
+            self.asks.extend(session.take_asks());
+        }
+        let done = self.closed && closing::unfinished(&mut session) == 0;
+        drop(session);
+        self.ours_ns = self.lane.lane_ref().signals().last_held_ns.load(Ordering::Acquire);
+        done
+    }
+
+    /// The process `pid` is gone. Did it hold the lane, its tables may be half changed: every connection is reset.
+    fn take_over_from(&mut self, pid: u32) {
+        let lane = self.lane.lane_ref();
+        if let Some(owner) = lane.holder().filter(|owner| owner.pid == pid)
+            && let Some(mut session) = self.lane.take_over(owner, sys::clock::now())
+        {
+            self.aborted += closing::abort_all(&mut session);
+        }
+        lane.rouse(|word| {
+            // Nobody waits, or they are woken.
+            let _ = sys::futex::wake(word, u32::MAX);
+        });
+    }
+}

@@ -1,0 +1,242 @@
+//! The keeper's side of the stewards: one process a region, started when a lane has lived for a moment or has lost its
+//! process, told of lanes and deaths, and listened to.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::process::{Command, Stdio};
+
+use base::limits::KEEPER_MESSAGE_BYTES;
+use base::{Duration, Instant, LaneId};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use sys::fds::{self, Fd};
+use sys::launch::Launch;
+
+use crate::STEWARD_COMMAND;
+use crate::orders::{Order, Report};
+use crate::session::{ClientId, LaneHandle, RegionHandle, RegionId, Session};
+
+/// A program that ends sooner than this gets its steward only when it is dead: most short programs leave nothing to do.
+pub(crate) const START_DELAY: Duration = Duration::from_millis(30);
+/// Reports of one steward that are handled before others have their turn.
+const TURN_REPORTS: usize = 64;
+
+/// A steward that runs.
+pub(crate) struct Steward {
+    socket: Fd,
+    pid: u32,
+}
+
+impl Steward {
+    fn start() -> Result<Self, std::io::Error> {
+        let (ours, theirs) = fds::pair()?;
+        let flags = rustix::fs::fcntl_getfl(&ours)?;
+        rustix::fs::fcntl_setfl(&ours, flags | OFlags::NONBLOCK)?;
+        let mut command = Command::new("/proc/self/exe");
+        command.arg(STEWARD_COMMAND).env_clear().current_dir("/").stdin(Stdio::from(OwnedFd::from(theirs)));
+        // Neither the terminal's signals nor a stopped process group may stop it.
+        std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        // It becomes the program's user itself, so that the program's user need not be able to execute it.
+        let launch = Launch { identity: None, dies_with_parent: true, no_new_privs: true };
+        let child = launch.spawn(&mut command)?;
+        Ok(Self { socket: ours, pid: child.id() })
+    }
+
+    fn send(&self, order: &Order, fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+        fds::send(&self.socket, &order.encode(), fds)
+    }
+
+    pub(crate) fn poll_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+
+    /// The next report. `Ok(None)`: none yet. An error: the steward is lost.
+    fn receive(&self) -> Result<Option<Report>, Errno> {
+        let mut buffer = [0; KEEPER_MESSAGE_BYTES];
+        match fds::recv(&self.socket, &mut buffer) {
+            Err(Errno::AGAIN) => Ok(None),
+            Err(errno) => Err(errno),
+            Ok(got) => {
+                let bytes = buffer.get(..got.bytes).unwrap_or(&[]);
+                Report::decode(bytes).map(Some).map_err(|_| Errno::PROTO)
+            }
+        }
+    }
+}
+
+impl LaneHandle {
+    fn order(&self, lane: LaneId) -> Order {
+        Order::Lane { lane, devices: self.devices }
+    }
+
+    fn borrowed_fds(&self) -> Vec<BorrowedFd<'_>> {
+        self.fds.iter().map(AsFd::as_fd).collect()
+    }
+}
+
+impl RegionHandle {
+    /// Starts the region's steward, unless it runs, and tells it of every lane.
+    fn ensure_steward(&mut self, tables: BorrowedFd<'_>, identity: Option<(u32, u32)>) -> Result<(), String> {
+        if self.steward.is_some() {
+            return Ok(());
+        }
+        let steward = Steward::start().map_err(|e| format!("starting a steward: {e}"))?;
+        let told = |e: Errno| format!("telling a steward: {e}");
+        let region = Order::Region { bytes: self.memory.bytes, identity };
+        steward.send(&region, &[self.memory.fd.as_fd(), tables]).map_err(told)?;
+        for (&id, lane) in &self.lanes {
+            steward.send(&lane.order(id), &lane.borrowed_fds()).map_err(told)?;
+        }
+        self.steward = Some(steward);
+        Ok(())
+    }
+}
+
+impl Session {
+    /// A lane was handed out.
+    pub(crate) fn lane_opened(&mut self, region: RegionId, lane: LaneId, handle: LaneHandle) {
+        let Some(home) = self.regions.get_mut(&region) else { return };
+        if let Some(steward) = &home.steward {
+            // A steward that cannot be told is found dead in a moment.
+            let _ = steward.send(&handle.order(lane), &handle.borrowed_fds());
+        }
+        home.lanes.insert(lane, handle);
+    }
+
+    fn ensure_steward(&mut self, region: RegionId) -> bool {
+        let identity = self.identity().map(|i| (i.uid, i.gid));
+        let tables = self.mirror.tables_fd();
+        let Some(home) = self.regions.get_mut(&region) else { return false };
+        match home.ensure_steward(tables, identity) {
+            Ok(()) => true,
+            Err(why) => {
+                log::error!("{why}: connections of a program that ends are cut");
+                false
+            }
+        }
+    }
+
+    /// The process `pid` of client `id` is gone: stewards take over the locks it held and finish the connections of its
+    /// lanes.
+    pub(crate) fn orphan_lanes(&mut self, id: ClientId, pid: u32) {
+        for steward in self.regions.values().filter_map(|home| home.steward.as_ref()) {
+            // A steward that cannot be told is found dead in a moment.
+            let _ = steward.send(&Order::Gone { pid }, &[]);
+        }
+        let mut orphans = Vec::new();
+        for (&region, home) in &mut self.regions {
+            for (&lane, handle) in home.lanes.iter_mut().filter(|(_, l)| l.owner == id && !l.orphan) {
+                handle.orphan = true;
+                orphans.push((region, lane));
+            }
+        }
+        for (region, lane) in orphans {
+            let steward = self.ensure_steward(region);
+            let told = steward
+                && self
+                    .regions
+                    .get(&region)
+                    .and_then(|r| r.steward.as_ref())
+                    .is_some_and(|steward| steward.send(&Order::Dead { lane }, &[]).is_ok());
+            if !told {
+                self.free_lane(region, lane);
+            }
+        }
+        self.drop_empty_regions();
+    }
+
+    /// The connections of a lane are finished: rules and fds go.
+    fn free_lane(&mut self, region: RegionId, lane: LaneId) {
+        let Some(handle) = self.regions.get_mut(&region).and_then(|r| r.lanes.remove(&lane)) else { return };
+        let changes = self.rules.remove_all(handle.slot);
+        if let Err(refusal) = self.devices.steer(&changes) {
+            log::warn!("taking back the rules of a lane: {}", refusal.text);
+        }
+        self.devices.close_lane(&handle.devices, handle.fds);
+    }
+
+    /// Regions without lanes whose maker is gone are nobody's. Their stewards end when their sockets close.
+    fn drop_empty_regions(&mut self) {
+        let clients = &self.clients;
+        self.regions.retain(|_, home| !home.lanes.is_empty() || clients.contains_key(&home.maker));
+    }
+
+    /// Starts the stewards that are due, and handles reports.
+    pub(crate) fn serve_stewards(&mut self) {
+        let now = sys::clock::now();
+        let due: Vec<RegionId> = self
+            .regions
+            .iter()
+            .filter(|(_, home)| home.steward.is_none() && !home.lanes.is_empty())
+            .filter(|(_, home)| now.since(home.since) >= START_DELAY)
+            .map(|(&id, _)| id)
+            .collect();
+        for region in due {
+            if !self.ensure_steward(region) {
+                self.defer_steward(region, now);
+            }
+        }
+        for (region, reports) in self.reports() {
+            for report in reports {
+                self.handle_report(region, report);
+            }
+        }
+        self.drop_empty_regions();
+    }
+
+    /// A steward that could not be started is tried again later, not at once.
+    fn defer_steward(&mut self, region: RegionId, now: Instant) {
+        const RETRY: Duration = Duration::from_secs(5);
+        if let Some(home) = self.regions.get_mut(&region) {
+            home.since = now.plus(RETRY);
+        }
+    }
+
+    fn reports(&self) -> BTreeMap<RegionId, Vec<Report>> {
+        let mut found: BTreeMap<RegionId, Vec<Report>> = BTreeMap::new();
+        for (&id, home) in &self.regions {
+            let Some(steward) = &home.steward else { continue };
+            for _ in 0..TURN_REPORTS {
+                match steward.receive() {
+                    Ok(Some(report)) => found.entry(id).or_default().push(report),
+                    Ok(None) | Err(_) => break,
+                }
+            }
+        }
+        found
+    }
+
+    fn handle_report(&mut self, region: RegionId, report: Report) {
+        match report {
+            Report::Done { lane, aborted } => {
+                let orphan = |r: &RegionHandle| r.lanes.get(&lane).is_some_and(|l| l.orphan);
+                if self.regions.get(&region).is_some_and(orphan) {
+                    self.say(&format!("lane {} of region {}: finished, {aborted} aborted", lane.0, region.0));
+                    self.free_lane(region, lane);
+                }
+            }
+            Report::Ask { ifindex, addr } => {
+                if let Err(refusal) = self.mirror.resolve(ifindex, addr) {
+                    log::debug!("for a steward: {}", refusal.text);
+                }
+            }
+        }
+    }
+
+    /// A child ended. If it was a steward with orphans in its care, their connections are lost; if its region lives, it
+    /// gets a new one.
+    pub(crate) fn steward_ended(&mut self, pid: u32) {
+        let ended = |home: &RegionHandle| home.steward.as_ref().is_some_and(|s| s.pid == pid);
+        let Some(region) = self.regions.iter().find(|(_, home)| ended(home)).map(|(&id, _)| id) else {
+            return;
+        };
+        let Some(home) = self.regions.get_mut(&region) else { return };
+        home.steward = None;
+        let orphans: Vec<LaneId> = home.lanes.iter().filter(|(_, l)| l.orphan).map(|(&id, _)| id).collect();
+        for lane in orphans {
+            self.free_lane(region, lane);
+        }
+        self.defer_steward(region, sys::clock::now());
+        self.drop_empty_regions();
+    }
+}
