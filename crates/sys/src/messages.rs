@@ -106,15 +106,13 @@ impl Messages {
     pub fn begin(&mut self, index: usize, header: VnetHeader) -> bool {
         let Some(slot) = self.headers.get_mut(index) else { return false };
         *slot = header;
-        if let Some(message) = self.messages.get_mut(index) {
-            message.msg_hdr.msg_iovlen = 0;
-        }
         // `aim` says where the header lies.
-        self.push(index, libc::iovec { iov_base: core::ptr::null_mut(), iov_len: size_of::<VnetHeader>() })
+        let part = libc::iovec { iov_base: core::ptr::null_mut(), iov_len: size_of::<VnetHeader>() };
+        self.set_part(index, 0, part)
     }
 
-    /// Adds `len` bytes at byte `offset` of the window to message `index`. False when they are not inside the window
-    /// or the message has no room for a part more.
+    /// Adds `len` bytes at byte `offset` of the window to message `index`, which was begun. False when they are not
+    /// inside the window or the message has no room for a part more.
     #[inline]
     pub fn push_span(&mut self, index: usize, offset: u64, len: usize) -> bool {
         let Ok(offset) = usize::try_from(offset) else { return false };
@@ -125,26 +123,43 @@ impl Messages {
         self.push(index, libc::iovec { iov_base: start.cast(), iov_len: len })
     }
 
-    /// Adds a buffer of `len` bytes, owned by message `index`, as its last part; [`Messages::overflow`] reads it.
+    /// Adds a buffer of `len` bytes, owned by message `index`, as its last part; [`Messages::overflow`] reads it. False
+    /// when the message was not begun, has no room for a part more, or has the buffer already and it would have to grow.
     pub fn push_overflow(&mut self, index: usize, len: usize) -> bool {
+        let used = self.parts_used(index);
         let Some(buffer) = self.overflow.get_mut(index) else { return false };
         if buffer.len() < len {
+            // Growing moves the buffer, so no part of the message may name it.
+            let mut parts = self.parts.iter().skip(index * self.stride).take(used);
+            if parts.any(|part| part.iov_base.cast_const() == buffer.as_ptr().cast()) {
+                return false;
+            }
             buffer.resize(len, 0);
         }
         let at = buffer.as_mut_ptr().cast();
         self.push(index, libc::iovec { iov_base: at, iov_len: len })
     }
 
+    /// Adds a part behind the header, without which there is none: what comes first is taken for the header's place.
     #[inline]
     fn push(&mut self, index: usize, part: libc::iovec) -> bool {
-        let Some(message) = self.messages.get_mut(index) else { return false };
-        let used = message.msg_hdr.msg_iovlen;
-        if used >= self.stride {
+        let used = self.parts_used(index);
+        used > 0 && self.set_part(index, used, part)
+    }
+
+    fn parts_used(&self, index: usize) -> usize {
+        self.messages.get(index).map_or(0, |m| m.msg_hdr.msg_iovlen)
+    }
+
+    /// Makes `part` the last one of message `index`, with `before` parts in front of it.
+    #[inline]
+    fn set_part(&mut self, index: usize, before: usize, part: libc::iovec) -> bool {
+        let Some(message) = self.messages.get_mut(index).filter(|_| before < self.stride) else {
             return false;
-        }
-        let Some(slot) = self.parts.get_mut(index * self.stride + used) else { return false };
+        };
+        let Some(slot) = self.parts.get_mut(index * self.stride + before) else { return false };
         *slot = part;
-        message.msg_hdr.msg_iovlen = used + 1;
+        message.msg_hdr.msg_iovlen = before + 1;
         true
     }
 
@@ -233,7 +248,7 @@ impl Messages {
         if found == 0 {
             return Err(Errno::INVAL);
         }
-        let parts = self.messages.get(index).map_or(0, |m| m.msg_hdr.msg_iovlen);
+        let parts = self.parts_used(index);
         let at = self.parts.as_mut_ptr().wrapping_add(index * self.stride) as usize;
         let args = [fd.as_fd().as_raw_fd() as usize, at, parts, 0, 0, 0];
         // SAFETY: `parts` parts of message `index` exist and lie where `receive` says.
@@ -293,5 +308,28 @@ mod tests {
         assert!(!messages.push_span(0, 4095, 2));
         assert!(!messages.push_span(0, u64::MAX, 2));
         assert!(!messages.push_span(1, 0, 1));
+    }
+
+    #[test]
+    fn a_message_that_was_not_begun_takes_no_part_in_the_place_of_its_header() {
+        let mut messages = Messages::new(map_anonymous(4096).unwrap(), 2, 4);
+        assert!(!messages.push_span(0, 0, 64));
+        assert!(!messages.push_overflow(0, 64));
+        assert!(messages.begin(1, VnetHeader::default()));
+        assert!(messages.push_span(1, 0, 64));
+    }
+
+    #[test]
+    fn the_overflow_buffer_of_a_message_stays_where_its_part_says() {
+        let mut messages = Messages::new(map_anonymous(4096).unwrap(), 1, 4);
+        for _ in 0..2 {
+            assert!(messages.begin(0, VnetHeader::default()));
+            assert!(messages.push_overflow(0, 16));
+            assert!(
+                !messages.push_overflow(0, 1 << 20),
+                "growing it would move it away from under the first part"
+            );
+            assert_eq!(messages.overflow(0).len(), 16);
+        }
     }
 }
