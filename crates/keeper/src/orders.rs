@@ -5,6 +5,8 @@ use base::{IpAddress, LaneId};
 use control::proto::{DeviceList, MessageBuffer, Reply};
 
 /// What the keeper orders.
+// Boxing the devices would need the heap for a value that lives for one message.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
     /// The first message, with two fds: the region and the control tables. Become `uid` and `gid`, if there are any.

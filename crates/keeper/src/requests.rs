@@ -60,6 +60,13 @@ impl Session {
             }
             Request::Reasons { text } => {
                 if let Some(client) = self.clients.get_mut(&id) {
+                    let text = match text.strip_prefix("=\n") {
+                        Some(text) => {
+                            client.reasons.clear();
+                            text
+                        }
+                        None => text,
+                    };
                     let room = REASONS_BYTES_MAX.saturating_sub(client.reasons.len());
                     client.reasons.push_str(text.get(..text.floor_char_boundary(room)).unwrap_or_default());
                 }

@@ -195,6 +195,7 @@ fn serve_lanes(
             report(socket, &Report::Ask { ifindex: ask.ifindex, addr: ask.addr })?;
         }
         if done {
+            care.leave();
             report(socket, &Report::Done { lane: id, aborted: care.aborted })?;
             cares.remove(&id);
         }
@@ -288,6 +289,14 @@ impl Care {
         drop(session);
         self.ours_ns = self.lane.lane_ref().signals().last_held_ns.load(Ordering::Acquire);
         done
+    }
+
+    /// The lane is done with: whoever gets it next formats it.
+    fn leave(&self) {
+        let signals = self.lane.lane_ref().signals();
+        signals.ready.store(0, Ordering::Release);
+        signals.poisoned.store(0, Ordering::Release);
+        signals.sleepers.store(0, Ordering::Release);
     }
 
     /// The process `pid` is gone. Did it hold the lane, its tables may be half changed: every connection is reset.
