@@ -1,0 +1,265 @@
+//! `close`, duplicates, flags and `ioctl`.
+
+use core::ffi::{c_int, c_uint, c_ulong, c_void};
+
+use crate::errno::{self, Errno};
+use crate::interpose::real;
+use crate::object::Handle;
+use crate::sock::{Sock, State, flag};
+use crate::table::{self, Entry};
+use crate::user;
+use crate::{park, stream};
+
+const EBADF: Errno = Errno(libc::EBADF);
+
+pub(crate) unsafe fn close(fd: c_int) -> c_int {
+    if table::is_foreign(fd) {
+        // SAFETY: the program closes its own descriptor.
+        return unsafe { real::close(fd) };
+    }
+    match table::get(fd) {
+        Entry::Internal | Entry::Parked => errno::small(Err(EBADF)),
+        Entry::Sock(sock) if is_parkable(&sock) => {
+            // Parked first, so that whoever takes it from the list finds it so.
+            drop(table::replace(fd, Entry::Parked));
+            if park::keep(fd, sock.has(flag::CLOEXEC)) {
+                return 0;
+            }
+            really_close(fd)
+        }
+        Entry::Foreign | Entry::Kernel(_) | Entry::Sock(_) | Entry::Epoll(_) => really_close(fd),
+    }
+}
+
+fn is_parkable(sock: &Sock) -> bool {
+    sock.has(flag::PLACEHOLDER) && !sock.has(flag::ODD_FD)
+}
+
+/// Forgets and closes. In this order: once closed, the number may be another's.
+fn really_close(fd: c_int) -> c_int {
+    drop(table::replace(fd, Entry::Foreign));
+    // SAFETY: the program closes its own descriptor.
+    unsafe { real::close(fd) }
+}
+
+pub(crate) unsafe fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
+    const CLOEXEC: c_int = 1 << 2;
+    if first > last || flags & CLOEXEC != 0 {
+        // SAFETY: the C caller's promise; close-on-exec does not concern us, ours all have it.
+        return unsafe { real::close_range(first, last, flags) };
+    }
+    // Ours stay; what lies between them goes in ranges.
+    let mut from = first;
+    let highest = c_uint::try_from(table::highest()).map_or(0, |h| h.saturating_add(1));
+    for fd in first..=last.min(highest) {
+        let is_ours = match table::get(fd as c_int) {
+            Entry::Internal | Entry::Parked => true,
+            Entry::Foreign => continue,
+            Entry::Kernel(_) | Entry::Sock(_) | Entry::Epoll(_) => {
+                drop(table::replace(fd as c_int, Entry::Foreign));
+                false
+            }
+        };
+        if is_ours {
+            if fd > from {
+                // SAFETY: the program closes its own descriptors.
+                unsafe { real::close_range(from, fd - 1, flags) };
+            }
+            from = fd + 1;
+        }
+    }
+    if from > last {
+        return 0;
+    }
+    // SAFETY: as above.
+    unsafe { real::close_range(from, last, flags) }
+}
+
+pub(crate) unsafe fn closefrom(first: c_int) {
+    // SAFETY: the C caller's promise.
+    unsafe { close_range(first.max(0) as c_uint, c_uint::MAX, 0) };
+}
+
+/// Another reference for another descriptor of the same thing.
+fn copy_of(fd: c_int) -> Entry {
+    match table::get(fd) {
+        Entry::Internal | Entry::Parked => Entry::Foreign,
+        entry => entry,
+    }
+}
+
+/// `new` now stands for what `fd` does. The descriptors of a connection with duplicates are not kept on close.
+fn became_copy(fd: c_int, new: c_int) -> c_int {
+    if new < 0 {
+        return new;
+    }
+    let entry = copy_of(fd);
+    if let Entry::Sock(sock) = &entry {
+        sock.put(flag::ODD_FD, true);
+    }
+    if !matches!(entry, Entry::Foreign) || !table::is_foreign(new) {
+        drop(table::replace(new, entry));
+    }
+    new
+}
+
+fn is_hidden(fd: c_int) -> bool {
+    !table::is_foreign(fd) && matches!(table::get(fd), Entry::Internal | Entry::Parked)
+}
+
+fn is_internal(fd: c_int) -> bool {
+    !table::is_foreign(fd) && matches!(table::get(fd), Entry::Internal)
+}
+
+pub(crate) unsafe fn dup(fd: c_int) -> c_int {
+    if is_hidden(fd) {
+        return errno::small(Err(EBADF));
+    }
+    // SAFETY: the C caller's promise.
+    became_copy(fd, unsafe { real::dup(fd) })
+}
+
+pub(crate) unsafe fn dup2(fd: c_int, to: c_int) -> c_int {
+    if is_hidden(fd) {
+        return errno::small(Err(EBADF));
+    }
+    if is_internal(to) && fd != to {
+        // dup2(2) has this error for a number that is just being opened.
+        return errno::small(Err(Errno(libc::EBUSY)));
+    }
+    // SAFETY: the C caller's promise.
+    let new = unsafe { real::dup2(fd, to) };
+    if fd == to { new } else { became_copy(fd, new) }
+}
+
+pub(crate) unsafe fn dup3(fd: c_int, to: c_int, flags: c_int) -> c_int {
+    if is_hidden(fd) {
+        return errno::small(Err(EBADF));
+    }
+    if is_internal(to) {
+        return errno::small(Err(Errno(libc::EBUSY)));
+    }
+    // SAFETY: the C caller's promise.
+    became_copy(fd, unsafe { real::dup3(fd, to, flags) })
+}
+
+pub(crate) unsafe fn fcntl(fd: c_int, command: c_int, arg: c_ulong) -> c_int {
+    // SAFETY: the C caller's promise.
+    let by_kernel = || unsafe { real::fcntl(fd, command, arg) };
+    fcntl_with(fd, command, arg, by_kernel)
+}
+
+pub(crate) unsafe fn fcntl64(fd: c_int, command: c_int, arg: c_ulong) -> c_int {
+    // SAFETY: the C caller's promise.
+    let by_kernel = || unsafe { real::fcntl64(fd, command, arg) };
+    fcntl_with(fd, command, arg, by_kernel)
+}
+
+fn fcntl_with(fd: c_int, command: c_int, arg: c_ulong, by_kernel: impl FnOnce() -> c_int) -> c_int {
+    if table::is_foreign(fd) {
+        return by_kernel();
+    }
+    if is_hidden(fd) {
+        return errno::small(Err(EBADF));
+    }
+    if command == libc::F_DUPFD || command == libc::F_DUPFD_CLOEXEC {
+        return became_copy(fd, by_kernel());
+    }
+    let Some(sock) = table::sock(fd) else { return by_kernel() };
+    match command {
+        libc::F_GETFL => status_flags(&sock, by_kernel),
+        libc::F_SETFL => set_status_flags(&sock, fd, arg, by_kernel),
+        libc::F_SETFD => {
+            sock.put(flag::ODD_FD, true);
+            by_kernel()
+        }
+        _ => by_kernel(),
+    }
+}
+
+fn status_flags(sock: &Sock, by_kernel: impl FnOnce() -> c_int) -> c_int {
+    let told = if sock.has(flag::PLACEHOLDER) { libc::O_RDWR } else { by_kernel() };
+    if told < 0 {
+        return told;
+    }
+    if sock.has(flag::NONBLOCK) { told | libc::O_NONBLOCK } else { told & !libc::O_NONBLOCK }
+}
+
+fn set_status_flags(sock: &Sock, fd: c_int, arg: c_ulong, by_kernel: impl FnOnce() -> c_int) -> c_int {
+    let nonblocking = arg as c_int & libc::O_NONBLOCK != 0;
+    // The placeholder's kernel socket is shared by all of them, and a lane's connection never uses its own.
+    let result = if sock.state() == State::Stream {
+        0
+    } else if sock.has(flag::FORCED) {
+        // SAFETY: no memory involved.
+        unsafe { real::fcntl(fd, libc::F_SETFL, arg | libc::O_NONBLOCK as c_ulong) }
+    } else {
+        by_kernel()
+    };
+    if result >= 0 {
+        sock.put(flag::NONBLOCK, nonblocking);
+    }
+    result
+}
+
+pub(crate) unsafe fn ioctl(fd: c_int, request: c_ulong, arg: *mut c_void) -> c_int {
+    // SAFETY: the C caller's promise.
+    let by_kernel = || unsafe { real::ioctl(fd, request, arg) };
+    let Some(sock) = table::sock(fd) else {
+        return if is_hidden(fd) { errno::small(Err(EBADF)) } else { by_kernel() };
+    };
+    if request == libc::FIONBIO as c_ulong {
+        // SAFETY: FIONBIO takes an int.
+        let on = unsafe { user::load(arg.cast::<c_int>()) };
+        return match on {
+            Some(on) => set_nonblocking(&sock, on != 0, by_kernel),
+            None => errno::small(Err(Errno(libc::EFAULT))),
+        };
+    }
+    if request == libc::FIOCLEX as c_ulong || request == libc::FIONCLEX as c_ulong {
+        sock.put(flag::ODD_FD, true);
+        return by_kernel();
+    }
+    // SAFETY: the requests that are answered take an int.
+    unsafe { ioctl_stream(&sock, request, arg.cast(), by_kernel) }
+}
+
+fn set_nonblocking(sock: &Sock, on: bool, by_kernel: impl FnOnce() -> c_int) -> c_int {
+    let kept = sock.state() == State::Stream || sock.has(flag::FORCED);
+    let result = if kept { 0 } else { by_kernel() };
+    if result >= 0 {
+        sock.put(flag::NONBLOCK, on);
+    }
+    result
+}
+
+/// # Safety
+/// `arg` is null or names an int.
+unsafe fn ioctl_stream(
+    sock: &Handle<Sock>,
+    request: c_ulong,
+    arg: *mut c_int,
+    by_kernel: impl FnOnce() -> c_int,
+) -> c_int {
+    const SIOCOUTQNSD: c_ulong = 0x894b;
+    const SIOCATMARK: c_ulong = 0x8905;
+    let Some(seat) = sock.stream() else { return by_kernel() };
+    let number = if request == libc::FIONREAD as c_ulong {
+        stream::unread(sock, seat)
+    } else if request == libc::TIOCOUTQ as c_ulong {
+        stream::with(sock, seat, |engine| engine.unacked_bytes(seat.name))
+    } else if request == SIOCOUTQNSD {
+        stream::with(sock, seat, |engine| engine.unsent_bytes(seat.name))
+    } else if request == SIOCATMARK {
+        Ok(0)
+    } else if request == libc::FIOASYNC as c_ulong {
+        Err(Errno(libc::ENOTTY))
+    } else {
+        return by_kernel();
+    };
+    errno::small(number.map(|n| {
+        // SAFETY: the caller's promise.
+        unsafe { user::store(arg, n as c_int) };
+        0
+    }))
+}

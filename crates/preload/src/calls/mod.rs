@@ -1,0 +1,11 @@
+//! The bodies of the interposed functions, by concern. Each takes what C gives and returns what C expects.
+
+pub(crate) mod bulk;
+pub(crate) mod data;
+pub(crate) mod epoll;
+pub(crate) mod fds;
+pub(crate) mod options;
+pub(crate) mod poll;
+pub(crate) mod process;
+pub(crate) mod select;
+pub(crate) mod socket;

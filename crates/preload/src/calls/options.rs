@@ -1,0 +1,298 @@
+//! `getsockopt` and `setsockopt`.
+//!
+//! Before a socket is a lane's, the kernel socket takes (and checks) every option, and those a lane knows are kept
+//! beside it; a listener's go to the connections it makes. A lane's connection answers from the engine.
+
+use core::ffi::{c_int, c_void};
+
+use base::Duration;
+use libc::{linger, socklen_t, timeval};
+use state::TcpOptions;
+
+use crate::errno::{self, Errno, Outcome};
+use crate::interpose::real;
+use crate::object::Handle;
+use crate::sock::{Seat, Sock, State, flag};
+use crate::{info, stream, table, user};
+
+const TCP: c_int = libc::IPPROTO_TCP;
+const SOCKET: c_int = libc::SOL_SOCKET;
+const IP: c_int = libc::IPPROTO_IP;
+const IPV6: c_int = libc::IPPROTO_IPV6;
+
+/// What became of an option.
+enum Set {
+    /// A lane's connection has it now.
+    Done,
+    /// It changes nothing for a lane's connection.
+    Harmless,
+    /// A lane does not have it.
+    Unknown,
+}
+
+/// The value of an option as the program gave it.
+struct Value<'a> {
+    bytes: &'a [u8],
+}
+
+impl Value<'_> {
+    fn int(&self) -> Outcome<c_int> {
+        let bytes = self.bytes.first_chunk::<4>().ok_or(Errno(libc::EINVAL))?;
+        Ok(c_int::from_ne_bytes(*bytes))
+    }
+
+    fn number(&self) -> Outcome<u32> {
+        u32::try_from(self.int()?).map_err(|_| Errno(libc::EINVAL))
+    }
+
+    fn on(&self) -> Outcome<u8> {
+        Ok(u8::from(self.int()? != 0))
+    }
+
+    fn pair(&self) -> Outcome<(i64, i64)> {
+        let halves = self.bytes.first_chunk::<16>().ok_or(Errno(libc::EINVAL))?;
+        let [a0, a1, a2, a3, a4, a5, a6, a7, b @ ..] = *halves;
+        Ok((i64::from_ne_bytes([a0, a1, a2, a3, a4, a5, a6, a7]), i64::from_ne_bytes(b)))
+    }
+
+    /// A `timeval` as ns; 0 for none.
+    fn time_ns(&self) -> Outcome<u64> {
+        let (s, us) = self.pair()?;
+        if !(0..1_000_000).contains(&us) {
+            return Err(Errno(libc::EDOM));
+        }
+        let s = u64::try_from(s).unwrap_or(0);
+        Ok(Duration::from_secs(s).0.saturating_add(us as u64 * 1_000))
+    }
+
+    fn linger(&self) -> Outcome<(u8, u32)> {
+        let (on, seconds) = self.bytes.split_at_checked(4).ok_or(Errno(libc::EINVAL))?;
+        let on = Value { bytes: on }.on()?;
+        Ok((on, Value { bytes: seconds }.int()?.max(0) as u32))
+    }
+}
+
+/// Linux doubles what is asked for, for bookkeeping; both sides of the interface see the doubled value.
+fn buffer_bytes(value: &Value<'_>) -> Outcome<u32> {
+    Ok(value.int()?.max(0) as u32)
+}
+
+fn apply(
+    sock: &Sock,
+    options: &mut TcpOptions,
+    level: c_int,
+    name: c_int,
+    value: &Value<'_>,
+) -> Outcome<Set> {
+    match (level, name) {
+        (SOCKET, libc::SO_KEEPALIVE) => options.keepalive = value.on()?,
+        (SOCKET, libc::SO_LINGER) => (options.linger, options.linger_s) = value.linger()?,
+        (SOCKET, libc::SO_RCVBUF | libc::SO_RCVBUFFORCE) => options.rcv_buf_bytes = buffer_bytes(value)?,
+        (SOCKET, libc::SO_SNDBUF | libc::SO_SNDBUFFORCE) => options.snd_buf_bytes = buffer_bytes(value)?,
+        (SOCKET, libc::SO_RCVLOWAT) => options.rcv_low_bytes = value.number()?,
+        (SOCKET, libc::SO_RCVTIMEO) => sock.set_rcv_timeout_ns(value.time_ns()?),
+        (SOCKET, libc::SO_SNDTIMEO) => sock.set_snd_timeout_ns(value.time_ns()?),
+        (TCP, libc::TCP_NODELAY) => options.nodelay = value.on()?,
+        (TCP, libc::TCP_CORK) => options.cork = value.on()?,
+        (TCP, libc::TCP_KEEPIDLE) => options.keep_idle_s = value.number()?,
+        (TCP, libc::TCP_KEEPINTVL) => options.keep_interval_s = value.number()?,
+        (TCP, libc::TCP_KEEPCNT) => options.keep_probes = value.number()?.min(255) as u8,
+        (TCP, libc::TCP_USER_TIMEOUT) => options.user_timeout_ms = value.number()?,
+        (TCP, libc::TCP_SYNCNT) => options.syn_retries = value.number()?.min(255) as u8,
+        (TCP, libc::TCP_MAXSEG) => options.mss_max = value.number()?.min(u32::from(u16::MAX)) as u16,
+        (IP, libc::IP_TTL) => options.ttl = value.number()?.min(255) as u8,
+        (IP, libc::IP_TOS) => options.tos = value.int()? as u8,
+        (IPV6, libc::IPV6_V6ONLY) => sock.put(flag::V6ONLY, value.on()? != 0),
+        _ => return Ok(if is_harmless(level, name) { Set::Harmless } else { Set::Unknown }),
+    }
+    Ok(Set::Done)
+}
+
+/// Options that change nothing for a lane's connection, or only what it does by itself.
+fn is_harmless(level: c_int, name: c_int) -> bool {
+    match level {
+        SOCKET => matches!(
+            name,
+            libc::SO_REUSEADDR
+                | libc::SO_REUSEPORT
+                | libc::SO_PRIORITY
+                | libc::SO_BROADCAST
+                | libc::SO_OOBINLINE
+                | libc::SO_INCOMING_CPU
+                | libc::SO_BUSY_POLL
+                | libc::SO_TIMESTAMP
+                | libc::SO_NO_CHECK
+                | libc::SO_PASSCRED
+        ),
+        TCP => matches!(
+            name,
+            libc::TCP_QUICKACK
+                | libc::TCP_DEFER_ACCEPT
+                | libc::TCP_LINGER2
+                | libc::TCP_WINDOW_CLAMP
+                | libc::TCP_NOTSENT_LOWAT
+                | libc::TCP_THIN_LINEAR_TIMEOUTS
+                | libc::TCP_THIN_DUPACK
+                | libc::TCP_FASTOPEN
+                | libc::TCP_FASTOPEN_CONNECT
+        ),
+        IP => matches!(name, libc::IP_BIND_ADDRESS_NO_PORT | libc::IP_MTU_DISCOVER | libc::IP_RECVERR),
+        IPV6 => matches!(
+            name,
+            libc::IPV6_RECVERR | libc::IPV6_TCLASS | libc::IPV6_UNICAST_HOPS | libc::IPV6_MTU_DISCOVER
+        ),
+        _ => false,
+    }
+}
+
+pub(crate) unsafe fn setsockopt(
+    fd: c_int,
+    level: c_int,
+    name: c_int,
+    value: *const c_void,
+    len: socklen_t,
+) -> c_int {
+    // SAFETY: the C caller's promise.
+    let by_kernel = || unsafe { real::setsockopt(fd, level, name, value, len) };
+    let Some(sock) = table::sock(fd) else { return by_kernel() };
+    // SAFETY: the C caller's promise.
+    let value = Value { bytes: unsafe { user::slice(value.cast(), len as usize) } };
+    match (sock.state(), sock.seat.get()) {
+        (State::Kernel, _) => by_kernel(),
+        (State::Stream, Some(seat)) => {
+            errno::small(set_on_stream(&sock, seat, level, name, &value).map(|()| 0))
+        }
+        (State::Undecided | State::Listening | State::Stream, seat) => {
+            let result = by_kernel();
+            if result == 0 {
+                set_before(&sock, seat, level, name, &value);
+            }
+            result
+        }
+    }
+}
+
+fn set_on_stream(
+    sock: &Handle<Sock>,
+    seat: Seat,
+    level: c_int,
+    name: c_int,
+    value: &Value<'_>,
+) -> Outcome<()> {
+    if (level, name) == (TCP, libc::TCP_CONGESTION) {
+        return if value.bytes.starts_with(info::CONGESTION) { Ok(()) } else { Err(Errno(libc::ENOENT)) };
+    }
+    let mut inner = sock.inner();
+    let mut options = inner.options;
+    match apply(sock, &mut options, level, name, value)? {
+        Set::Done => {
+            inner.options = options;
+            drop(inner);
+            stream::with(sock, seat, |engine| engine.set_tcp_options(seat.name, &options))?;
+            Ok(())
+        }
+        Set::Harmless => Ok(()),
+        Set::Unknown => Err(Errno(libc::ENOPROTOOPT)),
+    }
+}
+
+/// The kernel socket took the option: keeps it for the lane's connection that this socket may become or make.
+fn set_before(sock: &Handle<Sock>, seat: Option<Seat>, level: c_int, name: c_int, value: &Value<'_>) {
+    let mut inner = sock.inner();
+    let mut options = inner.options;
+    match apply(sock, &mut options, level, name, value) {
+        Ok(Set::Done) => {
+            inner.options = options;
+            drop(inner);
+            if let Some(seat) = seat {
+                let _ = stream::with(sock, seat, |engine| engine.set_tcp_options(seat.name, &options));
+            }
+        }
+        Ok(Set::Unknown) if (level, name) != (TCP, libc::TCP_CONGESTION) => inner.foreign_option = true,
+        Ok(Set::Unknown | Set::Harmless) | Err(_) => {}
+    }
+}
+
+pub(crate) unsafe fn getsockopt(
+    fd: c_int,
+    level: c_int,
+    name: c_int,
+    value: *mut c_void,
+    len: *mut socklen_t,
+) -> c_int {
+    let of = table::sock(fd).and_then(|sock| Some((sock.stream()?, sock)));
+    let Some((seat, sock)) = of else {
+        // SAFETY: the C caller's promise.
+        return unsafe { real::getsockopt(fd, level, name, value, len) };
+    };
+    let mut bytes = [0_u8; info::ANSWER_BYTES];
+    let answered = get_from_stream(&sock, seat, (level, name), &mut bytes);
+    errno::small(answered.and_then(|used| {
+        // SAFETY: the C caller's promise.
+        let room = unsafe { user::load(len) }.ok_or(Errno(libc::EFAULT))? as usize;
+        // SAFETY: `room` bytes are at `value`.
+        unsafe { user::fill(value.cast(), room, bytes.get(..used).unwrap_or(&[])) };
+        // SAFETY: as above.
+        unsafe { user::store(len, used.min(room) as socklen_t) };
+        Ok(0)
+    }))
+}
+
+/// Puts the value into `bytes` and gives its length.
+fn get_from_stream(
+    sock: &Handle<Sock>,
+    seat: Seat,
+    which: (c_int, c_int),
+    bytes: &mut [u8; info::ANSWER_BYTES],
+) -> Outcome<usize> {
+    let options = sock.inner().options;
+    let or = |n: u32, default: u32| if n == 0 { default } else { n };
+    let number = match which {
+        (SOCKET, libc::SO_ERROR) => stream::take_error(sock, seat) as u32,
+        (SOCKET, libc::SO_TYPE) => libc::SOCK_STREAM as u32,
+        (SOCKET, libc::SO_PROTOCOL) => TCP as u32,
+        (SOCKET, libc::SO_DOMAIN) if sock.has(flag::V6) => libc::AF_INET6 as u32,
+        (SOCKET, libc::SO_DOMAIN) => libc::AF_INET as u32,
+        (SOCKET, libc::SO_ACCEPTCONN) => 0,
+        (SOCKET, libc::SO_KEEPALIVE) => u32::from(options.keepalive),
+        (SOCKET, libc::SO_RCVBUF) => or(options.rcv_buf_bytes, info::RCV_BUF).saturating_mul(2),
+        (SOCKET, libc::SO_SNDBUF) => or(options.snd_buf_bytes, info::SND_BUF).saturating_mul(2),
+        (SOCKET, libc::SO_RCVLOWAT) => or(options.rcv_low_bytes, 1),
+        (SOCKET, libc::SO_SNDLOWAT | libc::SO_REUSEADDR) => 1,
+        (SOCKET, libc::SO_LINGER) => {
+            let value = linger { l_onoff: c_int::from(options.linger), l_linger: options.linger_s as c_int };
+            return Ok(info::put(bytes, &[value.l_onoff.to_ne_bytes(), value.l_linger.to_ne_bytes()]));
+        }
+        (SOCKET, libc::SO_RCVTIMEO) => return Ok(time(bytes, sock.rcv_timeout_ns())),
+        (SOCKET, libc::SO_SNDTIMEO) => return Ok(time(bytes, sock.snd_timeout_ns())),
+        (TCP, libc::TCP_NODELAY) => u32::from(options.nodelay),
+        (TCP, libc::TCP_CORK) => u32::from(options.cork),
+        (TCP, libc::TCP_QUICKACK) => 1,
+        (TCP, libc::TCP_KEEPIDLE) => or(options.keep_idle_s, 7200),
+        (TCP, libc::TCP_KEEPINTVL) => or(options.keep_interval_s, 75),
+        (TCP, libc::TCP_KEEPCNT) => or(u32::from(options.keep_probes), 9),
+        (TCP, libc::TCP_USER_TIMEOUT) => options.user_timeout_ms,
+        (TCP, libc::TCP_SYNCNT) => or(u32::from(options.syn_retries), 6),
+        (TCP, libc::TCP_MAXSEG) => {
+            let info = stream::with(sock, seat, |engine| engine.tcp_info(seat.name))?;
+            info.map_or(536, |info| u32::from(info.snd_mss))
+        }
+        (TCP, libc::TCP_INFO) => {
+            let info = stream::with(sock, seat, |engine| engine.tcp_info(seat.name))?;
+            return Ok(info.map_or(0, |info| info::tcp_info(&info, bytes)));
+        }
+        (TCP, libc::TCP_CONGESTION) => return Ok(info::put(bytes, &[*info::CONGESTION_16])),
+        (IP, libc::IP_TTL) => or(u32::from(options.ttl), 64),
+        (IP, libc::IP_TOS) => u32::from(options.tos),
+        (IPV6, libc::IPV6_V6ONLY) => u32::from(sock.has(flag::V6ONLY)),
+        (level, name) if is_harmless(level, name) => 0,
+        _ => return Err(Errno(libc::ENOPROTOOPT)),
+    };
+    Ok(info::put(bytes, &[number.to_ne_bytes()]))
+}
+
+fn time(bytes: &mut [u8; info::ANSWER_BYTES], ns: u64) -> usize {
+    let us = Duration(ns).as_micros();
+    let value = timeval { tv_sec: (us / 1_000_000) as _, tv_usec: (us % 1_000_000) as _ };
+    info::put(bytes, &[value.tv_sec.to_ne_bytes(), value.tv_usec.to_ne_bytes()])
+}

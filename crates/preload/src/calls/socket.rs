@@ -1,0 +1,165 @@
+//! `socket`, `bind`, `listen`, `accept`, `connect`, `shutdown` and the names of both ends.
+
+use core::ffi::c_int;
+
+use libc::{sockaddr, socklen_t};
+
+use super::data::connection;
+use crate::errno::{self, Errno};
+use crate::interpose::real;
+use crate::reason::Reason;
+use crate::sock::{Sock, State, flag};
+use crate::table::{self, Entry};
+use crate::{address, connect as connecting, home, listen as listening, stream};
+
+pub(crate) unsafe fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
+    // SAFETY: the C caller's promise.
+    let fd = unsafe { real::socket(domain, kind, protocol) };
+    if fd >= 0 {
+        note(fd, domain, kind, protocol);
+    }
+    fd
+}
+
+/// Enters a new socket into the table.
+fn note(fd: c_int, domain: c_int, kind: c_int, protocol: c_int) {
+    let inet = domain == libc::AF_INET || domain == libc::AF_INET6;
+    if !inet || !table::fits(fd) || !home::active() {
+        return;
+    }
+    let base_kind = kind & !(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC);
+    let entry = if base_kind == libc::SOCK_DGRAM {
+        Entry::Kernel(Reason::Udp)
+    } else if base_kind != libc::SOCK_STREAM || (protocol != 0 && protocol != libc::IPPROTO_TCP) {
+        Entry::Kernel(Reason::Protocol)
+    } else {
+        let mut flags = 0;
+        if kind & libc::SOCK_NONBLOCK != 0 {
+            flags |= flag::NONBLOCK;
+        }
+        if domain == libc::AF_INET6 {
+            flags |= flag::V6;
+        }
+        Entry::Sock(Sock::new(State::Undecided, flags))
+    };
+    drop(table::replace(fd, entry));
+}
+
+pub(crate) unsafe fn bind(fd: c_int, addr: *const sockaddr, len: socklen_t) -> c_int {
+    if connection(fd).is_some() {
+        return errno::small(Err(Errno(libc::EINVAL)));
+    }
+    // SAFETY: the C caller's promise.
+    let result = unsafe { real::bind(fd, addr, len) };
+    if result == 0
+        && let Some(sock) = table::sock(fd)
+    {
+        sock.put(flag::BOUND, true);
+    }
+    result
+}
+
+pub(crate) unsafe fn listen(fd: c_int, backlog: c_int) -> c_int {
+    if connection(fd).is_some() {
+        return errno::small(Err(Errno(libc::EINVAL)));
+    }
+    // SAFETY: the C caller's promise.
+    let result = unsafe { real::listen(fd, backlog) };
+    if result == 0
+        && let Some(sock) = table::sock(fd)
+        && sock.state() != State::Kernel
+    {
+        listening::begin(&sock, backlog);
+    }
+    result
+}
+
+pub(crate) unsafe fn accept(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int {
+    // SAFETY: the C caller's promise.
+    unsafe { accept4(fd, addr, len, 0) }
+}
+
+pub(crate) unsafe fn accept4(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t, flags: c_int) -> c_int {
+    // SAFETY: the C caller's promise.
+    let by_kernel = || unsafe { real::accept4(fd, addr, len, flags) };
+    let Some(sock) = table::sock(fd) else {
+        return by_kernel();
+    };
+    match sock.state() {
+        State::Listening => {}
+        State::Stream => return errno::small(Err(Errno(libc::EINVAL))),
+        State::Undecided | State::Kernel => return by_kernel(),
+    }
+    if flags & !(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC) != 0 {
+        return errno::small(Err(Errno(libc::EINVAL)));
+    }
+    errno::small(listening::accept(&sock, fd, flags, by_kernel).map(|arrival| {
+        if let Some(remote) = arrival.remote {
+            // SAFETY: the C caller's promise.
+            unsafe { address::write(remote, sock.has(flag::V6), addr, len) };
+        }
+        arrival.fd
+    }))
+}
+
+pub(crate) unsafe fn connect(fd: c_int, addr: *const sockaddr, len: socklen_t) -> c_int {
+    // SAFETY: the C caller's promise.
+    let by_kernel = || unsafe { real::connect(fd, addr, len) };
+    let Some(sock) = table::sock(fd) else {
+        return by_kernel();
+    };
+    match sock.state() {
+        State::Stream => match sock.stream() {
+            Some(seat) => errno::small(connecting::again(&sock, seat).map(|()| 0)),
+            None => errno::small(Err(Errno(libc::EBADF))),
+        },
+        State::Listening | State::Kernel => by_kernel(),
+        State::Undecided => {
+            // SAFETY: the C caller's promise.
+            let named = unsafe { address::read(addr, len) };
+            match connecting::over_lane(&sock, fd, &named) {
+                Ok(()) => match sock.stream() {
+                    Some(seat) => errno::small(connecting::finish(&sock, seat).map(|()| 0)),
+                    None => errno::small(Err(Errno(libc::EBADF))),
+                },
+                Err(reason) => {
+                    drop(table::replace(fd, Entry::Kernel(reason)));
+                    by_kernel()
+                }
+            }
+        }
+    }
+}
+
+pub(crate) unsafe fn shutdown(fd: c_int, how: c_int) -> c_int {
+    let Some((sock, seat)) = connection(fd) else {
+        // SAFETY: the C caller's promise.
+        return unsafe { real::shutdown(fd, how) };
+    };
+    errno::small(stream::shutdown(&sock, seat, how).map(|()| 0))
+}
+
+pub(crate) unsafe fn getsockname(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int {
+    let Some((sock, _)) = connection(fd) else {
+        // SAFETY: the C caller's promise.
+        return unsafe { real::getsockname(fd, addr, len) };
+    };
+    let local = sock.inner().local;
+    // SAFETY: the C caller's promise.
+    unsafe { address::write(local, sock.has(flag::V6), addr, len) };
+    0
+}
+
+pub(crate) unsafe fn getpeername(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int {
+    let Some((sock, seat)) = connection(fd) else {
+        // SAFETY: the C caller's promise.
+        return unsafe { real::getpeername(fd, addr, len) };
+    };
+    if !stream::is_connected(&sock, seat) {
+        return errno::small(Err(Errno(libc::ENOTCONN)));
+    }
+    let remote = sock.inner().remote;
+    // SAFETY: the C caller's promise.
+    unsafe { address::write(remote, sock.has(flag::V6), addr, len) };
+    0
+}

@@ -1,0 +1,232 @@
+//! `connect`: over a lane if the route leaves by one of its devices, else over the kernel, with the reason.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
+
+use base::{Instant, IpAddress, Port};
+use control::tables::RouteAnswer;
+use engine::{ConnectError, RouteTo};
+use state::{Endpoint, Ready, SockRef};
+
+use crate::address::{self, Named};
+use crate::errno::{Errno, Outcome};
+use crate::hub;
+use crate::interpose::real;
+use crate::object::Handle;
+use crate::reason::Reason;
+use crate::sock::{Inner, Seat, Sock, State, flag};
+use crate::stream;
+use crate::view::View;
+use crate::{family, home};
+
+/// Ports tried before the keeper is asked for another.
+const TRIES: usize = 8;
+
+/// Local ports that the keeper steers to this process's lane, oldest use first.
+struct Ports {
+    generation: u32,
+    list: Vec<(IpAddress, VecDeque<Port>)>,
+}
+
+static PORTS: Mutex<Ports> = Mutex::new(Ports { generation: 0, list: Vec::new() });
+
+/// A way over a lane.
+struct Plan {
+    view: &'static View,
+    local: Endpoint,
+    remote: Endpoint,
+    route: RouteTo,
+}
+
+/// Begins a lane's connection of `sock` to `named`. `Err(reason)`: the kernel shall connect.
+pub(crate) fn over_lane(sock: &Handle<Sock>, fd: i32, named: &Named) -> Result<(), Reason> {
+    let mut inner = sock.inner();
+    if sock.state() != State::Undecided {
+        return Err(inner.reason);
+    }
+    let outcome = plan(sock, &inner, fd, named).and_then(|plan| open(&mut inner, fd, plan));
+    match outcome {
+        Ok(seat) => {
+            sock.seat.set(Some(seat));
+            sock.become_state(State::Stream);
+            drop(inner);
+            leave_kernel(sock, seat);
+            Ok(())
+        }
+        Err(reason) => {
+            inner.reason = reason;
+            sock.become_state(State::Kernel);
+            Err(reason)
+        }
+    }
+}
+
+/// Takes the socket out of the kernel's part of the epoll sets that watch it.
+fn leave_kernel(sock: &Handle<Sock>, seat: Seat) {
+    let moves = hub::moves(sock);
+    for m in &moves {
+        // SAFETY: EPOLL_CTL_DEL ignores the event.
+        unsafe { real::epoll_ctl(m.epfd, libc::EPOLL_CTL_DEL, m.fd, core::ptr::null_mut()) };
+    }
+    if !moves.is_empty() {
+        seat.view.subscribe(seat, sock.object());
+    }
+    hub::wake_all();
+}
+
+fn plan(sock: &Sock, inner: &Inner, fd: i32, named: &Named) -> Result<Plan, Reason> {
+    let remote = match named {
+        Named::V4(end) => *end,
+        Named::V6(_) => return Err(Reason::Ipv6),
+        Named::Other => return Err(Reason::Protocol),
+    };
+    let Some(addr) = remote.addr.as_v4() else { return Err(Reason::Loopback) };
+    if addr.is_loopback() || addr.is_unspecified() {
+        return Err(Reason::Loopback);
+    }
+    if inner.foreign_option || remote.port.0 == 0 || addr.is_multicast() || addr.is_broadcast() {
+        return Err(Reason::Option);
+    }
+    if sock.has(flag::V6) && sock.has(flag::V6ONLY) {
+        return Err(Reason::Ipv6);
+    }
+    let bound = if sock.has(flag::BOUND) { bound_to(fd)? } else { Endpoint::default() };
+    let tables = home::reach()?;
+    let route = match tables.route_to(remote.addr, bound.addr, 0) {
+        RouteAnswer::Via(route) => route,
+        RouteAnswer::Local(_) | RouteAnswer::LoopbackOnly => return Err(Reason::Loopback),
+        RouteAnswer::Unreachable => return Err(Reason::NoRoute),
+        RouteAnswer::Unknown(_) => return Err(Reason::RouteUnknown),
+    };
+    let view = home::lane()?;
+    let (port, local_mac) = view.port_of(route.ifindex).ok_or(Reason::NotOurDevice)?;
+    let local =
+        Endpoint { addr: if bound.addr.is_any() { route.source } else { bound.addr }, port: bound.port };
+    let mac = tables.neighbour(route.ifindex, route.next_hop);
+    let mtu = route.mtu.min(u32::from(u16::MAX)) as u16;
+    Ok(Plan { view, local, remote, route: RouteTo { port, next_hop: route.next_hop, local_mac, mac, mtu } })
+}
+
+fn bound_to(fd: i32) -> Result<Endpoint, Reason> {
+    match address::of_kernel(fd) {
+        Ok(Named::V4(end)) => Ok(end),
+        Ok(Named::V6(end)) if end.addr.is_any() => Ok(end),
+        Ok(Named::V6(_)) => Err(Reason::Ipv6),
+        Ok(Named::Other) | Err(_) => Err(Reason::Protocol),
+    }
+}
+
+fn open(inner: &mut Inner, fd: i32, mut plan: Plan) -> Result<Seat, Reason> {
+    let name = if plan.local.port.0 != 0 {
+        home::take_port(plan.view, plan.local, Some(home::borrow(&fd)))?;
+        try_connect(&plan, inner).map_err(|_| Reason::LaneFull)?
+    } else {
+        connect_from_pool(&mut plan, inner)?
+    };
+    (inner.local, inner.remote) = (plan.local, plan.remote);
+    Ok(Seat { view: plan.view, name })
+}
+
+fn try_connect(plan: &Plan, inner: &Inner) -> Result<SockRef, ConnectError> {
+    let begun = plan.view.enter(|session| {
+        session
+            .engine(|engine| Some(engine.tcp_connect(plan.local, plan.remote, &plan.route, &inner.options)))
+    });
+    begun.flatten().unwrap_or(Err(ConnectError::NoRoom))
+}
+
+/// Connects from one of our ports that has no connection to the same remote end, or from a new one.
+fn connect_from_pool(plan: &mut Plan, inner: &Inner) -> Result<SockRef, Reason> {
+    for _ in 0..TRIES {
+        let Some(port) = oldest_port(plan.local.addr) else { break };
+        plan.local.port = port;
+        match try_connect(plan, inner) {
+            Ok(name) => return Ok(name),
+            Err(ConnectError::InUse) => {}
+            Err(ConnectError::HostUnreachable | ConnectError::Invalid) => return Err(Reason::NoRoute),
+            Err(ConnectError::NoRoom) => return Err(Reason::LaneFull),
+        }
+    }
+    plan.local.port = Port(0);
+    plan.local.port = home::take_port(plan.view, plan.local, None)?;
+    with_ports(plan.local.addr, |ports| ports.push_back(plan.local.port));
+    try_connect(plan, inner).map_err(|_| Reason::LaneFull)
+}
+
+fn oldest_port(addr: IpAddress) -> Option<Port> {
+    with_ports(addr, |ports| {
+        let port = ports.pop_front()?;
+        ports.push_back(port);
+        Some(port)
+    })
+}
+
+fn with_ports<R>(addr: IpAddress, f: impl FnOnce(&mut VecDeque<Port>) -> R) -> R {
+    let mut ports = PORTS.lock().unwrap_or_else(PoisonError::into_inner);
+    if ports.generation != family::generation() {
+        // The parent's ports lead to the parent's lane.
+        *ports = Ports { generation: family::generation(), list: Vec::new() };
+    }
+    let at = match ports.list.iter().position(|(a, _)| *a == addr) {
+        Some(at) => at,
+        None => {
+            ports.list.push((addr, VecDeque::new()));
+            ports.list.len() - 1
+        }
+    };
+    let mut none = VecDeque::new();
+    f(ports.list.get_mut(at).map_or(&mut none, |(_, list)| list))
+}
+
+/// Waits for the connection just begun, or says that it is under way.
+pub(crate) fn finish(sock: &Handle<Sock>, seat: Seat) -> Outcome<()> {
+    sock.put(flag::CONNECTING, true);
+    if sock.has(flag::NONBLOCK) {
+        return Err(Errno(libc::EINPROGRESS));
+    }
+    wait(sock, seat, stream::deadline_after(sock.snd_timeout_ns()))
+}
+
+fn wait(sock: &Handle<Sock>, seat: Seat, deadline: Instant) -> Outcome<()> {
+    match stream::wait_for(sock, seat, stream::WRITE, deadline) {
+        Ok(ready) => settle(sock, seat, ready),
+        // connect(2): EINPROGRESS when SO_SNDTIMEO runs out.
+        Err(Errno(libc::EAGAIN)) => Err(Errno(libc::EINPROGRESS)),
+        Err(errno) => Err(errno),
+    }
+}
+
+fn settle(sock: &Handle<Sock>, seat: Seat, ready: Ready) -> Outcome<()> {
+    sock.put(flag::CONNECTING, false);
+    if !ready.any(Ready::ERR | Ready::HUP) {
+        return Ok(());
+    }
+    match stream::take_error(sock, seat) {
+        0 if ready.has(Ready::OUT) && !ready.has(Ready::HUP) => Ok(()),
+        number => {
+            // The socket may connect again.
+            let inner = sock.inner();
+            sock.become_state(State::Undecided);
+            sock.seat.set(None);
+            sock.put(flag::SUBSCRIBED, false);
+            drop(inner);
+            seat.view.end(seat.name, sock);
+            Err(Errno(if number == 0 { libc::ECONNABORTED } else { number }))
+        }
+    }
+}
+
+/// `connect` on a socket that is a lane's connection already.
+pub(crate) fn again(sock: &Handle<Sock>, seat: Seat) -> Outcome<()> {
+    if !sock.has(flag::CONNECTING) {
+        return Err(Errno(libc::EISCONN));
+    }
+    let ready = stream::with(sock, seat, |engine| engine.ready(seat.name))?;
+    if ready.any(stream::WRITE) {
+        return settle(sock, seat, ready);
+    }
+    if sock.has(flag::NONBLOCK) {
+        return Err(Errno(libc::EALREADY));
+    }
+    wait(sock, seat, stream::deadline_after(sock.snd_timeout_ns()))
+}

@@ -1,0 +1,179 @@
+//! Epoll instances: a kernel one for kernel descriptors, and our interests beside it for sockets on lanes.
+
+use core::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use base::Instant;
+use libc::{epoll_event, pollfd, sigset_t};
+
+use crate::errno::{self, Errno, Outcome};
+use crate::hub::{self, Move, Target, Wait};
+use crate::interpose::real;
+use crate::listen;
+use crate::object::{Counted, Handle};
+use crate::sock::{Sock, State, flag};
+use crate::table::{self, Entry};
+use crate::view::View;
+
+/// The object behind an epoll descriptor and its duplicates.
+#[repr(align(64))]
+pub(crate) struct Epoll {
+    refs: AtomicU32,
+    number: AtomicU32,
+    /// Descriptors in the kernel's set, at least: those that were closed are still counted.
+    kernel_members: AtomicU32,
+}
+
+static POOL: Mutex<Vec<&'static Epoll>> = Mutex::new(Vec::new());
+
+impl Epoll {
+    /// A fresh instance.
+    pub(crate) fn new() -> Handle<Self> {
+        let pooled = POOL.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let fresh =
+            || Self { refs: AtomicU32::new(0), number: AtomicU32::new(0), kernel_members: AtomicU32::new(0) };
+        let epoll = pooled.unwrap_or_else(|| Box::leak(Box::new(fresh())));
+        epoll.number.store(hub::new_epoll(), Ordering::Relaxed);
+        epoll.kernel_members.store(0, Ordering::Relaxed);
+        Handle::first(epoll)
+    }
+
+    fn number(&self) -> u32 {
+        self.number.load(Ordering::Relaxed)
+    }
+}
+
+impl Counted for Epoll {
+    fn refs(&self) -> &AtomicU32 {
+        &self.refs
+    }
+
+    fn retire(&'static self) {
+        hub::forget_epoll(self.number());
+        POOL.lock().unwrap_or_else(PoisonError::into_inner).push(self);
+    }
+}
+
+/// The kernel's part of `epoll_ctl`.
+fn kernel_ctl(epoll: &Epoll, fds: &Move, op: i32, event: Option<epoll_event>) -> Outcome<()> {
+    let mut event = event;
+    let at = event.as_mut().map_or(core::ptr::null_mut(), core::ptr::from_mut);
+    // SAFETY: `at` is null or a live local.
+    errno::check(unsafe { real::epoll_ctl(fds.epfd, op, fds.fd, at) })?;
+    if op == libc::EPOLL_CTL_ADD {
+        epoll.kernel_members.fetch_add(1, Ordering::Relaxed);
+    } else if op == libc::EPOLL_CTL_DEL {
+        let _ = epoll.kernel_members.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1));
+    }
+    Ok(())
+}
+
+/// `epoll_ctl`.
+pub(crate) fn ctl(epoll: &Handle<Epoll>, fds: Move, op: i32, event: Option<epoll_event>) -> Outcome<()> {
+    let sock = match table::get(fds.fd) {
+        Entry::Sock(sock) => sock,
+        Entry::Internal | Entry::Parked => return Err(Errno(libc::EBADF)),
+        Entry::Foreign | Entry::Kernel(_) | Entry::Epoll(_) => return kernel_ctl(epoll, &fds, op, event),
+    };
+    match sock.state() {
+        State::Kernel => kernel_ctl(epoll, &fds, op, event),
+        State::Stream => {
+            ours(epoll, &sock, fds, op, event)?;
+            tell_me(&sock);
+            Ok(())
+        }
+        State::Listening => {
+            if op != libc::EPOLL_CTL_DEL {
+                listen::attach(&sock, fds.fd);
+            }
+            kernel_ctl(epoll, &fds, op, event)?;
+            ours(epoll, &sock, fds, op, event)?;
+            hub::wake_all();
+            Ok(())
+        }
+        // Remembered, in case it becomes a lane's.
+        State::Undecided => {
+            kernel_ctl(epoll, &fds, op, event)?;
+            ours(epoll, &sock, fds, op, event)
+        }
+    }
+}
+
+fn ours(epoll: &Epoll, sock: &Handle<Sock>, fds: Move, op: i32, event: Option<epoll_event>) -> Outcome<()> {
+    match (op, event) {
+        (libc::EPOLL_CTL_ADD, Some(event)) => hub::add(sock.object(), epoll.number(), fds, event),
+        (libc::EPOLL_CTL_MOD, Some(event)) => hub::modify(sock, epoll.number(), fds.fd, event),
+        (libc::EPOLL_CTL_DEL, _) => hub::remove(sock, epoll.number(), fds.fd),
+        (libc::EPOLL_CTL_ADD | libc::EPOLL_CTL_MOD, None) => Err(Errno(libc::EFAULT)),
+        _ => Err(Errno(libc::EINVAL)),
+    }
+}
+
+/// Has events of a lane's connection come here, and wakes who may be waiting for it already.
+fn tell_me(sock: &Handle<Sock>) {
+    if let Some(seat) = sock.stream()
+        && !sock.has(flag::SUBSCRIBED)
+    {
+        seat.view.subscribe(seat, sock.object());
+    }
+    hub::wake_all();
+}
+
+/// A wait on an epoll instance.
+pub(crate) struct EpollWait<'a> {
+    /// The instance.
+    pub(crate) epoll: &'a Handle<Epoll>,
+    /// Its descriptor.
+    pub(crate) epfd: i32,
+    /// When to give up.
+    pub(crate) deadline: Instant,
+    /// Signal mask meanwhile, or null.
+    pub(crate) mask: *const sigset_t,
+}
+
+/// Waits for events and writes them to `out`; gives their number, 0 when time is over.
+pub(crate) fn wait(wait: &EpollWait<'_>, out: &mut [epoll_event]) -> Outcome<usize> {
+    let kernel = [pollfd { fd: wait.epfd, events: libc::POLLIN, revents: 0 }];
+    loop {
+        let seen = hub::seen();
+        let found = poll_once(wait, out)?;
+        if found > 0 || (wait.deadline != Instant::NEVER && sys::clock::now() >= wait.deadline) {
+            return Ok(found);
+        }
+        let target = Target::Epoll(wait.epoll.number());
+        let sleep =
+            Wait { target, views: View::in_use(), deadline: wait.deadline, mask: wait.mask, kernel: &kernel };
+        hub::block(&sleep, seen)?;
+    }
+}
+
+/// What is ready now, of lanes and kernel.
+fn poll_once(wait: &EpollWait<'_>, out: &mut [epoll_event]) -> Outcome<usize> {
+    let number = wait.epoll.number();
+    let mut found = 0;
+    for view in View::in_mask(View::in_use()) {
+        let Some(room) = out.get_mut(found..) else { break };
+        let told = view.step_then(|engine| hub::collect(number, view, &mut |name| engine.ready(name), room));
+        let told = told.unwrap_or_default();
+        view.begin_batch(if told.count > 1 { told.last } else { 0 });
+        found += told.count;
+    }
+    if let Some(room) = out.get_mut(found..)
+        && !room.is_empty()
+        && wait.epoll.kernel_members.load(Ordering::Relaxed) > 0
+    {
+        let room_len = room.len().min(i32::MAX as usize) as i32;
+        // SAFETY: `room` is a live array of that length.
+        found +=
+            errno::check(unsafe { real::epoll_wait(wait.epfd, room.as_mut_ptr(), room_len, 0) })? as usize;
+    }
+    Ok(found)
+}
+
+/// Has the epoll instance an event of a lane's socket? Events stay where they are.
+pub(crate) fn ready(epoll: &Handle<Epoll>) -> bool {
+    let number = epoll.number();
+    View::in_mask(View::in_use()).any(|view| {
+        view.step_then(|engine| hub::peek(number, view, &mut |name| engine.ready(name))).unwrap_or(false)
+    })
+}

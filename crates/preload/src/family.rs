@@ -1,0 +1,109 @@
+//! Processes forked from one another that share lanes: fork generations, and who still uses which socket.
+//!
+//! One shared word for each socket of each lane: bit n says that the family member in slot n holds it. All zero, the usual case, means
+//! that only the process that made it does. A fork gives the child a slot and its bit on every open connection; the last to let go
+//! closes the connection. The child keeps one end of a pipe that no other process has; when it execs or dies, the parent sees the
+//! hang-up and lets go in its name.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::OnceLock;
+
+use base::limits::LANES;
+use state::SockRef;
+
+use crate::view::View;
+
+/// Slots: bits of a word. Event queues are numbered by slot and 1.
+const SLOTS: u8 = 62;
+/// Words before the sockets': the next free slot.
+const HEAD_WORDS: usize = 8;
+
+struct Family {
+    words: &'static [AtomicU64],
+    rows: usize,
+}
+
+static FAMILY: OnceLock<Family> = OnceLock::new();
+/// How many forks lie between the program's start and this process.
+static GENERATION: AtomicU32 = AtomicU32::new(0);
+/// Slot of this process.
+static SLOT: AtomicU32 = AtomicU32::new(0);
+/// Has this process forked with connections open?
+static CHILDREN: AtomicU32 = AtomicU32::new(0);
+
+/// Number of forks between the program's start and this process.
+pub(crate) fn generation() -> u32 {
+    GENERATION.load(Ordering::Relaxed)
+}
+
+/// Slot of this process, below 62.
+pub(crate) fn slot() -> u8 {
+    SLOT.load(Ordering::Relaxed) as u8
+}
+
+/// May children of this process use its lanes?
+pub(crate) fn has_children() -> bool {
+    CHILDREN.load(Ordering::Relaxed) != 0
+}
+
+/// Makes the shared words, for lanes of `rows` connections, before the first lane.
+pub(crate) fn found(rows: u32) {
+    let rows = rows as usize;
+    let bytes = (HEAD_WORDS + LANES * rows) * 8;
+    if FAMILY.get().is_none()
+        && let Ok(words) = sys::memory::map_anonymous(bytes as u64)
+    {
+        let _ = FAMILY.set(Family { words, rows });
+    }
+}
+
+fn word(view: &View, name: SockRef) -> Option<&'static AtomicU64> {
+    let family = FAMILY.get()?;
+    let row = name.row() as usize;
+    if name.kind() != Some(state::SockKind::Tcp) || row >= family.rows {
+        return None;
+    }
+    family.words.get(HEAD_WORDS + usize::from(view.id.0) * family.rows + row)
+}
+
+/// A slot for the next child; `None`: all are taken, or there is no lane to share.
+pub(crate) fn next_slot() -> Option<u8> {
+    let head = FAMILY.get()?.words.first()?;
+    let taken = head
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n + 1 < u64::from(SLOTS)).then_some(n + 1));
+    taken.ok().map(|n| n as u8 + 1)
+}
+
+/// Before a fork: the child in `slot` will hold `name` too.
+pub(crate) fn share(view: &View, name: SockRef, child: u8) {
+    if let Some(word) = word(view, name) {
+        word.fetch_or(1 << child | 1 << slot(), Ordering::Relaxed);
+        CHILDREN.store(1, Ordering::Relaxed);
+    }
+}
+
+/// This process lets go of `name`. True: nobody else holds it, and it is to be closed.
+pub(crate) fn let_go(view: &View, name: SockRef) -> bool {
+    let Some(word) = word(view, name) else { return view.is_own() };
+    // A plain load first: without forks the word is never written, and its page never made.
+    word.load(Ordering::Relaxed) == 0 || let_go_as(word, slot())
+}
+
+/// The member in `slot` is gone and lets go of `name`. True: it was the last, and `name` is to be closed.
+pub(crate) fn let_go_for(view: &View, name: SockRef, slot: u8) -> bool {
+    word(view, name)
+        .is_some_and(|word| word.load(Ordering::Relaxed) & 1 << slot != 0 && let_go_as(word, slot))
+}
+
+fn let_go_as(word: &AtomicU64, slot: u8) -> bool {
+    word.fetch_and(!(1 << slot), Ordering::AcqRel) & !(1 << slot) == 0
+}
+
+/// In a child: it is another member now.
+pub(crate) fn after_fork_in_child(slot: Option<u8>) {
+    GENERATION.fetch_add(1, Ordering::Relaxed);
+    CHILDREN.store(0, Ordering::Relaxed);
+    if let Some(slot) = slot {
+        SLOT.store(u32::from(slot), Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,192 @@
+//! Fork and exit: what a child may use, and what ends with a process.
+//!
+//! Before a fork every lock of ours is taken, so that the child finds all of them free and no session open. The child
+//! reaches the parent's connections on the parent's lanes through ports of its own ([`View`] makes them again); for what it opens itself it gets
+//! its own lane. Exec ends a process as far as lanes are concerned.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::os::fd::AsRawFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::pipe::{PipeFlags, pipe_with};
+use sys::fds::Fd;
+
+use crate::boundary::guard;
+use crate::object::Handle;
+use crate::sock::{Seat, Sock};
+use crate::table::{self, Entry};
+use crate::view::View;
+use crate::{family, home, hub};
+
+/// A child that shares connections with this process.
+struct Child {
+    slot: u8,
+    /// Hangs up when the child is gone, by exit or exec.
+    life: Fd,
+    seats: Vec<Seat>,
+}
+
+static CHILDREN: Mutex<Vec<Child>> = Mutex::new(Vec::new());
+
+/// What is held over a fork.
+struct Held {
+    gates: Vec<MutexGuard<'static, ()>>,
+    hub: hub::Frozen,
+    home: home::Frozen,
+    child: Option<Child>,
+    /// The child's end of its `life`.
+    end: Option<Fd>,
+}
+
+thread_local! {
+    static HELD: RefCell<Option<Held>> = const { RefCell::new(None) };
+}
+
+/// Has the C library call us around every fork.
+pub(crate) fn watch() {
+    // SAFETY: three functions of this library, which is never unloaded.
+    unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) };
+}
+
+extern "C" fn before() {
+    guard((), || {
+        let (child, end) = share();
+        let home = home::freeze();
+        let gates = View::in_mask(u32::MAX).map(View::close_gate).collect();
+        let held = Held { gates, hub: hub::freeze(), home, child, end };
+        HELD.with(|cell| *cell.borrow_mut() = Some(held));
+    });
+}
+
+fn take_held() -> Option<Held> {
+    HELD.with(|cell| cell.borrow_mut().take())
+}
+
+extern "C" fn in_parent() {
+    guard((), || {
+        let Some(Held { gates, hub, home, child, end }) = take_held() else { return };
+        drop((hub, gates, home));
+        if let Some(end) = end {
+            table::discard(end);
+        }
+        if let Some(child) = child {
+            children().push(child);
+        }
+    });
+}
+
+extern "C" fn in_child() {
+    guard((), || {
+        let Some(Held { gates, hub, home, child, end }) = take_held() else { return };
+        drop((hub, gates, home));
+        family::after_fork_in_child(child.as_ref().map(|c| c.slot));
+        if let Some(child) = child {
+            table::discard(child.life);
+        }
+        // Kept open without a name: it hangs up when this process is gone.
+        core::mem::forget(end);
+        for other in children().drain(..) {
+            table::discard(other.life);
+        }
+        hub::after_fork_in_child();
+        home::after_fork_in_child();
+        for view in View::in_mask(u32::MAX) {
+            view.after_fork_in_child();
+        }
+    });
+}
+
+fn children() -> MutexGuard<'static, Vec<Child>> {
+    CHILDREN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Every open connection of this process, once.
+fn connections() -> Vec<Seat> {
+    let mut seen = BTreeSet::new();
+    let mut seats = Vec::new();
+    for fd in 0..=table::highest() {
+        if let Some(sock) = table::sock(fd)
+            && let Some(seat) = sock.stream()
+            && seen.insert(sock.address())
+        {
+            seats.push(seat);
+        }
+    }
+    seats
+}
+
+/// Gives the child to come a hold on every open connection. Nothing to do when there is none.
+fn share() -> (Option<Child>, Option<Fd>) {
+    bury();
+    let seats = connections();
+    if seats.is_empty() {
+        return (None, None);
+    }
+    let Ok((life, end)) = pipe_with(PipeFlags::CLOEXEC) else { return (None, None) };
+    let Some(slot) = family::next_slot() else { return (None, None) };
+    for seat in &seats {
+        family::share(seat.view, seat.name, slot);
+    }
+    let (life, end) = (table::keep(Fd::from(life)), table::keep(Fd::from(end)));
+    (Some(Child { slot, life, seats }), Some(end))
+}
+
+/// Lets go of connections in the name of children that are gone.
+pub(crate) fn bury() {
+    if !family::has_children() {
+        return;
+    }
+    let mut gone = Vec::new();
+    {
+        let mut children = children();
+        let mut at = 0;
+        while let Some(child) = children.get(at) {
+            if hung_up(&child.life) {
+                gone.push(children.swap_remove(at));
+            } else {
+                at += 1;
+            }
+        }
+    }
+    for child in gone {
+        for seat in &child.seats {
+            if family::let_go_for(seat.view, seat.name, child.slot) {
+                seat.view.enter(|session| session.engine(|engine| engine.close(seat.name)));
+            }
+        }
+        table::discard(child.life);
+    }
+}
+
+fn hung_up(life: &Fd) -> bool {
+    let mut fds = [sys::poll::PollFd::new(life, sys::poll::PollFlags::IN)];
+    sys::poll::poll(&mut fds, Some(base::Duration::ZERO)).is_ok_and(|n| n > 0)
+}
+
+/// Adds what tells that a child is gone.
+pub(crate) fn add_wait_fds(fds: &mut Vec<libc::pollfd>) {
+    if !family::has_children() {
+        return;
+    }
+    fds.extend(children().iter().map(|child| libc::pollfd {
+        fd: child.life.as_raw_fd(),
+        events: libc::POLLIN,
+        revents: 0,
+    }));
+}
+
+/// The process ends: lets go of its connections, which the kernel cannot do for it.
+pub(crate) fn at_exit() {
+    guard((), || {
+        for fd in 0..=table::highest() {
+            if let Some(sock) = table::sock(fd)
+                && sock.stream().is_some()
+            {
+                let sock: Handle<Sock> = sock;
+                drop(table::replace(fd, Entry::Parked));
+                drop(sock);
+            }
+        }
+    });
+}

@@ -1,0 +1,346 @@
+//! This process at the keeper: the connection, the region it shares with its forks, its own lane.
+//!
+//! Everything is made on first need. A keeper that is absent, refuses or dies means kernel sockets with a reason,
+//! never an error for the program.
+
+use std::os::fd::BorrowedFd;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+use base::limits::KEEPER_MESSAGE_BYTES;
+use base::{IpAddress, Port};
+use control::proto::{DeviceList, Proto, RegionWish, Reply, Request, Rule, SHAPE_WORDS, VERSION};
+use control::tables::{TABLES_BYTES, Tables};
+use region::Region;
+use state::{Endpoint, LaneShape};
+use sys::fds::Fd;
+
+use crate::family;
+use crate::ports::Devices;
+use crate::reason::Reason;
+use crate::table;
+use crate::view::View;
+
+/// Lanes in a region: this process's and its forks'.
+const REGION_LANES: u16 = base::limits::LANES as u16;
+/// Connections a lane has room for unless the keeper's settings say otherwise.
+const SOCKETS: u32 = 16_384;
+/// Frames of a region unless the keeper's settings say otherwise.
+const FRAMES: u32 = 16_384;
+
+/// How to reach the keeper, from the environment.
+struct Way {
+    name: String,
+    token: [u8; 16],
+}
+
+struct Home {
+    link: Option<Fd>,
+    /// The keeper is not to be asked again by this process.
+    refused: Option<Reason>,
+    sockets: u32,
+    frames: u32,
+    region: Option<(u32, Region)>,
+    own: Option<&'static View>,
+}
+
+static HOME: Mutex<Home> =
+    Mutex::new(Home { link: None, refused: None, sockets: SOCKETS, frames: FRAMES, region: None, own: None });
+static TABLES: OnceLock<Tables> = OnceLock::new();
+static WAY: OnceLock<Option<Way>> = OnceLock::new();
+
+fn home() -> MutexGuard<'static, Home> {
+    HOME.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn way() -> Option<&'static Way> {
+    let read = || {
+        let name = std::env::var("CORELANE_KEEPER").ok()?;
+        let text = std::env::var("CORELANE_TOKEN").ok()?;
+        let mut token = [0; 16];
+        for (at, byte) in token.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(text.get(2 * at..2 * at + 2)?, 16).ok()?;
+        }
+        Some(Way { name, token })
+    };
+    WAY.get_or_init(|| {
+        let way = read();
+        if way.is_none() {
+            complain("started without `corelane run`: every socket stays with the kernel");
+        }
+        way
+    })
+    .as_ref()
+}
+
+/// Says one line on standard error, unless CORELANE_QUIET is set.
+fn complain(line: &str) {
+    if std::env::var_os("CORELANE_QUIET").is_none() {
+        let text = format!("corelane: {line}\n");
+        let _ = rustix::io::write(rustix::stdio::stderr(), text.as_bytes());
+    }
+}
+
+/// May sockets of this process be accelerated at all?
+pub(crate) fn active() -> bool {
+    way().is_some()
+}
+
+/// The mirrored control plane, once the keeper was reached.
+pub(crate) fn tables() -> Option<Tables> {
+    TABLES.get().copied()
+}
+
+/// What the keeper said, with whatever descriptors came along.
+enum Answer {
+    Done,
+    Welcome(u32, u32, Vec<Fd>),
+    Number(u32, Vec<Fd>),
+    Lane(base::LaneId, Box<DeviceList>, Vec<Fd>),
+    Refused(String),
+}
+
+impl Home {
+    fn ask(&mut self, request: &Request<'_>, fds: &[BorrowedFd<'_>]) -> Result<Answer, Reason> {
+        let answer = self.link.as_ref().and_then(|link| exchange(link, request, fds));
+        if answer.is_none() {
+            self.lose();
+        }
+        answer.ok_or(Reason::NoKeeper)
+    }
+
+    /// The keeper is gone: what is there goes on, new things go to the kernel.
+    fn lose(&mut self) {
+        if let Some(link) = self.link.take() {
+            table::discard(link);
+            complain("the keeper is gone: new sockets stay with the kernel");
+        }
+        self.refused = Some(Reason::NoKeeper);
+    }
+
+    fn connect(&mut self) -> Result<(), Reason> {
+        if let Some(reason) = self.refused {
+            return Err(reason);
+        }
+        if self.link.is_some() {
+            return Ok(());
+        }
+        let way = way().ok_or(Reason::NoKeeper)?;
+        let link = sys::fds::connect_abstract(way.name.as_bytes()).ok();
+        self.link = link.map(table::keep);
+        let hello = Request::Hello { version: VERSION, pid: sys::process::pid(), token: way.token };
+        match self.ask(&hello, &[]) {
+            Ok(Answer::Welcome(sockets, frames, fds)) => {
+                (self.sockets, self.frames) = (sockets, frames);
+                if let Some(fd) = fds.first()
+                    && TABLES.get().is_none()
+                    && let Ok(words) = sys::memory::map_shared_readonly(fd, TABLES_BYTES as u64)
+                    && let Ok(tables) = Tables::open(words)
+                {
+                    let _ = TABLES.set(tables);
+                }
+                if TABLES.get().is_some() { Ok(()) } else { self.refuse("its tables cannot be mapped") }
+            }
+            Ok(Answer::Refused(text)) => self.refuse(&text),
+            Ok(Answer::Done | Answer::Number(..) | Answer::Lane(..)) => {
+                self.refuse("it speaks another protocol")
+            }
+            Err(reason) => {
+                complain("the keeper does not answer: every socket stays with the kernel");
+                self.refused = Some(reason);
+                Err(reason)
+            }
+        }
+    }
+
+    fn refuse<T>(&mut self, why: &str) -> Result<T, Reason> {
+        complain(&format!("the keeper refused: {why}; sockets stay with the kernel"));
+        self.refused = Some(Reason::NoLane);
+        Err(Reason::NoLane)
+    }
+
+    fn region(&mut self) -> Result<(u32, Region), Reason> {
+        self.connect()?;
+        if let Some(region) = self.region {
+            return Ok(region);
+        }
+        let shape = LaneShape::for_socks(self.sockets);
+        let mut words = [0; SHAPE_WORDS];
+        let fields = [
+            shape.socks,
+            shape.listeners,
+            shape.udp_socks,
+            shape.hops,
+            shape.reassemblies,
+            shape.boards,
+            shape.stock_high,
+            shape.spare,
+        ];
+        for (to, from) in words.iter_mut().zip(fields) {
+            *to = from;
+        }
+        let wish = RegionWish { lanes: REGION_LANES, frames: self.frames, hugepages: false, shape: words };
+        let (id, fds) = match self.ask(&Request::NewRegion(wish), &[])? {
+            Answer::Number(id, fds) => (id, fds),
+            Answer::Refused(text) => return self.refuse(&text),
+            Answer::Done | Answer::Welcome(..) | Answer::Lane(..) => return self.refuse("no region"),
+        };
+        let open = |fd: &Fd| {
+            let bytes = sys::memory::size(fd).ok()?;
+            let words = sys::memory::map_shared(fd, bytes).ok()?;
+            Region::open(words, state::LAYOUT_VERSION).ok()
+        };
+        let Some(region) = fds.first().and_then(open) else {
+            return self.refuse("its region cannot be mapped");
+        };
+        family::found(self.sockets);
+        self.region = Some((id, region));
+        Ok((id, region))
+    }
+
+    fn lane(&mut self) -> Result<&'static View, Reason> {
+        if let Some(view) = self.own {
+            return Ok(view);
+        }
+        let (region_id, region) = self.region()?;
+        let (lane, devices, fds) = match self.ask(&Request::NewLane { region: region_id }, &[])? {
+            Answer::Lane(lane, devices, fds) => (lane, devices, fds),
+            Answer::Refused(text) => return self.refuse(&text),
+            Answer::Done | Answer::Welcome(..) | Answer::Number(..) => return self.refuse("no lane"),
+        };
+        let devices = Devices::new(region, tables(), &devices, fds);
+        let Some(view) = View::open(region_id, lane, devices) else {
+            return self.refuse("its lane cannot be used");
+        };
+        self.own = Some(view);
+        Ok(view)
+    }
+}
+
+/// One request and its reply. `None`: the keeper is gone or talks nonsense.
+fn exchange(link: &Fd, request: &Request<'_>, fds: &[BorrowedFd<'_>]) -> Option<Answer> {
+    let mut bytes = [0; KEEPER_MESSAGE_BYTES];
+    let len = request.encode(&mut bytes).ok()?;
+    sys::fds::send(link, bytes.get(..len)?, fds).ok()?;
+    let got = sys::fds::recv(link, &mut bytes).ok()?;
+    let reply = Reply::decode(bytes.get(..got.bytes)?).ok()?;
+    Some(match reply {
+        Reply::Error { errno: _, text } => Answer::Refused(text.to_owned()),
+        Reply::Done => Answer::Done,
+        Reply::Welcome { session: _, config } => {
+            let (sockets, frames) = sizes(config);
+            Answer::Welcome(sockets, frames, got.fds)
+        }
+        Reply::Region { id } => Answer::Number(id, got.fds),
+        Reply::Lane { lane, devices } => Answer::Lane(lane, Box::new(devices), got.fds),
+        Reply::Port { port } => Answer::Number(u32::from(port.0), got.fds),
+        Reply::Description { .. } => return None,
+    })
+}
+
+/// What the keeper's `KEY=VALUE` lines say about sizes: connections a lane and frames a region.
+fn sizes(config: &str) -> (u32, u32) {
+    let number = |key: &str, default: u32| {
+        let value = config.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        value.and_then(|v| v.trim().parse().ok()).unwrap_or(default)
+    };
+    (number("CORELANE_SOCKETS", SOCKETS), number("CORELANE_FRAMES", FRAMES))
+}
+
+/// Maps the region, so that children to come share it.
+pub(crate) fn prepare() {
+    if active() {
+        let _ = home().region();
+    }
+}
+
+/// Reaches the keeper, for its tables.
+pub(crate) fn reach() -> Result<Tables, Reason> {
+    if let Some(tables) = tables()
+        && home().refused.is_none()
+    {
+        return Ok(tables);
+    }
+    home().connect()?;
+    tables().ok_or(Reason::NoKeeper)
+}
+
+/// This process's own lane.
+pub(crate) fn lane() -> Result<&'static View, Reason> {
+    home().lane()
+}
+
+fn rule(view: &View, local: Endpoint) -> Rule {
+    Rule { region: view.region, lane: view.id, proto: Proto::Tcp, addr: local.addr, port: local.port }
+}
+
+/// Has connections to `local` come to the lane; `fd` is the kernel's listener.
+pub(crate) fn listen(view: &View, local: Endpoint, fd: BorrowedFd<'_>) -> Result<(), Reason> {
+    let mut home = home();
+    home.connect()?;
+    match home.ask(&Request::Listen(rule(view, local)), &[fd])? {
+        Answer::Done => Ok(()),
+        Answer::Refused(..) | Answer::Welcome(..) | Answer::Number(..) | Answer::Lane(..) => {
+            Err(Reason::NotOurDevice)
+        }
+    }
+}
+
+/// Takes [`listen`] back.
+pub(crate) fn unlisten(view: &View, local: Endpoint) {
+    let _ = home().ask(&Request::Unlisten(rule(view, local)), &[]);
+}
+
+/// Takes a local port for the lane: the one `fd` is bound to, or one of the keeper's choice if the port is 0.
+pub(crate) fn take_port(view: &View, local: Endpoint, fd: Option<BorrowedFd<'_>>) -> Result<Port, Reason> {
+    let mut home = home();
+    home.connect()?;
+    let fds: &[BorrowedFd<'_>] = fd.as_slice();
+    match home.ask(&Request::TakePort(rule(view, local)), fds)? {
+        Answer::Number(port, _) => Ok(Port(port as u16)),
+        Answer::Refused(..) | Answer::Done | Answer::Welcome(..) | Answer::Lane(..) => Err(Reason::PortTaken),
+    }
+}
+
+/// Has the kernel look for a neighbour; the answer shows up in the tables.
+pub(crate) fn resolve(ifindex: u32, addr: IpAddress) {
+    let mut home = home();
+    if home.connect().is_ok() {
+        let _ = home.ask(&Request::Resolve { ifindex, addr }, &[]);
+    }
+}
+
+/// Held over a fork, so that the child finds the home whole.
+pub(crate) struct Frozen {
+    _guard: MutexGuard<'static, Home>,
+}
+
+/// Takes the home for a fork.
+pub(crate) fn freeze() -> Frozen {
+    Frozen { _guard: home() }
+}
+
+/// In a child: the connection is the parent's. The child makes its own when it needs one.
+pub(crate) fn after_fork_in_child() {
+    let mut home = home();
+    if let Some(link) = home.link.take() {
+        table::discard(link);
+    }
+    home.own = None;
+    home.refused = None;
+}
+
+/// The descriptor of a socket of the program's, for as long as one call lasts.
+pub(crate) fn borrow(fd: &i32) -> BorrowedFd<'_> {
+    // SAFETY: the program keeps its descriptor open during its own call; if it does not, the kernel says EBADF.
+    unsafe { BorrowedFd::borrow_raw(*fd) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::sizes;
+
+    #[test]
+    fn sizes_come_from_the_keepers_lines_or_have_defaults() {
+        assert_eq!(sizes("A=1\nCORELANE_SOCKETS=20\nCORELANE_FRAMES=x\n"), (20, super::FRAMES));
+    }
+}

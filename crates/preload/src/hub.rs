@@ -1,0 +1,65 @@
+//! Who in this process wants to hear of which socket: interests of epoll sets, and threads that sleep.
+//!
+//! One mutex for the process. A lane's events come in through [`fire`]; it lists the socket's interests as ready
+//! and gathers the sleepers to wake. Interests follow the open file description, as the kernel's do: they go when
+//! the last descriptor of the socket does, or when the epoll instance does.
+
+mod interest;
+mod sleep;
+
+use core::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+pub(crate) use interest::{
+    Move, add, collect, forget_epoll, forget_sock, modify, moves, new_epoll, peek, remove, spread,
+};
+pub(crate) use sleep::{Target, Wait, Wakes, block, nudge_poller, wake_all};
+
+use crate::sock::Sock;
+use interest::Interests;
+use sleep::Sleepers;
+
+/// No interest.
+pub(crate) const NONE: u32 = u32::MAX;
+
+struct Hub {
+    interests: Interests,
+    sleepers: Sleepers,
+}
+
+static HUB: Mutex<Hub> = Mutex::new(Hub { interests: Interests::new(), sleepers: Sleepers::new() });
+/// Grows whenever something may have become ready; a thread that looked before may not sleep after.
+static FIRED: AtomicU64 = AtomicU64::new(0);
+
+fn hub() -> MutexGuard<'static, Hub> {
+    HUB.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Take this before looking whether something is ready, and hand it to [`block`].
+pub(crate) fn seen() -> u64 {
+    FIRED.load(Ordering::Acquire)
+}
+
+/// Something happened at `sock`: lists its interests, and adds the sleepers to wake to `wakes`.
+pub(crate) fn fire(sock: &'static Sock, wakes: &mut Wakes) {
+    let mut hub = hub();
+    FIRED.fetch_add(1, Ordering::Release);
+    let Hub { interests, sleepers } = &mut *hub;
+    sleepers.wake_for_sock(sock, wakes);
+    interests.list_all_of(sock, |epoll| sleepers.wake_for_epoll(epoll, wakes));
+}
+
+/// Holds the hub over a fork, so that the child finds it whole.
+pub(crate) struct Frozen {
+    _guard: MutexGuard<'static, Hub>,
+}
+
+/// Takes the hub for a fork.
+pub(crate) fn freeze() -> Frozen {
+    Frozen { _guard: hub() }
+}
+
+/// In the child: the other threads are gone.
+pub(crate) fn after_fork_in_child() {
+    hub().sleepers = Sleepers::new();
+}

@@ -1,0 +1,147 @@
+//! The functions we stand in front of: one line each gives the exported symbol, [`real`] for the next library's
+//! function of that name, and the body in [`crate::calls`].
+//!
+//! `fcntl` and `ioctl` are variadic in C; their one optional argument is a word in a register on every ABI we
+//! support, so a fixed word stands for it.
+
+use core::ffi::{c_int, c_uint, c_ulong, c_void};
+
+use libc::{
+    epoll_event, fd_set, iovec, mmsghdr, msghdr, nfds_t, off_t, off64_t, pid_t, pollfd, sigset_t, size_t,
+    sockaddr, socklen_t, ssize_t, timespec, timeval,
+};
+
+use crate::boundary::{Next, guard};
+use crate::calls;
+
+/// What a function without a result returns.
+type Nothing = ();
+
+macro_rules! interpose {
+    ($($name:ident($($arg:ident: $kind:ty),*) -> $ret:ty = $fail:expr => $body:path;)*) => {
+        mod next {
+            use super::Next;
+            $(#[allow(non_upper_case_globals)]
+            pub(super) static $name: Next = {
+                match core::ffi::CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
+                    Ok(name) => Next::new(name),
+                    Err(_) => Next::new(c""),
+                }
+            };)*
+        }
+
+        /// Looks up the next library's functions.
+        pub(crate) fn resolve_all() {
+            $(next::$name.get();)*
+        }
+
+        /// The next library's functions. ENOSYS for one that it does not have.
+        pub(crate) mod real {
+            use super::*;
+
+            $(#[doc = concat!("The next library's `", stringify!($name), "`.")]
+            ///
+            /// # Safety
+            /// As the C function's.
+            #[allow(dead_code, non_snake_case, clippy::too_many_arguments)] // as in C; not all are called from here
+            pub(crate) unsafe fn $name($($arg: $kind),*) -> $ret {
+                let found = next::$name.get();
+                if found.is_null() {
+                    crate::errno::set(crate::errno::Errno(libc::ENOSYS));
+                    return $fail;
+                }
+                // SAFETY: the symbol of this name has this C signature.
+                let call: unsafe extern "C" fn($($kind),*) -> $ret = unsafe { core::mem::transmute(found) };
+                // SAFETY: the caller keeps the C function's rules.
+                unsafe { call($($arg),*) }
+            })*
+        }
+
+        $(#[doc = concat!("`", stringify!($name), "` as the program calls it.")]
+        ///
+        /// # Safety
+        /// As the C function's: pointers are valid for what it reads and writes.
+        #[allow(non_snake_case, unreachable_pub, clippy::unused_unit, clippy::too_many_arguments)] // as in C; exported by name
+        #[cfg_attr(not(test), unsafe(no_mangle))]
+        pub unsafe extern "C" fn $name($($arg: $kind),*) -> $ret {
+            // SAFETY: the caller keeps the C function's rules.
+            guard($fail, || unsafe { $body($($arg),*) })
+        })*
+    };
+}
+
+interpose! {
+    socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int = -1 => calls::socket::socket;
+    bind(fd: c_int, addr: *const sockaddr, len: socklen_t) -> c_int = -1 => calls::socket::bind;
+    listen(fd: c_int, backlog: c_int) -> c_int = -1 => calls::socket::listen;
+    accept(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int = -1 => calls::socket::accept;
+    accept4(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t, flags: c_int) -> c_int = -1 => calls::socket::accept4;
+    connect(fd: c_int, addr: *const sockaddr, len: socklen_t) -> c_int = -1 => calls::socket::connect;
+    shutdown(fd: c_int, how: c_int) -> c_int = -1 => calls::socket::shutdown;
+    getsockname(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int = -1 => calls::socket::getsockname;
+    getpeername(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int = -1 => calls::socket::getpeername;
+    getsockopt(fd: c_int, level: c_int, name: c_int, value: *mut c_void, len: *mut socklen_t) -> c_int = -1
+        => calls::options::getsockopt;
+    setsockopt(fd: c_int, level: c_int, name: c_int, value: *const c_void, len: socklen_t) -> c_int = -1
+        => calls::options::setsockopt;
+
+    read(fd: c_int, buf: *mut c_void, n: size_t) -> ssize_t = -1 => calls::data::read;
+    __read_chk(fd: c_int, buf: *mut c_void, n: size_t, room: size_t) -> ssize_t = -1 => calls::data::__read_chk;
+    readv(fd: c_int, parts: *const iovec, n: c_int) -> ssize_t = -1 => calls::data::readv;
+    recv(fd: c_int, buf: *mut c_void, n: size_t, flags: c_int) -> ssize_t = -1 => calls::data::recv;
+    __recv_chk(fd: c_int, buf: *mut c_void, n: size_t, room: size_t, flags: c_int) -> ssize_t = -1
+        => calls::data::__recv_chk;
+    recvfrom(fd: c_int, buf: *mut c_void, n: size_t, flags: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> ssize_t
+        = -1 => calls::data::recvfrom;
+    __recvfrom_chk(fd: c_int, buf: *mut c_void, n: size_t, room: size_t, flags: c_int, addr: *mut sockaddr,
+        len: *mut socklen_t) -> ssize_t = -1 => calls::data::__recvfrom_chk;
+    recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t = -1 => calls::data::recvmsg;
+    recvmmsg(fd: c_int, messages: *mut mmsghdr, n: c_uint, flags: c_int, timeout: *mut timespec) -> c_int = -1
+        => calls::bulk::recvmmsg;
+    write(fd: c_int, buf: *const c_void, n: size_t) -> ssize_t = -1 => calls::data::write;
+    writev(fd: c_int, parts: *const iovec, n: c_int) -> ssize_t = -1 => calls::data::writev;
+    send(fd: c_int, buf: *const c_void, n: size_t, flags: c_int) -> ssize_t = -1 => calls::data::send;
+    sendto(fd: c_int, buf: *const c_void, n: size_t, flags: c_int, addr: *const sockaddr, len: socklen_t) -> ssize_t
+        = -1 => calls::data::sendto;
+    sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t = -1 => calls::data::sendmsg;
+    sendmmsg(fd: c_int, messages: *mut mmsghdr, n: c_uint, flags: c_int) -> c_int = -1 => calls::bulk::sendmmsg;
+    sendfile(out: c_int, from: c_int, offset: *mut off_t, n: size_t) -> ssize_t = -1 => calls::bulk::sendfile;
+    sendfile64(out: c_int, from: c_int, offset: *mut off64_t, n: size_t) -> ssize_t = -1 => calls::bulk::sendfile64;
+    splice(from: c_int, from_at: *mut off64_t, to: c_int, to_at: *mut off64_t, n: size_t, flags: c_uint) -> ssize_t = -1
+        => calls::bulk::splice;
+
+    close(fd: c_int) -> c_int = -1 => calls::fds::close;
+    close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int = -1 => calls::fds::close_range;
+    closefrom(first: c_int) -> Nothing = () => calls::fds::closefrom;
+    dup(fd: c_int) -> c_int = -1 => calls::fds::dup;
+    dup2(fd: c_int, to: c_int) -> c_int = -1 => calls::fds::dup2;
+    dup3(fd: c_int, to: c_int, flags: c_int) -> c_int = -1 => calls::fds::dup3;
+    fcntl(fd: c_int, command: c_int, arg: c_ulong) -> c_int = -1 => calls::fds::fcntl;
+    fcntl64(fd: c_int, command: c_int, arg: c_ulong) -> c_int = -1 => calls::fds::fcntl64;
+    ioctl(fd: c_int, request: c_ulong, arg: *mut c_void) -> c_int = -1 => calls::fds::ioctl;
+
+    poll(fds: *mut pollfd, n: nfds_t, timeout_ms: c_int) -> c_int = -1 => calls::poll::poll;
+    __poll_chk(fds: *mut pollfd, n: nfds_t, timeout_ms: c_int, room: size_t) -> c_int = -1 => calls::poll::__poll_chk;
+    ppoll(fds: *mut pollfd, n: nfds_t, timeout: *const timespec, mask: *const sigset_t) -> c_int = -1
+        => calls::poll::ppoll;
+    __ppoll_chk(fds: *mut pollfd, n: nfds_t, timeout: *const timespec, mask: *const sigset_t, room: size_t) -> c_int
+        = -1 => calls::poll::__ppoll_chk;
+    select(n: c_int, reads: *mut fd_set, writes: *mut fd_set, errors: *mut fd_set, timeout: *mut timeval) -> c_int = -1
+        => calls::select::select;
+    pselect(n: c_int, reads: *mut fd_set, writes: *mut fd_set, errors: *mut fd_set, timeout: *const timespec,
+        mask: *const sigset_t) -> c_int = -1 => calls::select::pselect;
+
+    epoll_create(size: c_int) -> c_int = -1 => calls::epoll::epoll_create;
+    epoll_create1(flags: c_int) -> c_int = -1 => calls::epoll::epoll_create1;
+    epoll_ctl(epfd: c_int, op: c_int, fd: c_int, event: *mut epoll_event) -> c_int = -1 => calls::epoll::epoll_ctl;
+    epoll_wait(epfd: c_int, events: *mut epoll_event, max: c_int, timeout_ms: c_int) -> c_int = -1
+        => calls::epoll::epoll_wait;
+    epoll_pwait(epfd: c_int, events: *mut epoll_event, max: c_int, timeout_ms: c_int, mask: *const sigset_t) -> c_int
+        = -1 => calls::epoll::epoll_pwait;
+    epoll_pwait2(epfd: c_int, events: *mut epoll_event, max: c_int, timeout: *const timespec, mask: *const sigset_t)
+        -> c_int = -1 => calls::epoll::epoll_pwait2;
+
+    vfork() -> pid_t = -1 => calls::process::vfork;
+    _exit(status: c_int) -> Nothing = () => calls::process::_exit;
+    _Exit(status: c_int) -> Nothing = () => calls::process::_exit;
+}

@@ -1,0 +1,219 @@
+//! Listeners: the kernel's, and beside it one on this process's lane from the first time the program waits on it.
+//!
+//! `listen` itself only maps the region, so that a master that never accepts needs no lane and its workers, forked from it, get one each
+//! with a listener of their own on it. Until then connections come through the kernel, as those from this host and over
+//! other devices always do.
+
+use engine::AcceptError;
+use state::{Endpoint, Ready};
+
+use crate::address::{self, Named};
+use crate::errno::{self, Errno, Outcome};
+use crate::hub;
+use crate::interpose::real;
+use crate::object::Handle;
+use crate::reason::Reason;
+use crate::sock::{Inner, Seat, Sock, State, flag};
+use crate::stream;
+use crate::table::{self, Entry};
+use crate::{family, home, park};
+
+/// `listen(2)` succeeded in the kernel.
+pub(crate) fn begin(sock: &Handle<Sock>, backlog: i32) {
+    let mut inner = sock.inner();
+    inner.backlog = backlog.max(0) as u32;
+    if sock.state() == State::Listening {
+        if let Some(seat) = sock.seat.get() {
+            let backlog = inner.backlog;
+            let _ = stream::with(sock, seat, |engine| engine.tcp_set_backlog(seat.name, backlog));
+        }
+        return;
+    }
+    inner.reason = Reason::NotWaitedOn;
+    sock.become_state(State::Listening);
+    drop(inner);
+    home::prepare();
+}
+
+/// The program waits on the listener: gives it a seat on this process's lane, once.
+pub(crate) fn attach(sock: &Handle<Sock>, fd: i32) {
+    if sock.seat.get().is_some_and(|seat| seat.view.is_own()) {
+        return;
+    }
+    let mut inner = sock.inner();
+    if inner.tried == family::generation() {
+        return;
+    }
+    inner.tried = family::generation();
+    if let Some(seat) = sock.seat.get() {
+        // The listener of the process we were forked from: what waits in its queue is still ours to accept.
+        sock.older.set(Some(seat));
+        sock.seat.set(None);
+        sock.put(flag::SUBSCRIBED, false);
+    }
+    match open(sock, &mut inner, fd) {
+        Ok(seat) => {
+            inner.reason = Reason::ByKernelListener;
+            sock.seat.set(Some(seat));
+            force_nonblocking(sock, fd);
+            drop(inner);
+            seat.view.subscribe(seat, sock.object());
+            let _ = hub::moves(sock);
+            hub::wake_all();
+        }
+        Err(reason) => inner.reason = reason,
+    }
+}
+
+/// Threads that wait in `accept` wait for lanes and kernel at once; none may be held by the kernel's `accept` because another took the
+/// connection.
+fn force_nonblocking(sock: &Sock, fd: i32) {
+    let fd = home::borrow(&fd);
+    if let Ok(flags) = rustix::fs::fcntl_getfl(fd)
+        && rustix::fs::fcntl_setfl(fd, flags | rustix::fs::OFlags::NONBLOCK).is_ok()
+    {
+        sock.put(flag::FORCED, true);
+    }
+}
+
+fn open(sock: &Handle<Sock>, inner: &mut Inner, fd: i32) -> Result<Seat, Reason> {
+    if inner.foreign_option {
+        return Err(Reason::Option);
+    }
+    let local = match address::of_kernel(fd) {
+        Ok(Named::V4(local)) => local,
+        // Dual-stack: IPv4 comes to an IPv6 listener unless IPV6_V6ONLY.
+        Ok(Named::V6(local)) if local.addr.is_any() && !sock.has(flag::V6ONLY) => local,
+        Ok(Named::V6(_)) => return Err(Reason::Ipv6),
+        Ok(Named::Other) | Err(_) => return Err(Reason::Protocol),
+    };
+    if local.addr.as_v4().is_some_and(|a| a.is_loopback()) {
+        return Err(Reason::Loopback);
+    }
+    let view = home::lane()?;
+    let name = view.enter(|session| {
+        session.engine(|engine| engine.tcp_listen(local, inner.backlog, &inner.options).ok())
+    });
+    let name = name.flatten().ok_or(Reason::LaneFull)?;
+    if let Err(reason) = home::listen(view, local, home::borrow(&fd)) {
+        view.enter(|session| session.engine(|engine| engine.close(name)));
+        return Err(reason);
+    }
+    inner.local = local;
+    Ok(Seat { view, name })
+}
+
+/// What [`accept`] gives.
+pub(crate) struct Arrival {
+    /// The new descriptor.
+    pub(crate) fd: i32,
+    /// The peer of a lane's connection; `None`: the kernel wrote the address itself.
+    pub(crate) remote: Option<Endpoint>,
+}
+
+/// `accept4`: the lanes' connections first, then the kernel's, for which `by_kernel` is called when the listener is known to
+/// have one or can be asked without blocking.
+pub(crate) fn accept(
+    sock: &Handle<Sock>,
+    fd: i32,
+    flags: i32,
+    mut by_kernel: impl FnMut() -> i32,
+) -> Outcome<Arrival> {
+    attach(sock, fd);
+    let nonblocking = sock.has(flag::NONBLOCK);
+    let kernel_only = views_of(sock) == 0 && !sock.has(flag::FORCED);
+    let mut deadline = None;
+    loop {
+        let seen = hub::seen();
+        if let Some(arrival) = from_lanes(sock, flags, !nonblocking || !sock.has(flag::WATCHED))? {
+            return Ok(arrival);
+        }
+        if nonblocking || kernel_only || kernel_has_one(fd) {
+            let new = by_kernel();
+            if new >= 0 {
+                note_kernel(new, sock.inner().reason);
+                return Ok(Arrival { fd: new, remote: None });
+            }
+            let errno = errno::last();
+            if nonblocking || kernel_only || errno != Errno(libc::EAGAIN) {
+                return Err(errno);
+            }
+        }
+        let until = *deadline.get_or_insert_with(|| stream::deadline_after(sock.rcv_timeout_ns()));
+        let kernel = [libc::pollfd { fd, events: libc::POLLIN, revents: 0 }];
+        stream::pause(sock, views_of(sock), &kernel, until, seen)?;
+    }
+}
+
+/// The lanes a listener has seats on, as bits.
+pub(crate) fn views_of(sock: &Sock) -> u32 {
+    let seats = [sock.seat.get(), sock.older.get()];
+    seats.into_iter().flatten().fold(0, |mask, seat| mask | 1 << seat.view.number())
+}
+
+fn kernel_has_one(fd: i32) -> bool {
+    let mut look = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    // SAFETY: one live pollfd.
+    unsafe { real::poll(&raw mut look, 1, 0) > 0 }
+}
+
+/// A connection the kernel accepted.
+fn note_kernel(fd: i32, reason: Reason) {
+    if table::fits(fd) {
+        drop(table::replace(fd, Entry::Kernel(reason)));
+    }
+}
+
+fn from_lanes(listener: &Handle<Sock>, flags: i32, step: bool) -> Outcome<Option<Arrival>> {
+    for seat in [listener.seat.get(), listener.older.get()].into_iter().flatten() {
+        let accepted = seat.view.enter_for(listener.address(), |session| {
+            let first = session.engine(|engine| Some(engine.tcp_accept(seat.name)));
+            if first == Some(Err(AcceptError::WouldBlock)) && step {
+                session.step();
+                return session.engine(|engine| Some(engine.tcp_accept(seat.name)));
+            }
+            first
+        });
+        if let Some(Some(Ok(accepted))) = accepted {
+            return seat_arrival(listener, seat, &accepted, flags).map(Some);
+        }
+    }
+    Ok(None)
+}
+
+fn seat_arrival(
+    listener: &Handle<Sock>,
+    from: Seat,
+    accepted: &engine::Accepted,
+    flags: i32,
+) -> Outcome<Arrival> {
+    let mut bits = flag::PLACEHOLDER;
+    if flags & libc::SOCK_NONBLOCK != 0 {
+        bits |= flag::NONBLOCK;
+    }
+    if flags & libc::SOCK_CLOEXEC != 0 {
+        bits |= flag::CLOEXEC;
+    }
+    if listener.has(flag::V6) {
+        bits |= flag::V6;
+    }
+    let sock = Sock::new(State::Stream, bits);
+    sock.seat.set(Some(Seat { view: from.view, name: accepted.sock }));
+    {
+        let options = listener.inner().options;
+        let mut inner = sock.inner();
+        (inner.local, inner.remote, inner.options) = (accepted.local, accepted.remote, options);
+    }
+    // On failure the connection is dropped with the socket, as the kernel drops it.
+    let fd = park::open(sock, flags & libc::SOCK_CLOEXEC != 0)?;
+    Ok(Arrival { fd, remote: Some(accepted.remote) })
+}
+
+/// Is a connection waiting on one of the listener's lanes?
+pub(crate) fn ready(sock: &Sock) -> Ready {
+    let mut ready = Ready::NONE;
+    for seat in [sock.seat.get(), sock.older.get()].into_iter().flatten() {
+        ready |= stream::with(sock, seat, |engine| engine.ready(seat.name)).unwrap_or(Ready::NONE);
+    }
+    ready
+}

@@ -1,0 +1,49 @@
+//! Why a socket is a kernel socket.
+
+macro_rules! reasons {
+    ($($name:ident = $number:literal => $text:literal,)*) => {
+        /// Why a socket is the kernel's and not a lane's. The number is what the descriptor table stores.
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(u8)]
+        pub(crate) enum Reason { $(#[doc = $text] $name = $number,)* }
+
+        impl Reason {
+            /// For people.
+            pub(crate) const fn text(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+
+            /// The reason stored as `number`.
+            pub(crate) const fn from_number(number: u8) -> Option<Self> {
+                match number { $($number => Some(Self::$name),)* _ => None }
+            }
+        }
+    };
+}
+
+reasons! {
+    NotConnected = 1 => "not connected and not listening yet",
+    Udp = 2 => "UDP sockets stay with the kernel in this version",
+    Protocol = 3 => "only TCP over IPv4 is accelerated",
+    NoKeeper = 4 => "no keeper: started without `corelane run`, or the keeper is gone",
+    Loopback = 5 => "the peer is on this machine",
+    NotOurDevice = 6 => "the route leaves by a device that is not accelerated",
+    NoRoute = 7 => "the kernel has no route to the peer",
+    Ipv6 = 8 => "the peer has an IPv6 address",
+    Option = 9 => "an option is set that the lane does not have",
+    NoLane = 10 => "no lane to be had: the keeper refused it or its devices failed",
+    PortTaken = 11 => "the keeper could not take the local port",
+    LaneFull = 12 => "the lane is out of sockets or frames",
+    ByKernelListener = 13 => "came in through the kernel: loopback, or a device that is not accelerated",
+    Inherited = 14 => "opened before this program started",
+    DescriptorTooHigh = 15 => "the descriptor number is above the table's end",
+    NotWaitedOn = 16 => "came in through the kernel before the program first waited on the listener",
+    RouteUnknown = 17 => "the mirrored routes cannot tell where packets to the peer leave",
+    Off = 18 => "acceleration is switched off for this process",
+}
+
+impl core::fmt::Display for Reason {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.write_str(self.text())
+    }
+}

@@ -1,0 +1,277 @@
+//! Sending, receiving and waiting on a lane's connection, blocking or not.
+
+use base::{Duration, Instant};
+use engine::{Engine, How, ShutdownError, State};
+use lane::Session;
+use libc::pollfd;
+use state::{Ready, SockRef};
+
+use crate::errno::{Errno, Outcome, of_recv, of_send, of_sock};
+use crate::hub::{self, Target, Wait};
+use crate::object::Handle;
+use crate::signals;
+use crate::sock::{Seat, Sock, flag};
+use crate::user::Parts;
+
+/// Writable, or never again.
+pub(crate) const WRITE: Ready = Ready(Ready::OUT.0 | Ready::HUP.0 | Ready::ERR.0);
+/// What a socket of a poisoned lane answers.
+const POISONED: Errno = Errno(libc::ECONNRESET);
+
+/// When a call that began now gives up: SO_RCVTIMEO or SO_SNDTIMEO, ns; 0 is never.
+pub(crate) fn deadline_after(timeout_ns: u64) -> Instant {
+    if timeout_ns == 0 { Instant::NEVER } else { sys::clock::now().plus(Duration(timeout_ns)) }
+}
+
+/// Sleeps until something may have happened at `sock` since [`hub::seen`] gave `seen`, one of `kernel` is ready, or its time is
+/// over.
+///
+/// # Errors
+/// EAGAIN when `deadline` has passed; EINTR.
+pub(crate) fn pause(
+    sock: &Handle<Sock>,
+    views: u32,
+    kernel: &[pollfd],
+    deadline: Instant,
+    seen: u64,
+) -> Outcome<()> {
+    if deadline != Instant::NEVER && sys::clock::now() >= deadline {
+        return Err(Errno(libc::EAGAIN));
+    }
+    let target = Target::Sock(sock.object());
+    let wait = Wait { target, views, deadline, mask: core::ptr::null(), kernel };
+    match hub::block(&wait, seen) {
+        // signal(7): with a time-out set, the kernel does not restart the call.
+        Err(Errno(libc::EINTR)) if deadline == Instant::NEVER && signals::all_restart() => Ok(()),
+        other => other,
+    }
+}
+
+/// [`pause`] on a connection; the first time only asks for its events, so the caller looks again.
+fn pause_on(sock: &Handle<Sock>, seat: Seat, deadline: Instant, seen: u64) -> Outcome<()> {
+    if !sock.has(flag::SUBSCRIBED) {
+        seat.view.subscribe(seat, sock.object());
+        return Ok(());
+    }
+    pause(sock, 1 << seat.view.number(), &[], deadline, seen)
+}
+
+/// One look at a connection: takes the lane, lets packets in if `step`, and runs `f` on the engine.
+fn look<R>(
+    seat: Seat,
+    sock: &Sock,
+    mut f: impl FnMut(&mut Engine<'_>) -> Outcome<R>,
+    step: bool,
+) -> Outcome<R> {
+    const AGAIN: Errno = Errno(libc::EAGAIN);
+    let on = |session: &mut Session<'_>, f: &mut dyn FnMut(&mut Engine<'_>) -> Outcome<R>| {
+        session.engine(|engine| Some(f(engine))).unwrap_or(Err(POISONED))
+    };
+    let looked = seat.view.enter_for(sock.address(), |session| match on(session, &mut f) {
+        Err(AGAIN) if step => {
+            session.step();
+            on(session, &mut f)
+        }
+        other => other,
+    });
+    looked.unwrap_or(Err(POISONED))
+}
+
+fn is_nonblocking(sock: &Sock, flags: i32) -> bool {
+    sock.has(flag::NONBLOCK) || flags & libc::MSG_DONTWAIT != 0
+}
+
+/// Receives into `parts` with the MSG_* `flags`.
+pub(crate) fn recv(sock: &Handle<Sock>, seat: Seat, parts: &Parts<'_>, flags: i32) -> Outcome<usize> {
+    if flags & libc::MSG_OOB != 0 {
+        return Err(Errno(libc::EINVAL));
+    }
+    if flags & libc::MSG_ERRQUEUE != 0 {
+        return Err(Errno(libc::EAGAIN));
+    }
+    let nonblocking = is_nonblocking(sock, flags);
+    let whole = flags & libc::MSG_WAITALL != 0 && flags & libc::MSG_PEEK == 0;
+    let wanted = parts.bytes();
+    let mut done = 0;
+    let mut deadline = None;
+    loop {
+        let seen = hub::seen();
+        // A program that waits by epoll lets packets in there.
+        let step = !(nonblocking && sock.has(flag::WATCHED));
+        let taken = look(seat, sock, |engine| take(engine, seat.name, parts, done, flags), step);
+        match taken {
+            Ok(n) => {
+                done += n;
+                if n == 0 || !whole || done >= wanted || nonblocking {
+                    return Ok(done);
+                }
+            }
+            Err(Errno(libc::EAGAIN)) if !nonblocking => {}
+            Err(_) if done > 0 => return Ok(done),
+            Err(errno) => return Err(errno),
+        }
+        let until = *deadline.get_or_insert_with(|| deadline_after(sock.rcv_timeout_ns()));
+        if taken.is_err()
+            && let Err(errno) = pause_on(sock, seat, until, seen)
+        {
+            return if done > 0 { Ok(done) } else { Err(errno) };
+        }
+    }
+}
+
+/// Takes what is there.
+fn take(
+    engine: &mut Engine<'_>,
+    name: SockRef,
+    parts: &Parts<'_>,
+    skip: usize,
+    flags: i32,
+) -> Outcome<usize> {
+    if flags & libc::MSG_TRUNC != 0 && flags & libc::MSG_PEEK == 0 {
+        // tcp(7): MSG_TRUNC discards instead of copying.
+        return engine.tcp_recv_skip(name, parts.bytes().saturating_sub(skip)).map_err(of_recv);
+    }
+    let mut taken = 0;
+    for target in parts.targets(skip) {
+        let got = if flags & libc::MSG_PEEK != 0 {
+            engine.tcp_peek_at(name, taken, target)
+        } else {
+            engine.tcp_recv(name, target, false)
+        };
+        match got {
+            Ok(n) => taken += n,
+            Err(_) if taken > 0 => break,
+            Err(error) => return Err(of_recv(error)),
+        }
+        if got.is_ok_and(|n| n < target.len()) {
+            break;
+        }
+    }
+    Ok(taken)
+}
+
+/// Sends `parts` with the MSG_* `flags`.
+pub(crate) fn send(sock: &Handle<Sock>, seat: Seat, parts: &Parts<'_>, flags: i32) -> Outcome<usize> {
+    if flags & libc::MSG_OOB != 0 {
+        return Err(Errno(libc::EOPNOTSUPP));
+    }
+    let nonblocking = is_nonblocking(sock, flags);
+    let more = flags & libc::MSG_MORE != 0;
+    let wanted = parts.bytes();
+    let mut done = 0;
+    let mut deadline = None;
+    loop {
+        let seen = hub::seen();
+        let put = look(seat, sock, |engine| put(engine, seat.name, parts, done, more), !nonblocking);
+        match put {
+            Ok(n) => {
+                done += n;
+                if done >= wanted || (nonblocking && n > 0) {
+                    return Ok(done);
+                }
+                continue;
+            }
+            Err(Errno(libc::EAGAIN)) if !nonblocking => {}
+            Err(_) if done > 0 => return Ok(done),
+            Err(errno) => {
+                if errno == Errno(libc::EPIPE) && flags & libc::MSG_NOSIGNAL == 0 {
+                    signals::raise_pipe();
+                }
+                return Err(errno);
+            }
+        }
+        let until = *deadline.get_or_insert_with(|| deadline_after(sock.snd_timeout_ns()));
+        if let Err(errno) = pause_on(sock, seat, until, seen) {
+            return if done > 0 { Ok(done) } else { Err(errno) };
+        }
+    }
+}
+
+/// Queues what fits.
+fn put(engine: &mut Engine<'_>, name: SockRef, parts: &Parts<'_>, skip: usize, more: bool) -> Outcome<usize> {
+    let mut queued = 0;
+    let mut sources = parts.sources(skip).peekable();
+    if sources.peek().is_none() {
+        return engine.tcp_send(name, &[], more).map_err(of_send);
+    }
+    while let Some(source) = sources.next() {
+        match engine.tcp_send(name, source, more || sources.peek().is_some()) {
+            Ok(n) => queued += n,
+            Err(_) if queued > 0 => break,
+            Err(error) => return Err(of_send(error)),
+        }
+        if queued > 0 && engine.ready(name).0 & Ready::OUT.0 == 0 {
+            break;
+        }
+    }
+    Ok(queued)
+}
+
+/// Waits until `sock` is ready for any of `wanted`.
+pub(crate) fn wait_for(sock: &Handle<Sock>, seat: Seat, wanted: Ready, deadline: Instant) -> Outcome<Ready> {
+    loop {
+        let seen = hub::seen();
+        let ready = look(
+            seat,
+            sock,
+            |engine| {
+                let ready = engine.ready(seat.name);
+                if ready.any(wanted) { Ok(ready) } else { Err(Errno(libc::EAGAIN)) }
+            },
+            true,
+        );
+        match ready {
+            Err(Errno(libc::EAGAIN)) => pause_on(sock, seat, deadline, seen)?,
+            other => return other,
+        }
+    }
+}
+
+/// `shutdown(2)` with SHUT_RD, SHUT_WR or SHUT_RDWR.
+pub(crate) fn shutdown(sock: &Sock, seat: Seat, how: i32) -> Outcome<()> {
+    let how = match how {
+        libc::SHUT_RD => How::Read,
+        libc::SHUT_WR => How::Write,
+        libc::SHUT_RDWR => How::Both,
+        _ => return Err(Errno(libc::EINVAL)),
+    };
+    let shut = |engine: &mut Engine<'_>| {
+        engine.shutdown(seat.name, how).map_err(|error| match error {
+            ShutdownError::NotConnected => Errno(libc::ENOTCONN),
+            ShutdownError::Gone => Errno(libc::EBADF),
+        })
+    };
+    look(seat, sock, shut, false)
+}
+
+/// SO_ERROR: the pending error, 0 if none.
+pub(crate) fn take_error(sock: &Sock, seat: Seat) -> i32 {
+    look(seat, sock, |engine| Ok(engine.take_error(seat.name).map_or(0, |e| of_sock(e).0)), false)
+        .unwrap_or(POISONED.0)
+}
+
+/// Runs `f` on the engine.
+pub(crate) fn with<R>(sock: &Sock, seat: Seat, mut f: impl FnMut(&mut Engine<'_>) -> R) -> Outcome<R> {
+    look(seat, sock, |engine| Ok(f(engine)), false)
+}
+
+/// Is it connected, as `getpeername` means it?
+pub(crate) fn is_connected(sock: &Sock, seat: Seat) -> bool {
+    let info = look(seat, sock, |engine| Ok(engine.tcp_info(seat.name)), false).ok().flatten();
+    info.is_some_and(|info| !matches!(info.state, State::Closed | State::Listen | State::SynSent))
+}
+
+/// Bytes that can be read now.
+pub(crate) fn unread(sock: &Sock, seat: Seat) -> Outcome<u32> {
+    let mut looked = false;
+    look(
+        seat,
+        sock,
+        |engine| {
+            let n = engine.unread_bytes(seat.name);
+            // Looks once more after letting packets in.
+            if n == 0 && !core::mem::replace(&mut looked, true) { Err(Errno(libc::EAGAIN)) } else { Ok(n) }
+        },
+        true,
+    )
+}

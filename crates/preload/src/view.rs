@@ -1,0 +1,279 @@
+//! This process's view of one lane: entering it, its events, its next timer.
+
+use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::os::fd::AsRawFd;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use base::{Instant, LaneId};
+use engine::Engine;
+use lane::{Ask, Lane, Session};
+use libc::pollfd;
+use state::{SockKind, SockRef};
+
+use crate::family;
+use crate::hub::{self, Wakes};
+use crate::ports::Devices;
+use crate::sock::{Seat, Sock, flag};
+
+/// Rounds of a step in which a port's batch was full.
+const STEPS: usize = 4;
+/// Lanes that one process may know: its own and those it was forked with.
+const VIEWS: usize = 32;
+
+static ALL: [AtomicPtr<View>; VIEWS] = [const { AtomicPtr::new(core::ptr::null_mut()) }; VIEWS];
+
+/// A lane as this process reaches it. Lives as long as the process.
+pub(crate) struct View {
+    number: u8,
+    /// Region number at the keeper.
+    pub(crate) region: u32,
+    /// Number in its region.
+    pub(crate) id: LaneId,
+    /// What its ports are made of, to make them again after a fork.
+    devices: Devices,
+    lane: Mutex<&'static Lane>,
+    /// The lane again, for those who hold no lock.
+    lane_at: AtomicPtr<Lane>,
+    /// Fork generation for which `lane` was made.
+    made_in: AtomicU32,
+    /// Fork generation that owns the lane.
+    owner: u32,
+    /// Our event queue in the engine; 0: none yet in this process.
+    queue: AtomicU8,
+    /// Held around every session, so that the lane's own lock is never contended inside this process and no session is open during a fork.
+    gate: Mutex<()>,
+    deadline_ns: AtomicU64,
+    /// Until when its poller sleeps, ns; 0: there is none.
+    pub(crate) sleep_until: AtomicU64,
+    /// Token of the last socket of the batch of events that the program is working on; 0: none.
+    last_of_batch: AtomicUsize,
+}
+
+impl View {
+    /// Makes the process's view of its own new lane. `None` when it knows too many, or the lane does not exist.
+    pub(crate) fn open(region: u32, id: LaneId, devices: Devices) -> Option<&'static Self> {
+        let number = ALL.iter().position(|slot| slot.load(Ordering::Acquire).is_null())?;
+        let lane: &'static Lane = Box::leak(Box::new(devices.make_lane(id, false)?));
+        let view = Box::leak(Box::new(Self {
+            number: number as u8,
+            region,
+            id,
+            devices,
+            lane: Mutex::new(lane),
+            lane_at: AtomicPtr::new(core::ptr::from_ref(lane).cast_mut()),
+            made_in: AtomicU32::new(family::generation()),
+            owner: family::generation(),
+            queue: AtomicU8::new(family::slot() + 1),
+            gate: Mutex::new(()),
+            deadline_ns: AtomicU64::new(u64::MAX),
+            sleep_until: AtomicU64::new(0),
+            last_of_batch: AtomicUsize::new(0),
+        }));
+        ALL.get(number)?.store(view, Ordering::Release);
+        Some(view)
+    }
+
+    /// The view numbered `number`.
+    pub(crate) fn numbered(number: u8) -> Option<&'static Self> {
+        let at = ALL.get(usize::from(number))?.load(Ordering::Acquire);
+        // SAFETY: null, or a view leaked by `open`.
+        unsafe { at.as_ref() }
+    }
+
+    /// All views of `mask`, a bit each.
+    pub(crate) fn in_mask(mask: u32) -> impl Iterator<Item = &'static Self> {
+        (0..VIEWS as u8).filter(move |n| mask >> n & 1 != 0).filter_map(Self::numbered)
+    }
+
+    /// The views this process uses, as bits.
+    pub(crate) fn in_use() -> u32 {
+        let mut mask = 0;
+        for number in 0..VIEWS as u8 {
+            let Some(view) = Self::numbered(number) else { break };
+            if view.queue.load(Ordering::Relaxed) != 0 {
+                mask |= 1 << number;
+            }
+        }
+        mask
+    }
+
+    /// Its number, below 32.
+    pub(crate) const fn number(&self) -> u8 {
+        self.number
+    }
+
+    /// Does the lane belong to this process, not to the one it was forked from?
+    pub(crate) fn is_own(&self) -> bool {
+        self.owner == family::generation()
+    }
+
+    /// May other processes step this lane and take packets that concern us?
+    pub(crate) fn is_shared(&self) -> bool {
+        !self.is_own() || family::has_children()
+    }
+
+    /// When its next timer is due, as of the last session.
+    pub(crate) fn deadline(&self) -> Instant {
+        Instant(self.deadline_ns.load(Ordering::Acquire))
+    }
+
+    fn lane(&self) -> &'static Lane {
+        if self.made_in.load(Ordering::Acquire) != family::generation() {
+            self.make_again();
+        }
+        // SAFETY: points to a leaked lane.
+        unsafe { &*self.lane_at.load(Ordering::Acquire) }
+    }
+
+    /// After a fork: ports keep state in process memory, which the parent goes on with, so the child opens its own on the
+    /// same descriptors. The old ones are left alone: what they hold is the parent's.
+    #[cold]
+    fn make_again(&self) {
+        let mut lane = self.lane.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.made_in.load(Ordering::Acquire) == family::generation() {
+            return;
+        }
+        if let Some(new) = self.devices.make_lane(self.id, true) {
+            *lane = Box::leak(Box::new(new));
+            self.lane_at.store(core::ptr::from_ref(*lane).cast_mut(), Ordering::Release);
+        }
+        self.queue.store(family::slot() + 1, Ordering::Relaxed);
+        self.made_in.store(family::generation(), Ordering::Release);
+    }
+
+    /// Forgets, in a child, that this process used the lane; the first use makes it so again.
+    pub(crate) fn after_fork_in_child(&self) {
+        self.queue.store(0, Ordering::Relaxed);
+        self.sleep_until.store(0, Ordering::Relaxed);
+        self.last_of_batch.store(0, Ordering::Relaxed);
+    }
+
+    /// Keeps sessions out during a fork.
+    pub(crate) fn close_gate(&self) -> MutexGuard<'_, ()> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the lane for `f`, which must not sleep. Afterwards events go to the hub, packets leave, and whoever waits for them wakes.
+    /// `None`: the lane is poisoned.
+    pub(crate) fn enter<R>(&self, f: impl FnOnce(&mut Session<'_>) -> R) -> Option<R> {
+        self.enter_for(0, f)
+    }
+
+    /// [`View::enter`] on behalf of the socket `token`: while other sockets of a batch of events are still to be served, packets gather.
+    pub(crate) fn enter_for<R>(&self, token: u64, f: impl FnOnce(&mut Session<'_>) -> R) -> Option<R> {
+        let mut wakes = Wakes::new();
+        let lane = self.lane();
+        let gate = self.close_gate();
+        let mut session = lane.enter(sys::clock::now()).ok()?;
+        let result = f(&mut session);
+        self.tell(&mut session, &mut wakes);
+        let last = self.last_of_batch.load(Ordering::Relaxed);
+        let gather = last != 0 && token != 0 && last != token as usize;
+        let asks = self.leave(session, gather, &mut wakes);
+        drop(gate);
+        wakes.send();
+        Self::pass_on(&asks);
+        Some(result)
+    }
+
+    /// Lets packets in and out, hands the events on, and then runs `f` on the engine.
+    pub(crate) fn step_then<R>(&self, f: impl FnOnce(&mut Engine<'_>) -> R) -> Option<R> {
+        let mut wakes = Wakes::new();
+        let lane = self.lane();
+        let gate = self.close_gate();
+        let mut session = lane.enter(sys::clock::now()).ok()?;
+        self.last_of_batch.store(0, Ordering::Relaxed);
+        for _ in 0..STEPS {
+            if !session.step().more {
+                break;
+            }
+        }
+        self.tell(&mut session, &mut wakes);
+        let result = session.engine(|engine| Some(f(engine)));
+        let asks = self.leave(session, false, &mut wakes);
+        drop(gate);
+        wakes.send();
+        Self::pass_on(&asks);
+        result
+    }
+
+    /// Ends a session: sends what may not wait, and notes the next timer.
+    fn leave(&self, mut session: Session<'_>, gather: bool, wakes: &mut Wakes) -> Vec<Ask> {
+        if gather {
+            session.gather();
+        } else {
+            session.flush();
+        }
+        let asks = session.take_asks();
+        let deadline = session.deadline();
+        self.deadline_ns.store(deadline.0, Ordering::Release);
+        drop(session);
+        if deadline.0 < self.sleep_until.load(Ordering::Acquire) {
+            hub::nudge_poller(self, wakes);
+        }
+        asks
+    }
+
+    fn tell(&self, session: &mut Session<'_>, wakes: &mut Wakes) {
+        let queue = u16::from(self.queue.load(Ordering::Relaxed));
+        session.engine(|engine| {
+            while let Some(event) = engine.poll_event(queue) {
+                if let Some(sock) = Sock::from_token(event.token) {
+                    hub::fire(sock, wakes);
+                }
+            }
+        });
+    }
+
+    fn pass_on(asks: &[Ask]) {
+        for ask in asks {
+            crate::home::resolve(ask.ifindex, ask.addr);
+        }
+    }
+
+    /// The program begins to work on a batch of events; `last` is the last one's socket, 0 when there is nothing to gather for.
+    pub(crate) fn begin_batch(&self, last: u64) {
+        self.last_of_batch.store(last as usize, Ordering::Relaxed);
+    }
+
+    /// Has the lane's events of `seat` come to this process, for `sock`.
+    pub(crate) fn subscribe(&self, seat: Seat, sock: &'static Sock) {
+        let _ = self.lane();
+        let queue = u16::from(self.queue.load(Ordering::Relaxed));
+        sock.put(flag::SUBSCRIBED, true);
+        self.enter(|session| {
+            session.engine(|engine| engine.set_event_queue(seat.name, queue, sock.token()));
+        });
+    }
+
+    /// Adds what to wait on for packets.
+    pub(crate) fn add_wait_fds(&self, fds: &mut Vec<pollfd>) {
+        self.lane().with_poll_fds(|fd| {
+            fds.push(pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 });
+        });
+    }
+
+    /// The program's last reference to the socket `name` in this process is gone.
+    pub(crate) fn end(&self, name: SockRef, sock: &Sock) {
+        if !family::let_go(self, name) {
+            return;
+        }
+        let local = self.enter_for(sock.address(), |session| {
+            session.engine(|engine| {
+                let names = engine.names(name);
+                engine.close(name);
+                names.map(|(local, _)| local)
+            })
+        });
+        if name.kind() == Some(SockKind::Listener)
+            && let Some(Some(local)) = local
+        {
+            crate::home::unlisten(self, local);
+        }
+    }
+
+    /// The port at this lane of the device `ifindex`, and its Ethernet address.
+    pub(crate) fn port_of(&self, ifindex: u32) -> Option<(u8, base::MacAddr)> {
+        self.lane().port_of(ifindex)
+    }
+}
