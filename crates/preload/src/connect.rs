@@ -17,7 +17,7 @@ use crate::reason::Reason;
 use crate::sock::{Inner, Seat, Sock, State, flag};
 use crate::stream;
 use crate::view::View;
-use crate::{family, home};
+use crate::{explain, family, home};
 
 /// Ports tried before the keeper is asked for another.
 const TRIES: usize = 8;
@@ -51,11 +51,16 @@ pub(crate) fn over_lane(sock: &Handle<Sock>, fd: i32, named: &Named) -> Result<(
             sock.become_state(State::Stream);
             drop(inner);
             leave_kernel(sock, seat);
+            explain::connected();
             Ok(())
         }
         Err(reason) => {
             inner.reason = reason;
             sock.become_state(State::Kernel);
+            drop(inner);
+            if home::active() {
+                explain::connected();
+            }
             Err(reason)
         }
     }

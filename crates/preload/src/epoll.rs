@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use base::Instant;
 use libc::{epoll_event, pollfd, sigset_t};
+use state::{Ready, SockKind, SockRef};
 
 use crate::errno::{self, Errno, Outcome};
 use crate::hub::{self, Move, Target, Wait};
@@ -153,8 +154,10 @@ fn poll_once(wait: &EpollWait<'_>, out: &mut [epoll_event]) -> Outcome<usize> {
     let mut found = 0;
     for view in View::in_mask(View::in_use()) {
         let Some(room) = out.get_mut(found..) else { break };
-        let told = view.step_then(|engine| hub::collect(number, view, &mut |name| engine.ready(name), room));
-        let told = told.unwrap_or_default();
+        let told =
+            view.step_then(|engine| hub::collect(number, view, &mut |name| engine.ready(name), &mut *room));
+        // A poisoned lane: every connection on it has failed.
+        let told = told.unwrap_or_else(|| hub::collect(number, view, &mut poisoned, room));
         view.begin_batch(if told.count > 1 { told.last } else { 0 });
         found += told.count;
     }
@@ -168,6 +171,14 @@ fn poll_once(wait: &EpollWait<'_>, out: &mut [epoll_event]) -> Outcome<usize> {
             errno::check(unsafe { real::epoll_wait(wait.epfd, room.as_mut_ptr(), room_len, 0) })? as usize;
     }
     Ok(found)
+}
+
+fn poisoned(name: SockRef) -> Ready {
+    match name.kind() {
+        // Connections still come through the kernel.
+        Some(SockKind::Listener) => Ready::NONE,
+        Some(SockKind::Tcp | SockKind::Udp) | None => Ready::IN | Ready::RDHUP | Ready::ERR | Ready::HUP,
+    }
 }
 
 /// Has the epoll instance an event of a lane's socket? Events stay where they are.

@@ -8,6 +8,7 @@
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::OnceLock;
 
+use base::LaneId;
 use base::limits::LANES;
 use state::SockRef;
 
@@ -54,6 +55,18 @@ pub(crate) fn found(rows: u32) {
         && let Ok(words) = sys::memory::map_anonymous(bytes as u64)
     {
         let _ = FAMILY.set(Family { words, rows });
+    }
+}
+
+/// A lane begins anew: nobody holds anything on it.
+pub(crate) fn begin_lane(lane: LaneId) {
+    let Some(family) = FAMILY.get() else { return };
+    let start = HEAD_WORDS + usize::from(lane.0) * family.rows;
+    // Loads first: pages that were never written are not made.
+    for word in family.words.get(start..start + family.rows).unwrap_or(&[]) {
+        if word.load(Ordering::Relaxed) != 0 {
+            word.store(0, Ordering::Relaxed);
+        }
     }
 }
 

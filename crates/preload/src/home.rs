@@ -3,15 +3,16 @@
 //! Everything is made on first need. A keeper that is absent, refuses or dies means kernel sockets with a reason,
 //! never an error for the program.
 
-use std::os::fd::BorrowedFd;
+use core::sync::atomic::{AtomicI32, Ordering};
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use base::limits::KEEPER_MESSAGE_BYTES;
-use base::{IpAddress, Port};
-use control::proto::{DeviceList, Proto, RegionWish, Reply, Request, Rule, SHAPE_WORDS, VERSION};
+use base::{IpAddress, LaneId, Port};
+use control::proto::{DeviceList, Proto, RegionWish, Reply, Request, Rule, SHAPE_WORDS, VERSION, fit_text};
 use control::tables::{TABLES_BYTES, Tables};
-use region::Region;
-use state::{Endpoint, LaneShape};
+use region::{Owner, Region};
+use state::{Endpoint, LaneMem, LaneShape};
 use sys::fds::Fd;
 
 use crate::family;
@@ -45,6 +46,8 @@ struct Home {
 
 static HOME: Mutex<Home> =
     Mutex::new(Home { link: None, refused: None, sockets: SOCKETS, frames: FRAMES, region: None, own: None });
+/// Descriptor of the connection, for those who wait; -1: none.
+static LINK: AtomicI32 = AtomicI32::new(-1);
 static TABLES: OnceLock<Tables> = OnceLock::new();
 static WAY: OnceLock<Option<Way>> = OnceLock::new();
 
@@ -95,7 +98,7 @@ enum Answer {
     Done,
     Welcome(u32, u32, Vec<Fd>),
     Number(u32, Vec<Fd>),
-    Lane(base::LaneId, Box<DeviceList>, Vec<Fd>),
+    Lane(LaneId, Box<DeviceList>, Vec<Fd>),
     Refused(String),
 }
 
@@ -108,13 +111,19 @@ impl Home {
         answer.ok_or(Reason::NoKeeper)
     }
 
-    /// The keeper is gone: what is there goes on, new things go to the kernel.
+    /// The keeper is gone, and the steering of packets to our lane with it: its connections end, new ones go to the kernel.
     fn lose(&mut self) {
+        LINK.store(-1, Ordering::Relaxed);
         if let Some(link) = self.link.take() {
             table::discard(link);
-            complain("the keeper is gone: new sockets stay with the kernel");
+            if self.own.is_some() {
+                complain("the keeper is gone: accelerated connections end, new sockets stay with the kernel");
+            }
         }
         self.refused = Some(Reason::NoKeeper);
+        if let Some(view) = self.own.take() {
+            view.poison();
+        }
     }
 
     fn connect(&mut self) -> Result<(), Reason> {
@@ -127,6 +136,7 @@ impl Home {
         let way = way().ok_or(Reason::NoKeeper)?;
         let link = sys::fds::connect_abstract(way.name.as_bytes()).ok();
         self.link = link.map(table::keep);
+        LINK.store(self.link.as_ref().map_or(-1, Fd::as_raw_fd), Ordering::Relaxed);
         let hello = Request::Hello { version: VERSION, pid: sys::process::pid(), token: way.token };
         match self.ask(&hello, &[]) {
             Ok(Answer::Welcome(sockets, frames, fds)) => {
@@ -207,6 +217,10 @@ impl Home {
             Answer::Refused(text) => return self.refuse(&text),
             Answer::Done | Answer::Welcome(..) | Answer::Number(..) => return self.refuse("no lane"),
         };
+        if format(region, lane, &LaneShape::for_socks(self.sockets)).is_none() {
+            return self.refuse("its lane cannot be formatted");
+        }
+        family::begin_lane(lane);
         let devices = Devices::new(region, tables(), &devices, fds);
         let Some(view) = View::open(region_id, lane, devices) else {
             return self.refuse("its lane cannot be used");
@@ -214,6 +228,24 @@ impl Home {
         self.own = Some(view);
         Ok(view)
     }
+}
+
+/// Brings a lane of ours to its first state, whoever had it before.
+fn format(region: Region, lane: LaneId, shape: &LaneShape) -> Option<()> {
+    let mut secret = [0; 16];
+    rustix::rand::getrandom(&mut secret[..], rustix::rand::GetRandomFlags::empty()).ok()?;
+    let [a, b, c, d, e, f, g, h, rest @ ..] = secret;
+    let secret = [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes(rest)];
+    let lane = region.lane(lane)?;
+    let me = Owner { pid: sys::process::pid(), tid: sys::process::tid() };
+    let mut guard = lane.lock(me, |word, seen| {
+        let _ = sys::futex::wait(word, seen, None);
+    });
+    LaneMem::format(&mut guard, shape, secret, sys::clock::now()).ok()?;
+    let signals = lane.signals();
+    signals.owner_pid.store(me.pid, Ordering::Release);
+    signals.ready.store(1, Ordering::Release);
+    Some(())
 }
 
 /// One request and its reply. `None`: the keeper is gone or talks nonsense.
@@ -309,6 +341,25 @@ pub(crate) fn resolve(ifindex: u32, addr: IpAddress) {
     }
 }
 
+/// What to wait on to hear of the keeper's end; -1: nothing.
+pub(crate) fn link() -> i32 {
+    LINK.load(Ordering::Relaxed)
+}
+
+/// The connection hung up.
+pub(crate) fn hung_up() {
+    home().lose();
+}
+
+/// Tells the keeper, for `corelane explain`, what became of this process's sockets; replaces what was told before.
+pub(crate) fn tell(lines: &str) {
+    let mut home = home();
+    if home.link.is_some() {
+        let text = format!("=\n{lines}");
+        let _ = home.ask(&Request::Reasons { text: fit_text(&text) }, &[]);
+    }
+}
+
 /// Held over a fork, so that the child finds the home whole.
 pub(crate) struct Frozen {
     _guard: MutexGuard<'static, Home>,
@@ -325,6 +376,7 @@ pub(crate) fn after_fork_in_child() {
     if let Some(link) = home.link.take() {
         table::discard(link);
     }
+    LINK.store(-1, Ordering::Relaxed);
     home.own = None;
     home.refused = None;
 }

@@ -11,7 +11,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub(crate) use interest::{
-    Move, add, collect, forget_epoll, forget_sock, modify, moves, new_epoll, peek, remove, spread,
+    Move, add, collect, forget_epoll, forget_sock, list_view, modify, moves, new_epoll, peek, remove, spread,
 };
 pub(crate) use sleep::{Target, Wait, Wakes, block, nudge_poller, wake_all};
 

@@ -19,6 +19,7 @@ mod calls;
 mod connect;
 mod epoll;
 mod errno;
+mod explain;
 mod family;
 mod fork;
 mod home;

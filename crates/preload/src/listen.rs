@@ -16,7 +16,7 @@ use crate::reason::Reason;
 use crate::sock::{Inner, Seat, Sock, State, flag};
 use crate::stream;
 use crate::table::{self, Entry};
-use crate::{family, home, park};
+use crate::{explain, family, home, park};
 
 /// `listen(2)` succeeded in the kernel.
 pub(crate) fn begin(sock: &Handle<Sock>, backlog: i32) {
@@ -61,8 +61,12 @@ pub(crate) fn attach(sock: &Handle<Sock>, fd: i32) {
             let _ = hub::moves(sock);
             hub::wake_all();
         }
-        Err(reason) => inner.reason = reason,
+        Err(reason) => {
+            inner.reason = reason;
+            drop(inner);
+        }
     }
+    explain::tell();
 }
 
 /// Threads that wait in `accept` wait for lanes and kernel at once; none may be held by the kernel's `accept` because another took the

@@ -1,12 +1,12 @@
 //! Ports from what the keeper hands out for a lane.
 
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{BorrowedFd, RawFd};
 
 use base::LaneId;
-use control::proto::{DeviceKind, DeviceList, LaneDevice, device_flags};
+use control::proto::{DeviceList, LaneDevice};
 use control::tables::Tables;
 use lane::{Lane, LanePort};
-use port::PortSetup;
+use port::fault::FaultSpec;
 use region::Region;
 use sys::fds::Fd;
 
@@ -23,6 +23,8 @@ pub(crate) struct Devices {
     region: Region,
     tables: Option<Tables>,
     list: Vec<Device>,
+    /// A bad network, for tests (`CORELANE_FAULT`).
+    faults: Option<FaultSpec>,
 }
 
 impl Devices {
@@ -34,7 +36,8 @@ impl Devices {
             fds: fds.by_ref().take(usize::from(device.fds)).collect(),
         };
         let list = devices.as_slice().iter().map(&mut take).collect();
-        Self { region, tables, list }
+        let faults = std::env::var("CORELANE_FAULT").ok().and_then(|text| lane::parse_faults(&text).ok());
+        Self { region, tables, list, faults }
     }
 
     /// A lane with new ports on these devices. `again`: on copies of the descriptors, because the first lane has them.
@@ -47,22 +50,15 @@ impl Devices {
     }
 
     fn make_port(&self, at: u8, from: &Device, again: bool) -> Option<LanePort> {
-        let device = &from.device;
-        let has = |flag: u32| device.flags & flag != 0;
-        let setup = PortSetup {
-            port: at,
-            mtu: device.mtu.min(u32::from(u16::MAX)) as u16,
-            local_peer: has(device_flags::UNFINISHED_CHECKSUMS),
-            own_address: has(device_flags::OWN_ADDRESS),
-        };
-        let fd = owned(*from.fds.first()?, again)?;
-        let area = self.region.frame_area();
-        let port: Box<dyn port::Port + Send> = match device.kind {
-            DeviceKind::Packet => Box::new(port::packet::PacketPort::from_fd(fd, area, setup)),
-            DeviceKind::Tap => Box::new(port::tap::TapPort::from_fd(fd, area, setup)),
-            DeviceKind::Xdp => return None,
-        };
-        Some(LanePort { port, ifindex: device.ifindex, mac: device.mac })
+        let mut fds = Vec::new();
+        for &raw in &from.fds {
+            fds.push(owned(raw, again)?);
+        }
+        let port = lane::open_device(self.region, at, &from.device, &mut fds.into_iter()).ok()?;
+        Some(match self.faults {
+            Some(spec) => port.with_faults(spec),
+            None => port,
+        })
     }
 }
 
@@ -74,7 +70,5 @@ fn owned(raw: RawFd, copy: bool) -> Option<Fd> {
     }
     // SAFETY: the first lane owns it and is never dropped.
     let fd = unsafe { BorrowedFd::borrow_raw(raw) };
-    let copy = table::keep(sys::fds::duplicate(&fd).ok()?);
-    debug_assert!(copy.as_raw_fd() != raw);
-    Some(copy)
+    Some(table::keep(sys::fds::duplicate(&fd).ok()?))
 }

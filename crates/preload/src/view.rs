@@ -43,6 +43,8 @@ pub(crate) struct View {
     /// Held around every session, so that the lane's own lock is never contended inside this process and no session is open during a fork.
     gate: Mutex<()>,
     deadline_ns: AtomicU64,
+    /// When this process last held the lane, by the lane's own note.
+    held_ns: AtomicU64,
     /// Until when its poller sleeps, ns; 0: there is none.
     pub(crate) sleep_until: AtomicU64,
     /// Token of the last socket of the batch of events that the program is working on; 0: none.
@@ -66,6 +68,7 @@ impl View {
             queue: AtomicU8::new(family::slot() + 1),
             gate: Mutex::new(()),
             deadline_ns: AtomicU64::new(u64::MAX),
+            held_ns: AtomicU64::new(0),
             sleep_until: AtomicU64::new(0),
             last_of_batch: AtomicUsize::new(0),
         }));
@@ -148,6 +151,26 @@ impl View {
         self.last_of_batch.store(0, Ordering::Relaxed);
     }
 
+    /// Ends every connection of the lane with ECONNRESET.
+    pub(crate) fn poison(&self) {
+        self.lane().lane_ref().signals().poisoned.store(1, Ordering::Release);
+        hub::list_view(self);
+        hub::wake_all();
+    }
+
+    /// This thread polls the lane: whoever else might, such as the steward, leaves it alone until [`View::stop_polling`]. False: somebody
+    /// outside this process held the lane since we did, so look again.
+    pub(crate) fn start_polling(&self) -> bool {
+        let signals = self.lane().lane_ref().signals();
+        signals.sleepers.fetch_add(1, Ordering::AcqRel);
+        signals.last_held_ns.load(Ordering::Acquire) == self.held_ns.load(Ordering::Acquire)
+    }
+
+    /// The end of [`View::start_polling`].
+    pub(crate) fn stop_polling(&self) {
+        self.lane().lane_ref().signals().sleepers.fetch_sub(1, Ordering::AcqRel);
+    }
+
     /// Keeps sessions out during a fork.
     pub(crate) fn close_gate(&self) -> MutexGuard<'_, ()> {
         self.gate.lock().unwrap_or_else(PoisonError::into_inner)
@@ -208,6 +231,8 @@ impl View {
         let deadline = session.deadline();
         self.deadline_ns.store(deadline.0, Ordering::Release);
         drop(session);
+        let held = self.lane().lane_ref().signals().last_held_ns.load(Ordering::Acquire);
+        self.held_ns.store(held, Ordering::Release);
         if deadline.0 < self.sleep_until.load(Ordering::Acquire) {
             hub::nudge_poller(self, wakes);
         }

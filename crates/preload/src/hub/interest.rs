@@ -288,6 +288,18 @@ pub(crate) fn forget_sock(sock: &Sock) {
     }
 }
 
+/// Lists every interest in a socket on `view`: the lane is poisoned.
+pub(crate) fn list_view(view: &View) {
+    let mut hub = hub();
+    for at in 0..hub.interests.rows.len() as u32 {
+        let row = hub.interests.rows.get(at as usize);
+        let here = row.and_then(|row| row.sock).and_then(|sock| sock.seat.get());
+        if here.is_some_and(|seat| core::ptr::eq(seat.view, view)) {
+            hub.interests.push_ready(at);
+        }
+    }
+}
+
 /// EPOLL_CTL_ADD.
 pub(crate) fn add(sock: &'static Sock, epoll: u32, fds: Move, event: epoll_event) -> Outcome<()> {
     let mut hub = hub();

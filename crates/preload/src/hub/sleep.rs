@@ -12,10 +12,10 @@ use sys::fds::Fd;
 
 use super::{FIRED, hub};
 use crate::errno::{self, Outcome};
-use crate::fork;
 use crate::interpose::real;
 use crate::sock::Sock;
 use crate::view::View;
+use crate::{fork, home};
 
 /// How long a sleeper on a lane of another process waits at most: that process may take the lane's packets for us
 /// and has no way to wake this thread.
@@ -183,10 +183,12 @@ pub(crate) fn block(wait: &Wait<'_>, seen: u64) -> Outcome<()> {
         }
         hub.sleepers.enter(wait.target, wait.views)?
     };
-    let outcome = sleep(wait, waiter, polls);
+    let untouched = View::in_mask(polls).fold(true, |untouched, view| view.start_polling() && untouched);
+    let outcome = if untouched { sleep(wait, waiter, polls) } else { Ok(()) };
     let mut wakes = Wakes::new();
     for view in View::in_mask(polls) {
         view.sleep_until.store(0, Ordering::Release);
+        view.stop_polling();
     }
     // Cleared before it goes back to the spare ones: a wake-up meant for its next user must not be lost.
     waiter.clear();
@@ -199,6 +201,8 @@ fn sleep(wait: &Wait<'_>, waiter: &Waiter, polls: u32) -> Outcome<()> {
     let mut fds = Vec::with_capacity(wait.kernel.len() + 8);
     fds.extend_from_slice(wait.kernel);
     fds.push(pollfd { fd: waiter.event.as_raw_fd(), events: libc::POLLIN, revents: 0 });
+    let link_at = fds.len();
+    fds.push(pollfd { fd: home::link(), events: 0, revents: 0 });
     fork::add_wait_fds(&mut fds);
     let mut until = wait.deadline;
     let now = sys::clock::now();
@@ -224,7 +228,14 @@ fn sleep(wait: &Wait<'_>, waiter: &Waiter, polls: u32) -> Outcome<()> {
     let limit = if until == Instant::NEVER { core::ptr::null() } else { &raw const limit };
     // SAFETY: `fds` is a live array of that length, `limit` null or a live local, the mask the program's own.
     let ready = unsafe { real::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, limit, wait.mask) };
-    if ready < 0 { Err(errno::last()) } else { Ok(()) }
+    if ready < 0 {
+        return Err(errno::last());
+    }
+    // The keeper says nothing unasked: this is its end. A request of another thread may be under way.
+    if fds.get(link_at).is_some_and(|f| f.fd >= 0 && f.revents & (libc::POLLHUP | libc::POLLERR) != 0) {
+        home::hung_up();
+    }
+    Ok(())
 }
 
 /// A lane's next timer moved ahead of what its poller sleeps until: wakes the poller.

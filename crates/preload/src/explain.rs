@@ -1,0 +1,67 @@
+//! What `corelane explain` prints of this process: a line for each listener and each socket left to the kernel.
+//!
+//! Told at rare moments only: when a listener was decided on, and at the first few fall-backs. Accepted connections are not listed; the
+//! listener's line says how they come.
+
+use core::fmt::Write;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use crate::home;
+use crate::sock::{Sock, State};
+use crate::table::{self, Entry};
+
+/// Sockets listed at most.
+const LINES: usize = 200;
+/// Fall-backs of connecting sockets that are told as they happen.
+const TOLD: u32 = 32;
+
+static CONNECTS: AtomicU32 = AtomicU32::new(0);
+
+/// A socket that connects was decided on.
+pub(crate) fn connected() {
+    if CONNECTS.fetch_add(1, Ordering::Relaxed) < TOLD {
+        tell();
+    }
+}
+
+/// Tells the keeper.
+pub(crate) fn tell() {
+    let mut text = String::new();
+    let mut lines = 0;
+    for fd in 0..=table::highest() {
+        if table::is_foreign(fd) {
+            continue;
+        }
+        let written = match table::get(fd) {
+            Entry::Kernel(reason) => writeln!(text, "fd {fd} kernel: {reason}"),
+            Entry::Sock(sock) => line(&mut text, fd, &sock),
+            Entry::Foreign | Entry::Internal | Entry::Parked | Entry::Epoll(_) => continue,
+        };
+        lines += usize::from(written.is_ok());
+        if lines >= LINES {
+            break;
+        }
+    }
+    home::tell(&text);
+}
+
+fn line(text: &mut String, fd: i32, sock: &Sock) -> core::fmt::Result {
+    let inner = sock.inner();
+    match (sock.state(), sock.seat.get()) {
+        (State::Stream, Some(seat)) => writeln!(
+            text,
+            "fd {fd} lane {}: {}:{} to {}:{}",
+            seat.view.id.0, inner.local.addr, inner.local.port.0, inner.remote.addr, inner.remote.port.0
+        ),
+        (State::Listening, Some(seat)) => {
+            writeln!(
+                text,
+                "fd {fd} lane {}: listens on port {}; loopback and other devices through the kernel",
+                seat.view.id.0, inner.local.port.0
+            )
+        }
+        (State::Listening | State::Kernel | State::Undecided | State::Stream, _) => {
+            writeln!(text, "fd {fd} kernel: {}", inner.reason)
+        }
+    }
+}
