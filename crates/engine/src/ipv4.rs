@@ -229,7 +229,9 @@ pub(crate) fn fragment(
     note: &Note,
     mut send: impl FnMut(&mut LaneMem<'_>, FrameIdx),
 ) -> bool {
-    let step = usize::from(mtu).min(packet::FRESH_BYTES).saturating_sub(wire::ipv4::HEADER_LEN) / 8 * 8;
+    // Each fragment lies in one frame, also where the link would take a longer one.
+    let room = usize::from(mtu).saturating_sub(wire::ipv4::HEADER_LEN);
+    let step = room.min(packet::FRESH_BYTES - HEADERS) / 8 * 8;
     let len = usize::from(header.payload_len);
     if step == 0 || !outbox::has_room(mem, len.div_ceil(step) as u32) {
         mem.frames.release_chain(whole);

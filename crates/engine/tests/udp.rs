@@ -208,6 +208,16 @@ fn a_datagram_larger_than_the_link_is_fragmented_or_refused() {
 }
 
 #[test]
+fn fragments_for_a_jumbo_link_fit_their_frames() {
+    let mut host = Host::with(PORT_UP | PORT_OWN_ADDRESS, 9000);
+    let s = bind(&mut host, 53);
+    let payload = pattern(14_248);
+    host.engine(|e| e.udp_send_to(s, &payload, Some(&to_peer(4000, Some(PEER_MAC))))).unwrap();
+    let sent: usize = host.transmitted().iter().map(|part| part.len() - 34).sum();
+    assert_eq!(sent, payload.len() + 8);
+}
+
+#[test]
 fn a_jumbo_datagram_leaves_as_one_packet_of_several_frames() {
     let mut host = Host::with(PORT_UP | PORT_OWN_ADDRESS, 65_535);
     let free = host.free_frames();

@@ -1,0 +1,166 @@
+//! One host: a region in memory that is used again by later worlds, a lane over it, and one address.
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use base::{Duration, FrameIdx, Idx, Instant, IpAddress, LaneId, MacAddr};
+use engine::{Engine, RouteTo};
+use lane::{Lane, LanePort, Session};
+use region::{Owner, Region, RegionShape};
+use state::{LAYOUT_VERSION, LaneMem, LaneShape};
+
+use crate::network::LinkSpec;
+use crate::port::{SharedNetwork, SimPort, lock};
+
+thread_local! {
+    /// Memory of hosts of worlds that are over.
+    static MEMORY: RefCell<Vec<&'static [AtomicU64]>> = const { RefCell::new(Vec::new()) };
+}
+
+/// How a host is made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct HostSpec {
+    pub(crate) link: LinkSpec,
+    /// TCP connections it has room for.
+    pub(crate) socks: u32,
+    pub(crate) frames: u32,
+    /// Bytes of a received packet in each frame.
+    pub(crate) piece_bytes: usize,
+}
+
+/// A host of a world.
+pub(crate) struct Host {
+    lane: Lane,
+    region: Region,
+    words: &'static [AtomicU64],
+    pub(crate) addr: IpAddress,
+    frames_at_start: u32,
+}
+
+/// The address of host number `host`.
+pub(crate) const fn address(host: usize) -> IpAddress {
+    IpAddress::from_v4(core::net::Ipv4Addr::new(10, 0, 0, host as u8 + 1))
+}
+
+const fn mac(host: usize) -> MacAddr {
+    MacAddr([2, 0, 0, 0, 0, host as u8 + 1])
+}
+
+/// The way to host number `to`; its MAC is for ARP to find.
+pub(crate) const fn route(from: usize, to: usize) -> RouteTo {
+    RouteTo { port: 0, next_hop: address(to), local_mac: mac(from), mac: None, mtu: 0 }
+}
+
+impl Host {
+    pub(crate) fn new(network: &SharedNetwork, spec: &HostSpec, seed: u64) -> Result<Self, String> {
+        let shape =
+            LaneShape { udp_socks: 16, hops: 16, reassemblies: 8, ..LaneShape::for_socks(spec.socks) };
+        let region_shape = RegionShape { lanes: 1, lane_bytes: shape.lane_bytes(), frames: spec.frames };
+        let words = memory(Region::bytes_needed(&region_shape) / 8)?;
+        let key = [seed | 1, seed.rotate_left(17)];
+        let region =
+            Region::format(words, &region_shape, LAYOUT_VERSION, key).map_err(|e| format!("{e:?}"))?;
+        let id = LaneId(0);
+        let mut guard = region
+            .lane(id)
+            .and_then(|l| l.try_lock(Owner { pid: 1, tid: 1 }))
+            .ok_or("the lane of a new region is locked")?;
+        LaneMem::format(&mut guard, &shape, [seed, !seed], Instant(0)).map_err(|e| format!("{e:?}"))?;
+        drop(guard);
+        let number = lock(network).attach(mac, spec.link);
+        let port = SimPort::new(network.clone(), number, spec.piece_bytes);
+        let port = LanePort { port: Box::new(port), ifindex: 0, mac: mac(number) };
+        let lane = Lane::new(region, id, vec![port], None).ok_or("the region has no lane")?;
+        let mut host = Self { lane, region, words, addr: address(number), frames_at_start: 0 };
+        let addr = host.addr;
+        host.enter(Instant(0))?.set_addresses(0, &[addr]);
+        host.frames_at_start = host.free_frames(Instant(0))?;
+        Ok(host)
+    }
+
+    pub(crate) fn enter(&self, now: Instant) -> Result<Session<'_>, String> {
+        self.lane.enter(now).map_err(|_| "the lane is poisoned".to_string())
+    }
+
+    /// Frames that are neither in the lane's stock nor in the pool.
+    pub(crate) fn frames_missing(&self, now: Instant) -> Result<u32, String> {
+        Ok(self.frames_at_start.saturating_sub(self.free_frames(now)?))
+    }
+
+    fn free_frames(&self, now: Instant) -> Result<u32, String> {
+        Ok(self.enter(now)?.engine(|e| count_free(e)))
+    }
+
+    /// Lets everything without a connection run out: hops that are asked for, fragments, packets given to the port.
+    pub(crate) fn settle(&self, now: Instant) -> Result<(), String> {
+        for s in 1..=60 {
+            self.enter(now.plus(Duration::from_secs(s)))?.step();
+        }
+        Ok(())
+    }
+
+    /// Connections in use, those in TIME-WAIT included.
+    pub(crate) fn connections(&self, now: Instant) -> Result<u32, String> {
+        Ok(self.enter(now)?.engine(|e| e.mem().globals.tcp.used))
+    }
+
+    /// States of the connections in use, for the report of a failure.
+    pub(crate) fn describe(&self, now: Instant) -> String {
+        let Ok(mut session) = self.enter(now) else { return "poisoned".into() };
+        session.engine(|e| {
+            let mut text = String::new();
+            let rows = e.mem().hot.len();
+            for at in 0..rows {
+                let Some(tcb) = e.mem().hot.get(Idx::new(at)).filter(|t| t.state != 0) else { continue };
+                text += &format!(
+                    "\n    row {at}: state {} flags {:#x} una {:?} nxt {:?} end {:?} wnd {} rcv_nxt {:?} edge {:?} unread {} \
+                     rexmit_at {} ms",
+                    tcb.state,
+                    tcb.flags,
+                    tcb.snd.una.0,
+                    tcb.snd.nxt.0,
+                    tcb.snd.end.0,
+                    tcb.snd.wnd,
+                    tcb.rcv.nxt.0,
+                    tcb.rcv.edge.0,
+                    tcb.rcv_bytes,
+                    tcb.rexmit_at.0 / 1_000_000,
+                );
+            }
+            text
+        })
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // The cells need no clearing: what is read from a frame was written by its owner before.
+        let used = (self.region.frames_offset() / 8) as usize;
+        for word in self.words.iter().take(used) {
+            word.store(0, Ordering::Relaxed);
+        }
+        MEMORY.with(|m| m.borrow_mut().push(self.words));
+    }
+}
+
+/// Zeroed memory of at least `words` words, used before if possible.
+fn memory(words: u64) -> Result<&'static [AtomicU64], String> {
+    let old = MEMORY.with(|m| {
+        let mut pool = m.borrow_mut();
+        let at = pool.iter().position(|w| w.len() as u64 >= words)?;
+        Some(pool.swap_remove(at))
+    });
+    match old {
+        Some(memory) => Ok(memory),
+        None => sys::memory::map_anonymous(words * 8).map_err(|e| format!("no memory: {e}")),
+    }
+}
+
+fn count_free(e: &mut Engine<'_>) -> u32 {
+    let frames = &mut e.mem().frames;
+    let all: Vec<FrameIdx> = std::iter::from_fn(|| frames.alloc()).collect();
+    for frame in &all {
+        frames.release(*frame);
+    }
+    all.len() as u32
+}

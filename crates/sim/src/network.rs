@@ -1,0 +1,263 @@
+//! The network: one switch, one cable to each host. A packet's fate is drawn when it is sent, from one PRNG.
+
+use std::cmp::Ordering;
+use std::collections::BinaryHeap;
+
+use base::{Duration, Instant, MacAddr, Rng};
+use state::CsumState;
+use wire::EtherType;
+
+use crate::packet_oracle::{self, FlowOracle};
+
+/// What one host's cable does to the packets it sends.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LinkSpec {
+    /// Time from the end of transmission to arrival.
+    pub delay: Duration,
+    /// Added to the delay, evenly from 0 to this. Above the packets' distance in time it reorders them.
+    pub jitter: Duration,
+    /// Bits a second; 0: no limit.
+    pub bits_per_second: u64,
+    /// Packets on the way before the port takes no more.
+    pub queue_packets: usize,
+    /// Lost, in a million.
+    pub drop_ppm: u32,
+    /// Arriving twice, in a million.
+    pub duplicate_ppm: u32,
+    /// Arriving three delays late, in a million.
+    pub reorder_ppm: u32,
+    /// Arriving with one wrong bit, in a million.
+    pub corrupt_ppm: u32,
+    /// Largest IP packet, bytes.
+    pub mtu: u16,
+    /// Super-segments go over whole and checksums unfinished, as on veth.
+    pub offloads: bool,
+    /// Nothing is lost or hurt in this time; after `down_from` and before `down_until` everything is lost.
+    pub down_from: Instant,
+    /// See `down_from`.
+    pub down_until: Instant,
+}
+
+/// What happened to packets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct NetworkCounts {
+    /// Sent by hosts.
+    pub sent: u64,
+    /// Lost.
+    pub dropped: u64,
+    /// Doubled.
+    pub duplicated: u64,
+    /// Late.
+    pub reordered: u64,
+    /// Damaged.
+    pub corrupted: u64,
+}
+
+/// A packet as a port sees it.
+#[derive(Clone, Debug)]
+pub(crate) struct Packet {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) gso_size: u16,
+    pub(crate) csum: CsumState,
+    /// Bytes in front of the transport header whose checksum is unfinished.
+    pub(crate) csum_start: usize,
+    /// Where in the transport header the checksum is.
+    pub(crate) csum_offset: usize,
+}
+
+/// On its way to one host. Ordered so that the heap gives the earliest first.
+struct Flying {
+    arrives: Instant,
+    order: u64,
+    from: usize,
+    packet: Packet,
+}
+
+impl PartialEq for Flying {
+    fn eq(&self, other: &Self) -> bool {
+        self.order == other.order
+    }
+}
+impl Eq for Flying {}
+impl PartialOrd for Flying {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Flying {
+    fn cmp(&self, other: &Self) -> Ordering {
+        (other.arrives, other.order).cmp(&(self.arrives, self.order))
+    }
+}
+
+struct Cable {
+    mac: MacAddr,
+    spec: LinkSpec,
+    free_at: Instant,
+    in_flight: usize,
+    inbox: BinaryHeap<Flying>,
+}
+
+/// All cables, the packets on them, and what the oracles saw.
+pub(crate) struct Network {
+    now: Instant,
+    rng: Rng,
+    order: u64,
+    cables: Vec<Cable>,
+    counts: NetworkCounts,
+    flows: FlowOracle,
+    /// What an oracle found first.
+    pub(crate) complaint: Option<String>,
+    /// Changes with every packet sent, its time and its bytes.
+    pub(crate) trace: u64,
+}
+
+impl Network {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self {
+            now: Instant(0),
+            rng: Rng::new(seed),
+            order: 0,
+            cables: Vec::new(),
+            counts: NetworkCounts::default(),
+            flows: FlowOracle::default(),
+            complaint: None,
+            trace: 0,
+        }
+    }
+
+    /// A cable for the next host, whose MAC is a function of its number; gives the number.
+    pub(crate) fn attach(&mut self, mac: impl Fn(usize) -> MacAddr, spec: LinkSpec) -> usize {
+        let number = self.cables.len();
+        let mac = mac(number);
+        self.cables.push(Cable { mac, spec, free_at: Instant(0), in_flight: 0, inbox: BinaryHeap::new() });
+        number
+    }
+
+    pub(crate) fn set_now(&mut self, now: Instant) {
+        self.now = now;
+    }
+
+    pub(crate) fn counts(&self) -> NetworkCounts {
+        self.counts
+    }
+
+    pub(crate) fn spec(&self, host: usize) -> Option<&LinkSpec> {
+        self.cables.get(host).map(|c| &c.spec)
+    }
+
+    /// When the next packet arrives at `host`.
+    pub(crate) fn next_arrival(&self, host: usize) -> Instant {
+        self.cables.get(host).and_then(|c| c.inbox.peek()).map_or(Instant::NEVER, |f| f.arrives)
+    }
+
+    /// The next packet that has arrived at `host`.
+    pub(crate) fn receive(&mut self, host: usize) -> Option<Packet> {
+        let now = self.now;
+        let inbox = &mut self.cables.get_mut(host)?.inbox;
+        if inbox.peek()?.arrives > now {
+            return None;
+        }
+        let flying = inbox.pop()?;
+        if let Some(cable) = self.cables.get_mut(flying.from) {
+            cable.in_flight = cable.in_flight.saturating_sub(1);
+        }
+        Some(flying.packet)
+    }
+
+    /// Has the cable of `host` room for another packet?
+    pub(crate) fn has_room(&self, host: usize) -> bool {
+        self.cables.get(host).is_some_and(|c| c.in_flight < c.spec.queue_packets)
+    }
+
+    /// `host` sends `packet`.
+    pub(crate) fn send(&mut self, host: usize, packet: Packet) {
+        let Some(spec) = self.spec(host).copied() else { return };
+        self.counts.sent += 1;
+        self.note(&packet, &spec);
+        let Some(leaves) = self.leave(host, &packet, &spec) else { return };
+        if self.rng.chance_ppm(spec.duplicate_ppm) {
+            self.counts.duplicated += 1;
+            self.deliver(host, leaves, &packet, &spec);
+        }
+        self.deliver(host, leaves, &packet, &spec);
+    }
+
+    /// Lets the oracles look at a packet.
+    fn note(&mut self, packet: &Packet, spec: &LinkSpec) {
+        let mut digest = self.trace ^ self.now.0;
+        for chunk in packet.bytes.chunks(8) {
+            let word = chunk.iter().fold(0_u64, |w, b| w << 8 | u64::from(*b));
+            digest = (digest ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
+        }
+        self.trace = digest;
+        let found = packet_oracle::check(packet, spec.mtu).and_then(|()| self.flows.check(packet));
+        if let Err(complaint) = found
+            && self.complaint.is_none()
+        {
+            self.complaint = Some(complaint);
+        }
+    }
+
+    /// When the packet has left, or `None`: it is lost.
+    fn leave(&mut self, host: usize, packet: &Packet, spec: &LinkSpec) -> Option<Instant> {
+        let bits = packet.bytes.len() as u64 * 8;
+        let time =
+            Duration(bits.saturating_mul(1_000_000_000).checked_div(spec.bits_per_second).unwrap_or(0));
+        let cable = self.cables.get_mut(host)?;
+        cable.free_at = cable.free_at.max(self.now).plus(time);
+        let leaves = cable.free_at;
+        let down = self.now >= spec.down_from && self.now < spec.down_until;
+        if self.rng.chance_ppm(spec.drop_ppm) || down {
+            self.counts.dropped += 1;
+            return None;
+        }
+        Some(leaves)
+    }
+
+    /// Puts a copy of `packet` on its way.
+    fn deliver(&mut self, host: usize, leaves: Instant, packet: &Packet, spec: &LinkSpec) {
+        let mut arrives = leaves.plus(spec.delay).plus(Duration(self.rng.below(spec.jitter.0 + 1)));
+        if self.rng.chance_ppm(spec.reorder_ppm) {
+            self.counts.reordered += 1;
+            arrives = arrives.plus(spec.delay.times(3));
+        }
+        let mut packet = packet.clone();
+        if self.rng.chance_ppm(spec.corrupt_ppm) && !self.corrupt(&mut packet) {
+            self.counts.dropped += 1;
+            return;
+        }
+        let dst = packet.bytes.first_chunk::<6>().map_or(MacAddr::default(), |m| MacAddr(*m));
+        for to in 0..self.cables.len() {
+            let meant = self.cables.get(to).is_some_and(|c| c.mac == dst || dst.is_multicast());
+            if to == host || !meant {
+                continue;
+            }
+            self.order += 1;
+            let flying = Flying { arrives, order: self.order, from: host, packet: packet.clone() };
+            if let Some(cable) = self.cables.get_mut(to) {
+                cable.inbox.push(flying);
+            }
+            if let Some(cable) = self.cables.get_mut(host) {
+                cable.in_flight += 1;
+            }
+        }
+    }
+
+    /// Changes one bit behind the Ethernet header. False: nobody could tell (no checksum), so the packet is lost, as
+    /// the Ethernet check sequence would have it.
+    fn corrupt(&mut self, packet: &mut Packet) -> bool {
+        let ethertype = packet.bytes.get(12..14).and_then(|b| b.first_chunk::<2>());
+        let is_ip = ethertype.is_some_and(|b| u16::from_be_bytes(*b) == EtherType::IPV4.0);
+        if packet.csum != CsumState::Unknown || !is_ip {
+            return false;
+        }
+        self.counts.corrupted += 1;
+        let at = 14 + self.rng.below(packet.bytes.len() as u64 - 14) as usize;
+        let bit = 1_u8 << self.rng.below(8);
+        if let Some(byte) = packet.bytes.get_mut(at) {
+            *byte ^= bit;
+        }
+        true
+    }
+}

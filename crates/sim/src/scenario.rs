@@ -1,0 +1,261 @@
+//! Plans of worlds, drawn from a seed.
+
+use base::{Duration, Instant, Rng};
+use state::TcpOptions;
+
+use crate::host::HostSpec;
+use crate::network::LinkSpec;
+use crate::stream::{Close, SidePlan, StreamPlan};
+use crate::udp::DatagramPlan;
+
+/// What a scenario is about; a seed's family is `seed % 8`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Family {
+    /// A perfect network.
+    Perfect,
+    /// Delay and jitter: packets out of order, none lost.
+    Jitter,
+    /// Everything that can happen to packets, each to up to 5 %.
+    Bad,
+    /// A veth-like network with super-segments, and losses.
+    Offloads,
+    /// Ends that read slowly, write slowly, and small buffers: windows close and open.
+    Slow,
+    /// Ends that break off in the middle.
+    BreakOff,
+    /// A cable that is dead for a while.
+    Outage,
+    /// A cable that dies for good.
+    Death,
+}
+
+/// A plan of a world.
+#[derive(Clone, Debug)]
+pub struct Scenario {
+    /// What it was drawn from.
+    pub seed: u64,
+    /// What it is about.
+    pub family: Family,
+    pub(crate) hosts: Vec<HostSpec>,
+    /// TCP connections.
+    pub streams: Vec<StreamPlan>,
+    /// UDP echo clients.
+    pub datagrams: Vec<DatagramPlan>,
+    /// Of every TCP socket.
+    pub options: TcpOptions,
+    pub(crate) backlog: u32,
+    /// Time in which the programs must be done.
+    pub limit: Duration,
+    /// No connection between two clean ends may fail.
+    pub must_succeed: bool,
+}
+
+impl Scenario {
+    /// The plan that belongs to `seed`.
+    #[must_use]
+    pub fn of_seed(seed: u64) -> Self {
+        let family = match seed % 8 {
+            0 => Family::Perfect,
+            1 => Family::Jitter,
+            2 => Family::Bad,
+            3 => Family::Offloads,
+            4 => Family::Slow,
+            5 => Family::BreakOff,
+            6 => Family::Outage,
+            _ => Family::Death,
+        };
+        let mut rng = Rng::new(seed ^ 0x5ca1_ab1e);
+        let count = 2 + rng.below(2) as usize;
+        let link = link(&mut rng, family);
+        let host = HostSpec {
+            link,
+            socks: 64,
+            frames: 2048,
+            piece_bytes: [3840, 2048, 1024, 200][rng.below(4) as usize],
+        };
+        let streams = (0..1 + rng.below(12)).map(|_| stream(&mut rng, family, count)).collect();
+        let datagrams = (0..rng.below(3)).map(|_| datagrams(&mut rng, family, count)).collect();
+        let mut scenario = Self {
+            seed,
+            family,
+            hosts: vec![host; count],
+            streams,
+            datagrams,
+            options: options(&mut rng, family),
+            backlog: 32,
+            limit: Duration::from_secs(3600),
+            must_succeed: family != Family::Death,
+        };
+        scenario.cut(&mut rng);
+        scenario
+    }
+
+    /// Cables that are dead for a while or for good.
+    fn cut(&mut self, rng: &mut Rng) {
+        let from = Instant(0).plus(Duration::from_millis(rng.below(3000)));
+        let until = match self.family {
+            Family::Outage => from.plus(Duration::from_millis(rng.below(30_000))),
+            Family::Death => Instant::NEVER,
+            Family::Perfect
+            | Family::Jitter
+            | Family::Bad
+            | Family::Offloads
+            | Family::Slow
+            | Family::BreakOff => return,
+        };
+        // One way or both.
+        let both = rng.below(2) == 0;
+        for (at, host) in self.hosts.iter_mut().enumerate() {
+            if both || at == 0 {
+                host.link.down_from = from;
+                host.link.down_until = until;
+            }
+        }
+    }
+
+    /// Does every packet arrive, once?
+    #[must_use]
+    pub fn is_lossless(&self) -> bool {
+        self.hosts.iter().all(|h| {
+            let l = &h.link;
+            l.drop_ppm + l.duplicate_ppm + l.corrupt_ppm == 0 && l.down_from == Instant::NEVER
+        })
+    }
+}
+
+fn ms(rng: &mut Rng, most: u64) -> Duration {
+    Duration::from_micros(rng.below(most * 1000))
+}
+
+fn link(rng: &mut Rng, family: Family) -> LinkSpec {
+    let delay = match rng.below(3) {
+        0 => Duration::from_micros(10 + rng.below(100)),
+        1 => Duration::from_micros(500 + rng.below(5000)),
+        _ => Duration::from_millis(10 + rng.below(90)),
+    };
+    let mut link = LinkSpec {
+        delay,
+        jitter: Duration::ZERO,
+        bits_per_second: [0, 1_000_000_000, 50_000_000][rng.below(3) as usize],
+        queue_packets: [4096, 256, 16][rng.below(3) as usize],
+        drop_ppm: 0,
+        duplicate_ppm: 0,
+        reorder_ppm: 0,
+        corrupt_ppm: 0,
+        mtu: [1500, 1500, 9000, 576][rng.below(4) as usize],
+        offloads: false,
+        down_from: Instant::NEVER,
+        down_until: Instant::NEVER,
+    };
+    match family {
+        Family::Perfect | Family::BreakOff => {}
+        Family::Jitter => {
+            link.jitter = Duration(link.delay.0 / 2 + rng.below(link.delay.0));
+            link.reorder_ppm = rng.below(50_000) as u32;
+        }
+        Family::Bad => {
+            link.drop_ppm = rng.below(50_000) as u32;
+            link.duplicate_ppm = rng.below(50_000) as u32;
+            link.reorder_ppm = rng.below(50_000) as u32;
+            link.corrupt_ppm = rng.below(50_000) as u32;
+            link.jitter = Duration(rng.below(link.delay.0 + 1));
+        }
+        Family::Offloads => {
+            link.offloads = true;
+            link.drop_ppm = rng.below(20_000) as u32;
+            link.reorder_ppm = rng.below(20_000) as u32;
+        }
+        Family::Slow => link.drop_ppm = rng.below(2) as u32 * rng.below(20_000) as u32,
+        Family::Outage | Family::Death => link.drop_ppm = rng.below(10_000) as u32,
+    }
+    link
+}
+
+fn stream(rng: &mut Rng, family: Family, hosts: usize) -> StreamPlan {
+    let client = rng.below(hosts as u64) as usize;
+    let server = (client + 1 + rng.below(hosts as u64 - 1) as usize) % hosts;
+    let mut up = side(rng, family);
+    let mut down = side(rng, family);
+    // Not both may wait for the other, and who answers knows that the question is over by its length.
+    down.answer = rng.below(2) == 0;
+    up.answer = !down.answer && rng.below(4) == 0;
+    if family == Family::BreakOff {
+        let breaks = if rng.below(2) == 0 { &mut up } else { &mut down };
+        let limit = rng.below(breaks.bytes + 1);
+        breaks.close =
+            if rng.below(2) == 0 { Close::AbortAfter(limit) } else { Close::CloseAfterReading(limit) };
+    }
+    StreamPlan { client, server, start: Instant(0).plus(ms(rng, 2000)), up, down }
+}
+
+/// Largest read or write: tiny, middling or large.
+fn chunk(rng: &mut Rng, tiny: u64) -> usize {
+    let most = [100_000, tiny, 10_000][rng.below(3) as usize];
+    1 + rng.below(most) as usize
+}
+
+fn side(rng: &mut Rng, family: Family) -> SidePlan {
+    let bytes = match rng.below(4) {
+        0 => rng.below(100),
+        1 => rng.below(5_000),
+        2 => rng.below(50_000),
+        _ => rng.below(300_000),
+    };
+    let slow = family == Family::Slow;
+    let pause = |rng: &mut Rng| if slow && rng.below(2) == 0 { ms(rng, 30) } else { Duration::ZERO };
+    let mut side = SidePlan {
+        bytes,
+        write: chunk(rng, 1000),
+        read: chunk(rng, 500),
+        read_pause: pause(rng),
+        write_pause: pause(rng),
+        close: if rng.below(3) == 0 { Close::Close } else { Close::Shutdown },
+        answer: false,
+    };
+    if slow {
+        side.bytes = side.bytes.min(60_000);
+        side.read = side.read.max(500);
+        side.write = side.write.max(500);
+        if rng.below(4) == 0 {
+            // Long enough for several zero-window probes.
+            side.read_pause = Duration::from_secs(5 + rng.below(20));
+            side.read = side.read.max(20_000);
+        }
+    }
+    side
+}
+
+fn datagrams(rng: &mut Rng, family: Family, hosts: usize) -> DatagramPlan {
+    let client = rng.below(hosts as u64) as usize;
+    let server = (client + 1 + rng.below(hosts as u64 - 1) as usize) % hosts;
+    let largest = if family == Family::Perfect || family == Family::Jitter { 30_000 } else { 5_000 };
+    DatagramPlan {
+        client,
+        server,
+        start: Instant(0).plus(ms(rng, 2000)),
+        count: 1 + rng.below(20) as u32,
+        bytes: 1000 + rng.below(largest) as usize,
+        interval: Duration::from_millis(20 + rng.below(200)),
+    }
+}
+
+fn options(rng: &mut Rng, family: Family) -> TcpOptions {
+    let buffer = |rng: &mut Rng| match rng.below(3) {
+        0 => 0,
+        1 => 16_384 + rng.below(100_000) as u32,
+        _ if family == Family::Slow => 4096 + rng.below(8192) as u32,
+        _ => 262_144,
+    };
+    let death = u8::from(family == Family::Death);
+    TcpOptions {
+        nodelay: rng.below(2) as u8,
+        // A reader waits for ever for a dead peer, unless it probes (RFC 9293 3.8.4).
+        keepalive: death.max(u8::from(rng.below(8) == 0)),
+        keep_probes: 5,
+        keep_idle_s: 60,
+        keep_interval_s: 10,
+        rcv_buf_bytes: buffer(rng),
+        snd_buf_bytes: buffer(rng),
+        ..TcpOptions::default()
+    }
+}

@@ -1,0 +1,413 @@
+//! A world at work: the clock goes from one thing that is due to the next, and everything due at a moment is done to its
+//! end, host by host in order. So a run depends on its scenario only.
+
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use base::{Duration, Instant, Port};
+use engine::Engine;
+use state::{Endpoint, SockRef, TcpOptions};
+
+use crate::host::{Host, address, route};
+use crate::network::{Network, NetworkCounts};
+use crate::port::{SharedNetwork, lock};
+use crate::scenario::Scenario;
+use crate::stream::{Outcome, Role, Side};
+use crate::udp::{self, Client};
+
+/// Where every host listens.
+const SERVICE: Port = Port(80);
+/// The event queue that the programs read.
+const QUEUE: u16 = 1;
+/// Tokens of sockets: the kind above, the number below.
+const LISTENER: u64 = 1 << 32;
+const ECHO: u64 = 2 << 32;
+const STREAM: u64 = 3 << 32;
+const DATAGRAMS: u64 = 4 << 32;
+/// Rounds of one host at one moment; more is a loop that does not end.
+const ROUNDS_MAX: u32 = 10_000;
+/// Moments in a row that follow one another by the least time; more is a deadline that does not go away.
+const HURRIES_MAX: u32 = 100_000;
+/// Least time between two moments.
+const HURRY: Duration = Duration::from_micros(1);
+/// Time after the programs are done in which every connection must be gone: TIME-WAIT, orphans' time-outs, retries.
+const AFTERLIFE: Duration = Duration::from_secs(1200);
+
+/// What a run did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Report {
+    /// A function of every packet sent and its time.
+    pub trace: u64,
+    /// What happened to packets.
+    pub network: NetworkCounts,
+    /// Virtual time until everything was over.
+    pub took: Duration,
+    /// Ends of streams that did all they should.
+    pub finished: u32,
+    /// Ends of streams that failed.
+    pub failed: u32,
+    /// Datagrams that came back.
+    pub echoes: u32,
+}
+
+/// What went wrong, and when.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Failure {
+    /// The scenario's seed.
+    pub seed: u64,
+    /// Virtual time.
+    pub at: Instant,
+    /// What.
+    pub what: String,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "seed {} after {} us: {}", self.seed, self.at.as_micros(), self.what)
+    }
+}
+
+/// Plays `scenario` to its end.
+///
+/// # Errors
+/// [`Failure`]: what an oracle found.
+pub fn run(scenario: &Scenario) -> Result<Report, Failure> {
+    let mut world =
+        World::new(scenario).map_err(|what| Failure { seed: scenario.seed, at: Instant(0), what })?;
+    let result = world.play();
+    result.map_err(|what| Failure { seed: scenario.seed, at: world.now, what })
+}
+
+struct Program {
+    host: usize,
+    side: Side,
+}
+
+struct World<'s> {
+    scenario: &'s Scenario,
+    now: Instant,
+    network: SharedNetwork,
+    hosts: Vec<Host>,
+    /// When each host's lane wants to be called.
+    due: Vec<Instant>,
+    listeners: Vec<SockRef>,
+    echoes: Vec<SockRef>,
+    programs: Vec<Program>,
+    clients: Vec<Option<Client>>,
+    started: Vec<bool>,
+}
+
+impl<'s> World<'s> {
+    fn new(scenario: &'s Scenario) -> Result<Self, String> {
+        let network = Arc::new(Mutex::new(Network::new(scenario.seed)));
+        let hosts = scenario
+            .hosts
+            .iter()
+            .zip(1..)
+            .map(|(spec, n)| Host::new(&network, spec, scenario.seed.wrapping_mul(31).wrapping_add(n)))
+            .collect::<Result<Vec<_>, _>>()?;
+        let mut world = Self {
+            scenario,
+            now: Instant(0),
+            network,
+            due: vec![Instant(0); hosts.len()],
+            hosts,
+            listeners: Vec::new(),
+            echoes: Vec::new(),
+            programs: Vec::new(),
+            clients: scenario.datagrams.iter().map(|_| None).collect(),
+            started: vec![false; scenario.streams.len()],
+        };
+        world.open_servers()?;
+        Ok(world)
+    }
+
+    fn open_servers(&mut self) -> Result<(), String> {
+        for host in &self.hosts {
+            let local = Endpoint { addr: base::IpAddress::ANY, port: SERVICE };
+            let options = self.scenario.options;
+            let backlog = self.scenario.backlog;
+            let serves = !self.scenario.streams.is_empty();
+            let made = host.enter(self.now)?.engine(|e| {
+                Some((|| {
+                    let listener = match serves {
+                        true => e.tcp_listen(local, backlog, &options),
+                        false => Ok(SockRef::NONE),
+                    };
+                    let listener = listener.map_err(|error| format!("tcp_listen: {error:?}"))?;
+                    let echo = udp::open_server(e)?;
+                    e.set_event_queue(listener, QUEUE, LISTENER);
+                    e.set_event_queue(echo, QUEUE, ECHO);
+                    Ok::<_, String>((listener, echo))
+                })())
+            });
+            let (listener, echo) = made.ok_or("no engine")??;
+            self.listeners.push(listener);
+            self.echoes.push(echo);
+        }
+        Ok(())
+    }
+
+    fn play(&mut self) -> Result<Report, String> {
+        let mut ended_at = None;
+        let mut hurries = 0;
+        loop {
+            for host in 0..self.hosts.len() {
+                if self.host_due(host) <= self.now {
+                    self.turn(host)?;
+                }
+            }
+            if let Some(complaint) = lock(&self.network).complaint.take() {
+                return Err(complaint);
+            }
+            if ended_at.is_none() && self.programs_done() {
+                ended_at = Some(self.now);
+                self.close_servers()?;
+                continue;
+            }
+            let next = (0..self.hosts.len()).map(|h| self.host_due(h)).min().unwrap_or(Instant::NEVER);
+            let end = ended_at.map_or(Instant(0).plus(self.scenario.limit), |at| at.plus(AFTERLIFE));
+            let over = ended_at.is_some() && self.all_quiet()?;
+            if over || next > end {
+                return self.verdict(ended_at);
+            }
+            hurries = if next <= self.now { hurries + 1 } else { 0 };
+            if hurries > HURRIES_MAX {
+                return Err(format!("host wants to be called at {next:?} for ever{}", self.describe()));
+            }
+            self.now = next.max(self.now.plus(HURRY));
+            lock(&self.network).set_now(self.now);
+        }
+    }
+
+    /// When something happens at `host`.
+    fn host_due(&self, host: usize) -> Instant {
+        let arrival = lock(&self.network).next_arrival(host);
+        let own = self.due.get(host).copied().unwrap_or(Instant::NEVER);
+        let mine = self.programs.iter().filter(|p| p.host == host).map(|p| p.side.wakes_at());
+        let starts = self.scenario.streams.iter().zip(&self.started);
+        let starts = starts.filter(|(plan, started)| plan.client == host && !**started).map(|(p, _)| p.start);
+        let udp = self.scenario.datagrams.iter().zip(&self.clients);
+        let udp = udp
+            .filter(|(plan, _)| plan.client == host)
+            .map(|(plan, client)| client.as_ref().map_or(plan.start, Client::wakes_at));
+        mine.chain(starts).chain(udp).fold(arrival.min(own), Instant::min)
+    }
+
+    /// Everything that `host` has to do now.
+    fn turn(&mut self, at: usize) -> Result<(), String> {
+        let hosts = std::mem::take(&mut self.hosts);
+        let result = hosts.get(at).map_or(Ok(Instant::NEVER), |host| self.turn_of(at, host));
+        self.hosts = hosts;
+        if let Some(due) = self.due.get_mut(at) {
+            *due = result?;
+        }
+        Ok(())
+    }
+
+    /// Gives when the lane wants to be called next.
+    fn turn_of(&mut self, at: usize, host: &Host) -> Result<Instant, String> {
+        let mut session = host.enter(self.now)?;
+        for _ in 0..ROUNDS_MAX {
+            let progress = session.step();
+            let busy =
+                session.engine(|e| Some(self.programs_turn(at, e))).ok_or("the lane is poisoned")??;
+            let sent = session.flush();
+            if progress.received == 0 && !progress.more && !busy && sent == 0 {
+                return Ok(session.deadline());
+            }
+        }
+        Err(format!("host {at} does not come to rest"))
+    }
+
+    /// Lets the programs of a host act. True: an event was delivered, or something was due.
+    fn programs_turn(&mut self, host: usize, e: &mut Engine<'_>) -> Result<bool, String> {
+        let mut busy = self.start(host, e)?;
+        for at in 0..self.programs.len() {
+            let Some(program) = self.programs.get_mut(at).filter(|p| p.host == host) else { continue };
+            if program.side.is_due(self.now) {
+                program.side.drive(e, &self.scenario.streams, self.now)?;
+                busy = true;
+            }
+        }
+        for (client, plan) in self.clients.iter_mut().zip(&self.scenario.datagrams) {
+            let Some(client) = client.as_mut().filter(|c| plan.client == host && c.wakes_at() <= self.now)
+            else {
+                continue;
+            };
+            client.drive(e, plan, self.now)?;
+            busy = true;
+        }
+        while let Some(event) = e.poll_event(QUEUE) {
+            busy = true;
+            self.deliver(host, e, event.token)?;
+        }
+        Ok(busy)
+    }
+
+    /// Begins what begins now.
+    fn start(&mut self, host: usize, e: &mut Engine<'_>) -> Result<bool, String> {
+        let mut any = false;
+        for (at, plan) in self.scenario.streams.iter().enumerate() {
+            let Some(started) = self.started.get_mut(at) else { break };
+            if *started || plan.client != host || plan.start > self.now {
+                continue;
+            }
+            *started = true;
+            any = true;
+            let local = Endpoint { addr: address(host), port: Port(20_000 + at as u16) };
+            let remote = Endpoint { addr: address(plan.server), port: SERVICE };
+            let sock = e
+                .tcp_connect(local, remote, &route(host, plan.server), &self.scenario.options)
+                .map_err(|error| format!("tcp_connect: {error:?}"))?;
+            self.adopt(host, e, Side::new(sock, Role::Client, Some(at)));
+        }
+        for (at, plan) in self.scenario.datagrams.iter().enumerate() {
+            let Some(slot) = self.clients.get_mut(at) else { break };
+            if slot.is_some() || plan.client != host || plan.start > self.now {
+                continue;
+            }
+            any = true;
+            let client = Client::open(e, at, plan)?;
+            e.set_event_queue(client.sock, QUEUE, DATAGRAMS | at as u64);
+            *slot = Some(client);
+        }
+        Ok(any)
+    }
+
+    fn adopt(&mut self, host: usize, e: &mut Engine<'_>, side: Side) {
+        let token = STREAM | self.programs.len() as u64;
+        let sock = side.sock;
+        self.programs.push(Program { host, side });
+        e.set_event_queue(sock, QUEUE, token);
+    }
+
+    /// An event came for the socket with `token`.
+    fn deliver(&mut self, host: usize, e: &mut Engine<'_>, token: u64) -> Result<(), String> {
+        let number = (token & 0xffff_ffff) as usize;
+        match token >> 32 << 32 {
+            LISTENER => {
+                let Some(listener) = self.listeners.get(host).copied() else { return Ok(()) };
+                while let Ok(accepted) = e.tcp_accept(listener) {
+                    let options: TcpOptions = self.scenario.options;
+                    e.set_tcp_options(accepted.sock, &options);
+                    self.adopt(host, e, Side::new(accepted.sock, Role::Server, None));
+                }
+                Ok(())
+            }
+            ECHO => self.echoes.get(host).map_or(Ok(()), |sock| udp::serve(e, host, *sock)),
+            STREAM => match self.programs.get_mut(number) {
+                Some(program) => program.side.drive(e, &self.scenario.streams, self.now),
+                None => Err(format!("an event for stream {number}")),
+            },
+            DATAGRAMS => match (self.clients.get_mut(number), self.scenario.datagrams.get(number)) {
+                (Some(Some(client)), Some(plan)) => client.drive(e, plan, self.now),
+                _ => Err(format!("an event for datagrams {number}")),
+            },
+            _ => Err(format!("an event with token {token:#x}")),
+        }
+    }
+
+    fn programs_done(&self) -> bool {
+        self.started.iter().all(|s| *s)
+            && self.programs.iter().all(|p| p.side.outcome.is_some())
+            && self.clients.iter().all(|c| c.as_ref().is_some_and(|c| c.done))
+    }
+
+    fn close_servers(&mut self) -> Result<(), String> {
+        for ((host, listener), echo) in self.hosts.iter().zip(&self.listeners).zip(&self.echoes) {
+            host.enter(self.now)?.engine(|e| {
+                e.close(*listener);
+                e.close(*echo);
+            });
+        }
+        self.due.fill(self.now);
+        Ok(())
+    }
+
+    /// Is every connection gone, and no packet on its way?
+    fn all_quiet(&self) -> Result<bool, String> {
+        for (at, host) in self.hosts.iter().enumerate() {
+            if lock(&self.network).next_arrival(at) != Instant::NEVER || host.connections(self.now)? > 0 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn verdict(&self, ended_at: Option<Instant>) -> Result<Report, String> {
+        if ended_at.is_none() {
+            return Err(format!(
+                "not over after {} s{}",
+                self.scenario.limit.as_millis() / 1000,
+                self.describe()
+            ));
+        }
+        for (at, host) in self.hosts.iter().enumerate() {
+            let left = host.connections(self.now)?;
+            if left > 0 {
+                return Err(format!("{left} connections of host {at} never end{}", self.describe()));
+            }
+            // What a port may still have read is given back with the next batch; what waits for an ARP answer or for
+            // fragments has its time-out.
+            host.settle(self.now)?;
+            let missing = host.frames_missing(self.now)?;
+            if missing > 0 {
+                return Err(format!("{missing} frames of host {at} are lost{}", self.describe()));
+            }
+        }
+        self.judge_outcomes()?;
+        let network = lock(&self.network);
+        let count = |test: fn(&Outcome) -> bool| {
+            self.programs.iter().filter_map(|p| p.side.outcome).filter(test).count() as u32
+        };
+        Ok(Report {
+            trace: network.trace,
+            network: network.counts(),
+            took: self.now.since(Instant(0)),
+            finished: count(|o| *o == Outcome::Finished),
+            failed: count(|o| matches!(o, Outcome::Failed(_))),
+            echoes: self.clients.iter().flatten().map(|c| c.echoes).sum(),
+        })
+    }
+
+    /// Did every end come to the end that its plan and the network allow?
+    fn judge_outcomes(&self) -> Result<(), String> {
+        for program in &self.programs {
+            let side = &program.side;
+            let plan = side.plan.and_then(|at| self.scenario.streams.get(at));
+            let clean = plan.is_some_and(crate::StreamPlan::is_clean) && self.scenario.must_succeed;
+            if clean && side.outcome != Some(Outcome::Finished) {
+                return Err(format!("{}: should have finished", side.progress()));
+            }
+        }
+        if self.scenario.must_succeed {
+            let servers = self.programs.iter().filter(|p| p.side.role == Role::Server);
+            let served = servers.filter(|p| p.side.plan.is_some()).count();
+            let clean = self.scenario.streams.iter().filter(|p| p.is_clean()).count();
+            if served < clean {
+                return Err(format!("{served} streams served of {clean}"));
+            }
+        }
+        let lossless = self.scenario.is_lossless();
+        for (client, plan) in self.clients.iter().zip(&self.scenario.datagrams) {
+            let echoes = client.as_ref().map_or(0, |c| c.echoes);
+            // While a MAC is asked for, few packets wait for it: fewer than the fragments of one datagram may be.
+            if lossless && echoes + 2 < plan.count {
+                return Err(format!("{echoes} echoes of {} datagrams on a perfect network", plan.count));
+            }
+        }
+        Ok(())
+    }
+
+    fn describe(&self) -> String {
+        let mut text = String::new();
+        for program in self.programs.iter().filter(|p| p.side.outcome.is_none()) {
+            text += &format!("\n  host {}: {}", program.host, program.side.progress());
+        }
+        for (at, host) in self.hosts.iter().enumerate() {
+            text += &format!("\n  host {at}:{}", host.describe(self.now));
+        }
+        text
+    }
+}
