@@ -215,20 +215,20 @@ fn a_lock_taken_over_keeps_its_requests_and_its_waiters() {
 fn what_two_producers_push_arrives_once_and_in_order() {
     check(3, || {
         let ring = Arc::new(words(4));
-        let of = |ring: &Arc<Vec<AtomicU64>>| -> Arc<Vec<AtomicU64>> { ring.clone() };
         fn mpsc(ring: &[AtomicU64]) -> Mpsc<'_, AtomicU64> {
             Mpsc::new(&ring[0], &ring[1], &ring[2..])
         }
         let producers = [10u64, 20].map(|base| {
-            let ring = of(&ring);
+            let ring = ring.clone();
             thread::spawn(move || (0..2).filter(|n| mpsc(&ring).push(base + n).is_ok()).count())
         });
-        let mut got = Vec::new();
-        for _ in 0..2 {
-            got.extend(mpsc(&ring).pop());
-            thread::yield_now();
-        }
+        // In a thread of its own, and without yielding, so that loom also tries old values for its loads.
+        let consumer = {
+            let ring = ring.clone();
+            thread::spawn(move || (0..3).filter_map(|_| mpsc(&ring).pop()).collect::<Vec<_>>())
+        };
         let pushed: usize = producers.into_iter().map(|p| p.join().unwrap()).sum();
+        let mut got = consumer.join().unwrap();
         while let Some(value) = mpsc(&ring).pop() {
             got.push(value);
         }
@@ -251,12 +251,12 @@ fn what_one_producer_pushes_arrives_in_order() {
             let ring = ring.clone();
             thread::spawn(move || (1..=3).take_while(|n| spsc(&ring).push(*n).is_ok()).count())
         };
-        let mut got = Vec::new();
-        for _ in 0..3 {
-            got.extend(spsc(&ring).pop());
-            thread::yield_now();
-        }
+        let consumer = {
+            let ring = ring.clone();
+            thread::spawn(move || (0..3).filter_map(|_| spsc(&ring).pop()).collect::<Vec<_>>())
+        };
         let pushed = producer.join().unwrap();
+        let mut got = consumer.join().unwrap();
         while let Some(value) = spsc(&ring).pop() {
             got.push(value);
         }
@@ -311,16 +311,22 @@ fn a_batch_of_the_pool_has_one_owner() {
         for first in 0..3 {
             pool.push(first, first + 5);
         }
-        let others = [0, 1].map(|_| {
+        let swapping = {
             let shared = Shared(head.clone(), links.clone(), owned.clone());
-            thread::spawn(move || {
-                shared.swap();
-                shared.swap();
-            })
-        });
-        for other in others {
-            other.join().unwrap();
+            thread::spawn(move || shared.swap())
+        };
+        // Takes two and brings the first back: the head names the same batch again, over another one (ABA).
+        let first = pool.pop();
+        let second = pool.pop();
+        for (first, len) in first.iter().chain(&second) {
+            // SAFETY: the batch is ours.
+            owned[*first as usize].with_mut(|cell| unsafe { *cell += 1 });
+            assert_eq!(*len, first + 5);
         }
+        for (first, len) in first.into_iter().chain(second) {
+            pool.push(first, len);
+        }
+        swapping.join().unwrap();
         let mut left: Vec<_> = core::iter::from_fn(|| pool.pop()).collect();
         left.sort_unstable();
         assert_eq!(left, [(0, 5), (1, 6), (2, 7)]);

@@ -207,3 +207,38 @@ fn threads_under_the_lock_never_meet_and_lose_no_request() {
     assert_eq!(guard.next_request(), None);
     assert_eq!(guard.carver().table(at).unwrap().get(base::Idx::new(0)), Some(&8000));
 }
+
+#[test]
+fn a_corrupted_control_block_neither_panics_nor_hangs() {
+    let mut rng = base::Rng::new(1);
+    for round in 0..200 {
+        let words = words();
+        let region = Region::format(words, &SHAPE, 7, [1, 2]).unwrap();
+        // The control block of lane 0 is the second page; some words stay small, so that ring positions stay near.
+        for word in &words[512..1024] {
+            let value = rng.next_u64();
+            word.store(if round % 2 == 0 { value } else { value % 300 }, Ordering::Relaxed);
+        }
+        let lane = region.lane(LaneId(0)).unwrap();
+        for request in 0..300 {
+            match lane.lock_or_defer(ME, request) {
+                Ok(Some(mut guard)) => {
+                    while guard.next_request().is_some() {}
+                    drop(guard);
+                }
+                Ok(None) | Err(Busy) => {}
+            }
+        }
+        let holder = lane.holder();
+        if let Some(mut guard) = holder.map_or_else(|| lane.try_lock(ME), |dead| lane.take_over(dead, ME)) {
+            let mut left = 0;
+            while guard.next_request().is_some() {
+                left += 1;
+                assert!(left <= 256);
+            }
+            let guard = guard.unlock(|_| ()).err();
+            drop(guard);
+            assert_eq!(lane.holder(), None);
+        }
+    }
+}
