@@ -150,12 +150,17 @@ pub(crate) fn know(mem: &mut LaneMem<'_>, now: Instant, at: Idx<Hop>, mac: MacAd
     }
 }
 
-/// Nobody answers for `at`: its packets are dropped.
+/// Nobody answers for `at`: its packets are dropped. A MAC that was known stays in use, and is asked for again later:
+/// whether the peer is there is for the transports to find out, and they may be the only ones who hear of it.
 fn fail(mem: &mut LaneMem<'_>, now: Instant, at: Idx<Hop>) {
     let Some(hop) = mem.hops.get_mut(at) else { return };
-    hop.state = HOP_FAILED;
     hop.tries = 0;
     hop.confirmed_at = now;
+    if hop.state == HOP_KNOWN {
+        watch(mem, at);
+        return;
+    }
+    hop.state = HOP_FAILED;
     changed(mem, at);
     flush_waiting(mem, at, None);
 }

@@ -182,7 +182,7 @@ fn a_hop_in_use_is_asked_again_after_a_minute_and_unused_ones_make_room() {
 }
 
 #[test]
-fn a_dead_neighbour_fails_after_unicast_and_broadcast_questions() {
+fn a_silent_neighbour_is_asked_alone_then_with_all_and_its_mac_stays_in_use() {
     let mut host = Host::new();
     let s = bind(&mut host);
     let local = IpAddress::from_v4(HOST);
@@ -194,6 +194,10 @@ fn a_dead_neighbour_fails_after_unicast_and_broadcast_questions() {
     }
     let all = MacAddr::BROADCAST;
     assert_eq!(to, [PEER_MAC, PEER_MAC, all, all, all]);
+    host.engine(|e| e.udp_send_to(s, b"x", None)).unwrap();
+    assert_eq!(host.transmitted_one()[..6], PEER_MAC.0);
+    host.sleep(Duration::from_secs(60));
+    assert_eq!(parse(&host.transmitted_one()).0.dst, PEER_MAC);
 }
 
 #[test]

@@ -88,7 +88,7 @@ impl Host {
     }
 
     fn free_frames(&self, now: Instant) -> Result<u32, String> {
-        Ok(self.enter(now)?.engine(|e| count_free(e)))
+        Ok(self.enter(now)?.engine(count_free))
     }
 
     /// Lets everything without a connection run out: hops that are asked for, fragments, packets given to the port.
