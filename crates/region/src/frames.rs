@@ -7,7 +7,7 @@
 //! Invariant: between any two stores of an operation each frame is owned at most once: a death loses at most a batch.
 
 use core::marker::PhantomData;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 
 use base::FrameIdx;
 use base::limits::{FRAME_BYTES, FRAME_HEADROOM};
@@ -108,9 +108,19 @@ impl FrameArea {
     }
 
     /// This area with `stock` as the place to allocate from and free to.
+    ///
+    /// Which frames the holder may then touch is the ownership rule of this module, across lanes and processes: the borrow
+    /// checker sees to it within one view only. So one view at a time for a lane, from its own stock, under its lock.
     pub fn frames<'a>(&self, stock: &'a mut FrameLane) -> Frames<'a> {
         Frames { area: *self, stock, kind: PhantomData }
     }
+}
+
+/// What is stored before this is stored first: so that a death in between loses the frames in hand, and not the stock
+/// behind them. (For another process to see, after death, the order of the instructions is enough.)
+#[inline]
+fn in_order() {
+    compiler_fence(Ordering::Release);
 }
 
 /// The frames as one lane sees them: allocate, release, read and write the ones it owns.
@@ -154,12 +164,14 @@ impl Frames<'_> {
     #[inline]
     fn take(&mut self) -> Option<FrameIdx> {
         let frame = self.stock.head;
-        let meta = self.meta_mut(frame)?;
-        if meta.refs != 0 {
+        let &FrameMeta { next, refs, .. } = self.meta(frame)?;
+        if refs != 0 {
             return None; // a corrupted stock: its frames are somebody's
         }
-        let next = meta.next;
-        *meta = FrameMeta {
+        self.stock.head = next;
+        self.stock.free = self.stock.free.saturating_sub(1);
+        in_order();
+        *self.meta_mut(frame)? = FrameMeta {
             next: FrameIdx::NONE,
             offset: FRAME_HEADROOM as u16,
             len: 0,
@@ -167,8 +179,6 @@ impl Frames<'_> {
             flags: 0,
             seq: 0,
         };
-        self.stock.head = next;
-        self.stock.free = self.stock.free.saturating_sub(1);
         Some(frame)
     }
 
@@ -186,7 +196,7 @@ impl Frames<'_> {
     /// One more owner of `frame`.
     pub fn retain(&mut self, frame: FrameIdx) {
         if let Some(meta) = self.meta_mut(frame) {
-            meta.refs = meta.refs.saturating_add(1);
+            meta.refs = meta.refs.saturating_add(1); // stays there: see `release`
         }
     }
 
@@ -194,15 +204,18 @@ impl Frames<'_> {
     pub fn release(&mut self, frame: FrameIdx) {
         let head = self.stock.head;
         let Some(meta) = self.meta_mut(frame) else { return };
-        if meta.refs > 1 {
-            meta.refs -= 1;
-            return;
-        }
-        if meta.refs == 0 {
-            return; // already free: a corrupted or double release must not make a loop of the free list
+        match meta.refs {
+            0 => return, // already free: a corrupted or double release must not make a loop of the free list
+            u16::MAX => return, // more owners than could be counted: lost rather than freed too early
+            1 => {}
+            _ => {
+                meta.refs -= 1;
+                return;
+            }
         }
         meta.refs = 0;
         meta.next = head;
+        in_order();
         self.stock.head = frame;
         self.stock.free = self.stock.free.saturating_add(1);
         if self.stock.free > self.stock.high {
@@ -334,12 +347,12 @@ impl Frames<'_> {
             last = next;
             taken += 1;
         }
-        let rest = self.meta(last).map_or(FrameIdx::NONE, |m| m.next);
+        self.stock.head = self.meta(last).map_or(FrameIdx::NONE, |m| m.next);
+        self.stock.free = self.stock.free.saturating_sub(taken);
+        in_order();
         if let Some(meta) = self.meta_mut(last) {
             meta.next = FrameIdx::NONE;
         }
-        self.stock.head = rest;
-        self.stock.free = self.stock.free.saturating_sub(taken);
         self.pool().push(top.0, taken);
     }
 

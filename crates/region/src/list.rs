@@ -185,10 +185,10 @@ impl<T: Linked<L>, L> List<T, L> {
         rows.get(row)?.links().next.some()
     }
 
-    /// All rows in order.
+    /// All rows in order; at most as many as the table has, whatever a corrupted list says.
     pub fn iter<'r>(&self, rows: &'r Table<'_, T>) -> impl Iterator<Item = (Idx<T>, &'r T)> {
         let mut at = self.head;
-        (0..self.len).map_while(move |_| {
+        (0..self.len.min(rows.len())).map_while(move |_| {
             let (row, found) = (at, rows.get(at)?);
             at = found.links().next;
             Some((row, found))

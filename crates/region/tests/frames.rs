@@ -135,6 +135,21 @@ fn a_corrupted_stock_gives_no_frame_out_twice() {
 }
 
 #[test]
+fn a_frame_with_more_owners_than_can_be_counted_is_never_free_again() {
+    let area = region(1).frame_area();
+    let mut stock = stock(100);
+    let mut frames = area.frames(&mut stock);
+    let frame = frames.alloc().unwrap();
+    for _ in 0..70_000 {
+        frames.retain(frame);
+    }
+    for _ in 0..69_999 {
+        frames.release(frame);
+    }
+    assert_eq!(frames.alloc(), None, "two owners are left");
+}
+
+#[test]
 fn offsets_outside_the_cell_give_no_bytes() {
     let area = region(4).frame_area();
     let mut stock = stock(100);

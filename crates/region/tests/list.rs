@@ -128,6 +128,7 @@ proptest! {
         let list = carver.one(list_at).unwrap();
         let free = carver.one(free_at).unwrap();
         for step in steps {
+            prop_assert!(list.iter(&rows).count() <= ROWS as usize);
             match step {
                 Step::Alloc => drop(free.alloc(&mut rows)),
                 Step::Release(r) => drop(free.release(&mut rows, Idx::new(r))),

@@ -104,8 +104,8 @@ fn ptrace(request: u32, pid: i32) {
     assert_eq!(done, 0, "ptrace is not allowed here");
 }
 
-/// Runs `work` in a child and kills it after its `steps`-th instruction. False: it was done before that.
-fn killed_after(steps: u32, work: impl FnOnce()) -> bool {
+/// Runs `work` in a child one instruction at a time, and calls `look` before each and at the end. Gives their number.
+fn in_steps(work: impl FnOnce(), look: impl Fn()) -> u32 {
     let pid = fork(|| {
         // SAFETY: asks to be traced by the parent.
         unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) };
@@ -113,20 +113,20 @@ fn killed_after(steps: u32, work: impl FnOnce()) -> bool {
         unsafe { libc::raise(libc::SIGSTOP) };
         work();
     });
-    assert!(libc::WIFSTOPPED(wait(pid)));
-    for _ in 0..steps {
-        ptrace(libc::PTRACE_SINGLESTEP, pid);
-        let status = wait(pid);
+    let mut steps = 0;
+    let mut status = wait(pid);
+    assert!(libc::WIFSTOPPED(status));
+    loop {
+        look();
         if libc::WIFEXITED(status) {
             assert_eq!(libc::WEXITSTATUS(status), 0);
-            return false;
+            return steps;
         }
-        assert!(libc::WIFSTOPPED(status) && libc::WSTOPSIG(status) == libc::SIGTRAP);
+        ptrace(libc::PTRACE_SINGLESTEP, pid);
+        status = wait(pid);
+        assert!(libc::WIFEXITED(status) || libc::WSTOPSIG(status) == libc::SIGTRAP);
+        steps += 1;
     }
-    // SAFETY: a child of ours.
-    unsafe { libc::kill(pid, libc::SIGKILL) };
-    assert!(libc::WIFSIGNALED(wait(pid)));
-    true
 }
 
 /// A region in shared memory, seen from here.
@@ -143,8 +143,7 @@ impl World {
 
     /// Formats it again.
     fn reset(&self) {
-        let before_frames = usize::try_from(self.region.frames_offset() / 8).unwrap();
-        for word in &self.words[..before_frames] {
+        for word in self.tables() {
             word.store(0, Ordering::Relaxed);
         }
         Region::format(self.words, &SHAPE, VERSION, [1, 2]).unwrap();
@@ -169,19 +168,23 @@ impl World {
         }
     }
 
-    /// Kills a child at each instruction of `work`, after `prepare`, and then runs `check`.
-    fn kill_everywhere(&self, prepare: impl Fn(), work: impl Fn(), check: impl Fn()) {
-        let mut steps = 0;
-        loop {
-            self.reset();
-            prepare();
-            let killed = killed_after(steps, &work);
-            check();
-            if !killed {
-                break;
+    /// The words in front of the frames: all that is not payload.
+    fn tables(&self) -> &[AtomicU64] {
+        &self.words[..usize::try_from(self.region.frames_offset() / 8).unwrap()]
+    }
+
+    /// Runs `work` in a child, after `prepare`, and before each of its instructions calls `check` with a copy of the
+    /// region as it would be if the child were killed there.
+    fn kill_everywhere(&self, prepare: impl Fn(), work: impl Fn(), check: impl Fn(&World)) {
+        self.reset();
+        prepare();
+        let copy = World::new();
+        let steps = in_steps(work, || {
+            for (to, from) in copy.tables().iter().zip(self.tables()) {
+                to.store(from.load(Ordering::Relaxed), Ordering::Relaxed);
             }
-            steps += 1;
-        }
+            check(&copy);
+        });
         assert!(steps > 20, "the work takes more instructions than that");
     }
 }
@@ -269,7 +272,7 @@ fn a_holder_killed_anywhere_leaves_a_lock_that_can_be_taken() {
             counters(&mut guard, |c| c[0] += 1);
             unlock(guard);
         },
-        || {
+        |world| {
             let mut guard = world.take(0);
             counters(&mut guard, |c| assert!(c[0] <= 1));
             unlock(guard);
@@ -282,15 +285,14 @@ fn a_holder_killed_anywhere_leaves_a_lock_that_can_be_taken() {
 fn a_producer_killed_anywhere_leaves_a_ring_that_carries_everything() {
     let world = World::new();
     let holder = Owner { pid: 1, tid: 1 };
-    let guard = std::cell::RefCell::new(None);
     world.kill_everywhere(
         || {
-            *guard.borrow_mut() = world.lane(0).try_lock(holder);
+            std::mem::forget(world.lane(0).try_lock(holder));
             assert!(world.lane(0).lock_or_defer(STEWARD, 1).unwrap().is_none());
         },
         || drop(world.lane(0).lock_or_defer(STEWARD, 2)),
-        || {
-            let mut guard = guard.borrow_mut().take().unwrap();
+        |world| {
+            let mut guard = world.take(0);
             let mut queued = 0;
             while let Ok(None) = world.lane(0).lock_or_defer(STEWARD, 100 + queued) {
                 queued += 1;
@@ -322,7 +324,7 @@ fn a_consumer_killed_anywhere_loses_at_most_the_request_in_its_hands() {
             assert_eq!(guard.next_request(), Some(0));
             assert_eq!(guard.next_request(), Some(1));
         },
-        || {
+        |world| {
             let mut guard = world.take(0);
             let left: Vec<_> = std::iter::from_fn(|| guard.next_request()).collect();
             assert!([&[0, 1, 2, 3][..], &[1, 2, 3], &[2, 3]].contains(&&left[..]), "{left:?}");
@@ -369,7 +371,7 @@ fn a_lane_killed_while_it_refills_its_stock_loses_at_most_one_batch() {
             with_frames(&mut guard, &world, |mut frames| assert!(frames.alloc().is_some()));
             unlock(guard);
         },
-        || assert!(allocatable(&world) >= (SHAPE.frames - POOL_BATCH) as usize),
+        |world| assert!(allocatable(world) >= (SHAPE.frames - POOL_BATCH) as usize),
     );
 }
 
@@ -394,7 +396,52 @@ fn a_lane_killed_while_it_gives_frames_back_loses_at_most_one_batch() {
             with_frames(&mut guard, &world, |mut frames| frames.release(last));
             unlock(guard);
         },
-        || assert!(allocatable(&world) >= (SHAPE.frames - POOL_BATCH - 1) as usize),
+        |world| assert!(allocatable(world) >= (SHAPE.frames - POOL_BATCH - 1) as usize),
+    );
+}
+
+/// Makes the stock of lane 0 three batches less one frame, which is given.
+fn fill_stock(world: &World, high: u32) -> FrameIdx {
+    let mut guard = world.lane(0).try_lock(STEWARD).unwrap();
+    let mut carver = guard.carver();
+    let stock = carver.one(places().stock).unwrap();
+    stock.high = high;
+    let mut frames = world.region.frame_area().frames(stock);
+    let taken: Vec<_> = (0..3 * POOL_BATCH).map(|_| frames.alloc().unwrap()).collect();
+    for frame in &taken[1..] {
+        frames.release(*frame);
+    }
+    assert_eq!(frames.free(), 3 * POOL_BATCH - 1);
+    taken[0]
+}
+
+#[test]
+fn a_lane_killed_while_it_takes_a_frame_from_its_stock_keeps_the_others() {
+    let world = World::new();
+    world.kill_everywhere(
+        || _ = fill_stock(&world, 3 * POOL_BATCH),
+        || {
+            let mut guard = lock(world.lane(0));
+            with_frames(&mut guard, &world, |mut frames| assert!(frames.alloc().is_some()));
+            unlock(guard);
+        },
+        |world| assert!(allocatable(world) >= SHAPE.frames as usize - 2),
+    );
+}
+
+#[test]
+fn a_lane_killed_while_it_gives_back_some_of_its_stock_keeps_the_others() {
+    let world = World::new();
+    let last = AtomicU32::new(0);
+    world.kill_everywhere(
+        || last.store(fill_stock(&world, 3 * POOL_BATCH - 1).0, Ordering::Relaxed),
+        || {
+            let mut guard = lock(world.lane(0));
+            let last = FrameIdx(last.load(Ordering::Relaxed));
+            with_frames(&mut guard, &world, |mut frames| frames.release(last));
+            unlock(guard);
+        },
+        |world| assert!(allocatable(world) >= (SHAPE.frames - POOL_BATCH - 1) as usize),
     );
 }
 
