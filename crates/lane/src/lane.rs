@@ -1,5 +1,6 @@
 //! A lane as one process sees it.
 
+use std::cell::Cell;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -39,6 +40,13 @@ pub(crate) struct Held {
     /// Packets on their way in and out; kept here because they are too large to be cleared for each step.
     pub(crate) rx: RxBatch,
     pub(crate) tx: TxBatch,
+}
+
+/// Forks that lie behind this process.
+static FORKS: AtomicU32 = AtomicU32::new(0);
+
+thread_local! {
+    static ME: Cell<Option<(u32, Owner)>> = const { Cell::new(None) };
 }
 
 /// One process's view of one lane.
@@ -152,7 +160,21 @@ impl Lane {
 
 /// This thread, as the lane lock names it.
 pub(crate) fn me() -> Owner {
-    Owner { pid: sys::process::pid(), tid: sys::process::tid() }
+    let generation = FORKS.load(Ordering::Relaxed);
+    ME.with(|cell| match cell.get() {
+        Some((since, owner)) if since == generation => owner,
+        Some(_) | None => {
+            let owner = Owner { pid: sys::process::pid(), tid: sys::process::tid() };
+            cell.set(Some((generation, owner)));
+            owner
+        }
+    })
+}
+
+/// A process that goes on after `fork` calls this in the child, before it enters a lane: threads remember who they are, because asking
+/// the kernel costs two system calls at each entry.
+pub fn forked() {
+    FORKS.fetch_add(1, Ordering::Relaxed);
 }
 
 fn sleep(word: &AtomicU32, seen: u32) {

@@ -115,6 +115,7 @@ fn let_go_as(word: &AtomicU64, slot: u8) -> bool {
 /// In a child: it is another member now.
 pub(crate) fn after_fork_in_child(slot: Option<u8>) {
     GENERATION.fetch_add(1, Ordering::Relaxed);
+    lane::forked();
     CHILDREN.store(0, Ordering::Relaxed);
     if let Some(slot) = slot {
         SLOT.store(u32::from(slot), Ordering::Relaxed);
