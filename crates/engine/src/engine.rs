@@ -7,7 +7,7 @@ use state::{
 };
 
 use crate::errors::{AcceptError, ConnectError, ListenError, RecvError, SendError, ShutdownError, SockError};
-use crate::tcp::verbs;
+use crate::tcp::{stream, verbs};
 use crate::types::{Accepted, HopKey, How, RouteTo, TcpInfo};
 use crate::{events, pipeline, transmit, udp};
 
@@ -187,7 +187,7 @@ impl<'a> Engine<'a> {
     /// # Errors
     /// [`SendError`].
     pub fn tcp_send(&mut self, s: SockRef, data: &[u8], more: bool) -> Result<usize, SendError> {
-        verbs::send(&mut self.mem, self.now, s, data, more)
+        stream::send(&mut self.mem, self.now, s, data, more)
     }
 
     /// Copies received bytes to `buf`, and gives their number; 0 is the end of the stream (or an empty `buf`). `peek`
@@ -196,7 +196,7 @@ impl<'a> Engine<'a> {
     /// # Errors
     /// [`RecvError`].
     pub fn tcp_recv(&mut self, s: SockRef, buf: &mut [u8], peek: bool) -> Result<usize, RecvError> {
-        verbs::recv(&mut self.mem, self.now, s, buf, peek)
+        stream::recv(&mut self.mem, self.now, s, buf, peek)
     }
 
     /// Copies received bytes from `skip` bytes behind the first unread one on to `buf`, and leaves them unread.
@@ -204,7 +204,7 @@ impl<'a> Engine<'a> {
     /// # Errors
     /// [`RecvError`].
     pub fn tcp_peek_at(&mut self, s: SockRef, skip: usize, buf: &mut [u8]) -> Result<usize, RecvError> {
-        verbs::peek_at(&mut self.mem, s, skip, buf)
+        stream::peek_at(&mut self.mem, s, skip, buf)
     }
 
     /// Discards up to `len` received bytes (MSG_TRUNC), and gives their number; 0 is the end of the stream.
@@ -212,7 +212,7 @@ impl<'a> Engine<'a> {
     /// # Errors
     /// [`RecvError`].
     pub fn tcp_recv_skip(&mut self, s: SockRef, len: usize) -> Result<usize, RecvError> {
-        verbs::skip(&mut self.mem, self.now, s, len)
+        stream::skip(&mut self.mem, self.now, s, len)
     }
 
     /// Closes one direction or both.

@@ -189,11 +189,16 @@ pub(crate) fn release_given_out(mem: &mut LaneMem<'_>) {
     }
 }
 
+/// Did `packet` go through the outbox?
+pub(crate) fn owns(mem: &LaneMem<'_>, packet: &TxFrame) -> bool {
+    mem.frames.meta(packet.head).is_some_and(|m| m.flags & OUTBOX_FRAME != 0)
+}
+
 /// Takes back a packet that the port did not take, to the front of the queue. False: the packet never was in the
 /// outbox, its owner is another. Several packets come back in reverse order.
 pub(crate) fn requeue(mem: &mut LaneMem<'_>, packet: &TxFrame) -> bool {
     let head = packet.head;
-    if !mem.frames.meta(head).is_some_and(|m| m.flags & OUTBOX_FRAME != 0) {
+    if !owns(mem, packet) {
         return false;
     }
     for piece in packet.pieces() {

@@ -5,16 +5,25 @@ use state::{DropReason, Hop, LaneMem, RxBatch, RxFrame};
 use wire::{EthFrame, EtherType, IpProtocol};
 
 use crate::types::HopKey;
-use crate::{arp, hop, icmp, ip_timers, ipv4, outbox, udp_recv};
+use crate::{arp, hop, icmp, ip_timers, ipv4, outbox, tcp, transmit, udp_recv};
 
 pub(crate) fn handle_frames(mem: &mut LaneMem<'_>, now: Instant, batch: &mut RxBatch) {
     outbox::release_given_out(mem);
+    transmit::settle_lent(mem);
     for rx in batch.items() {
         mem.counters.rx_packets = mem.counters.rx_packets.wrapping_add(1);
         mem.counters.rx_bytes = mem.counters.rx_bytes.wrapping_add(u64::from(rx.len));
         handle_frame(mem, now, rx);
     }
     batch.clear();
+    hops_changed(mem, now);
+}
+
+/// Goes on with connections that waited for a next hop.
+fn hops_changed(mem: &mut LaneMem<'_>, now: Instant) {
+    while let Some(at) = hop::poll_changed(mem) {
+        tcp::hop_changed(mem, now, at);
+    }
 }
 
 fn handle_frame(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame) {
@@ -31,6 +40,7 @@ fn handle_frame(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame) {
 fn handle_ipv4(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame) {
     let Some(packet) = ipv4::input(mem, now, rx) else { return };
     match packet.protocol {
+        IpProtocol::TCP => tcp::input(mem, now, &packet),
         IpProtocol::UDP => udp_recv::input(mem, now, packet),
         IpProtocol::ICMP4 => {
             icmp::input(mem, now, packet);
@@ -44,6 +54,8 @@ fn handle_ipv4(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame) {
 
 pub(crate) fn handle_timers(mem: &mut LaneMem<'_>, now: Instant) {
     ip_timers::handle(mem, now);
+    tcp::handle_timers(mem, now);
+    hops_changed(mem, now);
 }
 
 pub(crate) fn handle_hop(
@@ -54,10 +66,11 @@ pub(crate) fn handle_hop(
     mac: Option<MacAddr>,
 ) {
     hop::resolved(mem, now, at, key, mac);
+    hops_changed(mem, now);
 }
 
 pub(crate) fn next_deadline(mem: &LaneMem<'_>) -> Instant {
-    ip_timers::deadline(mem)
+    ip_timers::deadline(mem).min(tcp::deadline(mem))
 }
 
 pub(crate) fn poll_unresolved(mem: &mut LaneMem<'_>, _now: Instant) -> Option<(Idx<Hop>, HopKey)> {

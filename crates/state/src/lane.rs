@@ -6,7 +6,7 @@ use region::{FlowBucket, FlowHead, FlowTable, FrameLane, Layout, TableAt, Timer,
 
 use crate::{
     Counters, EventGlobals, EventRow, Hop, IpGlobals, LISTEN_BUCKETS, Listener, PortInfo, Reassembly,
-    Scoreboard, TcbCold, TcbHot, TxFrame, UdpSock,
+    Scoreboard, TcbCold, TcbHot, TcbQueue, TxFrame, UdpSock,
 };
 
 plain! {
@@ -97,6 +97,8 @@ plain! {
         pub listen_buckets: [Idx<Listener>; LISTEN_BUCKETS],
         /// Connections with something to send: control, ACK, data.
         pub rings: [TxRing; 3],
+        /// Connections in TIME-WAIT that no program holds, oldest first.
+        pub time_wait: TcbQueue,
         /// Oldest packet in the table of those that a port did not take.
         pub requeued_head: u32,
         /// Packets in that table.
@@ -129,6 +131,7 @@ impl TcpGlobals {
         free_board: Idx::NONE,
         listen_buckets: [Idx::NONE; LISTEN_BUCKETS],
         rings: [TxRing { head: 0, tail: 0 }; 3],
+        time_wait: TcbQueue { head: Idx::NONE, tail: Idx::NONE, len: 0 },
         requeued_head: 0,
         requeued_len: 0,
         lent: 0,

@@ -224,16 +224,18 @@ plain! {
     /// What only set-up, tear-down, losses and options touch; the first cache line, every segment with payload.
     #[derive(Debug, Default)]
     pub struct TcbCold {
-        /// The options set by the program.
-        pub options: TcpOptions,
         /// Payload bytes received in order.
         pub bytes_in: u64,
         /// Payload bytes sent, retransmissions not counted.
         pub bytes_out: u64,
+        /// When TS.Recent was set (RFC 7323 5.5).
+        pub ts_recent_at: Instant,
+        /// When the last segment arrived; kept for keepalive only.
+        pub heard_at: Instant,
         /// Added to our clock for TSval.
         pub ts_offset: u32,
-        /// Sequence number of a FIN that came out of order.
-        pub fin_seq: SeqNum,
+        /// One past the last segment sent that was not full (Nagle's algorithm in Minshall's form).
+        pub snd_small: SeqNum,
         /// MSS the peer announced.
         pub mss_peer: u16,
         /// MSS we announced.
@@ -244,12 +246,12 @@ plain! {
         pub acks_owed: u8,
         /// Room.
         pub spare: u16,
-        /// When the last segment arrived; kept for keepalive only.
-        pub heard_at: Instant,
-        /// When TS.Recent was set (RFC 7323 5.5).
-        pub ts_recent_at: Instant,
+        /// The options set by the program.
+        pub options: TcpOptions,
         /// When a state that may not last ends: keepalive, FIN-WAIT-2 of an orphan, want of frames.
         pub idle_at: Instant,
+        /// Sequence number of a FIN that came out of order.
+        pub fin_seq: SeqNum,
         /// ISS.
         pub iss: SeqNum,
         /// IRS.
@@ -262,12 +264,10 @@ plain! {
         pub loss: LossState,
         /// Segments retransmitted.
         pub retransmits: u32,
-        /// Room.
-        pub spare_end: u32,
     }
 }
 const _: () = assert!(size_of::<TcbCold>() <= 4 * base::CACHE_LINE);
-const _: () = assert!(size_of::<TcbCold>() % 8 == 0);
+const _: () = assert!(size_of::<TcbCold>().is_multiple_of(8));
 
 /// Runs one scoreboard can hold.
 pub const BOARD_RANGES: usize = 62;

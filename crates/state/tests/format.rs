@@ -6,6 +6,7 @@ use base::{FrameIdx, Instant, LaneId};
 use region::{Owner, Region, RegionShape};
 use state::{LAYOUT_VERSION, LaneMem, LaneShape};
 
+#[allow(clippy::unwrap_used, reason = "a test")]
 fn region(lane: &LaneShape, frames: u32) -> Region {
     let shape = RegionShape { lanes: 1, lane_bytes: lane.lane_bytes(), frames };
     let words = (Region::bytes_needed(&shape) / 8) as usize;

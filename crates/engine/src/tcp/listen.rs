@@ -1,11 +1,22 @@
-//! Listeners.
+//! Listeners: SYNs that come in, connections on their way to the program (RFC 9293 3.10.1, 3.10.7.2), and SYNs for
+//! connections in TIME-WAIT (RFC 6191, RFC 1122 4.2.2.13).
 
-use base::{Idx, Instant};
-use state::{Endpoint, LaneMem, Listener, Ready, SockKind, SockRef, TcpOptions};
+use ::state::{
+    DropReason, Endpoint, LISTEN_BUCKETS, LaneMem, Listener, Ready, SockKind, SockRef, TcbHot, TcbQueue,
+    TcpOptions,
+};
+use base::limits::BACKLOG_MAX;
+use base::{Idx, Instant, IpAddress, Port};
+use wire::TcpFlags;
 
+use super::conn::{Fate, cold_of, conn};
+use super::segment::Seg;
+use super::{Cause, State, flag, reset, table};
 use crate::errors::{AcceptError, ListenError};
 use crate::types::Accepted;
+use crate::{events, hop};
 
+/// The listener that `s` names.
 pub(crate) fn lookup(mem: &LaneMem<'_>, s: SockRef) -> Option<Idx<Listener>> {
     if s.kind() != Some(SockKind::Listener) {
         return None;
@@ -15,6 +26,11 @@ pub(crate) fn lookup(mem: &LaneMem<'_>, s: SockRef) -> Option<Idx<Listener>> {
     (row.used != 0 && row.generation == s.generation).then_some(at)
 }
 
+fn name_of(mem: &LaneMem<'_>, at: Idx<Listener>) -> SockRef {
+    SockRef::new(SockKind::Listener, at.raw(), mem.listeners.get(at).map_or(0, |l| l.generation))
+}
+
+/// Readiness: IN while there is a connection to accept.
 pub(crate) fn ready(mem: &LaneMem<'_>, s: SockRef) -> Ready {
     match lookup(mem, s).and_then(|at| mem.listeners.get(at)) {
         Some(row) if row.accept_queue.len > 0 => Ready::IN,
@@ -23,21 +39,270 @@ pub(crate) fn ready(mem: &LaneMem<'_>, s: SockRef) -> Ready {
     }
 }
 
-pub(crate) fn open(
-    _mem: &mut LaneMem<'_>,
-    _local: Endpoint,
-    _backlog: u32,
-    _opts: &TcpOptions,
-) -> Result<SockRef, ListenError> {
-    Err(ListenError::NoRoom)
+/// The first listener of the bucket of `port`.
+fn bucket<'m>(mem: &'m mut LaneMem<'_>, port: Port) -> Option<&'m mut Idx<Listener>> {
+    mem.globals.tcp.listen_buckets.get_mut(usize::from(port.0) % LISTEN_BUCKETS)
 }
 
-pub(crate) fn set_backlog(_mem: &mut LaneMem<'_>, _s: SockRef, _backlog: u32) -> bool {
+/// The listener at exactly `local`, or else the one at any address and that port.
+fn find(mem: &LaneMem<'_>, local: Endpoint) -> Option<Idx<Listener>> {
+    let mut at = *mem.globals.tcp.listen_buckets.get(usize::from(local.port.0) % LISTEN_BUCKETS)?;
+    let mut any = None;
+    for _ in 0..mem.listeners.len() {
+        let Some(row) = mem.listeners.get(at) else { break };
+        if row.local == local {
+            return Some(at);
+        }
+        if row.local.port == local.port && row.local.addr.is_any() {
+            any = Some(at);
+        }
+        at = row.next;
+    }
+    any
+}
+
+/// [`Engine::tcp_listen`](crate::Engine::tcp_listen).
+pub(crate) fn open(
+    mem: &mut LaneMem<'_>,
+    local: Endpoint,
+    backlog: u32,
+    opts: &TcpOptions,
+) -> Result<SockRef, ListenError> {
+    if local.port.0 == 0 {
+        return Err(ListenError::Invalid);
+    }
+    if find(mem, local).and_then(|at| mem.listeners.get(at)).is_some_and(|row| row.local == local) {
+        return Err(ListenError::InUse);
+    }
+    let at = mem.globals.tcp.free_listener;
+    let first = bucket(mem, local.port).copied().unwrap_or(Idx::NONE);
+    let row = mem.listeners.get_mut(at).ok_or(ListenError::NoRoom)?;
+    mem.globals.tcp.free_listener = row.next;
+    let generation = row.generation;
+    *row = Listener { local, used: 1, generation, next: first, options: *opts, ..Listener::default() };
+    row.backlog = backlog.clamp(1, BACKLOG_MAX);
+    if let Some(slot) = bucket(mem, local.port) {
+        *slot = at;
+    }
+    Ok(name_of(mem, at))
+}
+
+/// [`Engine::tcp_set_backlog`](crate::Engine::tcp_set_backlog).
+pub(crate) fn set_backlog(mem: &mut LaneMem<'_>, s: SockRef, backlog: u32) -> bool {
+    let Some(row) = lookup(mem, s).and_then(|at| mem.listeners.get_mut(at)) else { return false };
+    row.backlog = backlog.clamp(1, BACKLOG_MAX);
+    true
+}
+
+/// [`Engine::tcp_accept`](crate::Engine::tcp_accept).
+pub(crate) fn accept(mem: &mut LaneMem<'_>, s: SockRef) -> Result<Accepted, AcceptError> {
+    let at = lookup(mem, s).ok_or(AcceptError::Gone)?;
+    let queue = mem.listeners.get(at).map(|l| l.accept_queue).ok_or(AcceptError::Gone)?;
+    let oldest = queue.head.some().ok_or(AcceptError::WouldBlock)?;
+    leave_queues(mem, oldest);
+    let key = mem.hot.get(oldest).map(|t| t.key).ok_or(AcceptError::WouldBlock)?;
+    Ok(Accepted {
+        sock: table::name_of(mem, oldest),
+        local: Endpoint { addr: key.local, port: key.local_port },
+        remote: Endpoint { addr: key.remote, port: key.remote_port },
+    })
+}
+
+/// Gives the listener up, with every connection that was not accepted.
+pub(crate) fn close(mem: &mut LaneMem<'_>, now: Instant, s: SockRef) {
+    let Some(at) = lookup(mem, s) else { return };
+    events::forget(mem, s);
+    for _ in 0..mem.hot.len() {
+        let Some(row) = mem.listeners.get(at) else { break };
+        let Some(each) = row.syn_queue.head.some().or(row.accept_queue.head.some()) else { break };
+        leave_queues(mem, each);
+        if let Some(mut c) = conn(mem, now, each) {
+            c.set(flag::ORPHAN);
+            let fate = if c.state() == State::Closed {
+                Fate::Closed
+            } else {
+                Fate::Reset(crate::SockError::Aborted)
+            };
+            table::settle(mem, now, each, fate);
+        }
+    }
+    let Some(row) = mem.listeners.get_mut(at) else { return };
+    let (port, next) = (row.local.port, row.next);
+    let generation = row.generation.wrapping_add(1);
+    *row = Listener { generation, next: mem.globals.tcp.free_listener, ..Listener::default() };
+    mem.globals.tcp.free_listener = at;
+    unlink(mem, port, at, next);
+}
+
+/// Takes `at`, whose successor is `next`, out of the bucket of `port`.
+fn unlink(mem: &mut LaneMem<'_>, port: Port, at: Idx<Listener>, next: Idx<Listener>) {
+    let Some(first) = bucket(mem, port) else { return };
+    if *first == at {
+        *first = next;
+        return;
+    }
+    let mut before = *first;
+    for _ in 0..mem.listeners.len() {
+        let Some(row) = mem.listeners.get_mut(before) else { return };
+        if row.next == at {
+            row.next = next;
+            return;
+        }
+        before = row.next;
+    }
+}
+
+/// The queue of its listener in which connection `at` is, and that listener.
+fn queue_of<'m>(mem: &'m mut LaneMem<'_>, at: Idx<TcbHot>, flags: u32) -> Option<&'m mut TcbQueue> {
+    let passive = mem.cold.get(cold_of(at))?.passive;
+    let row = mem.listeners.get_mut(passive.listener).filter(|l| l.generation == passive.generation)?;
+    Some(if flags & flag::IN_SYN_QUEUE != 0 { &mut row.syn_queue } else { &mut row.accept_queue })
+}
+
+/// Takes connection `at` out of the queue of its listener.
+pub(super) fn leave_queues(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
+    let both = flag::IN_SYN_QUEUE | flag::IN_ACCEPT_QUEUE;
+    let Some(hot) = mem.hot.get_mut(at) else { return };
+    let flags = hot.flags & both;
+    hot.flags &= !both;
+    if flags == 0 {
+        return;
+    }
+    let Some(mut queue) = queue_of(mem, at, flags).copied() else { return };
+    table::remove(mem, &mut queue, at);
+    if let Some(slot) = queue_of(mem, at, flags) {
+        *slot = queue;
+    }
+}
+
+fn join_queue(mem: &mut LaneMem<'_>, at: Idx<TcbHot>, which: u32) {
+    let Some(mut queue) = queue_of(mem, at, which).copied() else { return };
+    table::append(mem, &mut queue, at);
+    if let Some(slot) = queue_of(mem, at, which) {
+        *slot = queue;
+    }
+    if let Some(hot) = mem.hot.get_mut(at) {
+        hot.flags |= which;
+    }
+}
+
+/// The handshake of `at` is complete.
+pub(super) fn to_accept_queue(mem: &mut LaneMem<'_>, _now: Instant, at: Idx<TcbHot>) {
+    leave_queues(mem, at);
+    join_queue(mem, at, flag::IN_ACCEPT_QUEUE);
+    mem.counters.tcp.passive_opens = mem.counters.tcp.passive_opens.wrapping_add(1);
+    let Some(listener) = mem.cold.get(cold_of(at)).map(|c| c.passive.listener) else { return };
+    let name = name_of(mem, listener);
+    events::notify(mem, name, Ready::IN);
+}
+
+/// Is there room in the accept queue for `at`, in SYN-RECEIVED, if `seg` completes its handshake? If not, the segment is
+/// dropped and counted: the peer sends it, or data, again (as Linux with tcp_abort_on_overflow 0).
+pub(super) fn has_room_for(mem: &mut LaneMem<'_>, at: Idx<TcbHot>, seg: &Seg) -> bool {
+    let Some(hot) = mem.hot.get(at) else { return false };
+    let completes = seg.flags.is_ack() && !seg.flags.intersects(TcpFlags::RST | TcpFlags::SYN);
+    if hot.flags & flag::IN_SYN_QUEUE == 0 || !completes {
+        return true;
+    }
+    let Some(listener) = mem.cold.get(cold_of(at)).map(|c| c.passive.listener) else { return true };
+    let Some(row) = mem.listeners.get_mut(listener) else { return true };
+    if row.accept_queue.len <= row.backlog {
+        return true;
+    }
+    overflow(mem, listener);
     false
 }
 
-pub(crate) fn accept(_mem: &mut LaneMem<'_>, _s: SockRef) -> Result<Accepted, AcceptError> {
-    Err(AcceptError::Gone)
+fn overflow(mem: &mut LaneMem<'_>, listener: Idx<Listener>) {
+    if let Some(row) = mem.listeners.get_mut(listener) {
+        row.overflows = row.overflows.saturating_add(1);
+    }
+    mem.counters.tcp.listen_overflows = mem.counters.tcp.listen_overflows.wrapping_add(1);
+    mem.counters.drop_packet(DropReason::TcpBacklogFull);
 }
 
-pub(crate) fn close(_mem: &mut LaneMem<'_>, _now: Instant, _s: SockRef) {}
+/// A segment that belongs to no connection (RFC 9293 3.10.7.1, 3.10.7.2).
+pub(super) fn segment(mem: &mut LaneMem<'_>, now: Instant, seg: &Seg) {
+    let local = Endpoint { addr: seg.key.local, port: seg.key.local_port };
+    let Some(listener) = find(mem, local) else {
+        reset::of_segment(mem, now, seg, DropReason::TcpNoSocket);
+        return;
+    };
+    if seg.flags.is_rst() {
+        mem.counters.drop_packet(DropReason::TcpFlagsBad);
+    } else if seg.flags.is_ack() {
+        reset::of_segment(mem, now, seg, DropReason::TcpAckBad);
+    } else if seg.flags.is_syn()
+        && !seg.flags.is_fin()
+        && !is_group(seg.key.remote)
+        && seg.key.remote_port.0 != 0
+    {
+        on_syn(mem, now, listener, seg, None);
+    } else {
+        mem.counters.drop_packet(DropReason::TcpFlagsBad);
+    }
+}
+
+/// Can `addr` not be one station's address?
+fn is_group(addr: IpAddress) -> bool {
+    addr.as_v4().is_none_or(|a| a.is_multicast() || a.is_broadcast() || a.is_unspecified())
+}
+
+/// A SYN for `listener`. `above`: our numbers must begin above this one.
+fn on_syn(
+    mem: &mut LaneMem<'_>,
+    now: Instant,
+    listener: Idx<Listener>,
+    seg: &Seg,
+    above: Option<base::SeqNum>,
+) {
+    let Some(row) = mem.listeners.get(listener) else { return };
+    let (options, generation) = (row.options, row.generation);
+    // As Linux: no SYN is taken while the accept queue is full, or the SYN queue (there are no cookies yet).
+    if row.accept_queue.len > row.backlog || row.syn_queue.len > row.backlog {
+        overflow(mem, listener);
+        return;
+    }
+    let Some(hop) = hop::for_source(mem, now, seg.port, seg.src_mac) else {
+        mem.counters.drop_packet(DropReason::TcpNoHop);
+        return;
+    };
+    let Some(at) = table::make(mem, &seg.key) else {
+        hop::release(mem, hop);
+        mem.counters.drop_packet(DropReason::TcpNoTcb);
+        return;
+    };
+    let (iss, ts_offset) = table::initial_numbers(mem, now, &seg.key);
+    let iss = above.filter(|a| !iss.after(*a)).unwrap_or(iss);
+    let mtu = mem.ports.get(Idx::new(u32::from(seg.port))).map_or(0, |p| p.mtu);
+    let Some(mut c) = conn(mem, now, at) else { return };
+    c.hot.hop = hop;
+    c.hot.port = seg.port;
+    c.cold.passive.listener = listener;
+    c.cold.passive.generation = generation;
+    c.go(Cause::PassiveOpen);
+    c.go(Cause::RecvSyn);
+    c.apply_options(&options);
+    c.start(iss, ts_offset, mtu);
+    c.take_syn(seg);
+    join_queue(mem, at, flag::IN_SYN_QUEUE);
+}
+
+/// A SYN for connection `at` in TIME-WAIT opens a new connection if it cannot be an old duplicate (RFC 6191 2, RFC 1122
+/// 4.2.2.13). True: it did.
+pub(super) fn reuses_time_wait(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, seg: &Seg) -> bool {
+    let only_syn = seg.flags.is_syn() && !seg.flags.intersects(TcpFlags::RST | TcpFlags::ACK | TcpFlags::FIN);
+    let Some(hot) = mem.hot.get(at).filter(|_| only_syn) else { return false };
+    let newer_time = hot.flags & flag::TIMESTAMPS != 0
+        && seg.options.timestamps.is_some_and(|t| (t.value.wrapping_sub(hot.rcv.ts_recent) as i32) > 0);
+    if !seg.seq.after(hot.rcv.nxt) && !newer_time {
+        return false;
+    }
+    let local = Endpoint { addr: seg.key.local, port: seg.key.local_port };
+    // A connection that a program still holds keeps its row, but gives its numbers up.
+    let (above, Some(listener)) = (hot.snd.nxt.plus(65_537), find(mem, local)) else { return false };
+    table::end(mem, at, None);
+    mem.counters.tcp.time_wait_reused = mem.counters.tcp.time_wait_reused.wrapping_add(1);
+    on_syn(mem, now, listener, seg, Some(above));
+    true
+}

@@ -1,21 +1,147 @@
-//! TCP (RFC 9293).
+//! TCP (RFC 9293): one file a concern.
+//!
+//! | file | concern |
+//! |---|---|
+//! | `state` | the states and the one function that makes them |
+//! | `conn` | a connection in the hands of the code that works on it |
+//! | `segment` | a received segment, checked |
+//! | `input`, `handshake`, `ack`, `receive`, `queue` | what a received segment does |
+//! | `congestion`, `recovery`, `board`, `rtt` | how much may be in flight, and what is lost |
+//! | `output`, `header`, `reset`, `window` | what is sent |
+//! | `timers` | what time does |
+//! | `table`, `listen`, `connect`, `verbs`, `stream` | what programs do |
+//!
+//! Left out: urgent data (read in line, as RFC 6093 wants), ECN, RACK, fast open, cookies.
 
+mod ack;
+mod board;
+mod congestion;
+mod conn;
 pub(crate) mod connect;
+mod handshake;
+mod header;
+mod input;
 pub(crate) mod listen;
+mod output;
+mod queue;
+mod receive;
+mod recovery;
+mod reset;
+mod rtt;
+mod segment;
 mod state;
+pub(crate) mod stream;
+mod table;
+mod timers;
 pub(crate) mod verbs;
+mod window;
 
 use ::state::{LaneMem, SockKind, SockRef, TcbHot};
-use base::Idx;
+use base::{Duration, Idx};
 
+pub(crate) use input::input;
+pub(crate) use output::{pending, poll};
 pub use state::{Cause, State};
+pub(crate) use table::hop_changed;
+pub(crate) use timers::{deadline, handle_timers};
 
-/// The connection `s` names.
+/// Bits of [`TcbHot::flags`].
+pub(crate) mod flag {
+    /// Timestamps are in use (RFC 7323 3).
+    pub(crate) const TIMESTAMPS: u32 = 1;
+    /// SACK is in use (RFC 2018).
+    pub(crate) const SACK: u32 = 1 << 1;
+    /// The program is done sending: a FIN follows SND.END.
+    pub(crate) const FIN_QUEUED: u32 = 1 << 2;
+    /// SND.NXT includes our FIN.
+    pub(crate) const FIN_SENT: u32 = 1 << 3;
+    /// RCV.NXT includes the peer's FIN.
+    pub(crate) const FIN_RCVD: u32 = 1 << 4;
+    /// A FIN came out of order, at `TcbCold::fin_seq`.
+    pub(crate) const FIN_AHEAD: u32 = 1 << 5;
+    /// The program has closed the socket: its name is dead.
+    pub(crate) const ORPHAN: u32 = 1 << 6;
+    /// The program reads no more.
+    pub(crate) const SHUT_READ: u32 = 1 << 7;
+    /// In the SYN queue of a listener.
+    pub(crate) const IN_SYN_QUEUE: u32 = 1 << 8;
+    /// In the accept queue of a listener.
+    pub(crate) const IN_ACCEPT_QUEUE: u32 = 1 << 9;
+    /// In the queue of those in TIME-WAIT that nobody holds.
+    pub(crate) const IN_TIME_WAIT: u32 = 1 << 10;
+    /// An ACK is to be sent at the next chance.
+    pub(crate) const ACK_NOW: u32 = 1 << 11;
+    /// A SYN or SYN,ACK is to be sent.
+    pub(crate) const SEND_SYN: u32 = 1 << 12;
+    /// A probe (zero window, keepalive) is to be sent.
+    pub(crate) const SEND_PROBE: u32 = 1 << 13;
+    /// A round-trip time is being measured.
+    pub(crate) const TIMING: u32 = 1 << 14;
+    /// In loss recovery: SND.UNA has not reached `LossState::recover`.
+    pub(crate) const RECOVERY: u32 = 1 << 15;
+    /// The recovery began with a timeout.
+    pub(crate) const LOSS: u32 = 1 << 16;
+    /// `LossState::backoff`, `probes` or `keep_probes` is not 0.
+    pub(crate) const STALLED: u32 = 1 << 17;
+    /// `rexmit_at` is the persist timer's.
+    pub(crate) const PERSIST: u32 = 1 << 18;
+    /// `rexmit_at` is the tail loss probe's.
+    pub(crate) const TAIL_PROBE: u32 = 1 << 19;
+    /// A tail loss probe was sent in this flight.
+    pub(crate) const TAIL_PROBED: u32 = 1 << 20;
+    /// TCP_NODELAY.
+    pub(crate) const NODELAY: u32 = 1 << 21;
+    /// TCP_CORK, or the last send said that more follows.
+    pub(crate) const CORK: u32 = 1 << 22;
+    /// The peer scales its windows, and so do we (RFC 7323 2).
+    pub(crate) const WINDOW_SCALE: u32 = 1 << 23;
+    /// SO_KEEPALIVE.
+    pub(crate) const KEEPALIVE: u32 = 1 << 24;
+    /// The program found no room to send, and is told when there is some.
+    pub(crate) const WANTS_ROOM: u32 = 1 << 25;
+    /// `TcbCold::idle_at` counts.
+    pub(crate) const IDLE_TIMER: u32 = 1 << 26;
+    /// In the list of those who wait for their next hop.
+    pub(crate) const WAITS_FOR_HOP: u32 = 1 << 27;
+    /// A program has this row: not free.
+    pub(crate) const HELD: u32 = 1 << 28;
+    /// In the ring of control segments.
+    pub(crate) const RING_CONTROL: u32 = 1 << 29;
+    /// In the ring of ACKs.
+    pub(crate) const RING_ACK: u32 = 1 << 30;
+    /// In the ring of data.
+    pub(crate) const RING_DATA: u32 = 1 << 31;
+    /// What survives the row's reuse.
+    pub(crate) const RINGS: u32 = RING_CONTROL | RING_ACK | RING_DATA;
+}
+
+/// Twice the maximum segment lifetime, as Linux has it.
+const TIME_WAIT: Duration = Duration::from_secs(60);
+/// How long FIN-WAIT-2 lasts without a program (Linux's tcp_fin_timeout).
+const FIN_WAIT_2: Duration = Duration::from_secs(60);
+/// Delay of an ACK (RFC 9293 3.8.6.3 allows 500 ms; Linux takes 40).
+const DELAYED_ACK: Duration = Duration::from_millis(40);
+/// Pause until what failed for want of frames is tried again.
+const RETRY: Duration = Duration::from_millis(10);
+/// Frames that data to send leaves to control segments and reception.
+const RESERVE_FRAMES: u32 = 128;
+/// Smallest MSS we use, whatever the peer says (Linux's tcp_min_snd_mss).
+const MSS_MIN: u16 = 48;
+/// MSS of a peer that announces none (RFC 9293 3.7.1).
+const MSS_DEFAULT: u16 = 536;
+/// Bytes of the timestamps option in every segment.
+const TIMESTAMPS_BYTES: u16 = 12;
+/// Bytes of IPv4 and TCP headers without options.
+const HEADERS_V4: u16 = 40;
+
+/// The connection that `s` names.
+#[inline]
 pub(crate) fn lookup(mem: &LaneMem<'_>, s: SockRef) -> Option<Idx<TcbHot>> {
     if s.kind() != Some(SockKind::Tcp) {
         return None;
     }
     let at = Idx::new(s.row());
     let hot = mem.hot.get(at)?;
-    (hot.generation == s.generation).then_some(at)
+    let held = hot.flags & (flag::HELD | flag::ORPHAN) == flag::HELD;
+    (held && hot.generation == s.generation).then_some(at)
 }

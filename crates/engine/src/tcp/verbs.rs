@@ -1,82 +1,208 @@
-//! What programs do with connections.
+//! What programs ask of connections, besides reading and writing: readiness, errors, options, the ends of a connection.
 
+use ::state::{Endpoint, LaneMem, Ready, SockKind, SockRef, TcpOptions};
 use base::Instant;
-use state::{Endpoint, LaneMem, Ready, SockRef, TcpOptions};
 
-use crate::errors::{RecvError, SendError, ShutdownError, SockError};
+use super::conn::{Conn, Fate, cold_of, conn};
+use super::{Cause, State, flag, listen, lookup, table};
+use crate::errors::{ShutdownError, SockError};
 use crate::types::{How, TcpInfo};
 
-pub(crate) fn ready(_mem: &LaneMem<'_>, _s: SockRef) -> Ready {
-    Ready::ERR | Ready::HUP
+/// Readiness as Linux's tcp_poll gives it.
+pub(crate) fn ready(mem: &LaneMem<'_>, s: SockRef) -> Ready {
+    let Some(at) = lookup(mem, s) else { return Ready::ERR | Ready::HUP };
+    let (Some(hot), Some(cold)) = (mem.hot.get(at), mem.cold.get(cold_of(at))) else { return Ready::ERR };
+    let state = State::from_raw(hot.state);
+    let closed = state == State::Closed;
+    let no_read = closed || hot.flags & (flag::FIN_RCVD | flag::SHUT_READ) != 0;
+    let no_send = closed || hot.flags & flag::FIN_QUEUED != 0;
+    let mut ready = Ready::NONE;
+    if closed || (no_read && no_send) {
+        ready |= Ready::HUP;
+    }
+    if no_read {
+        ready |= Ready::IN | Ready::RDHUP;
+    }
+    if state != State::SynSent && state != State::SynRcvd {
+        if hot.rcv_bytes >= cold.options.rcv_low_bytes.clamp(1, hot.rcv_buf.max(2) / 2) {
+            ready |= Ready::IN;
+        }
+        let queued = if hot.snd.end.before(hot.snd.una) { 0 } else { hot.snd.end.since(hot.snd.una) };
+        if no_send || (hot.snd_buf.saturating_sub(queued) >= queued / 2 && queued < hot.snd_buf) {
+            ready |= Ready::OUT;
+        }
+    }
+    if cold.error != 0 {
+        ready |= Ready::ERR;
+    }
+    ready
 }
 
-pub(crate) fn take_error(_mem: &mut LaneMem<'_>, _s: SockRef) -> Option<SockError> {
-    None
+/// SO_ERROR.
+pub(crate) fn take_error(mem: &mut LaneMem<'_>, s: SockRef) -> Option<SockError> {
+    let at = lookup(mem, s)?;
+    let cold = mem.cold.get_mut(cold_of(at))?;
+    SockError::from_raw(core::mem::take(&mut cold.error))
 }
 
-pub(crate) fn send(
-    _mem: &mut LaneMem<'_>,
-    _now: Instant,
-    _s: SockRef,
-    _data: &[u8],
-    _more: bool,
-) -> Result<usize, SendError> {
-    Err(SendError::Gone)
-}
-
-pub(crate) fn recv(
-    _mem: &mut LaneMem<'_>,
-    _now: Instant,
-    _s: SockRef,
-    _buf: &mut [u8],
-    _peek: bool,
-) -> Result<usize, RecvError> {
-    Err(RecvError::Gone)
-}
-
-pub(crate) fn peek_at(
-    _mem: &LaneMem<'_>,
-    _s: SockRef,
-    _skip: usize,
-    _buf: &mut [u8],
-) -> Result<usize, RecvError> {
-    Err(RecvError::Gone)
-}
-
-pub(crate) fn skip(
-    _mem: &mut LaneMem<'_>,
-    _now: Instant,
-    _s: SockRef,
-    _len: usize,
-) -> Result<usize, RecvError> {
-    Err(RecvError::Gone)
-}
-
+/// [`Engine::shutdown`](crate::Engine::shutdown).
 pub(crate) fn shutdown(
-    _mem: &mut LaneMem<'_>,
-    _now: Instant,
-    _s: SockRef,
-    _how: How,
+    mem: &mut LaneMem<'_>,
+    now: Instant,
+    s: SockRef,
+    how: How,
 ) -> Result<(), ShutdownError> {
-    Err(ShutdownError::Gone)
+    if listen::lookup(mem, s).is_some() {
+        return Err(ShutdownError::NotConnected);
+    }
+    let at = lookup(mem, s).ok_or(ShutdownError::Gone)?;
+    let mut c = conn(mem, now, at).ok_or(ShutdownError::Gone)?;
+    match c.state() {
+        State::Closed | State::Listen => return Err(ShutdownError::NotConnected),
+        State::SynSent => {
+            table::settle(mem, now, at, Fate::Dead(SockError::Reset));
+            return Ok(());
+        }
+        _ => {}
+    }
+    if matches!(how, How::Read | How::Both) {
+        c.set(flag::SHUT_READ);
+        c.notify(Ready::IN | Ready::RDHUP);
+    }
+    if matches!(how, How::Write | How::Both) && !c.any(flag::FIN_QUEUED) {
+        c.queue_fin();
+        c.notify(Ready::OUT);
+    }
+    if c.any(flag::SHUT_READ) && c.any(flag::FIN_QUEUED) {
+        c.notify(Ready::HUP);
+    }
+    c.arm();
+    Ok(())
 }
 
-pub(crate) fn close(_mem: &mut LaneMem<'_>, _now: Instant, _s: SockRef) {}
-
-pub(crate) fn abort(_mem: &mut LaneMem<'_>, _now: Instant, _s: SockRef) {}
-
-pub(crate) fn set_options(_mem: &mut LaneMem<'_>, _now: Instant, _s: SockRef, _opts: &TcpOptions) -> bool {
-    false
+impl Conn<'_, '_> {
+    /// The program sends no more: a FIN follows what is queued.
+    fn queue_fin(&mut self) {
+        self.set(flag::FIN_QUEUED);
+        self.clear(flag::CORK);
+        self.go(Cause::Close);
+        self.kick();
+    }
 }
 
-pub(crate) fn options(_mem: &LaneMem<'_>, _s: SockRef) -> Option<TcpOptions> {
-    None
+/// [`Engine::close`](crate::Engine::close) of a connection.
+pub(crate) fn close(mem: &mut LaneMem<'_>, now: Instant, s: SockRef) {
+    let Some(at) = lookup(mem, s) else { return };
+    let Some(mut c) = conn(mem, now, at) else { return };
+    let unread = c.hot.rcv_bytes > 0;
+    let hard = c.cold.options.linger != 0 && c.cold.options.linger_s == 0;
+    let fate = match c.state() {
+        State::Closed | State::TimeWait | State::Listen => Fate::Keep,
+        State::SynSent => Fate::Closed,
+        // RFC 2525 2.17, RFC 1122 4.2.2.13: data that nobody will read is lost, and the peer must hear of it.
+        _ if unread || hard => {
+            c.counters.tcp.aborts_on_close = c.counters.tcp.aborts_on_close.wrapping_add(1);
+            Fate::Reset(SockError::Aborted)
+        }
+        _ => {
+            if !c.any(flag::FIN_QUEUED) {
+                c.queue_fin();
+            }
+            if c.state() == State::FinWait2 {
+                c.start_fin_wait_2();
+                c.arm();
+            }
+            Fate::Keep
+        }
+    };
+    table::settle(mem, now, at, fate);
+    table::orphan(mem, now, at);
 }
 
-pub(crate) fn names(_mem: &LaneMem<'_>, _s: SockRef) -> Option<(Endpoint, Endpoint)> {
-    None
+/// [`Engine::abort`](crate::Engine::abort) of a connection.
+pub(crate) fn abort(mem: &mut LaneMem<'_>, now: Instant, s: SockRef) {
+    let Some(at) = lookup(mem, s) else { return };
+    let state = mem.hot.get(at).map_or(State::Closed, |t| State::from_raw(t.state));
+    let fate = match state {
+        State::Closed => Fate::Keep,
+        State::SynSent | State::TimeWait | State::Listen => Fate::Closed,
+        _ => Fate::Reset(SockError::Aborted),
+    };
+    table::settle(mem, now, at, fate);
+    table::orphan(mem, now, at);
 }
 
-pub(crate) fn info(_mem: &LaneMem<'_>, _s: SockRef) -> Option<TcpInfo> {
-    None
+/// [`Engine::set_tcp_options`](crate::Engine::set_tcp_options).
+pub(crate) fn set_options(mem: &mut LaneMem<'_>, now: Instant, s: SockRef, opts: &TcpOptions) -> bool {
+    if let Some(row) = listen::lookup(mem, s).and_then(|at| mem.listeners.get_mut(at)) {
+        row.options = *opts;
+        return true;
+    }
+    let Some(mut c) = lookup(mem, s).and_then(|at| conn(mem, now, at)) else { return false };
+    c.apply_options(opts);
+    // The window must not shrink below what was announced with a larger buffer, nor the shift change.
+    c.hot.rcv_buf =
+        c.hot.rcv_buf.max(c.hot.rcv_bytes.saturating_add(c.rcv_wnd()).min(c.hot.rcv_buf.max(2048)));
+    c.kick();
+    true
+}
+
+/// [`Engine::tcp_options`](crate::Engine::tcp_options).
+pub(crate) fn options(mem: &LaneMem<'_>, s: SockRef) -> Option<TcpOptions> {
+    match s.kind()? {
+        SockKind::Listener => mem.listeners.get(listen::lookup(mem, s)?).map(|l| l.options),
+        SockKind::Tcp => {
+            let at = lookup(mem, s)?;
+            let hot = mem.hot.get(at)?;
+            let options = mem.cold.get(cold_of(at)).map(|c| c.options)?;
+            Some(TcpOptions { rcv_buf_bytes: hot.rcv_buf, snd_buf_bytes: hot.snd_buf, ..options })
+        }
+        SockKind::Udp => None,
+    }
+}
+
+/// [`Engine::names`](crate::Engine::names).
+pub(crate) fn names(mem: &LaneMem<'_>, s: SockRef) -> Option<(Endpoint, Endpoint)> {
+    if let Some(at) = listen::lookup(mem, s) {
+        return mem.listeners.get(at).map(|l| (l.local, Endpoint::default()));
+    }
+    let key = mem.hot.get(lookup(mem, s)?)?.key;
+    Some((
+        Endpoint { addr: key.local, port: key.local_port },
+        Endpoint { addr: key.remote, port: key.remote_port },
+    ))
+}
+
+/// [`Engine::tcp_info`](crate::Engine::tcp_info).
+pub(crate) fn info(mem: &LaneMem<'_>, s: SockRef) -> Option<TcpInfo> {
+    let at = lookup(mem, s)?;
+    let hot = mem.hot.get(at)?;
+    let cold = mem.cold.get(cold_of(at))?;
+    let fin_sent = hot.flags & flag::FIN_SENT != 0;
+    let data_nxt = if fin_sent { hot.snd.end } else { hot.snd.nxt };
+    let window = if hot.rcv.edge.before(hot.rcv.nxt) { 0 } else { hot.rcv.edge.since(hot.rcv.nxt) };
+    Some(TcpInfo {
+        state: State::from_raw(hot.state),
+        timestamps: hot.flags & flag::TIMESTAMPS != 0,
+        sack: hot.flags & flag::SACK != 0,
+        snd_shift: hot.snd_shift,
+        rcv_shift: hot.rcv_shift,
+        backoff: cold.loss.backoff,
+        recovering: hot.flags & flag::RECOVERY != 0,
+        rto_us: hot.rtt.rto_us,
+        rtt_us: hot.rtt.srtt_us8 >> 3,
+        rtt_var_us: hot.rtt.var_us4 >> 2,
+        snd_mss: hot.mss,
+        rcv_mss: cold.mss_local,
+        cwnd_bytes: hot.snd.cwnd,
+        ssthresh_bytes: hot.snd.ssthresh,
+        snd_wnd_bytes: hot.snd.wnd,
+        rcv_wnd_bytes: window,
+        unacked_bytes: data_nxt.since(hot.snd.una).min(i32::MAX as u32),
+        unsent_bytes: if fin_sent || hot.snd.end.before(data_nxt) { 0 } else { hot.snd.end.since(data_nxt) },
+        unread_bytes: hot.rcv_bytes,
+        retransmits: cold.retransmits,
+        bytes_in: cold.bytes_in,
+        bytes_out: cold.bytes_out,
+    })
 }

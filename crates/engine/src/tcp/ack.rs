@@ -1,0 +1,230 @@
+//! What an acceptable acknowledgment does (RFC 9293 3.10.7.4, fifth step): frees, measures, grows, and moves states.
+
+use ::state::{DropReason, Ready};
+use base::{Duration, Instant, SeqNum};
+
+use super::conn::{Conn, Fate, Ring};
+use super::segment::Seg;
+use super::{Cause, FIN_WAIT_2, State, TIME_WAIT, flag, rtt};
+
+/// Least time to a tail loss probe.
+const TAIL_PROBE_MIN: Duration = Duration::from_millis(5);
+
+/// What an ACK field is worth.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum AckWorth {
+    /// Nothing: drop the segment.
+    Bad,
+    /// Old, or the same again: the rest of the segment counts.
+    Old,
+    /// It acknowledges something new.
+    New,
+}
+
+impl Conn<'_, '_> {
+    /// RFC 5961 5.2: SEG.ACK must lie between SND.UNA - MAX.SND.WND and SND.NXT.
+    #[inline]
+    pub(super) fn ack_worth(&self, ack: SeqNum) -> AckWorth {
+        let snd = &self.hot.snd;
+        if ack.after(snd.nxt) || ack.before(snd.una.minus(snd.wnd_max)) {
+            AckWorth::Bad
+        } else if ack.after(snd.una) {
+            AckWorth::New
+        } else {
+            AckWorth::Old
+        }
+    }
+
+    /// Takes over SEG.WND if the segment is not older than the one the window came from (RFC 9293 3.10.7.4; SND.WL2 is not
+    /// kept, as no older ACK than SND.UNA counts). True: the window changed.
+    #[inline]
+    pub(super) fn update_window(&mut self, seg: &Seg) -> bool {
+        let window = u32::from(seg.window) << self.hot.snd_shift.min(14);
+        let snd = &mut self.hot.snd;
+        if seg.seq.before(snd.wl1) || seg.ack.before(snd.una) {
+            return false;
+        }
+        snd.wl1 = seg.seq;
+        let changed = snd.wnd != window;
+        snd.wnd = window;
+        snd.wnd_max = snd.wnd_max.max(window);
+        changed
+    }
+
+    /// The whole ACK step for a segment that header prediction did not take.
+    pub(super) fn process_ack(&mut self, seg: &Seg) -> Fate {
+        let news =
+            self.any(flag::SACK) && !seg.options.sack.is_empty() && self.update_board(&seg.options.sack);
+        let window_changed = self.update_window(seg);
+        if self.ack_worth(seg.ack) == AckWorth::New {
+            let fate = self.acknowledge(seg);
+            if news && fate == Fate::Keep && !self.any(flag::RECOVERY) {
+                self.on_dup_ack();
+            }
+            return fate;
+        }
+        // RFC 5681 2: a duplicate ACK has no data, no SYN or FIN, the same window, and something is in flight.
+        let duplicate =
+            seg.ack == self.hot.snd.una && seg.space() == 0 && !window_changed && self.flight() > 0;
+        if duplicate || news {
+            self.hot.dup_acks = self.hot.dup_acks.saturating_add(1);
+            self.on_dup_ack();
+        } else if window_changed {
+            self.window_opened();
+        }
+        if self.any(flag::STALLED) {
+            // RFC 1122 4.2.2.17: a peer that answers probes of its closed window is alive.
+            self.cold.loss.probes = 0;
+            self.cold.loss.stalled_at = self.now;
+        }
+        Fate::Keep
+    }
+
+    /// SND.WND changed without new acknowledgments.
+    pub(super) fn window_opened(&mut self) {
+        if self.any(flag::PERSIST) && self.hot.snd.wnd > 0 {
+            self.clear(flag::PERSIST);
+            self.hot.rexmit_at = Instant::NEVER;
+        }
+        if self.has_data() {
+            self.enqueue(Ring::Data);
+        }
+    }
+
+    /// SEG.ACK acknowledges something new.
+    #[inline]
+    pub(super) fn acknowledge(&mut self, seg: &Seg) -> Fate {
+        let ack = seg.ack;
+        let acked = ack.since(self.hot.snd.una);
+        let flight = self.flight();
+        self.measure(seg);
+        self.trim_acked(ack);
+        self.hot.snd.una = ack;
+        if self.any(flag::STALLED) {
+            self.alive_again();
+        }
+        if !self.cold.loss.board.is_none() {
+            self.trim_board();
+        }
+        if self.any(flag::RECOVERY) {
+            self.recovery_ack(acked, flight);
+        } else {
+            self.hot.dup_acks = 0;
+            self.grow_window(acked, flight);
+        }
+        self.clear(flag::TAIL_PROBED);
+        self.restart_timer();
+        if self.any(flag::WANTS_ROOM) && self.has_room() {
+            self.clear(flag::WANTS_ROOM);
+            self.notify(Ready::OUT);
+        }
+        if self.has_data() {
+            self.enqueue(Ring::Data);
+        }
+        if self.fin_acked() { self.on_fin_acked() } else { Fate::Keep }
+    }
+
+    /// A round-trip time from what `seg` acknowledges, if there is a clean one.
+    #[inline]
+    fn measure(&mut self, seg: &Seg) {
+        if self.any(flag::TIMING) {
+            if seg.ack.at_or_after(self.hot.rtt.timed_seq) {
+                self.clear(flag::TIMING);
+                let us = rtt::clock_us(self.now).wrapping_sub(self.hot.rtt.timed_at_us);
+                rtt::sample(&mut self.hot.rtt, us);
+            }
+        } else if self.any(flag::RECOVERY | flag::STALLED)
+            && self.any(flag::TIMESTAMPS)
+            && let Some(ts) = seg.options.timestamps
+            && ts.echo != 0
+        {
+            // RFC 7323 4.1: the echo tells which transmission was acknowledged, so retransmissions can be measured too.
+            let clock = self.now.as_millis_u32().wrapping_add(self.cold.ts_offset);
+            let ms = clock.wrapping_sub(ts.echo);
+            if ms < 60_000 {
+                rtt::sample(&mut self.hot.rtt, ms.max(1) * 1000);
+            }
+        }
+    }
+
+    /// The peer has answered after timeouts or probes.
+    fn alive_again(&mut self) {
+        self.clear(flag::STALLED);
+        self.cold.loss.backoff = 0;
+        self.cold.loss.probes = 0;
+        self.cold.loss.keep_probes = 0;
+    }
+
+    /// RFC 6298 5.2, 5.3: with each new acknowledgment the timer starts anew, or stops when all is acknowledged.
+    #[inline]
+    pub(super) fn restart_timer(&mut self) {
+        self.clear(flag::PERSIST | flag::TAIL_PROBE);
+        if self.hot.snd.una == self.hot.snd.nxt {
+            self.hot.rexmit_at = Instant::NEVER;
+            return;
+        }
+        self.start_timer();
+    }
+
+    /// Starts the retransmission timer, or the tail loss probe's when that comes first (RFC 8985 7.2).
+    pub(super) fn start_timer(&mut self) {
+        let backoff = if self.any(flag::STALLED) { self.cold.loss.backoff } else { 0 };
+        let mut wait = rtt::rto(&self.hot.rtt, backoff);
+        let srtt = self.hot.rtt.srtt_us8 >> 3;
+        if srtt != 0
+            && self.any(flag::SACK)
+            && !self.any(flag::RECOVERY | flag::STALLED | flag::TAIL_PROBED)
+            && self.flight() > self.mss()
+        {
+            let probe =
+                Duration(Duration::from_micros(2 * u64::from(srtt)).0.saturating_add(TAIL_PROBE_MIN.0));
+            if probe < wait {
+                wait = probe;
+                self.set(flag::TAIL_PROBE);
+            }
+        }
+        self.hot.rexmit_at = self.now.plus(wait);
+    }
+
+    /// Our FIN was acknowledged.
+    fn on_fin_acked(&mut self) -> Fate {
+        match self.go(Cause::AckOfFin) {
+            State::FinWait2 => {
+                if self.any(flag::ORPHAN) {
+                    self.start_fin_wait_2();
+                }
+                Fate::Keep
+            }
+            State::TimeWait => self.start_time_wait(),
+            State::Closed => {
+                // `end` makes CLOSED of it; the row must still look open until then.
+                self.hot.state = State::LastAck as u8;
+                Fate::Closed
+            }
+            _ => Fate::Keep,
+        }
+    }
+
+    /// An orphan waits for the peer's FIN for a limited time.
+    pub(super) fn start_fin_wait_2(&mut self) {
+        self.cold.idle_at = self.now.plus(FIN_WAIT_2);
+        self.set(flag::IDLE_TIMER);
+    }
+
+    /// TIME-WAIT begins, or begins again (RFC 9293 3.10.7.4: each retransmitted FIN restarts it).
+    pub(super) fn start_time_wait(&mut self) -> Fate {
+        self.clear(flag::PERSIST | flag::TAIL_PROBE | flag::IDLE_TIMER | flag::RECOVERY | flag::LOSS);
+        self.hot.rexmit_at = self.now.plus(TIME_WAIT);
+        self.hot.ack_at = Instant::NEVER;
+        Fate::TimeWait
+    }
+
+    /// Answers a segment that may be forged with the right numbers (RFC 5961 7: not too often).
+    pub(super) fn challenge(&mut self, reason: DropReason) {
+        self.drop_packet(reason);
+        if super::reset::allow(&mut self.tcp.challenges, self.now, super::reset::CHALLENGES_A_SECOND) {
+            self.counters.tcp.challenge_acks = self.counters.tcp.challenge_acks.wrapping_add(1);
+            self.ack_now();
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! The SACK scoreboard: what the peer has beyond SND.UNA (RFC 2018 4, RFC 6675 3).
+
+use ::state::{BOARD_RANGES, Scoreboard, SeqRange};
+use base::{Idx, SeqNum};
+use wire::SackBlocks;
+
+use super::conn::Conn;
+
+/// The runs in use.
+fn runs(board: &Scoreboard) -> &[SeqRange] {
+    board.ranges.get(..board.count as usize).unwrap_or(&board.ranges)
+}
+
+impl Conn<'_, '_> {
+    /// What the peer has, ascending.
+    pub(super) fn sacked_runs(&self) -> &[SeqRange] {
+        self.boards.get(self.cold.loss.board).map_or(&[], runs)
+    }
+
+    /// Bytes the peer has beyond SND.UNA.
+    pub(super) fn sacked_bytes(&self) -> u32 {
+        self.boards.get(self.cold.loss.board).map_or(0, |b| b.bytes)
+    }
+
+    /// Notes what `blocks` report. True: something new.
+    pub(super) fn update_board(&mut self, blocks: &SackBlocks) -> bool {
+        let (una, nxt) = (self.hot.snd.una, self.hot.snd.nxt);
+        let mut news = false;
+        for block in blocks.as_slice() {
+            // A block that does not lie in what is in flight is ignored (RFC 2018 4; D-SACKs of RFC 2883 lie below).
+            let sane = block.left.before(block.right)
+                && block.left.at_or_after(una)
+                && block.right.at_or_before(nxt)
+                && block.right.since(una) <= nxt.since(una);
+            if sane && self.ensure_board() {
+                let run = SeqRange { left: block.left, right: block.right };
+                if let Some(board) = self.boards.get_mut(self.cold.loss.board) {
+                    news |= insert(board, run);
+                }
+            }
+        }
+        news
+    }
+
+    /// Forgets what is below SND.UNA.
+    pub(super) fn trim_board(&mut self) {
+        let una = self.hot.snd.una;
+        let Some(board) = self.boards.get_mut(self.cold.loss.board) else { return };
+        let count = board.count.min(BOARD_RANGES as u32) as usize;
+        let gone = board.ranges.iter().take(count).take_while(|r| r.right.at_or_before(una)).count();
+        board.ranges.copy_within(gone..count, 0);
+        board.count = (count - gone) as u32;
+        if let Some(first) = board.ranges.first_mut()
+            && count > gone
+            && first.left.before(una)
+        {
+            first.left = una;
+        }
+        board.bytes = runs(board).iter().map(|r| r.right.since(r.left)).fold(0, u32::saturating_add);
+        if board.count == 0 {
+            self.drop_board();
+        }
+    }
+
+    fn ensure_board(&mut self) -> bool {
+        if !self.cold.loss.board.is_none() {
+            return true;
+        }
+        let at = self.tcp.free_board;
+        let Some(board) = self.boards.get_mut(at) else { return false };
+        self.tcp.free_board = core::mem::take(&mut board.next);
+        board.count = 0;
+        board.bytes = 0;
+        self.cold.loss.board = at;
+        true
+    }
+
+    /// Gives the scoreboard up.
+    pub(super) fn drop_board(&mut self) {
+        let at = core::mem::replace(&mut self.cold.loss.board, Idx::NONE);
+        if let Some(board) = self.boards.get_mut(at) {
+            board.count = 0;
+            board.next = core::mem::replace(&mut self.tcp.free_board, at);
+        }
+    }
+
+    /// The first run of bytes at or after `from` and before `to` that the peer has not reported.
+    pub(super) fn hole(&self, from: SeqNum, to: SeqNum) -> Option<SeqRange> {
+        let mut left = from;
+        for run in self.sacked_runs() {
+            if run.right.at_or_before(left) {
+                continue;
+            }
+            if run.left.after(left) {
+                let right = run.left.earlier(to);
+                return left.before(right).then_some(SeqRange { left, right });
+            }
+            left = run.right;
+        }
+        left.before(to).then_some(SeqRange { left, right: to })
+    }
+
+    /// Bytes of `from .. to` that the peer has not reported.
+    pub(super) fn unsacked(&self, from: SeqNum, to: SeqNum) -> u32 {
+        if !from.before(to) {
+            return 0;
+        }
+        let mut bytes = to.since(from);
+        for run in self.sacked_runs() {
+            let (left, right) = (run.left.later(from), run.right.earlier(to));
+            if left.before(right) {
+                bytes = bytes.saturating_sub(right.since(left));
+            }
+        }
+        bytes
+    }
+}
+
+/// Adds `run` to `board`; true: it holds something new. A run that finds no room is forgotten, as SACK is advisory.
+fn insert(board: &mut Scoreboard, mut run: SeqRange) -> bool {
+    let count = board.count.min(BOARD_RANGES as u32) as usize;
+    let old = board.ranges.get(..count).unwrap_or(&[]);
+    let first = old.iter().take_while(|r| r.right.before(run.left)).count();
+    let joined = old.iter().skip(first).take_while(|r| r.left.at_or_before(run.right)).count();
+    if let Some(r) = old.get(first).filter(|_| joined == 1)
+        && r.left.at_or_before(run.left)
+        && r.right.at_or_after(run.right)
+    {
+        return false;
+    }
+    for r in old.iter().skip(first).take(joined) {
+        run.left = run.left.earlier(r.left);
+        run.right = run.right.later(r.right);
+    }
+    if joined == 0 {
+        if count == BOARD_RANGES {
+            return false;
+        }
+        board.ranges.copy_within(first..count, first + 1);
+    } else {
+        board.ranges.copy_within(first + joined..count, first + 1);
+    }
+    if let Some(slot) = board.ranges.get_mut(first) {
+        *slot = run;
+    }
+    board.count = (count + 1 - joined) as u32;
+    board.bytes = runs(board).iter().map(|r| r.right.since(r.left)).fold(0, u32::saturating_add);
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn board() -> Scoreboard {
+        Scoreboard {
+            ranges: [SeqRange::default(); BOARD_RANGES],
+            count: 0,
+            bytes: 0,
+            next: Idx::NONE,
+            spare: 0,
+        }
+    }
+
+    fn run(left: u32, right: u32) -> SeqRange {
+        SeqRange { left: SeqNum(left), right: SeqNum(right) }
+    }
+
+    #[test]
+    fn runs_that_touch_become_one() {
+        let mut b = board();
+        assert!(insert(&mut b, run(10, 20)));
+        assert!(insert(&mut b, run(40, 50)));
+        assert!(insert(&mut b, run(25, 30)));
+        assert!(!insert(&mut b, run(12, 20)));
+        assert_eq!(runs(&b), &[run(10, 20), run(25, 30), run(40, 50)]);
+        assert!(insert(&mut b, run(20, 26)));
+        assert_eq!(runs(&b), &[run(10, 30), run(40, 50)]);
+        assert!(insert(&mut b, run(5, 60)));
+        assert_eq!((runs(&b), b.bytes), (&[run(5, 60)][..], 55));
+    }
+
+    #[test]
+    fn a_full_board_forgets_what_is_new() {
+        let mut b = board();
+        for i in 0..BOARD_RANGES as u32 {
+            assert!(insert(&mut b, run(i * 10, i * 10 + 5)));
+        }
+        assert!(!insert(&mut b, run(9990, 9995)));
+        assert_eq!(b.count as usize, BOARD_RANGES);
+        assert!(insert(&mut b, run(3, 12)));
+        assert_eq!(b.count as usize, BOARD_RANGES - 1);
+    }
+
+    #[test]
+    fn runs_order_across_the_wrap_of_sequence_space() {
+        let mut b = board();
+        assert!(insert(&mut b, run(5, 9)));
+        assert!(insert(&mut b, run(u32::MAX - 9, u32::MAX - 3)));
+        assert_eq!(runs(&b), &[run(u32::MAX - 9, u32::MAX - 3), run(5, 9)]);
+        assert!(insert(&mut b, run(u32::MAX - 3, 5)));
+        assert_eq!(runs(&b), &[run(u32::MAX - 9, 9)]);
+        assert_eq!(b.bytes, 19);
+    }
+}

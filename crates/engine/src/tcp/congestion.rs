@@ -1,0 +1,75 @@
+//! How much may be in flight: slow start and congestion avoidance (RFC 5681), initial window (RFC 6928).
+
+use super::conn::Conn;
+use super::{flag, rtt};
+
+/// Largest congestion window, bytes.
+const CWND_MAX: u32 = 1 << 30;
+
+/// Initial window for segments of `mss` bytes (RFC 6928 2).
+pub(super) fn initial_window(mss: u32) -> u32 {
+    (10 * mss).min(14_600.max(2 * mss))
+}
+
+impl Conn<'_, '_> {
+    /// The connection may send from now on.
+    pub(super) fn start_congestion(&mut self) {
+        self.hot.snd.cwnd = initial_window(self.mss());
+        self.hot.snd.ssthresh = CWND_MAX;
+    }
+
+    /// `acked` bytes were acknowledged when `flight` bytes were out (RFC 5681 3.1).
+    #[inline]
+    pub(super) fn grow_window(&mut self, acked: u32, flight: u32) {
+        let mss = self.mss();
+        let cwnd = self.hot.snd.cwnd;
+        // A window that was not used says nothing about the path (RFC 7661 4.1): it grows only while it limits.
+        if u64::from(flight) * 2 < u64::from(cwnd) {
+            return;
+        }
+        if cwnd < self.hot.snd.ssthresh {
+            // An ACK stands for up to a whole super-segment here, so it counts with all its bytes (RFC 3465 2.1; RFC 9438
+            // and Linux do the same).
+            self.hot.snd.cwnd = cwnd.saturating_add(acked).min(CWND_MAX);
+            return;
+        }
+        // Congestion avoidance: one segment for each window acknowledged (RFC 5681 3.1, byte counting).
+        let sum = self.cold.loss.acked.saturating_add(acked);
+        if sum >= cwnd {
+            self.cold.loss.acked = sum - cwnd;
+            self.hot.snd.cwnd = cwnd.saturating_add(mss).min(CWND_MAX);
+        } else {
+            self.cold.loss.acked = sum;
+        }
+    }
+
+    /// Half of what is in flight (RFC 5681 3.1, equation 4).
+    pub(super) fn halve_threshold(&mut self) {
+        let mss = self.mss();
+        self.hot.snd.ssthresh = (self.flight() / 2).max(2 * mss);
+    }
+
+    /// RFC 5681 4.1: after an idle time of more than an RTO the window is no longer known to fit the path.
+    #[inline]
+    pub(super) fn restart_after_idle(&mut self) {
+        if self.flight() == 0
+            && self.hot.snd.cwnd > initial_window(self.mss())
+            && self.now.since(self.hot.sent_at) > rtt::rto(&self.hot.rtt, 0)
+            && !self.any(flag::RECOVERY)
+        {
+            self.hot.snd.cwnd = initial_window(self.mss());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::initial_window;
+
+    #[test]
+    fn the_initial_window_is_that_of_rfc_6928() {
+        assert_eq!(initial_window(1448), 14_480);
+        assert_eq!(initial_window(8960), 17_920);
+        assert_eq!(initial_window(536), 5360);
+    }
+}

@@ -1,0 +1,180 @@
+//! Segments for connections that are being opened (RFC 9293 3.10.7.3 and the SYN-RECEIVED parts of 3.10.7.4), and what
+//! the SYNs' options agree on.
+
+use ::state::{DropReason, LaneMem, Ready, TcbHot, TcpOptions};
+use base::{Idx, Instant};
+use wire::tcp_options::TcpOptions as Offered;
+
+use super::conn::{Conn, Fate, Ring, conn};
+use super::receive::QUICK_ACKS;
+use super::segment::Seg;
+use super::{
+    Cause, HEADERS_V4, MSS_DEFAULT, MSS_MIN, State, TIMESTAMPS_BYTES, flag, reset, rtt, table, window,
+};
+use crate::errors::SockError;
+
+impl Conn<'_, '_> {
+    /// Takes over the program's options.
+    pub(super) fn apply_options(&mut self, options: &TcpOptions) {
+        let keepalive = self.any(flag::KEEPALIVE);
+        self.cold.options = *options;
+        self.clear(flag::NODELAY | flag::CORK | flag::KEEPALIVE);
+        self.set(if options.nodelay != 0 { flag::NODELAY } else { 0 });
+        self.set(if options.cork != 0 { flag::CORK } else { 0 });
+        self.set(if options.keepalive != 0 { flag::KEEPALIVE } else { 0 });
+        let usual = (self.tcp.rcv_buf_bytes, self.tcp.snd_buf_bytes);
+        self.hot.rcv_buf =
+            if options.rcv_buf_bytes == 0 { usual.0 } else { options.rcv_buf_bytes.clamp(2048, 1 << 30) };
+        self.hot.snd_buf =
+            if options.snd_buf_bytes == 0 { usual.1 } else { options.snd_buf_bytes.clamp(2048, 1 << 30) };
+        if self.any(flag::KEEPALIVE) && !keepalive {
+            self.cold.heard_at = self.now;
+            self.start_keepalive();
+        }
+    }
+
+    /// Numbers and MSS of a connection that is about to send its SYN.
+    pub(super) fn start(&mut self, iss: base::SeqNum, ts_offset: u32, mtu: u16) {
+        self.cold.iss = iss;
+        self.cold.ts_offset = ts_offset;
+        self.cold.snd_small = iss;
+        self.cold.loss.recover = iss;
+        let snd = &mut self.hot.snd;
+        snd.una = iss;
+        snd.nxt = iss.plus(1);
+        snd.end = iss.plus(1);
+        let most = self.cold.options.mss_max;
+        let fits = mtu.saturating_sub(HEADERS_V4).max(MSS_MIN);
+        self.cold.mss_local = if most == 0 { fits } else { fits.min(most.max(MSS_MIN)) };
+        self.cold.mss_peer = MSS_DEFAULT;
+        self.hot.rcv_shift = window::shift_for(self.hot.rcv_buf);
+        self.set(flag::SEND_SYN);
+        self.enqueue(Ring::Control);
+    }
+
+    /// The peer's SYN is here: takes over its number, its window and what its options say.
+    pub(super) fn take_syn(&mut self, seg: &Seg) {
+        self.cold.irs = seg.seq;
+        self.hot.rcv.nxt = seg.seq.plus(1);
+        self.hot.rcv.edge = self.hot.rcv.nxt;
+        self.hot.rcv.ack_sent = self.hot.rcv.nxt;
+        // RFC 7323 2.2: the window of a SYN is not scaled.
+        self.hot.snd.wnd = u32::from(seg.window);
+        self.hot.snd.wnd_max = self.hot.snd.wnd;
+        self.hot.snd.wl1 = seg.seq;
+        self.agree(&seg.options);
+        self.start_congestion();
+        self.hot.quick_acks = QUICK_ACKS;
+    }
+
+    fn agree(&mut self, offered: &Offered) {
+        self.cold.mss_peer = offered.mss.unwrap_or(MSS_DEFAULT).max(MSS_MIN);
+        let mut mss = self.cold.mss_peer.min(self.cold.mss_local);
+        if let Some(ts) = offered.timestamps {
+            self.set(flag::TIMESTAMPS);
+            self.hot.rcv.ts_recent = ts.value;
+            self.cold.ts_recent_at = self.now;
+            // RFC 6691 3: the MSS option does not count options, so they come off here.
+            mss = mss.saturating_sub(TIMESTAMPS_BYTES);
+        }
+        self.set(if offered.sack_permitted { flag::SACK } else { 0 });
+        match offered.window_scale {
+            Some(shift) => {
+                self.set(flag::WINDOW_SCALE);
+                self.hot.snd_shift = shift.min(14);
+            }
+            None => {
+                self.hot.snd_shift = 0;
+                self.hot.rcv_shift = 0;
+            }
+        }
+        self.hot.mss = mss.max(1);
+    }
+
+    /// The handshake is complete: our SYN was acknowledged.
+    pub(super) fn open_up(&mut self, seg: &Seg, cause: Cause) {
+        self.go(cause);
+        if self.any(flag::TIMING) && seg.ack.at_or_after(self.hot.rtt.timed_seq) {
+            let us = rtt::clock_us(self.now).wrapping_sub(self.hot.rtt.timed_at_us);
+            rtt::sample(&mut self.hot.rtt, us);
+        }
+        self.clear(flag::TIMING | flag::SEND_SYN | flag::STALLED);
+        // RFC 5681 3.1: a SYN or SYN,ACK that was lost lowers the initial window to one segment.
+        if self.cold.loss.backoff > 1 {
+            self.hot.snd.cwnd = self.mss();
+        }
+        self.cold.loss.backoff = 0;
+        self.hot.snd.una = seg.ack;
+        self.hot.rexmit_at = Instant::NEVER;
+        self.hot.sent_at = self.now;
+        self.cold.heard_at = self.now;
+        self.start_keepalive();
+        if self.has_data() {
+            self.enqueue(Ring::Data);
+        }
+    }
+}
+
+/// A segment for a connection in SYN-SENT.
+pub(super) fn syn_sent(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, seg: &Seg) {
+    let Some(mut c) = conn(mem, now, at) else { return };
+    let (una, nxt) = (c.hot.snd.una, c.hot.snd.nxt);
+    let acks = seg.flags.is_ack();
+    if acks && (seg.ack.at_or_before(una) || seg.ack.after(nxt)) {
+        reset::of_segment(mem, now, seg, DropReason::TcpAckBad);
+        return;
+    }
+    if seg.flags.is_rst() {
+        // RFC 5961 3.2: only a RST that acknowledges our SYN counts.
+        if acks {
+            table::settle(mem, now, at, Fate::Dead(SockError::Refused));
+        } else {
+            c.drop_packet(DropReason::TcpRstBad);
+        }
+        return;
+    }
+    if !seg.flags.is_syn() {
+        c.drop_packet(DropReason::TcpFlagsBad);
+        return;
+    }
+    c.take_syn(seg);
+    if acks {
+        c.open_up(seg, Cause::RecvSynAck);
+        c.hot.rcv.edge = c.hot.rcv.nxt.plus(c.hot.rcv_buf.min(65_535));
+        c.ack_now();
+        c.notify(Ready::OUT);
+    } else {
+        // Both ends have sent a SYN (RFC 9293 3.5, figure 7).
+        c.go(Cause::RecvSyn);
+        c.cold.loss.backoff = 0;
+        c.set(flag::SEND_SYN);
+        c.enqueue(Ring::Control);
+    }
+    c.arm();
+}
+
+impl Conn<'_, '_> {
+    /// The ACK step of a segment for a connection in SYN-RECEIVED. `Ok`: it completes the handshake; the rest of the segment
+    /// is to be looked at.
+    pub(super) fn syn_rcvd_ack(&mut self, seg: &Seg) -> bool {
+        if seg.ack.at_or_before(self.hot.snd.una) || seg.ack.after(self.hot.snd.nxt) {
+            return false;
+        }
+        self.open_up(seg, Cause::RecvAckOfSyn);
+        self.hot.snd.wl1 = seg.seq;
+        self.hot.snd.wnd = u32::from(seg.window) << self.hot.snd_shift.min(14);
+        self.hot.snd.wnd_max = self.hot.snd.wnd.max(self.hot.snd.wnd_max);
+        true
+    }
+
+    /// The peer's SYN again: our SYN,ACK was lost, or both ends opened at once.
+    pub(super) fn repeated_syn(&mut self) {
+        self.set(flag::SEND_SYN);
+        self.enqueue(Ring::Control);
+    }
+
+    /// Is this the state of one end after both have sent a SYN?
+    pub(super) fn is_simultaneous_open(&self) -> bool {
+        self.state() == State::SynRcvd && !self.any(flag::IN_SYN_QUEUE)
+    }
+}

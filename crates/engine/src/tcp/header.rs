@@ -1,0 +1,239 @@
+//! Headers of what is sent: Ethernet, IPv4 and TCP in one frame, the checksum left to the port.
+
+use ::state::hop::HOP_KNOWN;
+use ::state::{TxBatch, TxFrame};
+use base::limits::FRAME_HEADROOM;
+use base::{FrameIdx, Instant, MacAddr, SeqNum};
+use region::Frames;
+use wire::{
+    EthHeader, EtherType, IpProtocol, Ipv4Header, SackBlock, SackBlocks, TcpFlags, TcpHeader, TcpOptions,
+    Timestamps, checksum, eth, ipv4, tcp,
+};
+
+use super::conn::Conn;
+use super::{State, flag, window};
+
+/// Where the TCP header begins.
+pub(super) const TCP_AT: usize = eth::HEADER_LEN + ipv4::HEADER_LEN;
+/// TTL of a connection whose options name none.
+const TTL_DEFAULT: u8 = 64;
+
+/// Why a segment could not be made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Stop {
+    /// The MAC of the next hop is not known.
+    Hop,
+    /// No free frame.
+    Frames,
+    /// The batch is full.
+    Batch,
+}
+
+/// One segment to be sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Cut {
+    /// SEG.SEQ.
+    pub(super) seq: SeqNum,
+    /// Payload bytes wanted.
+    pub(super) len: u32,
+    /// Control bits.
+    pub(super) flags: TcpFlags,
+    /// The frame in which the payload begins.
+    pub(super) from: FrameIdx,
+}
+
+/// What of a segment was sent.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sent {
+    /// Payload bytes.
+    pub(super) len: u32,
+    /// Control bits.
+    pub(super) flags: TcpFlags,
+    /// The frame in which the byte behind lies.
+    pub(super) next: FrameIdx,
+}
+
+/// Addresses of a packet, as its headers need them.
+pub(super) struct Way {
+    pub(super) from_mac: MacAddr,
+    pub(super) to_mac: MacAddr,
+    pub(super) ttl: u8,
+    pub(super) tos: u8,
+}
+
+/// A frame for headers: empty, with room for all of them behind the headroom.
+pub(super) fn header_frame(frames: &mut Frames<'_>) -> Option<FrameIdx> {
+    let head = frames.alloc()?;
+    let meta = frames.meta_mut(head)?;
+    meta.offset = FRAME_HEADROOM as u16;
+    meta.len = (TCP_AT + tcp::HEADER_LEN_MAX) as u16;
+    Some(head)
+}
+
+/// Writes all headers of a segment with `payload` bytes into `head`; gives their length, 0 if they do not fit.
+pub(super) fn write(
+    frames: &mut Frames<'_>,
+    head: FrameIdx,
+    way: &Way,
+    key: &::state::FlowKey,
+    segment: (&TcpHeader, &TcpOptions),
+    payload: u32,
+) -> u16 {
+    let (header, options) = segment;
+    let tcp_bytes = tcp::HEADER_LEN + options.len_bytes();
+    let total = tcp_bytes as u32 + payload;
+    let (Some(src), Some(dst)) = (key.local.as_v4(), key.remote.as_v4()) else { return 0 };
+    let ip = Ipv4Header {
+        traffic_class: way.tos,
+        payload_len: total as u16,
+        // RFC 6864 4.1: of a packet that may not be fragmented the identification means nothing.
+        ident: 0,
+        dont_fragment: true,
+        more_fragments: false,
+        fragment_offset: 0,
+        ttl: if way.ttl == 0 { TTL_DEFAULT } else { way.ttl },
+        protocol: IpProtocol::TCP,
+        src,
+        dst,
+    };
+    let link = EthHeader { dst: way.to_mac, src: way.from_mac, ethertype: EtherType::IPV4 };
+    let data = frames.data_mut(head);
+    let Some((front, segment)) = data.split_at_mut_checked(TCP_AT) else { return 0 };
+    let Some((front, network)) = front.split_at_mut_checked(eth::HEADER_LEN) else { return 0 };
+    let pseudo = checksum::pseudo_v4(src, dst, IpProtocol::TCP, total as u16).fold();
+    let done = link.emit(front).is_ok()
+        && ip.emit(network).is_ok()
+        && header.emit(options, segment).is_ok()
+        && tcp::set_checksum(segment, pseudo).is_ok();
+    if !done {
+        return 0;
+    }
+    let bytes = (TCP_AT + tcp_bytes) as u16;
+    if let Some(meta) = frames.meta_mut(head) {
+        meta.len = bytes;
+    }
+    bytes
+}
+
+impl Conn<'_, '_> {
+    /// Our clock for TSval (RFC 7323 5.4: 1 ms).
+    pub(super) fn timestamp_clock(&self) -> u32 {
+        self.now.as_millis_u32().wrapping_add(self.cold.ts_offset)
+    }
+
+    /// The way of this connection's packets, while the next hop is known.
+    fn way(&self) -> Option<Way> {
+        let hop = self.hops.get(self.hot.hop).filter(|h| h.state == HOP_KNOWN)?;
+        let port = self.ports.get(base::Idx::new(u32::from(self.hot.port)))?;
+        let options = &self.cold.options;
+        Some(Way { from_mac: port.mac, to_mac: hop.mac, ttl: options.ttl, tos: options.tos })
+    }
+
+    /// Options of a segment that is no SYN.
+    pub(super) fn segment_options(&self) -> TcpOptions {
+        let mut options = TcpOptions::NONE;
+        if self.any(flag::TIMESTAMPS) {
+            options.timestamps =
+                Some(Timestamps { value: self.timestamp_clock(), echo: self.hot.rcv.ts_recent });
+        }
+        if !self.hot.ooo_head.is_none() && self.any(flag::SACK) {
+            options.sack = self.sack_blocks();
+        }
+        options
+    }
+
+    fn sack_blocks(&self) -> SackBlocks {
+        let mut blocks = SackBlocks::NONE;
+        for run in self.cold.ooo.runs.iter().take(self.cold.ooo.run_count as usize) {
+            blocks.push(SackBlock { left: run.left, right: run.right });
+        }
+        blocks
+    }
+
+    /// Options of a SYN or SYN,ACK: what we offer, or what the peer offered too.
+    fn syn_options(&self) -> TcpOptions {
+        let first = self.state() == State::SynSent;
+        let mut options = TcpOptions { mss: Some(self.cold.mss_local), ..TcpOptions::NONE };
+        if first || self.any(flag::TIMESTAMPS) {
+            let echo = if first { 0 } else { self.hot.rcv.ts_recent };
+            options.timestamps = Some(Timestamps { value: self.timestamp_clock(), echo });
+        }
+        options.sack_permitted = first || self.any(flag::SACK);
+        if first {
+            options.window_scale = Some(window::shift_for(self.hot.rcv_buf));
+        } else if self.any(flag::WINDOW_SCALE) {
+            options.window_scale = Some(self.hot.rcv_shift);
+        }
+        options
+    }
+
+    /// Makes the segment `cut` and adds it to `out`. Everything that is sent tells the peer RCV.NXT and our window.
+    pub(super) fn send_segment(&mut self, out: &mut TxBatch, cut: &Cut) -> Result<Sent, Stop> {
+        if out.room() == 0 {
+            return Err(Stop::Batch);
+        }
+        let way = self.way().ok_or(Stop::Hop)?;
+        let head = header_frame(self.frames).ok_or(Stop::Frames)?;
+        let mut packet = TxFrame::new(head);
+        let mut sent = Sent { len: 0, flags: cut.flags, next: cut.from };
+        if cut.len > 0 {
+            (sent.len, sent.next) = self.collect(&mut packet, cut.from, cut.seq, cut.len);
+            if sent.len < cut.len {
+                // More pieces than a packet has room for: the rest follows in the next one.
+                let mss = self.mss();
+                sent.flags = cut.flags.without(TcpFlags::FIN | TcpFlags::PSH);
+                let whole = if sent.len > mss { sent.len - sent.len % mss } else { sent.len };
+                packet = TxFrame::new(head);
+                (sent.len, sent.next) = self.collect(&mut packet, cut.from, cut.seq, whole);
+            }
+        }
+        let syn = sent.flags.is_syn();
+        let options = if syn { self.syn_options() } else { self.segment_options() };
+        let window = if syn { self.announce_syn_window() } else { self.announce_window() };
+        let ack = if sent.flags.is_ack() { self.hot.rcv.nxt } else { SeqNum(0) };
+        let header = TcpHeader {
+            src_port: self.hot.key.local_port,
+            dst_port: self.hot.key.remote_port,
+            seq: cut.seq,
+            ack,
+            flags: sent.flags,
+            window,
+            urgent: 0,
+        };
+        packet.header_bytes = write(self.frames, head, &way, &self.hot.key, (&header, &options), sent.len);
+        packet.port = self.hot.port;
+        packet.csum_start = TCP_AT as u16;
+        packet.csum_offset = tcp::CHECKSUM_OFFSET as u16;
+        packet.gso_size = self.gso_size(sent.len, &options);
+        if packet.header_bytes == 0 || !out.push(packet) {
+            self.frames.release(head);
+            return Err(Stop::Batch);
+        }
+        self.note_sent(packet.bytes());
+        Ok(sent)
+    }
+
+    /// Payload of each segment to be cut from a super-segment of `len` bytes; 0: it is not one.
+    fn gso_size(&self, len: u32, options: &TcpOptions) -> u16 {
+        let mss = self.payload_max(options);
+        if len > u32::from(mss) { mss } else { 0 }
+    }
+
+    /// Largest payload of one segment beside `options`, bytes.
+    pub(super) fn payload_max(&self, options: &TcpOptions) -> u16 {
+        let usual = if self.any(flag::TIMESTAMPS) { usize::from(super::TIMESTAMPS_BYTES) } else { 0 };
+        let extra = options.len_bytes().saturating_sub(usual) as u16;
+        self.hot.mss.saturating_sub(extra).max(1)
+    }
+
+    /// A segment went out: whatever ACK was due went with it.
+    #[inline]
+    fn note_sent(&mut self, bytes: u32) {
+        self.clear(flag::ACK_NOW);
+        self.hot.ack_at = Instant::NEVER;
+        self.hot.rcv.ack_sent = self.hot.rcv.nxt;
+        self.counters.tx_packets = self.counters.tx_packets.wrapping_add(1);
+        self.counters.tx_bytes = self.counters.tx_bytes.wrapping_add(u64::from(bytes));
+        self.counters.tcp.segments_out = self.counters.tcp.segments_out.wrapping_add(1);
+    }
+}

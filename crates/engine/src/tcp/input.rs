@@ -1,0 +1,274 @@
+//! A segment comes in: whose it is, and the checks and steps of RFC 9293 3.10.7.4 in their order, the usual case first.
+
+use ::state::{DropReason, LaneMem, Ready, TcbHot};
+use base::{Duration, Idx, Instant};
+use wire::TcpFlags;
+
+use super::ack::AckWorth;
+use super::conn::{Conn, Fate, Ring, conn};
+use super::segment::{self, Seg};
+use super::{State, flag, handshake, listen, reset, table};
+use crate::errors::SockError;
+use crate::ipv4::Packet;
+
+/// After so long an idle time TS.Recent says nothing any more (RFC 7323 5.5).
+const PAWS_IDLE: Duration = Duration::from_secs(24 * 24 * 3600);
+/// ACKs of one lane a second for segments without data that are outside the window.
+const DUPLICATES_A_SECOND: u32 = 10_000;
+
+/// Takes the TCP segment in `packet`.
+pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, packet: &Packet) {
+    let Some(mut seg) = segment::parse(mem, packet) else { return };
+    mem.counters.tcp.segments_in = mem.counters.tcp.segments_in.wrapping_add(1);
+    match table::find(mem, &seg.key) {
+        Some(at) => for_connection(mem, now, at, &mut seg),
+        None => listen::segment(mem, now, &seg),
+    }
+    mem.frames.release_chain(seg.head);
+}
+
+fn for_connection(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, seg: &mut Seg) {
+    let Some(mut c) = conn(mem, now, at) else { return };
+    if c.any(flag::KEEPALIVE) {
+        c.cold.heard_at = now;
+        c.cold.loss.keep_probes = 0;
+    }
+    match c.state() {
+        State::Established => {
+            if c.predicted(seg) {
+                c.arm();
+                return;
+            }
+        }
+        State::SynSent => return handshake::syn_sent(mem, now, at, seg),
+        State::SynRcvd => {
+            if !listen::has_room_for(mem, at, seg) {
+                return;
+            }
+        }
+        State::TimeWait => {
+            if listen::reuses_time_wait(mem, now, at, seg) {
+                return;
+            }
+        }
+        State::Closed | State::Listen => {
+            reset::of_segment(mem, now, seg, DropReason::TcpNoSocket);
+            return;
+        }
+        State::FinWait1 | State::FinWait2 | State::CloseWait | State::Closing | State::LastAck => {}
+    }
+    let Some(mut c) = conn(mem, now, at) else { return };
+    let opening = c.state() == State::SynRcvd;
+    let fate = c.process(seg);
+    let opened = opening && c.state().is_synchronized();
+    let passive = c.any(flag::IN_SYN_QUEUE);
+    if opened && !passive {
+        c.notify(Ready::OUT);
+    }
+    c.arm();
+    if fate == Fate::Refuse {
+        reset::of_segment(mem, now, seg, DropReason::TcpAckBad);
+        return;
+    }
+    if opened && passive && matches!(fate, Fate::Keep | Fate::TimeWait) {
+        table::settle(mem, now, at, Fate::Accept);
+    }
+    table::settle(mem, now, at, fate);
+}
+
+impl Conn<'_, '_> {
+    /// Header prediction: an ordinary segment of an open connection, in order, with nothing unusual about it. True: done.
+    #[inline]
+    fn predicted(&mut self, seg: &mut Seg) -> bool {
+        let usual = seg.flags.without(TcpFlags::PSH) == TcpFlags::ACK
+            && seg.seq == self.hot.rcv.nxt
+            && self.hot.ooo_head.is_none()
+            && !self.any(flag::RECOVERY | flag::FIN_AHEAD)
+            && seg.options.sack.is_empty()
+            && seg.len <= self.rcv_wnd()
+            && self.cold.loss.board.is_none();
+        if !usual {
+            return false;
+        }
+        let worth = self.ack_worth(seg.ack);
+        if worth == AckWorth::Bad
+            || seg.ack.before(self.hot.snd.una)
+            || (worth == AckWorth::Old && seg.len == 0)
+        {
+            return false;
+        }
+        if self.any(flag::TIMESTAMPS) {
+            let Some(ts) = seg.options.timestamps else { return false };
+            if (ts.value.wrapping_sub(self.hot.rcv.ts_recent) as i32) < 0 {
+                return false;
+            }
+            self.note_timestamp(seg);
+        }
+        self.counters.tcp.predicted = self.counters.tcp.predicted.wrapping_add(1);
+        let opened = self.update_window(seg);
+        if worth == AckWorth::New {
+            // No FIN of ours is out in ESTABLISHED, so this cannot end the connection.
+            let _ = self.acknowledge(seg);
+        } else if opened {
+            self.window_opened();
+        }
+        if seg.len > 0 {
+            self.deliver_payload(seg);
+        }
+        true
+    }
+
+    /// All of the payload is new, in order and in the window.
+    #[inline]
+    fn deliver_payload(&mut self, seg: &mut Seg) {
+        let head = seg.take_payload();
+        self.deliver(head);
+        self.schedule_ack(false, seg.gso_size != 0);
+    }
+
+    /// RFC 7323 4.3: TS.Recent follows the segment that holds Last.ACK.sent.
+    #[inline]
+    fn note_timestamp(&mut self, seg: &Seg) {
+        if let Some(ts) = seg.options.timestamps
+            && self.any(flag::TIMESTAMPS)
+            && seg.seq.at_or_before(self.hot.rcv.ack_sent)
+            && (ts.value.wrapping_sub(self.hot.rcv.ts_recent) as i32) >= 0
+        {
+            self.hot.rcv.ts_recent = ts.value;
+            self.cold.ts_recent_at = self.now;
+        }
+    }
+
+    /// The steps of RFC 9293 3.10.7.4 for every state from SYN-RECEIVED on.
+    fn process(&mut self, seg: &mut Seg) -> Fate {
+        if let Some(fate) = self.first_checks(seg) {
+            return fate;
+        }
+        self.note_timestamp(seg);
+        if !seg.flags.is_ack() {
+            self.drop_packet(DropReason::TcpFlagsBad);
+            return Fate::Keep;
+        }
+        if self.state() == State::SynRcvd {
+            if !self.syn_rcvd_ack(seg) {
+                // RFC 9293 3.10.7.4, fifth step: an unacceptable ACK in SYN-RECEIVED is answered with a RST.
+                return Fate::Refuse;
+            }
+        } else if self.ack_worth(seg.ack) == AckWorth::Bad {
+            self.challenge(DropReason::TcpAckBad);
+            return Fate::Keep;
+        }
+        let fate = self.process_ack(seg);
+        if fate != Fate::Keep && fate != Fate::TimeWait {
+            return fate;
+        }
+        match self.process_data(seg) {
+            Fate::Keep => fate,
+            other => other,
+        }
+    }
+
+    /// Steps one to four: timestamps, sequence numbers, RST, SYN. `Some`: the segment goes no further.
+    fn first_checks(&mut self, seg: &mut Seg) -> Option<Fate> {
+        if self.state() == State::SynRcvd
+            && seg.flags.is_syn()
+            && seg.seq == self.cold.irs
+            && !seg.flags.is_rst()
+        {
+            return self.syn_again(seg);
+        }
+        // RFC 7323 5.3, R1: PAWS, before the sequence numbers are looked at.
+        if self.is_old_timestamp(seg) {
+            self.drop_packet(DropReason::TcpPaws);
+            self.ack_now();
+            return Some(Fate::Keep);
+        }
+        // RFC 9293 3.10.7.4, first step; as Linux, an ACK at the very edge of the window counts.
+        let in_window =
+            seg.end().at_or_after(self.hot.rcv.ack_sent) && seg.seq.at_or_before(self.hot.rcv.edge);
+        if !in_window {
+            self.out_of_window(seg);
+            return Some(Fate::Keep);
+        }
+        if seg.flags.is_rst() {
+            return Some(self.on_rst(seg));
+        }
+        if seg.flags.is_syn() {
+            // RFC 5961 4.2: whatever its number, a SYN is answered with a challenge ACK.
+            self.challenge(DropReason::TcpFlagsBad);
+            return Some(Fate::Keep);
+        }
+        None
+    }
+
+    /// A SYN with the number we know in SYN-RECEIVED.
+    fn syn_again(&mut self, seg: &mut Seg) -> Option<Fate> {
+        if seg.flags.is_ack() && self.is_simultaneous_open() {
+            // Both ends have opened: this SYN,ACK acknowledges our SYN. What is left of it is an ACK.
+            seg.flags = seg.flags.without(TcpFlags::SYN);
+            seg.seq = seg.seq.plus(1);
+            self.ack_now();
+            return None;
+        }
+        self.repeated_syn();
+        Some(Fate::Keep)
+    }
+
+    fn is_old_timestamp(&self, seg: &Seg) -> bool {
+        if !self.any(flag::TIMESTAMPS) || seg.flags.is_rst() {
+            return false;
+        }
+        // A segment without the option is let through, as Linux does: middleboxes strip it (RFC 7323 3.2 says: SHOULD
+        // drop).
+        let Some(ts) = seg.options.timestamps else { return false };
+        (ts.value.wrapping_sub(self.hot.rcv.ts_recent) as i32) < 0
+            && self.now.since(self.cold.ts_recent_at) < PAWS_IDLE
+    }
+
+    fn out_of_window(&mut self, seg: &Seg) {
+        self.drop_packet(DropReason::TcpOutOfWindow);
+        if seg.flags.is_rst() {
+            return;
+        }
+        if seg.flags.is_syn() {
+            self.challenge(DropReason::TcpFlagsBad);
+            return;
+        }
+        // A FIN again shows that our ACK of it was lost.
+        if seg.flags.is_fin() && self.state() == State::TimeWait {
+            let _ = self.start_time_wait();
+        }
+        let quiet = seg.space() == 0;
+        if !quiet || reset::allow(&mut self.tcp.duplicates, self.now, DUPLICATES_A_SECOND) {
+            self.ack_now();
+        }
+    }
+
+    /// RFC 5961 3.2: only a RST at exactly RCV.NXT ends the connection; another in the window is answered with a challenge
+    /// ACK, so that a blind attacker has to guess one number out of 2^32.
+    fn on_rst(&mut self, seg: &Seg) -> Fate {
+        if seg.seq != self.hot.rcv.nxt {
+            self.challenge(DropReason::TcpRstBad);
+            return Fate::Keep;
+        }
+        match self.state() {
+            // RFC 9293 3.10.7.4, second step: a passive open goes back to LISTEN in silence.
+            State::SynRcvd => Fate::Dead(SockError::Refused),
+            State::CloseWait => Fate::Dead(SockError::Pipe),
+            State::Closing | State::LastAck | State::TimeWait => Fate::Closed,
+            State::Closed
+            | State::Listen
+            | State::SynSent
+            | State::Established
+            | State::FinWait1
+            | State::FinWait2 => Fate::Dead(SockError::Reset),
+        }
+    }
+
+    /// Data may go out now: for code that changed windows, options or the queue.
+    pub(super) fn kick(&mut self) {
+        if self.has_data() {
+            self.enqueue(Ring::Data);
+        }
+    }
+}

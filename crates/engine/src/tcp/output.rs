@@ -1,0 +1,309 @@
+//! What is sent and when (RFC 9293 3.8.6, RFC 5681 3): control segments, ACKs, data new and again.
+
+use ::state::{LaneMem, TxBatch};
+use base::limits::SUPER_SEGMENT_BYTES;
+use base::{FrameIdx, Idx, Instant};
+use wire::TcpFlags;
+
+use super::conn::{Conn, Ring, conn, pop_ring};
+use super::header::{Cut, Stop};
+use super::{RETRY, State, flag, rtt, table};
+
+/// How long a corked partial segment is held back at most (Linux's TCP_CORK).
+const CORK_MAX: base::Duration = base::Duration::from_millis(200);
+
+/// Has any connection something to send?
+pub(crate) fn pending(mem: &LaneMem<'_>) -> bool {
+    mem.globals.tcp.rings.iter().any(|r| r.head != r.tail)
+}
+
+/// Fills `out`: control segments, then ACKs, then data, one super-segment a connection in turn.
+pub(crate) fn poll(mem: &mut LaneMem<'_>, now: Instant, out: &mut TxBatch) {
+    for ring in [Ring::Control, Ring::Ack, Ring::Data] {
+        let Some(mut left) = mem.globals.tcp.rings.get(ring.index()).map(|r| r.tail.wrapping_sub(r.head))
+        else {
+            return;
+        };
+        while out.room() > 0 && left > 0 {
+            let Some(at) = pop_ring(mem, ring) else { break };
+            if ring != Ring::Data {
+                left -= 1;
+            }
+            let Some(mut c) = conn(mem, now, at) else { continue };
+            let done = match ring {
+                Ring::Control => c.emit_control(out),
+                Ring::Ack => c.emit_ack(out),
+                Ring::Data => c.emit_data(out),
+            };
+            c.arm();
+            match done {
+                Ok(true) => c.enqueue(ring),
+                Ok(false) => {}
+                Err(Stop::Batch) => {
+                    c.enqueue(ring);
+                    return;
+                }
+                Err(Stop::Hop) => table::wait_for_hop(mem, at),
+                Err(Stop::Frames) => {
+                    c.retry_later();
+                    mem.counters.drop_packet(::state::DropReason::OutOfFrames);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+impl Conn<'_, '_> {
+    /// No frame was free: tries again after a pause, by the retransmission timer.
+    fn retry_later(&mut self) {
+        if self.hot.rexmit_at == Instant::NEVER {
+            self.set(flag::PERSIST);
+            self.hot.rexmit_at = self.now.plus(RETRY);
+            self.arm();
+        }
+    }
+
+    fn emit_control(&mut self, out: &mut TxBatch) -> Result<bool, Stop> {
+        let state = self.state();
+        if self.any(flag::SEND_SYN) && matches!(state, State::SynSent | State::SynRcvd) {
+            let flags = if state == State::SynSent { TcpFlags::SYN } else { TcpFlags::SYN | TcpFlags::ACK };
+            self.send_segment(out, &Cut { seq: self.cold.iss, len: 0, flags, from: FrameIdx::NONE })?;
+            if self.cold.loss.backoff == 0 && !self.any(flag::TIMING) {
+                self.time(self.cold.iss.plus(1));
+            }
+            self.hot.rexmit_at = self.now.plus(rtt::rto(&self.hot.rtt, self.cold.loss.backoff));
+        }
+        self.clear(flag::SEND_SYN);
+        if self.any(flag::SEND_PROBE) && state.is_synchronized() {
+            self.emit_probe(out)?;
+        }
+        self.clear(flag::SEND_PROBE);
+        Ok(false)
+    }
+
+    /// What makes the peer answer: the last segment again, what the window lets out, or nothing but a header.
+    fn emit_probe(&mut self, out: &mut TxBatch) -> Result<(), Stop> {
+        if self.flight() > 0 {
+            if !self.any(flag::TAIL_PROBED) || self.any(flag::RECOVERY) || self.state() == State::TimeWait {
+                return Ok(());
+            }
+            if let Some(cut) = self.next_new() {
+                let sent = self.send_segment(out, &cut)?;
+                self.advance(sent.len, sent.flags, sent.next);
+                return Ok(());
+            }
+            let end = self.hot.snd.end.earlier(self.hot.snd.nxt);
+            let len = end.since(self.hot.snd.una).min(self.mss());
+            return self.retransmit(out, end.minus(len), len);
+        }
+        if self.hot.snd.wnd > 0 && self.unsent() > 0 {
+            return self.force_partial(out);
+        }
+        // RFC 9293 3.8.4, 3.8.6.1: a sequence number that the peer has already makes it answer with its window.
+        let seq = self.hot.snd.una.minus(1);
+        self.send_segment(out, &Cut { seq, len: 0, flags: TcpFlags::ACK, from: FrameIdx::NONE }).map(|_| ())
+    }
+
+    fn emit_ack(&mut self, out: &mut TxBatch) -> Result<bool, Stop> {
+        if !self.any(flag::ACK_NOW) || matches!(self.state(), State::Closed | State::Listen | State::SynSent)
+        {
+            return Ok(false);
+        }
+        // Data that goes out now carries the ACK.
+        if self.any(flag::RING_DATA) {
+            let _ = self.emit_data(out);
+        }
+        let due = self.cold.acks_owed + u8::from(self.any(flag::ACK_NOW));
+        for left in (0..due).rev() {
+            self.send_segment(
+                out,
+                &Cut { seq: self.hot.snd.nxt, len: 0, flags: TcpFlags::ACK, from: FrameIdx::NONE },
+            )?;
+            self.cold.acks_owed = left;
+        }
+        Ok(false)
+    }
+
+    /// Sends one segment of data, if it may. True: there may be more.
+    fn emit_data(&mut self, out: &mut TxBatch) -> Result<bool, Stop> {
+        if !self.state().is_synchronized() || self.state() == State::TimeWait {
+            return Ok(false);
+        }
+        if let Some(range) = self.next_lost() {
+            let len = range.right.since(range.left).min(self.segment_max());
+            return self.retransmit(out, range.left, len).map(|()| true);
+        }
+        if self.fin_is_lost() {
+            return self.retransmit(out, self.hot.snd.end, 0).map(|()| true);
+        }
+        let Some(cut) = self.next_new() else { return Ok(false) };
+        let sent = self.send_segment(out, &cut)?;
+        let due = self.hot.rcv.nxt != self.hot.rcv.ack_sent;
+        if due {
+            self.hot.quick_acks = 0;
+        }
+        self.advance(sent.len, sent.flags, sent.next);
+        Ok(self.has_data())
+    }
+
+    /// Sends bytes again that are lost: `len` from `seq` on.
+    fn retransmit(&mut self, out: &mut TxBatch, seq: base::SeqNum, len: u32) -> Result<(), Stop> {
+        let end = seq.plus(len);
+        let mut flags = TcpFlags::ACK;
+        if end == self.hot.snd.end {
+            flags = flags | TcpFlags::PSH;
+            if self.any(flag::FIN_SENT) {
+                flags = flags | TcpFlags::FIN;
+            }
+        }
+        let sent = self.send_segment(out, &Cut { seq, len, flags, from: self.frame_at(seq) })?;
+        let space = sent.len + u32::from(sent.flags.is_fin());
+        // At least one, so that a queue that has lost its bytes cannot keep us here.
+        self.cold.loss.high_rxt = seq.plus(space.max(1));
+        self.cold.retransmits = self.cold.retransmits.saturating_add(1);
+        self.counters.tcp.retransmits = self.counters.tcp.retransmits.wrapping_add(1);
+        self.clear(flag::TIMING);
+        if seq == self.hot.snd.una || self.hot.rexmit_at == Instant::NEVER {
+            self.clear(flag::PERSIST | flag::TAIL_PROBE);
+            self.start_timer();
+        }
+        Ok(())
+    }
+
+    /// Largest payload to be handed to the port at once.
+    fn segment_max(&self) -> u32 {
+        let mss = u32::from(self.payload_max(&self.segment_options()));
+        let port = self.ports.get(Idx::new(u32::from(self.hot.port))).map_or(0, |p| p.super_segment_max);
+        let most = port.min(SUPER_SEGMENT_BYTES as u32);
+        if most >= 2 * mss { most - most % mss } else { mss }
+    }
+
+    /// Bytes that the congestion window lets out.
+    fn cwnd_room(&self) -> u32 {
+        let cwnd = self.hot.snd.cwnd;
+        if self.any(flag::RECOVERY) {
+            return cwnd.saturating_sub(self.pipe());
+        }
+        // RFC 3042 (and 6675 for SACK): what duplicate ACKs report has left the network.
+        let left = if self.hot.dup_acks == 0 { 0 } else { u32::from(self.hot.dup_acks.min(2)) * self.mss() };
+        cwnd.saturating_add(left.max(self.sacked_bytes())).saturating_sub(self.flight())
+    }
+
+    /// The next new segment, if windows, Nagle's algorithm and cork let one out.
+    fn next_new(&mut self) -> Option<Cut> {
+        let unsent = self.unsent();
+        let fin = self.fin_pending();
+        if unsent == 0 && !fin {
+            return None;
+        }
+        self.restart_after_idle();
+        let nxt = self.hot.snd.nxt;
+        let edge = self.snd_edge();
+        let wnd_room = if edge.after(nxt) { edge.since(nxt) } else { 0 };
+        if wnd_room == 0 {
+            if self.flight() == 0 {
+                self.start_persist();
+            }
+            return None;
+        }
+        let room = wnd_room.min(self.cwnd_room());
+        let len = self.fitting(unsent, room, fin)?;
+        let mut flags = TcpFlags::ACK;
+        if len == unsent {
+            flags = flags | if len > 0 { TcpFlags::PSH } else { TcpFlags::NONE };
+            flags = flags | if fin { TcpFlags::FIN } else { TcpFlags::NONE };
+        }
+        Some(Cut { seq: nxt, len, flags, from: self.hot.snd_cursor })
+    }
+
+    /// How many of `unsent` bytes go into the next segment when `room` are allowed. `None`: better wait.
+    fn fitting(&mut self, unsent: u32, room: u32, fin: bool) -> Option<u32> {
+        let mss = u32::from(self.payload_max(&self.segment_options()));
+        let len = unsent.min(room).min(self.segment_max());
+        if len < unsent {
+            if len >= mss {
+                return Some(len - len % mss);
+            }
+            // RFC 9293 3.8.6.2.1: a partial segment cut by the window only if it is half of the largest window ever seen.
+            if len > 0 && len >= self.hot.snd.wnd_max / 2 {
+                return Some(len);
+            }
+            if self.flight() == 0 {
+                self.start_persist();
+            }
+            return None;
+        }
+        let partial = len % mss;
+        if partial == 0 || fin {
+            return Some(len);
+        }
+        // RFC 9293 3.7.4 (Nagle), in Minshall's form: a partial segment waits while an earlier partial one is out.
+        let small = self.cold.snd_small;
+        let small_out = small.after(self.hot.snd.una) && small.at_or_before(self.hot.snd.nxt);
+        if self.any(flag::CORK) || (!self.any(flag::NODELAY) && small_out) {
+            if len > partial {
+                return Some(len - partial);
+            }
+            if self.flight() == 0 && self.hot.rexmit_at == Instant::NEVER {
+                self.set(flag::PERSIST);
+                self.hot.rexmit_at = self.now.plus(CORK_MAX);
+            }
+            return None;
+        }
+        Some(len)
+    }
+
+    /// `len` new bytes, and the FIN if it is among `flags`, were sent; the next byte lies in `next`.
+    fn advance(&mut self, len: u32, flags: TcpFlags, next: FrameIdx) {
+        let end = self.hot.snd.nxt.plus(len);
+        if !len.is_multiple_of(self.mss()) {
+            self.cold.snd_small = end;
+        }
+        self.hot.snd_cursor = if end == self.hot.snd.end { FrameIdx::NONE } else { next };
+        self.cold.bytes_out = self.cold.bytes_out.wrapping_add(u64::from(len));
+        if flags.is_fin() {
+            self.set(flag::FIN_SENT);
+        }
+        self.hot.snd.nxt = end.plus(u32::from(flags.is_fin()));
+        if !self.any(flag::TIMING | flag::RECOVERY) {
+            self.time(self.hot.snd.nxt);
+        }
+        self.hot.sent_at = self.now;
+        if self.hot.rexmit_at == Instant::NEVER
+            || self.any(flag::PERSIST)
+            || !self.any(flag::RECOVERY | flag::STALLED)
+        {
+            self.clear(flag::PERSIST | flag::TAIL_PROBE);
+            self.start_timer();
+        }
+    }
+
+    /// Begins to measure the round-trip time of what ends at `end`.
+    fn time(&mut self, end: base::SeqNum) {
+        self.set(flag::TIMING);
+        self.hot.rtt.timed_seq = end;
+        self.hot.rtt.timed_at_us = rtt::clock_us(self.now);
+    }
+
+    /// The window does not let out what must go: probes it after a while (RFC 9293 3.8.6.1).
+    fn start_persist(&mut self) {
+        if self.hot.rexmit_at == Instant::NEVER {
+            self.set(flag::PERSIST);
+            self.hot.rexmit_at = self.now.plus(rtt::rto(&self.hot.rtt, self.cold.loss.backoff));
+        }
+    }
+
+    /// A corked or window-limited partial segment has waited long enough: sends what the window allows (RFC 9293
+    /// 3.8.6.2.1, rule 4).
+    fn force_partial(&mut self, out: &mut TxBatch) -> Result<(), Stop> {
+        let len = self.unsent().min(self.hot.snd.wnd).min(self.mss());
+        let whole = len == self.unsent();
+        let flags = if whole { TcpFlags::ACK | TcpFlags::PSH } else { TcpFlags::ACK };
+        let flags = if whole && self.fin_pending() { flags | TcpFlags::FIN } else { flags };
+        let cut = Cut { seq: self.hot.snd.nxt, len, flags, from: self.hot.snd_cursor };
+        let sent = self.send_segment(out, &cut)?;
+        self.advance(sent.len, sent.flags, sent.next);
+        Ok(())
+    }
+}

@@ -1,0 +1,98 @@
+//! RST segments: for segments that belong to no connection, and for connections that end at once (RFC 9293 3.5.2); and the
+//! limits on answers that anybody can provoke (RFC 5961 7).
+
+use ::state::hop::HOP_KNOWN;
+use ::state::{DropReason, FlowKey, LaneMem, RateLimit, TcbHot};
+use base::{Duration, Idx, Instant, SeqNum};
+use wire::{TcpFlags, TcpHeader, TcpOptions, tcp};
+
+use super::conn::cold_of;
+use super::header::{TCP_AT, Way, header_frame, write};
+use super::segment::Seg;
+use crate::outbox::{self, Note};
+
+/// Challenge ACKs of one lane a second (Linux's tcp_challenge_ack_limit).
+pub(super) const CHALLENGES_A_SECOND: u32 = 1000;
+/// RSTs of one lane a second for segments to no connection.
+const RESETS_A_SECOND: u32 = 1000;
+
+/// Counts one more of what `limit` limits; false: there were `most` in this second.
+pub(super) fn allow(limit: &mut RateLimit, now: Instant, most: u32) -> bool {
+    if now.since(limit.since) >= Duration::from_secs(1) {
+        limit.since = now;
+        limit.count = 0;
+    }
+    limit.count = limit.count.saturating_add(1);
+    limit.count <= most
+}
+
+/// Answers a segment that no connection takes (RFC 9293 3.10.7.1). The segment is dropped and counted.
+pub(super) fn of_segment(mem: &mut LaneMem<'_>, now: Instant, seg: &Seg, reason: DropReason) {
+    mem.counters.drop_packet(reason);
+    if seg.flags.is_rst() || seg.src_mac.is_multicast() {
+        return;
+    }
+    if !allow(&mut mem.globals.tcp.resets, now, RESETS_A_SECOND) {
+        mem.counters.drop_packet(DropReason::TcpResetLimited);
+        return;
+    }
+    let (flags, seq, ack) = if seg.flags.is_ack() {
+        (TcpFlags::RST, seg.ack, SeqNum(0))
+    } else {
+        (TcpFlags::RST | TcpFlags::ACK, SeqNum(0), seg.end())
+    };
+    let Some(mac) = mem.ports.get(Idx::new(u32::from(seg.port))).map(|p| p.mac) else { return };
+    let way = Way { from_mac: mac, to_mac: seg.src_mac, ttl: 0, tos: 0 };
+    push(mem, seg.port, &way, &seg.key, (flags, seq, ack));
+}
+
+/// Resets the peer of connection `at`, if it has heard of the connection.
+pub(super) fn of_connection(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
+    let (Some(hot), Some(cold)) = (mem.hot.get(at), mem.cold.get(cold_of(at))) else { return };
+    let (hot, options) = (*hot, cold.options);
+    let Some(to) = mem.hops.get(hot.hop).filter(|h| h.state == HOP_KNOWN).map(|h| h.mac) else { return };
+    let Some(mac) = mem.ports.get(Idx::new(u32::from(hot.port))).map(|p| p.mac) else { return };
+    let way = Way { from_mac: mac, to_mac: to, ttl: options.ttl, tos: options.tos };
+    push(mem, hot.port, &way, &hot.key, (TcpFlags::RST | TcpFlags::ACK, hot.snd.nxt, hot.rcv.nxt));
+}
+
+fn push(mem: &mut LaneMem<'_>, port: u8, way: &Way, key: &FlowKey, numbers: (TcpFlags, SeqNum, SeqNum)) {
+    let (flags, seq, ack) = numbers;
+    let Some(head) = header_frame(&mut mem.frames) else {
+        mem.counters.drop_packet(DropReason::OutOfFrames);
+        return;
+    };
+    let header = TcpHeader {
+        src_port: key.local_port,
+        dst_port: key.remote_port,
+        seq,
+        ack,
+        flags,
+        window: 0,
+        urgent: 0,
+    };
+    if write(&mut mem.frames, head, way, key, (&header, &TcpOptions::NONE), 0) == 0 {
+        mem.frames.release(head);
+        return;
+    }
+    let note =
+        Note { csum_start: TCP_AT as u16, csum_offset: tcp::CHECKSUM_OFFSET as u16, ..Note::plain(port) };
+    if outbox::push(mem, head, &note) {
+        mem.counters.tcp.resets_out = mem.counters.tcp.resets_out.wrapping_add(1);
+    } else {
+        mem.counters.drop_packet(DropReason::OutboxFull);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_lets_so_many_through_in_each_second() {
+        let mut limit = RateLimit::default();
+        let passed = (0..50).filter(|_| allow(&mut limit, Instant(5), 10)).count();
+        assert_eq!(passed, 10);
+        assert!(allow(&mut limit, Instant(1_100_000_000), 10));
+    }
+}

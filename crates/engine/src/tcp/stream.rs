@@ -1,0 +1,178 @@
+//! Writing and reading (RFC 9293 3.10.2, 3.10.3).
+
+use ::state::{LaneMem, SockRef};
+use base::limits::FRAME_BYTES;
+use base::{FrameIdx, Instant};
+
+use super::conn::{Conn, conn};
+use super::{State, flag, lookup};
+use crate::errors::{RecvError, SendError, SockError};
+
+/// Why nothing can be written to the connection in its state.
+fn send_refusal(c: &mut Conn<'_, '_>) -> Option<SendError> {
+    if let Some(error) = SockError::from_raw(core::mem::take(&mut c.cold.error)) {
+        return Some(SendError::Failed(error));
+    }
+    match c.state() {
+        State::SynSent | State::SynRcvd => Some(SendError::WouldBlock),
+        State::Established | State::CloseWait => c.any(flag::FIN_QUEUED).then_some(SendError::Pipe),
+        _ => Some(SendError::Pipe),
+    }
+}
+
+/// [`Engine::tcp_send`](crate::Engine::tcp_send).
+pub(crate) fn send(
+    mem: &mut LaneMem<'_>,
+    now: Instant,
+    s: SockRef,
+    data: &[u8],
+    more: bool,
+) -> Result<usize, SendError> {
+    let mut c = lookup(mem, s).and_then(|at| conn(mem, now, at)).ok_or(SendError::Gone)?;
+    if let Some(refusal) = send_refusal(&mut c) {
+        if refusal == SendError::WouldBlock {
+            c.set(flag::WANTS_ROOM);
+        }
+        return Err(refusal);
+    }
+    if more || c.cold.options.cork != 0 {
+        c.set(flag::CORK);
+    } else {
+        c.clear(flag::CORK);
+    }
+    let room = c.hot.snd_buf.saturating_sub(c.queued()) as usize;
+    let part = data.get(..data.len().min(room)).unwrap_or(data);
+    let n = c.append(part, part.len() / FRAME_BYTES + 2);
+    if n < data.len() || !c.has_room() {
+        c.set(flag::WANTS_ROOM);
+        if c.queued() == 0 {
+            // Nothing is out whose acknowledgment could tell of room: there are no frames.
+            c.wait_for_frames();
+        }
+    }
+    c.kick();
+    c.arm();
+    if n == 0 && !data.is_empty() { Err(SendError::WouldBlock) } else { Ok(n) }
+}
+
+/// Why nothing can be read from the connection, whose receive queue is empty. `Ok`: the stream is at its end.
+fn recv_refusal(c: &mut Conn<'_, '_>) -> Result<usize, RecvError> {
+    if let Some(error) = SockError::from_raw(core::mem::take(&mut c.cold.error)) {
+        return Err(RecvError::Failed(error));
+    }
+    if c.any(flag::FIN_RCVD | flag::SHUT_READ) {
+        return Ok(0);
+    }
+    match c.state() {
+        State::Closed | State::Listen => Ok(0),
+        State::SynSent | State::SynRcvd => Err(RecvError::WouldBlock),
+        _ => Err(RecvError::WouldBlock),
+    }
+}
+
+/// [`Engine::tcp_recv`](crate::Engine::tcp_recv).
+pub(crate) fn recv(
+    mem: &mut LaneMem<'_>,
+    now: Instant,
+    s: SockRef,
+    buf: &mut [u8],
+    peek: bool,
+) -> Result<usize, RecvError> {
+    let mut c = lookup(mem, s).and_then(|at| conn(mem, now, at)).ok_or(RecvError::Gone)?;
+    if c.hot.rcv_bytes == 0 {
+        return recv_refusal(&mut c);
+    }
+    if peek {
+        return Ok(c.copy_out(0, buf));
+    }
+    let n = c.consume(buf.len(), |bytes, at| {
+        if let Some(to) = buf.get_mut(at..at + bytes.len()) {
+            to.copy_from_slice(bytes);
+        }
+    });
+    c.after_read();
+    Ok(n)
+}
+
+/// [`Engine::tcp_peek_at`](crate::Engine::tcp_peek_at).
+pub(crate) fn peek_at(
+    mem: &mut LaneMem<'_>,
+    s: SockRef,
+    skip: usize,
+    buf: &mut [u8],
+) -> Result<usize, RecvError> {
+    let mut c = lookup(mem, s).and_then(|at| conn(mem, Instant(0), at)).ok_or(RecvError::Gone)?;
+    if c.hot.rcv_bytes == 0 {
+        return recv_refusal(&mut c);
+    }
+    Ok(c.copy_out(skip, buf))
+}
+
+/// [`Engine::tcp_recv_skip`](crate::Engine::tcp_recv_skip).
+pub(crate) fn skip(mem: &mut LaneMem<'_>, now: Instant, s: SockRef, len: usize) -> Result<usize, RecvError> {
+    let mut c = lookup(mem, s).and_then(|at| conn(mem, now, at)).ok_or(RecvError::Gone)?;
+    if c.hot.rcv_bytes == 0 {
+        return recv_refusal(&mut c);
+    }
+    let n = c.consume(len, |_, _| {});
+    c.after_read();
+    Ok(n)
+}
+
+impl Conn<'_, '_> {
+    /// Copies unread bytes from `skip` bytes behind the first on to `buf`; gives their number.
+    fn copy_out(&self, skip: usize, buf: &mut [u8]) -> usize {
+        let mut at = self.hot.rcv_queue.head;
+        let (mut skip, mut done) = (skip, 0);
+        for _ in 0..self.frames.count() {
+            let Some(meta) = self.frames.meta(at) else { break };
+            let bytes = self.frames.data(at);
+            let from = bytes.get(skip.min(bytes.len())..).unwrap_or(&[]);
+            skip = skip.saturating_sub(bytes.len());
+            let n = from.len().min(buf.len() - done);
+            if let (Some(to), Some(from)) = (buf.get_mut(done..done + n), from.get(..n)) {
+                to.copy_from_slice(from);
+            }
+            done += n;
+            if done == buf.len() {
+                break;
+            }
+            at = meta.next;
+        }
+        done
+    }
+
+    /// Takes up to `len` unread bytes out of the queue, handing each piece and its place to `take`; gives their number.
+    #[inline]
+    fn consume(&mut self, len: usize, mut take: impl FnMut(&[u8], usize)) -> usize {
+        let mut done = 0;
+        while done < len {
+            let head = self.hot.rcv_queue.head;
+            let Some(meta) = self.frames.meta(head) else { break };
+            let n = usize::from(meta.len).min(len - done);
+            take(self.frames.data(head).get(..n).unwrap_or(&[]), done);
+            done += n;
+            let Some(meta) = self.frames.meta_mut(head) else { break };
+            if n < usize::from(meta.len) {
+                meta.offset = meta.offset.saturating_add(n as u16);
+                meta.len -= n as u16;
+                break;
+            }
+            self.hot.rcv_queue.head = meta.next;
+            if meta.next.is_none() {
+                self.hot.rcv_queue.tail = FrameIdx::NONE;
+            }
+            self.frames.release(head);
+        }
+        self.hot.rcv_bytes = self.hot.rcv_bytes.saturating_sub(done as u32);
+        done
+    }
+
+    /// The program has read: tells the peer of the room if that is news.
+    #[inline]
+    fn after_read(&mut self) {
+        if self.state().may_receive() && self.room_is_news() {
+            self.ack_now();
+        }
+    }
+}

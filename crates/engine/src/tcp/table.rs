@@ -1,0 +1,332 @@
+//! The table of connections: found by their four numbers, made, ended, and their rows given back.
+
+use core::hash::Hasher;
+
+use ::state::{DropReason, FlowKey, LaneMem, Ready, SeqRange, SockKind, SockRef, TcbCold, TcbHot, TcbQueue};
+use base::hash::flow_hash;
+use base::{FrameIdx, Idx, Instant, SeqNum};
+use siphasher::sip::SipHasher13;
+
+use super::conn::{Conn, Fate, Ring, cold_of, conn};
+use super::{Cause, State, TIME_WAIT, flag, listen, reset};
+use crate::errors::SockError;
+use crate::events;
+use crate::hop::{self, HopMac};
+
+/// The hash under which the flow table holds `key`.
+#[inline]
+pub(super) fn hash_of(mem: &LaneMem<'_>, key: &FlowKey) -> u32 {
+    let ports = u32::from(key.local_port.0) << 16 | u32::from(key.remote_port.0);
+    flow_hash(mem.globals.key, key.local.0, key.remote.0, ports)
+}
+
+/// The connection with these four numbers.
+#[inline]
+pub(super) fn find(mem: &LaneMem<'_>, key: &FlowKey) -> Option<Idx<TcbHot>> {
+    let is_it = |row| mem.hot.get(Idx::new(row)).is_some_and(|t| t.key == *key);
+    mem.flows.find(hash_of(mem, key), is_it).map(Idx::new)
+}
+
+/// A new row for `key`, found by it from now on; in state CLOSED. `None`: no row is free.
+pub(super) fn make(mem: &mut LaneMem<'_>, key: &FlowKey) -> Option<Idx<TcbHot>> {
+    if mem.globals.tcp.free.is_none() {
+        evict_time_wait(mem);
+    }
+    let at = mem.globals.tcp.free.some()?;
+    let hash = hash_of(mem, key);
+    let hot = mem.hot.get_mut(at)?;
+    let cold = mem.cold.get_mut(cold_of(at))?;
+    mem.flows.insert(hash, at.raw()).ok()?;
+    mem.globals.tcp.free = core::mem::take(&mut cold.passive.next);
+    mem.globals.tcp.used = mem.globals.tcp.used.saturating_add(1);
+    let never = Instant::NEVER;
+    *hot = TcbHot {
+        key: *key,
+        flags: hot.flags & flag::RINGS | flag::HELD,
+        generation: hot.generation,
+        rexmit_at: never,
+        ack_at: never,
+        armed_at: never,
+        ..TcbHot::default()
+    };
+    *cold = TcbCold { idle_at: never, ..TcbCold::default() };
+    mem.counters.tcp.open = u64::from(mem.globals.tcp.used);
+    Some(at)
+}
+
+/// The name of connection `at`.
+pub(super) fn name_of(mem: &LaneMem<'_>, at: Idx<TcbHot>) -> SockRef {
+    let generation = mem.hot.get(at).map_or(0, |t| t.generation);
+    SockRef::new(SockKind::Tcp, at.raw(), generation)
+}
+
+/// Does what `fate` says for connection `at`.
+pub(super) fn settle(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, fate: Fate) {
+    match fate {
+        Fate::Keep | Fate::Refuse => {}
+        Fate::Accept => listen::to_accept_queue(mem, now, at),
+        Fate::TimeWait => enter_time_wait(mem, now, at),
+        Fate::Closed => end(mem, at, None),
+        Fate::Dead(error) => end(mem, at, Some(error)),
+        Fate::Reset(error) => {
+            reset::of_connection(mem, at);
+            end(mem, at, Some(error));
+        }
+    }
+}
+
+/// The connection is over: it leaves the flow table and gives up what it holds, except data that can still be read. Its
+/// row goes on until the program closes it.
+pub(super) fn end(mem: &mut LaneMem<'_>, at: Idx<TcbHot>, error: Option<SockError>) {
+    let Some(hot) = mem.hot.get(at) else { return };
+    let (key, state, flags) = (hot.key, State::from_raw(hot.state), hot.flags);
+    if state != State::Closed {
+        let hash = hash_of(mem, &key);
+        mem.flows.remove(hash, |row| row == at.raw());
+        leave_hop(mem, at);
+        leave_time_wait(mem, at);
+        mem.wheel.cancel(at.raw());
+        if error.is_some() && state.is_synchronized() {
+            mem.counters.tcp.resets = mem.counters.tcp.resets.wrapping_add(1);
+        }
+    }
+    if let Some(mut c) = conn(mem, Instant(0), at) {
+        c.hot.armed_at = Instant::NEVER;
+        c.give_up(error);
+    }
+    if flags & flag::IN_SYN_QUEUE != 0 {
+        listen::leave_queues(mem, at);
+        free(mem, at);
+    } else if flags & flag::ORPHAN != 0 {
+        free(mem, at);
+    }
+}
+
+impl Conn<'_, '_> {
+    /// Goes to CLOSED, and gives up timers, the send buffer and what came out of order.
+    fn give_up(&mut self, error: Option<SockError>) {
+        if self.state() == State::TimeWait {
+            self.go(Cause::TimeWaitOver);
+        } else {
+            self.go(Cause::Abort);
+        }
+        self.hot.rexmit_at = Instant::NEVER;
+        self.hot.ack_at = Instant::NEVER;
+        self.cold.idle_at = Instant::NEVER;
+        self.clear(
+            flag::IDLE_TIMER
+                | flag::RECOVERY
+                | flag::LOSS
+                | flag::ACK_NOW
+                | flag::SEND_SYN
+                | flag::SEND_PROBE,
+        );
+        self.frames.release_chain(self.hot.snd_queue.head);
+        self.hot.snd_queue.head = FrameIdx::NONE;
+        self.hot.snd_queue.tail = FrameIdx::NONE;
+        self.hot.snd_cursor = FrameIdx::NONE;
+        self.hot.snd.end = self.hot.snd.una;
+        self.hot.snd.nxt = self.hot.snd.una;
+        self.drop_out_of_order();
+        self.drop_board();
+        if let Some(error) = error {
+            self.cold.error = error as u8;
+            self.notify(Ready::IN | Ready::OUT | Ready::RDHUP | Ready::HUP | Ready::ERR);
+        } else {
+            self.notify(Ready::IN | Ready::OUT | Ready::RDHUP | Ready::HUP);
+        }
+    }
+
+    /// Gives up every run received out of order.
+    pub(super) fn drop_out_of_order(&mut self) {
+        self.frames.release_chain(self.hot.ooo_head);
+        self.hot.ooo_head = FrameIdx::NONE;
+        self.cold.ooo.tail = FrameIdx::NONE;
+        self.cold.ooo.bytes = 0;
+        self.cold.ooo.frames = 0;
+        self.cold.ooo.run_count = 0;
+        self.cold.ooo.runs.fill(SeqRange::default());
+    }
+}
+
+/// Gives the row of `at`, which is closed, back.
+pub(super) fn free(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
+    events::forget(mem, name_of(mem, at));
+    let Some(hot) = mem.hot.get_mut(at) else { return };
+    if hot.flags & flag::HELD == 0 {
+        return;
+    }
+    mem.frames.release_chain(hot.rcv_queue.head);
+    hot.rcv_queue.head = FrameIdx::NONE;
+    hot.rcv_queue.tail = FrameIdx::NONE;
+    hot.rcv_bytes = 0;
+    hot.state = State::Closed as u8;
+    hot.flags &= flag::RINGS;
+    hot.generation = hot.generation.wrapping_add(1);
+    let Some(cold) = mem.cold.get_mut(cold_of(at)) else { return };
+    cold.passive.next = core::mem::replace(&mut mem.globals.tcp.free, at);
+    mem.globals.tcp.used = mem.globals.tcp.used.saturating_sub(1);
+    mem.counters.tcp.open = u64::from(mem.globals.tcp.used);
+}
+
+/// The program gives `at` up: its row is freed if the connection is over, else when it is.
+pub(super) fn orphan(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>) {
+    events::forget(mem, name_of(mem, at));
+    let Some(hot) = mem.hot.get_mut(at) else { return };
+    hot.flags |= flag::ORPHAN | flag::SHUT_READ;
+    match State::from_raw(hot.state) {
+        State::Closed => free(mem, at),
+        State::TimeWait => enter_time_wait(mem, now, at),
+        _ => {}
+    }
+}
+
+/// Notes that `at`, in TIME-WAIT, has only its time to wait for, if nobody holds it. There may be as many of those as half
+/// of all rows; the oldest go first.
+fn enter_time_wait(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>) {
+    let Some(mut c) = conn(mem, now, at) else { return };
+    if !c.any(flag::ORPHAN) || c.any(flag::IN_TIME_WAIT) {
+        return;
+    }
+    if c.hot.rexmit_at == Instant::NEVER {
+        c.hot.rexmit_at = now.plus(TIME_WAIT);
+        c.arm();
+    }
+    c.set(flag::IN_TIME_WAIT);
+    let mut queue = mem.globals.tcp.time_wait;
+    append(mem, &mut queue, at);
+    mem.globals.tcp.time_wait = queue;
+    if queue.len > mem.hot.len() / 2 {
+        evict_time_wait(mem);
+    }
+}
+
+/// Ends the oldest TIME-WAIT that nobody holds.
+fn evict_time_wait(mem: &mut LaneMem<'_>) {
+    if let Some(at) = mem.globals.tcp.time_wait.head.some() {
+        end(mem, at, None);
+    }
+}
+
+fn leave_time_wait(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
+    let Some(hot) = mem.hot.get_mut(at) else { return };
+    if hot.flags & flag::IN_TIME_WAIT == 0 {
+        return;
+    }
+    hot.flags &= !flag::IN_TIME_WAIT;
+    let mut queue = mem.globals.tcp.time_wait;
+    remove(mem, &mut queue, at);
+    mem.globals.tcp.time_wait = queue;
+}
+
+/// Appends `at` to `queue`.
+pub(super) fn append(mem: &mut LaneMem<'_>, queue: &mut TcbQueue, at: Idx<TcbHot>) {
+    let before = core::mem::replace(&mut queue.tail, at);
+    if let Some(cold) = mem.cold.get_mut(cold_of(at)) {
+        cold.passive.prev = before;
+        cold.passive.next = Idx::NONE;
+    }
+    match mem.cold.get_mut(cold_of(before)) {
+        Some(last) if queue.len > 0 => last.passive.next = at,
+        _ => queue.head = at,
+    }
+    queue.len = queue.len.saturating_add(1);
+}
+
+/// Takes `at`, which is in `queue`, out of it.
+pub(super) fn remove(mem: &mut LaneMem<'_>, queue: &mut TcbQueue, at: Idx<TcbHot>) {
+    let Some(cold) = mem.cold.get_mut(cold_of(at)) else { return };
+    let next = core::mem::take(&mut cold.passive.next);
+    let prev = core::mem::take(&mut cold.passive.prev);
+    match mem.cold.get_mut(cold_of(prev)) {
+        Some(before) => before.passive.next = next,
+        None => queue.head = next,
+    }
+    match mem.cold.get_mut(cold_of(next)) {
+        Some(after) => after.passive.prev = prev,
+        None => queue.tail = prev,
+    }
+    queue.len = queue.len.saturating_sub(1);
+}
+
+/// Notes that `at` waits until the MAC of its next hop is known.
+pub(super) fn wait_for_hop(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
+    let Some(hot) = mem.hot.get_mut(at) else { return };
+    let queued = flag::WAITS_FOR_HOP | flag::IN_SYN_QUEUE | flag::IN_ACCEPT_QUEUE | flag::IN_TIME_WAIT;
+    if hot.flags & queued != 0 {
+        return;
+    }
+    let Some(row) = mem.hops.get_mut(hot.hop) else { return };
+    hot.flags |= flag::WAITS_FOR_HOP;
+    let next = core::mem::replace(&mut row.tcp_waiting, at.raw());
+    if let Some(cold) = mem.cold.get_mut(cold_of(at)) {
+        cold.passive.next = Idx::new(next);
+    }
+}
+
+/// Gives the next hop of `at` up.
+fn leave_hop(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
+    let Some(hot) = mem.hot.get_mut(at) else { return };
+    let hop = core::mem::take(&mut hot.hop);
+    if hot.flags & flag::WAITS_FOR_HOP != 0 {
+        hot.flags &= !flag::WAITS_FOR_HOP;
+        let mut each =
+            mem.hops.get_mut(hop).map_or(u32::MAX, |h| core::mem::replace(&mut h.tcp_waiting, u32::MAX));
+        for _ in 0..mem.cold.len() {
+            let Some(cold) = mem.cold.get_mut(Idx::new(each)) else { break };
+            let next = core::mem::take(&mut cold.passive.next).raw();
+            if each != at.raw()
+                && let Some(row) = mem.hops.get_mut(hop)
+            {
+                cold.passive.next = Idx::new(core::mem::replace(&mut row.tcp_waiting, each));
+            }
+            each = next;
+        }
+    }
+    hop::release(mem, hop);
+}
+
+/// The MAC of `hop` became known, or asking for it failed: goes on with those who waited.
+pub(crate) fn hop_changed(mem: &mut LaneMem<'_>, now: Instant, hop: Idx<::state::Hop>) {
+    let found = hop::mac(mem, hop);
+    if found == HopMac::Asking {
+        return;
+    }
+    let mut each =
+        mem.hops.get_mut(hop).map_or(u32::MAX, |h| core::mem::replace(&mut h.tcp_waiting, u32::MAX));
+    for _ in 0..mem.cold.len() {
+        let at = Idx::new(each);
+        let Some(mut c) = conn(mem, now, at) else { break };
+        each = core::mem::take(&mut c.cold.passive.next).raw();
+        c.clear(flag::WAITS_FOR_HOP);
+        // RFC 1122 4.2.3.9: an unreachable destination ends only the attempt to connect; otherwise retransmission goes on.
+        if found == HopMac::Failed && c.state() == State::SynSent {
+            mem.counters.drop_packet(DropReason::Unreachable);
+            settle(mem, now, at, Fate::Dead(SockError::HostUnreachable));
+            continue;
+        }
+        if c.any(flag::SEND_SYN | flag::SEND_PROBE) {
+            c.enqueue(Ring::Control);
+        }
+        if c.any(flag::ACK_NOW) {
+            c.enqueue(Ring::Ack);
+        }
+        if c.has_data() {
+            c.enqueue(Ring::Data);
+        }
+    }
+}
+
+/// Initial sequence number and timestamp offset of a connection (RFC 6528 3): a keyed hash of the four numbers, plus, for
+/// the sequence number, a clock of 4 us.
+pub(super) fn initial_numbers(mem: &LaneMem<'_>, now: Instant, key: &FlowKey) -> (SeqNum, u32) {
+    let [k0, k1] = mem.globals.tcp.isn_key;
+    let mut hasher = SipHasher13::new_with_keys(k0, k1);
+    hasher.write(&key.local.0);
+    hasher.write(&key.remote.0);
+    hasher.write_u16(key.local_port.0);
+    hasher.write_u16(key.remote_port.0);
+    let hash = hasher.finish();
+    let clock = (now.as_micros() >> 2) as u32;
+    (SeqNum((hash as u32).wrapping_add(clock)), (hash >> 32) as u32)
+}

@@ -1,0 +1,259 @@
+//! What time does: retransmission (RFC 6298), persist (RFC 9293 3.8.6.1), tail loss probe (RFC 8985 7), delayed ACK,
+//! keepalive (RFC 9293 3.8.4), and the ends of states that may not last.
+//!
+//! Each connection has one entry in the wheel, armed for its earliest deadline or before it.
+
+use ::state::{LaneMem, Ready};
+use base::{Duration, Idx, Instant};
+
+use super::conn::{Conn, Fate, Ring, conn};
+use super::{RESERVE_FRAMES, RETRY, State, flag, rtt, table};
+use crate::errors::SockError;
+
+/// Timers looked at in one call, at most.
+const BUDGET: u32 = 4096;
+/// Retransmissions of data until the connection is given up (Linux's tcp_retries2).
+const RETRIES: u8 = 15;
+/// The same when no program holds the connection (Linux's tcp_orphan_retries).
+const ORPHAN_RETRIES: u8 = 8;
+/// SYN retransmissions (Linux's tcp_syn_retries).
+const SYN_RETRIES: u8 = 6;
+/// SYN,ACK retransmissions (Linux's tcp_synack_retries).
+const SYN_ACK_RETRIES: u8 = 5;
+/// Idle time until the first keepalive probe, s (RFC 9293 3.8.4).
+const KEEP_IDLE_S: u32 = 7200;
+/// Time between keepalive probes, s.
+const KEEP_INTERVAL_S: u32 = 75;
+/// Keepalive probes without an answer.
+const KEEP_PROBES: u8 = 9;
+
+/// When [`handle_timers`] has something to do next.
+pub(crate) fn deadline(mem: &LaneMem<'_>) -> Instant {
+    mem.wheel.next_deadline()
+}
+
+/// Does what is due, up to a limit.
+pub(crate) fn handle_timers(mem: &mut LaneMem<'_>, now: Instant) {
+    let mut budget = BUDGET;
+    while let Some(row) = mem.wheel.expire(now, &mut budget) {
+        let at = Idx::new(row);
+        let Some(mut c) = conn(mem, now, at) else { continue };
+        c.hot.armed_at = Instant::NEVER;
+        if c.state() == State::Closed {
+            continue;
+        }
+        let fate = c.on_timer();
+        c.arm();
+        table::settle(mem, now, at, fate);
+    }
+}
+
+/// `set`, or `usual` when it is 0.
+fn or_default(set: u32, usual: u32) -> u32 {
+    if set == 0 { usual } else { set }
+}
+
+impl Conn<'_, '_> {
+    fn on_timer(&mut self) -> Fate {
+        if self.hot.ack_at <= self.now {
+            self.hot.ack_at = Instant::NEVER;
+            self.counters.tcp.delayed_acks = self.counters.tcp.delayed_acks.wrapping_add(1);
+            self.ack_now();
+        }
+        if self.hot.rexmit_at <= self.now {
+            self.hot.rexmit_at = Instant::NEVER;
+            let fate = self.on_rexmit_timer();
+            if fate != Fate::Keep {
+                return fate;
+            }
+        }
+        if self.any(flag::IDLE_TIMER) && self.cold.idle_at <= self.now {
+            self.cold.idle_at = Instant::NEVER;
+            self.clear(flag::IDLE_TIMER);
+            return self.on_idle_timer();
+        }
+        Fate::Keep
+    }
+
+    fn on_rexmit_timer(&mut self) -> Fate {
+        match self.state() {
+            State::Closed | State::Listen => Fate::Keep,
+            State::SynSent | State::SynRcvd => self.on_syn_timeout(),
+            State::TimeWait => Fate::Closed,
+            State::Established
+            | State::FinWait1
+            | State::FinWait2
+            | State::CloseWait
+            | State::Closing
+            | State::LastAck => {
+                if self.any(flag::PERSIST) {
+                    self.on_persist()
+                } else if self.any(flag::TAIL_PROBE) {
+                    self.on_tail_probe()
+                } else if self.flight() > 0 {
+                    self.on_timeout()
+                } else {
+                    Fate::Keep
+                }
+            }
+        }
+    }
+
+    fn on_syn_timeout(&mut self) -> Fate {
+        let first = self.state() == State::SynSent;
+        let usual = if first { SYN_RETRIES } else { SYN_ACK_RETRIES };
+        let most = or_default(u32::from(self.cold.options.syn_retries), u32::from(usual));
+        if u32::from(self.cold.loss.backoff) >= most || self.is_past_user_timeout() {
+            self.counters.tcp.aborts_on_timeout = self.counters.tcp.aborts_on_timeout.wrapping_add(1);
+            return Fate::Dead(SockError::TimedOut);
+        }
+        self.note_timeout();
+        // Karn (RFC 6298 3); and RFC 6298 5.7: the RTO after a lost SYN starts from its initial value again.
+        self.clear(flag::TIMING);
+        self.set(flag::SEND_SYN);
+        self.enqueue(Ring::Control);
+        self.hot.rexmit_at = self.now.plus(rtt::rto(&self.hot.rtt, self.cold.loss.backoff));
+        Fate::Keep
+    }
+
+    /// One more timeout in a row.
+    fn note_timeout(&mut self) {
+        if self.cold.loss.backoff == 0 && self.cold.loss.probes == 0 {
+            self.cold.loss.stalled_at = self.now;
+        }
+        self.cold.loss.backoff = self.cold.loss.backoff.saturating_add(1);
+        self.set(flag::STALLED);
+        self.counters.tcp.timeouts = self.counters.tcp.timeouts.wrapping_add(1);
+    }
+
+    /// TCP_USER_TIMEOUT (RFC 5482): nothing was acknowledged for longer than the program accepts.
+    fn is_past_user_timeout(&self) -> bool {
+        let limit = u64::from(self.cold.options.user_timeout_ms);
+        limit != 0
+            && self.any(flag::STALLED)
+            && self.now.since(self.cold.loss.stalled_at) >= Duration::from_millis(limit)
+    }
+
+    /// The retransmission timer ran out (RFC 6298 5.4 to 5.6).
+    fn on_timeout(&mut self) -> Fate {
+        let most = if self.any(flag::ORPHAN) { ORPHAN_RETRIES } else { RETRIES };
+        if self.cold.loss.backoff >= most || self.is_past_user_timeout() {
+            self.counters.tcp.aborts_on_timeout = self.counters.tcp.aborts_on_timeout.wrapping_add(1);
+            return Fate::Dead(SockError::TimedOut);
+        }
+        let first = self.cold.loss.backoff == 0;
+        self.note_timeout();
+        self.enter_loss(first);
+        self.hot.rexmit_at = self.now.plus(rtt::rto(&self.hot.rtt, self.cold.loss.backoff));
+        Fate::Keep
+    }
+
+    /// Nothing may be sent for want of window, cork or frames: probes or pushes.
+    fn on_persist(&mut self) -> Fate {
+        self.clear(flag::PERSIST);
+        if !self.has_data() {
+            return Fate::Keep;
+        }
+        if self.hot.snd.wnd == 0 {
+            let most = if self.any(flag::ORPHAN) { ORPHAN_RETRIES } else { RETRIES };
+            if self.cold.loss.probes >= most || self.is_past_user_timeout() {
+                self.counters.tcp.aborts_on_timeout = self.counters.tcp.aborts_on_timeout.wrapping_add(1);
+                return Fate::Dead(SockError::TimedOut);
+            }
+            self.note_timeout();
+            self.cold.loss.probes = self.cold.loss.probes.saturating_add(1);
+            self.counters.tcp.window_probes = self.counters.tcp.window_probes.wrapping_add(1);
+            self.set(flag::PERSIST);
+            self.hot.rexmit_at = self.now.plus(rtt::rto(&self.hot.rtt, self.cold.loss.backoff));
+        }
+        self.set(flag::SEND_PROBE);
+        self.enqueue(Ring::Control);
+        self.enqueue(Ring::Data);
+        Fate::Keep
+    }
+
+    /// RFC 8985 7.3: sends the last segment again, so that its SACK shows whether the tail is lost.
+    fn on_tail_probe(&mut self) -> Fate {
+        self.clear(flag::TAIL_PROBE);
+        self.set(flag::TAIL_PROBED);
+        if self.flight() == 0 {
+            return Fate::Keep;
+        }
+        self.counters.tcp.loss_probes = self.counters.tcp.loss_probes.wrapping_add(1);
+        self.set(flag::SEND_PROBE);
+        self.enqueue(Ring::Control);
+        self.hot.rexmit_at = self.now.plus(rtt::rto(&self.hot.rtt, 0));
+        Fate::Keep
+    }
+
+    fn on_idle_timer(&mut self) -> Fate {
+        if self.state() == State::FinWait2 && self.any(flag::ORPHAN) {
+            return Fate::Closed;
+        }
+        if self.any(flag::WANTS_ROOM) && self.queued() == 0 {
+            return self.on_frames_timer();
+        }
+        if self.any(flag::KEEPALIVE) && self.state().is_synchronized() {
+            self.on_keepalive()
+        } else {
+            Fate::Keep
+        }
+    }
+
+    /// The program could not queue for want of frames: tells it when there are some.
+    fn on_frames_timer(&mut self) -> Fate {
+        if self.frames.is_short(RESERVE_FRAMES) {
+            self.wait_for_frames();
+        } else {
+            self.clear(flag::WANTS_ROOM);
+            self.notify(Ready::OUT);
+            self.start_keepalive();
+        }
+        Fate::Keep
+    }
+
+    /// Looks again for frames after a pause.
+    pub(super) fn wait_for_frames(&mut self) {
+        self.cold.idle_at = self.now.plus(RETRY);
+        self.set(flag::IDLE_TIMER);
+    }
+
+    /// Starts the keepalive timer if the program wants it.
+    pub(super) fn start_keepalive(&mut self) {
+        if !self.any(flag::KEEPALIVE) || !self.state().is_synchronized() || self.state() == State::TimeWait {
+            return;
+        }
+        let idle = or_default(self.cold.options.keep_idle_s, KEEP_IDLE_S);
+        self.cold.idle_at = self.now.plus(Duration::from_secs(u64::from(idle)));
+        self.set(flag::IDLE_TIMER);
+        self.arm();
+    }
+
+    fn on_keepalive(&mut self) -> Fate {
+        let options = &self.cold.options;
+        let idle = Duration::from_secs(u64::from(or_default(options.keep_idle_s, KEEP_IDLE_S)));
+        let interval = Duration::from_secs(u64::from(or_default(options.keep_interval_s, KEEP_INTERVAL_S)));
+        let most = or_default(u32::from(options.keep_probes), u32::from(KEEP_PROBES));
+        self.set(flag::IDLE_TIMER);
+        let quiet = self.now.since(self.cold.heard_at);
+        if quiet < idle {
+            self.cold.idle_at = self.cold.heard_at.plus(idle);
+            return Fate::Keep;
+        }
+        if self.flight() > 0 || self.has_data() {
+            // The retransmission and persist timers look after the peer now.
+            self.cold.idle_at = self.now.plus(idle);
+            return Fate::Keep;
+        }
+        if u32::from(self.cold.loss.keep_probes) >= most {
+            self.counters.tcp.aborts_on_timeout = self.counters.tcp.aborts_on_timeout.wrapping_add(1);
+            return Fate::Reset(SockError::TimedOut);
+        }
+        self.cold.loss.keep_probes = self.cold.loss.keep_probes.saturating_add(1);
+        self.counters.tcp.keepalives = self.counters.tcp.keepalives.wrapping_add(1);
+        self.set(flag::SEND_PROBE);
+        self.enqueue(Ring::Control);
+        self.cold.idle_at = self.now.plus(interval);
+        Fate::Keep
+    }
+}

@@ -1,0 +1,79 @@
+//! The windows we announce, and the room in our buffers (RFC 9293 3.8.6.2, RFC 7323 2).
+
+use base::SeqNum;
+
+use super::conn::Conn;
+use super::{RESERVE_FRAMES, State};
+
+/// Window of a segment with SYN, bytes: never scaled.
+const SYN_WINDOW_MAX: u32 = 65_535;
+
+/// The shift with which a buffer of `bytes` can be announced in 16 bits (RFC 7323 2.2, 2.3).
+pub(super) fn shift_for(bytes: u32) -> u8 {
+    let mut shift = 0;
+    while shift < 14 && bytes >> shift > SYN_WINDOW_MAX {
+        shift += 1;
+    }
+    shift
+}
+
+impl Conn<'_, '_> {
+    /// The window field of the next segment, RCV.EDGE moved accordingly.
+    #[inline]
+    pub(super) fn announce_window(&mut self) -> u16 {
+        let shift = if self.state() == State::SynSent { 0 } else { u32::from(self.hot.rcv_shift.min(14)) };
+        let now = self.rcv_wnd();
+        let free = self.hot.rcv_buf.saturating_sub(self.hot.rcv_bytes);
+        let mut window = now;
+        // RFC 9293 3.8.6.2.2: the edge moves only by a segment or half the buffer, so that the peer sends no small
+        // segments; and never back (3.8.6.2.1).
+        let step = self.mss().min(self.hot.rcv_buf / 2);
+        if free >= now.saturating_add(step) && !self.frames.is_short(RESERVE_FRAMES) {
+            window = free;
+        }
+        // Rounded up, or the edge would move back by what the shift cuts off.
+        let field = (window.saturating_add((1 << shift) - 1) >> shift).min(SYN_WINDOW_MAX);
+        self.hot.rcv.edge = self.hot.rcv.nxt.plus(field << shift).later(self.hot.rcv.edge);
+        field as u16
+    }
+
+    /// The window field of a SYN or SYN,ACK (RFC 7323 2.2: not scaled).
+    pub(super) fn announce_syn_window(&mut self) -> u16 {
+        let window = self.hot.rcv_buf.min(SYN_WINDOW_MAX);
+        self.hot.rcv.edge = self.hot.rcv.nxt.plus(window);
+        window as u16
+    }
+
+    /// The program has read: is it worth an ACK to tell the peer of the room (RFC 9293 3.8.6.2.2)?
+    pub(super) fn room_is_news(&self) -> bool {
+        let now = self.rcv_wnd();
+        let free = self.hot.rcv_buf.saturating_sub(self.hot.rcv_bytes);
+        // As Linux: when the window at least doubles by it.
+        free >= now.saturating_mul(2) && free.saturating_sub(now) >= self.mss().min(self.hot.rcv_buf / 2)
+    }
+
+    /// Is there enough room in the send buffer to tell the program (Linux: a third of the buffer)?
+    #[inline]
+    pub(super) fn has_room(&self) -> bool {
+        let queued = self.queued();
+        self.hot.snd_buf.saturating_sub(queued) >= queued / 2 && queued < self.hot.snd_buf
+    }
+
+    /// The right edge of what may be sent now by the peer's window.
+    #[inline]
+    pub(super) fn snd_edge(&self) -> SeqNum {
+        self.hot.snd.una.plus(self.hot.snd.wnd)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shift_for;
+
+    #[test]
+    fn the_shift_makes_the_buffer_fit_into_16_bits() {
+        assert_eq!((shift_for(0), shift_for(65_535), shift_for(65_536)), (0, 0, 1));
+        assert_eq!((shift_for(4 << 20), shift_for(6 << 20)), (7, 7));
+        assert_eq!(shift_for(u32::MAX), 14);
+    }
+}

@@ -1,0 +1,614 @@
+//! Two hosts with one lane each and a wire between them in virtual time: delay, loss, duplication and reordering by seed.
+#![allow(
+    dead_code,
+    unreachable_pub,
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "each test file uses its own part of the net"
+)]
+
+use core::net::Ipv4Addr;
+use std::collections::BTreeMap;
+use std::sync::atomic::AtomicU64;
+
+use base::limits::{FRAME_BYTES, FRAME_HEADROOM};
+use base::{Duration, FrameIdx, Instant, IpAddress, LaneId, MacAddr, Port, Rng, SeqNum};
+use engine::{AcceptError, ConnectError, Engine, RecvError, RouteTo, SendError, State};
+use region::{LaneGuard, Owner, Region, RegionShape};
+use state::ports::{PORT_LOCAL_PEER, PORT_OWN_ADDRESS, PORT_UP};
+use state::{
+    CsumState, DropReason, Endpoint, LAYOUT_VERSION, LaneMem, LaneShape, PortInfo, RxBatch, RxFrame, SockRef,
+    TcpOptions, TxBatch, TxFrame,
+};
+use wire::{EthFrame, EtherType, IpProtocol, Ipv4Packet, TcpFlags, TcpSegment};
+
+/// A packet on the wire.
+#[derive(Clone)]
+pub struct Packet {
+    pub bytes: Vec<u8>,
+    pub gso_size: u16,
+}
+
+impl Packet {
+    /// Its TCP segment, if it is one.
+    pub fn tcp(&self) -> Option<TcpSegment<'_>> {
+        let eth = EthFrame::parse(&self.bytes).ok()?;
+        if eth.ethertype() != EtherType::IPV4 {
+            return None;
+        }
+        let ip = Ipv4Packet::parse(eth.payload()).ok()?;
+        (ip.protocol() == IpProtocol::TCP).then(|| TcpSegment::parse(ip.payload()).ok()).flatten()
+    }
+
+    /// Cuts a super-segment into segments, as a device does.
+    pub fn split(self) -> Vec<Packet> {
+        let size = usize::from(self.gso_size);
+        let (header, seq, flags, len) = match self.tcp() {
+            Some(t) if size > 0 => (34 + t.header_len(), t.seq(), t.flags(), t.payload().len()),
+            _ => return vec![self],
+        };
+        let mut parts = Vec::new();
+        let mut at = 0;
+        while at < len {
+            let n = size.min(len - at);
+            let last = at + n == len;
+            let mut bytes = self.bytes[..header].to_vec();
+            bytes.extend_from_slice(&self.bytes[header + at..header + at + n]);
+            let total = (bytes.len() - 14) as u16;
+            wire::ipv4::patch_len_and_ident(&mut bytes[14..], total, 0).unwrap();
+            let flags = if last { flags } else { flags.without(TcpFlags::FIN | TcpFlags::PSH) };
+            wire::tcp::patch_seq_and_flags(&mut bytes[34..], seq.plus(at as u32), flags).unwrap();
+            finish_checksum(&mut bytes);
+            parts.push(Packet { bytes, gso_size: 0 });
+            at += n;
+        }
+        parts
+    }
+}
+
+pub fn finish_checksum(bytes: &mut [u8]) {
+    let ip = Ipv4Packet::parse(&bytes[14..]).unwrap();
+    let pseudo = wire::checksum::pseudo_v4(ip.src(), ip.dst(), IpProtocol::TCP, ip.payload_len() as u16);
+    wire::tcp::fill_checksum(&mut bytes[34..], pseudo).unwrap();
+}
+
+/// How the wire treats packets.
+#[derive(Clone, Copy)]
+pub struct Faults {
+    pub loss_ppm: u32,
+    pub dup_ppm: u32,
+    pub reorder_ppm: u32,
+    pub delay: Duration,
+    /// Cuts super-segments, so that each segment can be lost alone.
+    pub split: bool,
+}
+
+impl Faults {
+    pub const NONE: Self =
+        Self { loss_ppm: 0, dup_ppm: 0, reorder_ppm: 0, delay: Duration::from_micros(50), split: true };
+}
+
+/// How hosts are made.
+#[derive(Clone, Copy)]
+pub struct Setup {
+    pub mtu: u16,
+    pub super_segment_max: u32,
+    pub frames: u32,
+    pub socks: u32,
+}
+
+impl Setup {
+    pub const USUAL: Self = Self { mtu: 1500, super_segment_max: 61_440, frames: 4096, socks: 64 };
+}
+
+pub struct Host {
+    guard: LaneGuard,
+    pub addr: Ipv4Addr,
+    pub mac: MacAddr,
+}
+
+impl Host {
+    fn new(n: u8, setup: &Setup, now: Instant) -> Self {
+        let shape = LaneShape {
+            udp_socks: 4,
+            hops: 4,
+            reassemblies: 2,
+            listeners: 8,
+            ..LaneShape::for_socks(setup.socks)
+        };
+        let region_shape = RegionShape { lanes: 1, lane_bytes: shape.lane_bytes(), frames: setup.frames };
+        let words = Region::bytes_needed(&region_shape) / 8;
+        let words: Vec<AtomicU64> = (0..words).map(|_| AtomicU64::new(0)).collect();
+        let region = Region::format(words.leak(), &region_shape, LAYOUT_VERSION, [7, u64::from(n)]).unwrap();
+        let mut guard = region.lane(LaneId(0)).unwrap().try_lock(Owner { pid: 1, tid: 1 }).unwrap();
+        LaneMem::format(&mut guard, &shape, [n.into(), 2], now).unwrap();
+        let mut host = Self { guard, addr: Ipv4Addr::new(10, 0, 0, n), mac: MacAddr([2, 0, 0, 0, 0, n]) };
+        let mut addrs = [IpAddress::ANY; state::ports::PORT_ADDRESSES];
+        addrs[0] = IpAddress::from_v4(host.addr);
+        let info = PortInfo {
+            addrs,
+            addr_count: 1,
+            flags: PORT_UP | PORT_OWN_ADDRESS | PORT_LOCAL_PEER,
+            super_segment_max: setup.super_segment_max,
+            mac: host.mac,
+            mtu: setup.mtu,
+        };
+        assert!(host.engine(now, |e| e.set_port(0, &info)));
+        host
+    }
+
+    pub fn engine<R>(&mut self, now: Instant, f: impl FnOnce(&mut Engine<'_>) -> R) -> R {
+        let area = self.guard.region().frame_area();
+        let mem = LaneMem::carve(self.guard.carver(), area).unwrap();
+        f(&mut Engine::new(mem, now))
+    }
+
+    pub fn end(&self, port: u16) -> Endpoint {
+        Endpoint { addr: IpAddress::from_v4(self.addr), port: Port(port) }
+    }
+}
+
+/// Says for a packet from a host whether it is lost.
+pub type Filter = Box<dyn FnMut(usize, &Packet) -> bool>;
+
+pub struct Net {
+    pub now: Instant,
+    pub hosts: [Host; 2],
+    pub faults: Faults,
+    pub rng: Rng,
+    /// Packets under way by arrival time and number: to which host.
+    flying: BTreeMap<(Instant, u64), (usize, Packet)>,
+    number: u64,
+    /// Everything that was sent, by whom, before the wire treated it.
+    pub trace: Vec<(Instant, usize, Packet)>,
+    pub keep_trace: bool,
+    /// Says for each packet whether it is lost, besides the faults.
+    pub filter: Option<Filter>,
+}
+
+impl Net {
+    pub fn new(seed: u64, setup: &Setup) -> Self {
+        let now = Instant(0).plus(Duration::from_secs(1000));
+        Self {
+            now,
+            hosts: [Host::new(1, setup, now), Host::new(2, setup, now)],
+            faults: Faults::NONE,
+            rng: Rng::new(seed),
+            flying: BTreeMap::new(),
+            number: 0,
+            trace: Vec::new(),
+            keep_trace: false,
+            filter: None,
+        }
+    }
+
+    pub fn on<R>(&mut self, host: usize, f: impl FnOnce(&mut Engine<'_>) -> R) -> R {
+        let now = self.now;
+        self.hosts[host].engine(now, f)
+    }
+
+    /// Puts a packet on the wire towards `to`.
+    pub fn put(&mut self, to: usize, packet: Packet) {
+        let mut delay = self.faults.delay;
+        if self.rng.chance_ppm(self.faults.reorder_ppm) {
+            delay = Duration(delay.0 + self.rng.below(4 * delay.0 + 1));
+        }
+        self.number += 1;
+        self.flying.insert((self.now.plus(delay), self.number), (to, packet));
+    }
+
+    /// Sends what `host` has to send.
+    pub fn flush(&mut self, host: usize) {
+        loop {
+            let now = self.now;
+            let packets = self.hosts[host].engine(now, |e| {
+                let mut out = TxBatch::new();
+                e.poll_transmit(&mut out);
+                let packets: Vec<Packet> = out.items().iter().map(|p| flatten(e, p)).collect();
+                for p in out.items() {
+                    e.mem().frames.release(p.head);
+                }
+                packets
+            });
+            if packets.is_empty() {
+                return;
+            }
+            for packet in packets {
+                self.treat(host, packet);
+            }
+        }
+    }
+
+    fn treat(&mut self, from: usize, packet: Packet) {
+        let parts = if self.faults.split { packet.split() } else { vec![packet] };
+        for part in parts {
+            if self.keep_trace {
+                self.trace.push((self.now, from, part.clone()));
+            }
+            if self.filter.as_mut().is_some_and(|f| f(from, &part))
+                || self.rng.chance_ppm(self.faults.loss_ppm)
+            {
+                continue;
+            }
+            if self.rng.chance_ppm(self.faults.dup_ppm) {
+                self.put(1 - from, part.clone());
+            }
+            self.put(1 - from, part);
+        }
+    }
+
+    /// Delivers a packet to `host` at once.
+    pub fn deliver(&mut self, host: usize, packet: &Packet) {
+        self.on(host, |e| {
+            let Some(head) = chain(e, &packet.bytes) else { return };
+            let mut batch = RxBatch::new();
+            let len = packet.bytes.len() as u32;
+            let gso_size = packet.gso_size;
+            assert!(batch.push(RxFrame {
+                head,
+                len,
+                gso_size,
+                port: 0,
+                local_peer: true,
+                csum: CsumState::Unknown
+            }));
+            e.handle_frames(&mut batch);
+        });
+    }
+
+    /// When something happens next.
+    pub fn next(&mut self) -> Instant {
+        let mut at = self.flying.keys().next().map_or(Instant::NEVER, |k| k.0);
+        for host in 0..2 {
+            at = at.min(self.on(host, |e| e.next_deadline()));
+        }
+        at.max(self.now)
+    }
+
+    /// Goes to `at` and does what is due then. Packets due together arrive together.
+    pub fn go_to(&mut self, at: Instant) {
+        self.now = self.now.max(at);
+        while let Some(entry) = self.flying.first_entry() {
+            if entry.key().0 > self.now {
+                break;
+            }
+            let (to, packet) = entry.remove();
+            self.deliver(to, &packet);
+        }
+        for host in 0..2 {
+            self.on(host, |e| e.handle_timers());
+        }
+        self.flush(0);
+        self.flush(1);
+    }
+
+    /// One event further; false when nothing will ever happen.
+    pub fn step(&mut self) -> bool {
+        let at = self.next();
+        if at == Instant::NEVER {
+            return false;
+        }
+        self.go_to(at);
+        true
+    }
+
+    /// Runs for `d`.
+    pub fn run(&mut self, d: Duration) {
+        let end = self.now.plus(d);
+        self.flush(0);
+        self.flush(1);
+        for _ in 0..2_000_000 {
+            let at = self.next();
+            if at > end {
+                self.now = end;
+                return;
+            }
+            self.go_to(at);
+        }
+        panic!("the net does not come to rest");
+    }
+
+    pub fn route(&self, from: usize) -> RouteTo {
+        let to = &self.hosts[1 - from];
+        let own = &self.hosts[from];
+        RouteTo {
+            port: 0,
+            next_hop: IpAddress::from_v4(to.addr),
+            local_mac: own.mac,
+            mac: Some(to.mac),
+            mtu: 0,
+        }
+    }
+
+    pub fn listen(&mut self, host: usize, port: u16, backlog: u32) -> SockRef {
+        let local = Endpoint { addr: IpAddress::ANY, port: Port(port) };
+        self.on(host, |e| e.tcp_listen(local, backlog, &TcpOptions::default())).unwrap()
+    }
+
+    pub fn connect(&mut self, from: usize, local: u16, remote: u16) -> Result<SockRef, ConnectError> {
+        self.connect_with(from, local, remote, &TcpOptions::default())
+    }
+
+    pub fn connect_with(
+        &mut self,
+        from: usize,
+        local: u16,
+        remote: u16,
+        opts: &TcpOptions,
+    ) -> Result<SockRef, ConnectError> {
+        let (route, l, r) = (self.route(from), self.hosts[from].end(local), self.hosts[1 - from].end(remote));
+        let opts = *opts;
+        self.on(from, |e| e.tcp_connect(l, r, &route, &opts))
+    }
+
+    /// A listener at host 1 and an open connection to it: (listener, host 0's end, host 1's end).
+    pub fn open(&mut self) -> (SockRef, SockRef, SockRef) {
+        let listener = self.listen(1, 80, 16);
+        let (a, b) = self.open_to(listener, 40_000);
+        (listener, a, b)
+    }
+
+    pub fn open_to(&mut self, listener: SockRef, local: u16) -> (SockRef, SockRef) {
+        let a = self.connect(0, local, 80).unwrap();
+        for _ in 0..2000 {
+            self.flush(0);
+            if let Ok(accepted) = self.on(1, |e| e.tcp_accept(listener)) {
+                assert_eq!(accepted.remote, self.hosts[0].end(local));
+                return (a, accepted.sock);
+            }
+            assert!(self.step(), "the handshake came to a stop");
+        }
+        panic!("no connection");
+    }
+
+    pub fn state(&mut self, host: usize, s: SockRef) -> Option<State> {
+        self.on(host, |e| e.tcp_info(s)).map(|i| i.state)
+    }
+
+    pub fn send(&mut self, host: usize, s: SockRef, data: &[u8]) -> Result<usize, SendError> {
+        let n = self.on(host, |e| e.tcp_send(s, data, false));
+        self.flush(host);
+        n
+    }
+
+    pub fn recv(&mut self, host: usize, s: SockRef, len: usize) -> Result<Vec<u8>, RecvError> {
+        let mut buf = vec![0; len];
+        let n = self.on(host, |e| e.tcp_recv(s, &mut buf, false))?;
+        self.flush(host);
+        buf.truncate(n);
+        Ok(buf)
+    }
+
+    pub fn close(&mut self, host: usize, s: SockRef) {
+        self.on(host, |e| e.close(s));
+        self.flush(host);
+    }
+
+    pub fn accept(&mut self, host: usize, s: SockRef) -> Result<SockRef, AcceptError> {
+        self.on(host, |e| e.tcp_accept(s)).map(|a| a.sock)
+    }
+
+    pub fn dropped(&mut self, host: usize, reason: DropReason) -> u64 {
+        self.on(host, |e| e.counters().dropped(reason))
+    }
+
+    /// Free frames of `host`, those of the shared pool included.
+    pub fn free_frames(&mut self, host: usize) -> u32 {
+        self.flush(host);
+        self.on(host, |e| {
+            let frames = &mut e.mem().frames;
+            let all: Vec<FrameIdx> = std::iter::from_fn(|| frames.alloc()).collect();
+            for frame in &all {
+                frames.release(*frame);
+            }
+            all.len() as u32
+        })
+    }
+
+    /// Asserts that no host holds a frame or a connection any more.
+    pub fn assert_clean(&mut self, setup: &Setup) {
+        for host in 0..2 {
+            assert_eq!(self.on(host, |e| e.counters().tcp.open), 0, "open connections of host {host}");
+            assert_eq!(self.free_frames(host), setup.frames, "free frames of host {host}");
+        }
+    }
+}
+
+/// The bytes of `packet`, its checksum completed as a device would.
+fn flatten(e: &mut Engine<'_>, packet: &TxFrame) -> Packet {
+    let frames = &e.mem().frames;
+    let mut bytes = frames.data(packet.head).to_vec();
+    assert_eq!(bytes.len(), usize::from(packet.header_bytes));
+    for piece in packet.pieces() {
+        let from = usize::from(piece.offset);
+        assert!(frames.meta(piece.frame).unwrap().refs > 0);
+        bytes.extend_from_slice(&frames.cell(piece.frame)[from..from + usize::from(piece.len)]);
+    }
+    assert_eq!(bytes.len() as u32, packet.bytes());
+    if packet.csum_start != 0 {
+        let start = usize::from(packet.csum_start);
+        let check = wire::Sum::of(&bytes[start..]).finish();
+        let at = start + usize::from(packet.csum_offset);
+        bytes[at..at + 2].copy_from_slice(&check.to_be_bytes());
+    }
+    Packet { bytes, gso_size: packet.gso_size }
+}
+
+/// `bytes` in a chain of frames of host `e`; `None` when there are none (the packet is lost as in a full ring).
+fn chain(e: &mut Engine<'_>, bytes: &[u8]) -> Option<FrameIdx> {
+    let frames = &mut e.mem().frames;
+    let mut head = FrameIdx::NONE;
+    let mut last = FrameIdx::NONE;
+    for part in bytes.chunks(FRAME_BYTES - FRAME_HEADROOM) {
+        let Some(frame) = frames.alloc() else {
+            frames.release_chain(head);
+            return None;
+        };
+        frames.cell_mut(frame)[FRAME_HEADROOM..FRAME_HEADROOM + part.len()].copy_from_slice(part);
+        frames.meta_mut(frame).unwrap().len = part.len() as u16;
+        match frames.meta_mut(last) {
+            Some(meta) => meta.next = frame,
+            None => head = frame,
+        }
+        last = frame;
+    }
+    Some(head)
+}
+
+/// Bytes that show where they are in a stream.
+pub fn pattern(seed: u64, len: usize) -> Vec<u8> {
+    let mut rng = Rng::new(seed);
+    let mut bytes = Vec::with_capacity(len + 8);
+    while bytes.len() < len {
+        bytes.extend_from_slice(&rng.next_u64().to_le_bytes());
+    }
+    bytes.truncate(len);
+    bytes
+}
+
+/// One direction of a transfer: what is to be sent and what has come.
+pub struct Flow {
+    pub data: Vec<u8>,
+    pub sent: usize,
+    pub got: Vec<u8>,
+    pub fin: bool,
+    pub closed: bool,
+}
+
+impl Flow {
+    pub fn new(data: Vec<u8>) -> Self {
+        Self { data, sent: 0, got: Vec::new(), fin: false, closed: false }
+    }
+}
+
+impl Net {
+    /// Sends `there` from host 0's `a` to host 1's `b` and `back` the other way, in pieces of random size, until both have
+    /// all of it and the end of the stream; then closes both.
+    pub fn transfer(&mut self, a: SockRef, b: SockRef, there: usize, back: usize) {
+        let mut flows = [Flow::new(pattern(1, there)), Flow::new(pattern(2, back))];
+        let socks = [a, b];
+        let end = self.now.plus(Duration::from_secs(3600));
+        for _ in 0..5_000_000 {
+            let mut done = true;
+            for host in 0..2 {
+                self.write_some(host, socks[host], &mut flows[host]);
+                let flow = &mut flows[1 - host];
+                read_all(self, host, socks[host], flow);
+                done &= flow.closed;
+            }
+            if done {
+                break;
+            }
+            assert!(
+                self.now < end,
+                "the transfer takes too long: {:?} {:?}",
+                self.brief(0, a),
+                self.brief(1, b)
+            );
+            let at = self.next();
+            assert!(
+                at != Instant::NEVER,
+                "the transfer is stuck: {:?} {:?}",
+                self.brief(0, a),
+                self.brief(1, b)
+            );
+            self.go_to(at);
+        }
+        for flow in &flows {
+            assert!(flow.closed);
+            assert_eq!(flow.got.len(), flow.data.len());
+            assert!(flow.got == flow.data, "the bytes differ");
+        }
+        self.close(0, a);
+        self.close(1, b);
+    }
+
+    fn write_some(&mut self, host: usize, s: SockRef, flow: &mut Flow) {
+        while flow.sent < flow.data.len() {
+            let n = 1 + self.rng.below(20_000) as usize;
+            let part = &flow.data[flow.sent..(flow.sent + n).min(flow.data.len())];
+            match self.send(host, s, part) {
+                Ok(n) => flow.sent += n,
+                Err(SendError::WouldBlock) => break,
+                Err(e) => panic!("send: {e:?}"),
+            }
+        }
+        if flow.sent == flow.data.len() && !flow.fin {
+            match self.on(host, |e| e.shutdown(s, engine::How::Write)) {
+                Ok(()) => flow.fin = true,
+                Err(e) => panic!("shutdown: {e:?}"),
+            }
+            self.flush(host);
+        }
+    }
+
+    pub fn brief(&mut self, host: usize, s: SockRef) -> String {
+        format!("{:?}", self.on(host, |e| e.tcp_info(s)))
+    }
+}
+
+fn read_all(net: &mut Net, host: usize, s: SockRef, flow: &mut Flow) {
+    while !flow.closed {
+        let n = 1 + net.rng.below(30_000) as usize;
+        match net.recv(host, s, n) {
+            Ok(bytes) if bytes.is_empty() => flow.closed = true,
+            Ok(bytes) => flow.got.extend_from_slice(&bytes),
+            Err(RecvError::WouldBlock) => break,
+            Err(e) => panic!("recv: {e:?}"),
+        }
+    }
+}
+
+/// A segment from host `from` to the other, made by hand: numbers, flags, payload.
+pub fn forged(
+    net: &Net,
+    from: usize,
+    ports: (u16, u16),
+    numbers: (SeqNum, SeqNum),
+    flags: TcpFlags,
+    data: &[u8],
+) -> Packet {
+    let (src, dst) = (&net.hosts[from], &net.hosts[1 - from]);
+    let header = wire::TcpHeader {
+        src_port: Port(ports.0),
+        dst_port: Port(ports.1),
+        seq: numbers.0,
+        ack: numbers.1,
+        flags,
+        window: 60_000,
+        urgent: 0,
+    };
+    forged_with(src, dst, &header, &wire::TcpOptions::NONE, data)
+}
+
+pub fn forged_with(
+    src: &Host,
+    dst: &Host,
+    header: &wire::TcpHeader,
+    options: &wire::TcpOptions,
+    data: &[u8],
+) -> Packet {
+    let mut bytes = vec![0; 34 + 60];
+    wire::EthHeader { dst: dst.mac, src: src.mac, ethertype: EtherType::IPV4 }.emit(&mut bytes).unwrap();
+    let n = header.emit(options, &mut bytes[34..]).unwrap();
+    bytes.truncate(34 + n);
+    bytes.extend_from_slice(data);
+    wire::Ipv4Header {
+        traffic_class: 0,
+        payload_len: (n + data.len()) as u16,
+        ident: 0,
+        dont_fragment: true,
+        more_fragments: false,
+        fragment_offset: 0,
+        ttl: 64,
+        protocol: IpProtocol::TCP,
+        src: src.addr,
+        dst: dst.addr,
+    }
+    .emit(&mut bytes[14..])
+    .unwrap();
+    finish_checksum(&mut bytes);
+    Packet { bytes, gso_size: 0 }
+}

@@ -1,0 +1,64 @@
+//! TCP carries bytes both ways, whole and in order, whatever the wire does, and gives everything back afterwards.
+
+mod net;
+
+use base::Duration;
+use net::{Faults, Net, Setup};
+
+fn transfer(seed: u64, faults: Faults, setup: &Setup, there: usize, back: usize) -> Net {
+    let mut net = Net::new(seed, setup);
+    net.faults = faults;
+    let (listener, a, b) = net.open();
+    net.transfer(a, b, there, back);
+    net.close(1, listener);
+    net.faults = Faults::NONE;
+    net.run(Duration::from_secs(400));
+    net.assert_clean(setup);
+    net
+}
+
+#[test]
+fn bytes_arrive_whole_on_a_perfect_wire() {
+    transfer(1, Faults::NONE, &Setup::USUAL, 3_000_000, 100_000);
+}
+
+#[test]
+fn super_segments_arrive_whole() {
+    let faults = Faults { split: false, ..Faults::NONE };
+    transfer(2, faults, &Setup::USUAL, 3_000_000, 3_000_000);
+}
+
+#[test]
+fn bytes_arrive_whole_without_super_segments() {
+    let setup = Setup { super_segment_max: 0, ..Setup::USUAL };
+    transfer(3, Faults::NONE, &setup, 500_000, 500_000);
+}
+
+#[test]
+fn bytes_arrive_whole_through_loss_duplication_and_reordering() {
+    for seed in 0..60 {
+        let faults = Faults {
+            loss_ppm: [0, 1000, 10_000, 50_000][seed as usize % 4],
+            dup_ppm: [0, 10_000, 50_000][seed as usize % 3],
+            reorder_ppm: [0, 10_000, 200_000][(seed as usize / 3) % 3],
+            delay: Duration::from_micros([50, 1000, 20_000][(seed as usize / 2) % 3]),
+            split: seed % 5 != 0,
+        };
+        transfer(seed, faults, &Setup::USUAL, 200_000, 30_000);
+    }
+}
+
+#[test]
+fn bytes_arrive_whole_with_few_frames() {
+    let setup = Setup { frames: 400, ..Setup::USUAL };
+    for seed in 0..10 {
+        let faults = Faults { loss_ppm: 10_000, reorder_ppm: 100_000, ..Faults::NONE };
+        transfer(seed, faults, &setup, 300_000, 300_000);
+    }
+}
+
+#[test]
+fn jumbo_packets_arrive_whole() {
+    let setup = Setup { mtu: 9000, ..Setup::USUAL };
+    transfer(4, Faults { loss_ppm: 5000, ..Faults::NONE }, &setup, 1_000_000, 10);
+}
