@@ -13,6 +13,7 @@ use state::CsumState;
 /// The kernel has [`FAR`] on the device, we are [`NEAR`] behind it.
 fn tap(memory: &Memory) -> TapPort {
     let fd = open("tap0").unwrap();
+    rig::wait_running("tap0");
     run("ip link set tap0 address 02:00:00:00:00:02");
     run("ip addr add 10.99.0.2/24 dev tap0");
     run("ip neigh replace 10.99.0.1 lladdr 02:00:00:00:00:01 dev tap0");

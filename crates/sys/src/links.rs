@@ -11,6 +11,8 @@ use crate::{Result, raw};
 
 /// `IFF_UP`: the interface is switched on.
 pub const FLAG_UP: u16 = libc::IFF_UP as u16;
+/// `IFF_RUNNING`: it has a carrier, and the kernel has begun to send on it.
+pub const FLAG_RUNNING: u16 = libc::IFF_RUNNING as u16;
 /// `IFF_LOOPBACK`.
 pub const FLAG_LOOPBACK: u16 = libc::IFF_LOOPBACK as u16;
 

@@ -33,6 +33,16 @@ pub fn run(line: &str) {
     assert!(done.status.success(), "{line}: {}", String::from_utf8_lossy(&done.stderr));
 }
 
+/// Waits until `device` is running: until then the kernel drops what is to be sent on it. What follows must take the
+/// kernel's configuration lock once, to be behind the thread that makes it so.
+pub fn wait_running(device: &str) {
+    let deadline = sys::clock::now().plus(base::Duration::from_secs(10));
+    while sys::links::flags(device).unwrap() & sys::links::FLAG_RUNNING == 0 {
+        assert!(sys::clock::now() < deadline, "{device} does not run");
+        std::thread::yield_now();
+    }
+}
+
 impl Rig {
     /// `None`, with a line that says so, without root.
     pub fn new() -> Option<Self> {
@@ -64,10 +74,14 @@ impl Rig {
         holder.kill().unwrap();
         holder.wait().unwrap();
         run("ip link set far0 address 02:00:00:00:00:02 up");
+        self.on_near();
+        run("ip link set near0 address 02:00:00:00:00:01 up");
+        wait_running("near0");
+        self.on_far();
+        wait_running("far0");
         run("ip addr add 10.99.0.2/24 dev far0");
         run("ip neigh add 10.99.0.1 lladdr 02:00:00:00:00:01 dev far0");
         self.on_near();
-        run("ip link set near0 address 02:00:00:00:00:01 up");
     }
 
     pub fn on_near(&self) {
