@@ -24,12 +24,26 @@ pub(super) fn read<T>(words: &[AtomicU64], copy: impl Fn() -> T) -> Option<T> {
     None
 }
 
-/// Runs `change` with the sequence odd. The caller is the only writer.
+/// Runs `change` with the sequence odd, also after a write that was cut short. The caller is the only writer.
 pub(super) fn write(words: &[AtomicU64], change: impl FnOnce()) {
-    let before = load(words, SEQUENCE);
-    store(words, SEQUENCE, before.wrapping_add(1));
+    let odd = load(words, SEQUENCE) | 1;
+    store(words, SEQUENCE, odd);
     fence(Ordering::Release);
     change();
     fence(Ordering::Release);
-    store(words, SEQUENCE, before.wrapping_add(2));
+    store(words, SEQUENCE, odd.wrapping_add(1));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn after_a_write_that_was_cut_short_the_next_one_is_still_seen_as_one() {
+        let words: [AtomicU64; 8] = Default::default();
+        store(&words, SEQUENCE, 7);
+        assert_eq!(read(&words, || ()), None);
+        write(&words, || assert_eq!(read(&words, || ()), None, "in the middle of a write"));
+        assert_eq!(read(&words, || ()), Some(()));
+    }
 }
