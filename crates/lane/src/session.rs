@@ -145,8 +145,10 @@ impl Drop for Session<'_> {
         if !self.gather {
             self.flush();
         }
-        let deadline = self.deadline();
-        while let Some(guard) = self.guard.take() {
+        while self.guard.is_some() {
+            // Anew each time: what others deferred may have started timers.
+            let deadline = self.deadline();
+            let Some(guard) = self.guard.take() else { return };
             let signals = guard.lane().signals();
             signals.deadline_ns.store(deadline.0, Ordering::Relaxed);
             signals.last_held_ns.store(self.now.0, Ordering::Relaxed);

@@ -1,0 +1,74 @@
+//! What a session leaves behind for others when it ends.
+#![allow(clippy::unwrap_used)]
+
+use std::net::Ipv4Addr;
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::Ordering;
+
+use base::{Duration, Instant, IpAddress, LaneId, MacAddr, Port as PortNumber};
+use engine::{RouteTo, UdpOptions, UdpTo};
+use lane::{Lane, LanePort};
+use port::{Port, PortCaps, PortError, PortStats};
+use region::{Frames, Owner, Region, RegionShape};
+use state::{Endpoint, LAYOUT_VERSION, LaneMem, LaneShape, RxBatch, TxFrame};
+
+const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+const NOW: Instant = Instant(1_000_000_000);
+
+/// A device whose ring is full.
+struct FullPort;
+
+impl Port for FullPort {
+    fn rx(&mut self, _: &mut Frames<'_>, _: &mut RxBatch) -> Result<usize, PortError> {
+        Ok(0)
+    }
+    fn tx(&mut self, _: &mut Frames<'_>, _: &[TxFrame]) -> Result<usize, PortError> {
+        Ok(0)
+    }
+    fn release(&mut self, _: &mut Frames<'_>) {}
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+    fn caps(&self) -> PortCaps {
+        PortCaps { mtu: 1500, super_segment_max: 0, local_peer: false, own_address: false }
+    }
+    fn stats(&self) -> PortStats {
+        PortStats::default()
+    }
+}
+
+fn lane() -> Lane {
+    let shape = LaneShape::for_socks(4);
+    let region_shape = RegionShape { lanes: 1, lane_bytes: shape.lane_bytes(), frames: 256 };
+    let words = sys::memory::map_anonymous(Region::bytes_needed(&region_shape)).unwrap();
+    let region = Region::format(words, &region_shape, LAYOUT_VERSION, [1, 2]).unwrap();
+    let mut guard = region.lane(LaneId(0)).unwrap().try_lock(Owner { pid: 1, tid: 1 }).unwrap();
+    LaneMem::format(&mut guard, &shape, [3, 4], NOW).unwrap();
+    drop(guard);
+    let port = LanePort { port: Box::new(FullPort), ifindex: 1, mac: MAC };
+    Lane::new(region, LaneId(0), vec![port], None).unwrap()
+}
+
+fn end(host: u8) -> Endpoint {
+    Endpoint { addr: IpAddress::from_v4(Ipv4Addr::new(10, 0, 0, host)), port: PortNumber(7) }
+}
+
+#[test]
+fn the_deadline_left_behind_counts_what_was_done_for_others_last() {
+    let lane = lane();
+    let mut session = lane.enter(NOW).unwrap();
+    session.set_addresses(0, &[end(1).addr]);
+    session.engine(|engine| {
+        let sock = engine.udp_bind(end(1), &UdpOptions::default()).unwrap();
+        let route = RouteTo { port: 0, next_hop: end(2).addr, local_mac: MAC, mac: Some(MAC), mtu: 0 };
+        let to = UdpTo { local: end(1).addr, remote: end(2), route };
+        engine.udp_send_to(sock, b"hello", Some(&to)).unwrap();
+    });
+    session.gather();
+    // What another thread defers makes the session send after all; the port refuses, and wants to be asked again.
+    let other = Owner { pid: 2, tid: 2 };
+    assert!(lane.lane_ref().lock_or_defer(other, 0).unwrap().is_none());
+    drop(session);
+    let published = lane.lane_ref().signals().deadline_ns.load(Ordering::Relaxed);
+    assert!(published <= NOW.plus(Duration::from_millis(1)).0, "{published}");
+}
