@@ -1,7 +1,7 @@
 //! Sources and sinks of frames, one folder a back-end, with the same files in each: open rx tx stats.
 //!
 //! Back-ends: [`packet`] (AF_PACKET with virtio_net_hdr), [`tap`], [`xdp`], [`simwire`] (no device at
-//! all). Around any of them: [`fault`]. For those without offloads: [`split`]. What they share: [`vnet`] (checksum and super-frame state in
+//! all). Around any of them: [`fault`], [`capture`]. For those without offloads: [`split`]. What they share: [`vnet`] (checksum and super-frame state in
 //! front of a packet) and the posting of frames to receive into.
 
 use std::os::fd::BorrowedFd;
@@ -10,6 +10,7 @@ use region::Frames;
 use rustix::io::Errno;
 use state::{RxBatch, TxFrame};
 
+pub mod capture;
 mod chain;
 mod egress;
 pub mod fault;

@@ -223,6 +223,16 @@ pub fn event() -> Result<Fd> {
     eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).map(Fd::from)
 }
 
+/// A new, empty file at `path`, to write; one that exists is emptied. Only its owner may read it. CLOEXEC.
+///
+/// # Errors
+/// What open gives.
+pub fn create_file(path: &str) -> Result<Fd> {
+    use rustix::fs::{Mode, OFlags, open};
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    open(path, flags, Mode::RUSR | Mode::WUSR).map(Fd::from)
+}
+
 /// Adds 1 to an eventfd: it polls readable. A full counter is as good as signalled.
 ///
 /// # Errors
