@@ -164,7 +164,7 @@ impl Drop for Session<'_> {
 /// The engine over the tables of the lane that `guard` holds.
 fn open(guard: &mut Option<LaneGuard>, now: Instant) -> Option<Engine<'_>> {
     let guard = guard.as_mut()?;
-    let area = guard.region().frame_area();
+    let area = guard.frame_area();
     let mem = LaneMem::carve(guard.carver(), area).ok()?;
     Some(Engine::new(mem, now))
 }

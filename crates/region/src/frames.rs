@@ -5,15 +5,18 @@
 //! lanes read of one another's frames, the links of the pool, are atomic words beside the records.
 //! Invariant: a free frame has `refs` 0, so neither a double release nor a corrupted free list can give a frame out twice.
 //! Invariant: between any two stores of an operation each frame is owned at most once: a death loses at most a batch.
+//! Invariant: a frame is marked with a lane only while the lane has it: marked after it came out of the pool, unmarked before
+//! it goes back. So what a dead lane has, wherever it is lost, is found again by its mark. Frames change lanes through the
+//! pool only.
 
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 
-use base::FrameIdx;
 use base::limits::{FRAME_BYTES, FRAME_HEADROOM};
+use base::{FrameIdx, LaneId};
 
 use crate::plain;
-use crate::pool::Pool;
+use crate::pool::{Mark, Pool};
 
 plain! {
     /// What is known of one frame: 16 bytes.
@@ -61,6 +64,8 @@ pub struct FrameArea {
     count: u32,
     pool: &'static AtomicU64,
     links: &'static [AtomicU64],
+    /// The lane with whose mark frames are taken.
+    mark: Mark,
 }
 
 // SAFETY: the pointers name shared memory for the life of the process; who may touch which frame is the
@@ -83,7 +88,45 @@ impl FrameArea {
         pool: &'static AtomicU64,
         links: &'static [AtomicU64],
     ) -> Self {
-        Self { metas, bytes, count: u32::try_from(links.len()).unwrap_or(u32::MAX), pool, links }
+        Self {
+            metas,
+            bytes,
+            count: u32::try_from(links.len()).unwrap_or(u32::MAX),
+            pool,
+            links,
+            mark: Mark::NONE,
+        }
+    }
+
+    /// The same area for the holder of `lane`.
+    #[must_use]
+    pub(crate) fn marked(self, lane: LaneId) -> Self {
+        Self { mark: Mark::of(lane), ..self }
+    }
+
+    /// Puts every frame with this area's mark back into the pool and gives their number. Nothing may name those frames any
+    /// more.
+    pub(crate) fn reclaim(&self) -> u32 {
+        let mut stock = FrameLane { head: FrameIdx::NONE, free: 0, high: POOL_BATCH, failed: 0 };
+        let mut frames = self.frames(&mut stock);
+        let mut found = 0;
+        for (raw, link) in (0..).zip(self.links) {
+            if self.mark != Mark::NONE && self.mark.is_on(link) {
+                found += 1;
+                let next = frames.stock.head;
+                let Some(meta) = frames.meta_mut(FrameIdx(raw)) else { break };
+                *meta = FrameMeta { next, offset: 0, len: 0, refs: 0, flags: 0, seq: 0 };
+                frames.stock.head = FrameIdx(raw);
+                frames.stock.free += 1;
+                if frames.stock.free == POOL_BATCH {
+                    frames.give_back();
+                }
+            }
+        }
+        if frames.stock.free > 0 {
+            frames.give_back();
+        }
+        found
     }
 
     /// Number of frames.
@@ -332,9 +375,20 @@ impl Frames<'_> {
     /// Takes a batch from the shared pool into the stock, which is empty.
     fn refill(&mut self) -> bool {
         let Some((first, len)) = self.pool().pop() else { return false };
+        let mut at = FrameIdx(first);
+        for _ in 0..len {
+            self.mark(at, self.area.mark);
+            at = self.meta(at).map_or(FrameIdx::NONE, |m| m.next);
+        }
         self.stock.head = FrameIdx(first);
         self.stock.free = len;
         true
+    }
+
+    fn mark(&self, frame: FrameIdx, mark: Mark) {
+        if let Some(link) = self.area.links.get(frame.0 as usize) {
+            mark.put(link);
+        }
     }
 
     /// Moves a batch from the stock to the shared pool.
@@ -352,6 +406,11 @@ impl Frames<'_> {
         in_order();
         if let Some(meta) = self.meta_mut(last) {
             meta.next = FrameIdx::NONE;
+        }
+        let mut at = top;
+        for _ in 0..taken {
+            self.mark(at, Mark::NONE);
+            at = self.meta(at).map_or(FrameIdx::NONE, |m| m.next);
         }
         self.pool().push(top.0, taken);
     }

@@ -8,7 +8,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use base::LaneId;
 
 use crate::lock::{Lock, Unlocked};
-use crate::{Carver, Holding, Mpsc, Owner, Region};
+use crate::{Carver, FrameArea, Holding, Mpsc, Owner, Region};
 
 /// Requests that can wait for the holder of one lane.
 const REQUESTS: usize = 256;
@@ -181,6 +181,18 @@ impl LaneGuard {
     #[must_use]
     pub fn region(&self) -> Region {
         self.lane.region
+    }
+
+    /// The frames, as this lane takes them: those it takes carry its mark while it has them.
+    #[must_use]
+    pub fn frame_area(&self) -> FrameArea {
+        self.lane.region.frame_area().marked(self.lane.id)
+    }
+
+    /// Puts every frame that earlier holders of the lane took and did not give back into the shared pool, and gives their
+    /// number. For a lane that is about to be formatted: its tables and its devices' rings must be gone.
+    pub fn reclaim_frames(&mut self) -> u32 {
+        self.frame_area().reclaim()
     }
 
     /// The lane.

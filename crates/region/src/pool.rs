@@ -5,10 +5,36 @@
 
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
+use base::LaneId;
+
 use crate::Word;
 
 /// Tries against other lanes before giving up; a lane that loses so often goes on without.
 const RACES: u32 = 1024;
+
+const LEN_SHIFT: u32 = 32;
+const MARK_SHIFT: u32 = 40;
+
+/// Which lane a frame is with, in the link word of the frame; 0: with none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Mark(u8);
+
+impl Mark {
+    pub(crate) const NONE: Self = Self(0);
+
+    pub(crate) fn of(lane: LaneId) -> Self {
+        u8::try_from(lane.0 + 1).map_or(Self::NONE, Self)
+    }
+
+    /// Marks the frame of `link`, which the caller owns.
+    pub(crate) fn put<W: Word<Value = u64>>(self, link: &W) {
+        link.store(u64::from(self.0) << MARK_SHIFT, Relaxed);
+    }
+
+    pub(crate) fn is_on<W: Word<Value = u64>>(self, link: &W) -> bool {
+        (link.load(Relaxed) >> MARK_SHIFT) as u8 == self.0
+    }
+}
 
 /// The pool over its head word and one link word for each frame. A batch's link, (length, first frame of the batch below), is
 /// that of its first frame. Empty: the low half of `head` is `u32::MAX`.
@@ -22,12 +48,12 @@ impl<W: Word<Value = u64>> Pool<'_, W> {
         (head >> 32).wrapping_add(1) << 32 | u64::from(first)
     }
 
-    /// Puts the batch of `len` frames that begins with `first` on top. A batch that cannot be put there is lost.
+    /// Puts the batch of `len` frames that begins with `first` on top; `len` is at most 255. A batch that cannot be put there is lost.
     pub(crate) fn push(&self, first: u32, len: u32) {
         let Some(link) = self.links.get(first as usize) else { return };
         let mut head = self.head.load(Relaxed);
         for _ in 0..RACES {
-            link.store(u64::from(len) << 32 | head & u64::from(u32::MAX), Relaxed);
+            link.store(u64::from(len as u8) << LEN_SHIFT | head & u64::from(u32::MAX), Relaxed);
             // Release: who pops the batch sees its records.
             match self.head.compare_exchange(head, Self::head_after(head, first), AcqRel, Relaxed) {
                 Ok(_) => return,
@@ -44,7 +70,7 @@ impl<W: Word<Value = u64>> Pool<'_, W> {
             // The link may be of another time when another lane has the batch by now; then the exchange fails.
             let link = self.links.get(first as usize)?.load(Relaxed);
             match self.head.compare_exchange(head, Self::head_after(head, link as u32), AcqRel, Acquire) {
-                Ok(_) => return Some((first, (link >> 32) as u32)),
+                Ok(_) => return Some((first, u32::from((link >> LEN_SHIFT) as u8))),
                 Err(now) => head = now,
             }
         }

@@ -228,3 +228,41 @@ fn lanes_in_two_threads_trade_frames_through_the_pool_without_mixing_them_up() {
     assert_eq!(all.len(), FRAMES as usize);
     assert_eq!(region.frames_offset() % 4096, 0);
 }
+
+#[test]
+fn what_a_dead_lane_took_is_found_again_and_nothing_else() {
+    const FRAMES: u32 = 1000;
+    let region = region(FRAMES);
+    let me = Owner { pid: 1, tid: 1 };
+    let take = |lane: u16, count: usize| {
+        let mut guard = region.lane(LaneId(lane)).unwrap().try_lock(me).unwrap();
+        let area = guard.frame_area();
+        let mut carver = guard.carver();
+        let stock = carver.one(stock_place()).unwrap();
+        *stock = self::stock(64);
+        let mut frames = area.frames(stock);
+        let taken: Vec<_> = (0..count).map_while(|_| frames.alloc()).collect();
+        // Some go back: through the stock into the pool, where they lose their mark.
+        for frame in taken.iter().skip(10).step_by(2) {
+            frames.release(*frame);
+        }
+        let kept: BTreeSet<_> =
+            taken.iter().take(10).chain(taken.iter().skip(11).step_by(2)).map(|f| f.0).collect();
+        (kept, frames.free())
+    };
+    let (mine, my_stock) = take(0, 300);
+    for _ in 0..20 {
+        // The process dies and nobody gives anything back; the lane is made anew.
+        let (theirs, stocked) = take(1, 500);
+        let mut guard = region.lane(LaneId(1)).unwrap().try_lock(me).unwrap();
+        assert_eq!(guard.reclaim_frames() as usize, theirs.len() + stocked as usize);
+        assert_eq!(guard.reclaim_frames(), 0);
+        assert!(mine.is_disjoint(&theirs));
+    }
+    let mut guard = region.lane(LaneId(0)).unwrap().try_lock(me).unwrap();
+    assert_eq!(guard.reclaim_frames() as usize, mine.len() + my_stock as usize);
+    let mut stock = stock(FRAMES);
+    let mut frames = region.frame_area().frames(&mut stock);
+    let all: BTreeSet<_> = std::iter::from_fn(|| frames.alloc()).map(|f| f.0).collect();
+    assert_eq!(all.len(), FRAMES as usize);
+}

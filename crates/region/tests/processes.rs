@@ -346,17 +346,25 @@ fn allocatable(world: &World) -> usize {
     let mut all = BTreeSet::new();
     for lane in [0, 1] {
         let mut guard = world.take(lane);
+        let area = guard.frame_area();
         let mut carver = guard.carver();
-        let mut frames = world.region.frame_area().frames(carver.one(places().stock).unwrap());
+        let mut frames = area.frames(carver.one(places().stock).unwrap());
         while let Some(frame) = frames.alloc() {
             assert!(all.insert(frame.0), "given out twice");
         }
     }
+    // Both lanes are given up: what they have goes back, and nothing else.
+    let reclaimed: u32 = [0, 1].map(|lane| world.take(lane).reclaim_frames()).iter().sum();
+    assert!(reclaimed as usize >= all.len());
+    let mut stock = FrameLane { head: FrameIdx::NONE, free: 0, high: SHAPE.frames, failed: 0 };
+    let mut frames = world.region.frame_area().frames(&mut stock);
+    let again: BTreeSet<_> = std::iter::from_fn(|| frames.alloc()).map(|f| f.0).collect();
+    assert_eq!(again.len(), reclaimed as usize, "each once");
     all.len()
 }
 
-fn with_frames(guard: &mut LaneGuard, world: &World, change: impl FnOnce(region::Frames<'_>)) {
-    let area = world.region.frame_area();
+fn with_frames(guard: &mut LaneGuard, change: impl FnOnce(region::Frames<'_>)) {
+    let area = guard.frame_area();
     let mut carver = guard.carver();
     change(area.frames(carver.one(places().stock).unwrap()));
 }
@@ -368,7 +376,7 @@ fn a_lane_killed_while_it_refills_its_stock_loses_at_most_one_batch() {
         || (),
         || {
             let mut guard = lock(world.lane(0));
-            with_frames(&mut guard, &world, |mut frames| assert!(frames.alloc().is_some()));
+            with_frames(&mut guard, |mut frames| assert!(frames.alloc().is_some()));
             unlock(guard);
         },
         |world| assert!(allocatable(world) >= (SHAPE.frames - POOL_BATCH) as usize),
@@ -382,7 +390,7 @@ fn a_lane_killed_while_it_gives_frames_back_loses_at_most_one_batch() {
     world.kill_everywhere(
         || {
             let mut guard = world.lane(0).try_lock(STEWARD).unwrap();
-            with_frames(&mut guard, &world, |mut frames| {
+            with_frames(&mut guard, |mut frames| {
                 let taken: Vec<_> = (0..=POOL_BATCH).map(|_| frames.alloc().unwrap()).collect();
                 for frame in &taken[1..] {
                     frames.release(*frame);
@@ -393,7 +401,7 @@ fn a_lane_killed_while_it_gives_frames_back_loses_at_most_one_batch() {
         || {
             let mut guard = lock(world.lane(0));
             let last = FrameIdx(last.load(Ordering::Relaxed));
-            with_frames(&mut guard, &world, |mut frames| frames.release(last));
+            with_frames(&mut guard, |mut frames| frames.release(last));
             unlock(guard);
         },
         |world| assert!(allocatable(world) >= (SHAPE.frames - POOL_BATCH - 1) as usize),
@@ -403,10 +411,11 @@ fn a_lane_killed_while_it_gives_frames_back_loses_at_most_one_batch() {
 /// Makes the stock of lane 0 three batches less one frame, which is given.
 fn fill_stock(world: &World, high: u32) -> FrameIdx {
     let mut guard = world.lane(0).try_lock(STEWARD).unwrap();
+    let area = guard.frame_area();
     let mut carver = guard.carver();
     let stock = carver.one(places().stock).unwrap();
     stock.high = high;
-    let mut frames = world.region.frame_area().frames(stock);
+    let mut frames = area.frames(stock);
     let taken: Vec<_> = (0..3 * POOL_BATCH).map(|_| frames.alloc().unwrap()).collect();
     for frame in &taken[1..] {
         frames.release(*frame);
@@ -422,7 +431,7 @@ fn a_lane_killed_while_it_takes_a_frame_from_its_stock_keeps_the_others() {
         || _ = fill_stock(&world, 3 * POOL_BATCH),
         || {
             let mut guard = lock(world.lane(0));
-            with_frames(&mut guard, &world, |mut frames| assert!(frames.alloc().is_some()));
+            with_frames(&mut guard, |mut frames| assert!(frames.alloc().is_some()));
             unlock(guard);
         },
         |world| assert!(allocatable(world) >= SHAPE.frames as usize - 2),
@@ -438,7 +447,7 @@ fn a_lane_killed_while_it_gives_back_some_of_its_stock_keeps_the_others() {
         || {
             let mut guard = lock(world.lane(0));
             let last = FrameIdx(last.load(Ordering::Relaxed));
-            with_frames(&mut guard, &world, |mut frames| frames.release(last));
+            with_frames(&mut guard, |mut frames| frames.release(last));
             unlock(guard);
         },
         |world| assert!(allocatable(world) >= (SHAPE.frames - POOL_BATCH - 1) as usize),

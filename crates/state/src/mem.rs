@@ -81,7 +81,7 @@ impl<'a> LaneMem<'a> {
         })
     }
 
-    /// Makes the lane that `guard` holds, whose span is zeroed: writes the head for `shape`, and brings every table to its
+    /// Makes the lane that `guard` holds, whoever had it before: writes the head for `shape`, and brings every table to its
     /// first state. `secret` keys what peers must not guess.
     ///
     /// # Errors
@@ -93,6 +93,8 @@ impl<'a> LaneMem<'a> {
         now: Instant,
     ) -> Result<(), CarveError> {
         let region = guard.region();
+        // What an earlier holder of this lane took: its tables, which alone knew those frames, end here.
+        guard.reclaim_frames();
         let tables = LaneTables::place(shape).0;
         let mut carver = guard.carver();
         *carver.one(tables.tables)? = tables;
@@ -112,7 +114,8 @@ impl<'a> LaneMem<'a> {
         *carver.one(tables.wheel)? = WheelHead::starting(now);
         *carver.one(tables.flow_head)? = FlowHead::for_capacity(shape.socks);
         carver.table(tables.flows)?.rows_mut().fill(FlowBucket::default());
-        let mut mem = LaneMem::carve(guard.carver(), region.frame_area())?;
+        let area = guard.frame_area();
+        let mut mem = LaneMem::carve(guard.carver(), area)?;
         mem.init_tcp(secret);
         *mem.ip = IpGlobals::EMPTY;
         mem.events.rows_mut().fill(EventRow { next: u32::MAX, prev: u32::MAX, ..EventRow::default() });
