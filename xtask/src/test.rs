@@ -16,6 +16,7 @@ const PARTS: &[Part] = &[
     ("build", build),
     ("workspace", workspace),
     ("loom", loom),
+    ("asan", asan),
 ];
 
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
@@ -85,6 +86,32 @@ fn loom() -> Result<(u64, u64), String> {
     let mut command = run::command("cargo", &["test", "--package", "corelane-region", "--lib", "--release"]);
     command.env("RUSTFLAGS", "--cfg loom").env("CARGO_TARGET_DIR", run::root().join("target/loom"));
     cargo_test(command)
+}
+
+/// The crates that handle memory by hand, and the ports that have the kernel write to it, under AddressSanitizer. Leaks do
+/// not count: a region stays mapped as long as its process lives. The sanitizer is not stable yet, hence the bootstrap.
+fn asan() -> Result<(u64, u64), String> {
+    let libraries = output("rustc", &["--print", "target-libdir"])?;
+    let runtime = |name: &str| name.starts_with("librustc") && name.ends_with("_rt.asan.a");
+    let files = std::fs::read_dir(libraries.trim()).map_err(|e| format!("cannot read {libraries}: {e}"))?;
+    if !files.flatten().any(|file| file.file_name().to_str().is_some_and(runtime)) {
+        println!("SKIPPED: this Rust toolchain has no AddressSanitizer runtime in {libraries}");
+        return Ok((0, 0));
+    }
+    let version = output("rustc", &["--version", "--verbose"])?;
+    let host = version.lines().find_map(|line| line.strip_prefix("host: ")).ok_or("rustc names no host")?;
+    let mut command =
+        run::command("cargo", &["test", "--no-fail-fast", "--lib", "--tests", "--target", host]);
+    command.args(["--package", "corelane-region", "--package", "corelane-sys", "--package", "corelane-port"]);
+    command.env("RUSTC_BOOTSTRAP", "1").env("RUSTFLAGS", "-Zsanitizer=address");
+    command.env("ASAN_OPTIONS", "detect_leaks=0").env("CARGO_TARGET_DIR", run::root().join("target/asan"));
+    cargo_test(command)
+}
+
+/// What `program` prints.
+fn output(program: &str, args: &[&str]) -> Result<String, String> {
+    let done = run::command(program, args).output().map_err(|e| format!("cannot start {program}: {e}"))?;
+    String::from_utf8(done.stdout).map_err(|e| format!("{program} printed what is no text: {e}"))
 }
 
 /// Runs `cargo test`, shows its output, and adds up its `test result:` lines.
