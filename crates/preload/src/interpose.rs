@@ -3,12 +3,13 @@
 //!
 //! `fcntl` and `ioctl` are variadic in C; their one optional argument is a word in a register on every ABI we
 //! support, so a fixed word stands for it.
+#![allow(clippy::unused_unit)] // what a function without a result returns when it fails
 
 use core::ffi::{c_int, c_uint, c_ulong, c_void};
 
 use libc::{
-    epoll_event, fd_set, iovec, mmsghdr, msghdr, nfds_t, off_t, off64_t, pid_t, pollfd, sigset_t, size_t,
-    sockaddr, socklen_t, ssize_t, timespec, timeval,
+    FILE, epoll_event, fd_set, iovec, mmsghdr, msghdr, nfds_t, off_t, off64_t, pid_t, pollfd, sigset_t,
+    size_t, sockaddr, socklen_t, ssize_t, timespec, timeval,
 };
 
 use crate::boundary::{Next, guard};
@@ -112,6 +113,7 @@ interpose! {
 
     close(fd: c_int) -> c_int = -1 => calls::fds::close;
     close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int = -1 => calls::fds::close_range;
+    fclose(file: *mut FILE) -> c_int = libc::EOF => calls::fds::fclose;
     closefrom(first: c_int) -> Nothing = () => calls::fds::closefrom;
     dup(fd: c_int) -> c_int = -1 => calls::fds::dup;
     dup2(fd: c_int, to: c_int) -> c_int = -1 => calls::fds::dup2;

@@ -4,8 +4,8 @@
 //! with a listener of their own on it. Until then connections come through the kernel, as those from this host and over
 //! other devices always do.
 
-use engine::AcceptError;
-use state::{Endpoint, Ready};
+use engine::{AcceptError, Accepted, Engine};
+use state::{Endpoint, Ready, TcpOptions};
 
 use crate::address::{self, Named};
 use crate::errno::{self, Errno, Outcome};
@@ -169,48 +169,58 @@ fn note_kernel(fd: i32, reason: Reason) {
 }
 
 fn from_lanes(listener: &Handle<Sock>, flags: i32, step: bool) -> Outcome<Option<Arrival>> {
-    for seat in [listener.seat.get(), listener.older.get()].into_iter().flatten() {
-        let accepted = seat.view.enter_for(listener.address(), |session| {
-            let first = session.engine(|engine| Some(engine.tcp_accept(seat.name)));
-            if first == Some(Err(AcceptError::WouldBlock)) && step {
-                session.step();
-                return session.engine(|engine| Some(engine.tcp_accept(seat.name)));
-            }
-            first
-        });
-        if let Some(Some(Ok(accepted))) = accepted {
-            return seat_arrival(listener, seat, &accepted, flags).map(Some);
+    let mut bits = flag::PLACEHOLDER | flag::SUBSCRIBED;
+    for (asked, bit) in [(libc::SOCK_NONBLOCK, flag::NONBLOCK), (libc::SOCK_CLOEXEC, flag::CLOEXEC)] {
+        if flags & asked != 0 {
+            bits |= bit;
         }
-    }
-    Ok(None)
-}
-
-fn seat_arrival(
-    listener: &Handle<Sock>,
-    from: Seat,
-    accepted: &engine::Accepted,
-    flags: i32,
-) -> Outcome<Arrival> {
-    let mut bits = flag::PLACEHOLDER;
-    if flags & libc::SOCK_NONBLOCK != 0 {
-        bits |= flag::NONBLOCK;
-    }
-    if flags & libc::SOCK_CLOEXEC != 0 {
-        bits |= flag::CLOEXEC;
     }
     if listener.has(flag::V6) {
         bits |= flag::V6;
     }
-    let sock = Sock::new(State::Stream, bits);
-    sock.seat.set(Some(Seat { view: from.view, name: accepted.sock }));
-    {
-        let options = listener.inner().options;
-        let mut inner = sock.inner();
-        (inner.local, inner.remote, inner.options) = (accepted.local, accepted.remote, options);
+    let options = listener.inner().options;
+    for from in [listener.seat.get(), listener.older.get()].into_iter().flatten() {
+        let heir = Heir { from, bits, options };
+        let taken = from.view.enter_for(listener.address(), |session| {
+            let first = session.engine(|engine| Some(engine.tcp_accept(from.name)));
+            if first == Some(Err(AcceptError::WouldBlock)) && step {
+                session.step();
+                return session.engine(|engine| {
+                    let accepted = engine.tcp_accept(from.name).ok()?;
+                    Some(heir.socket(engine, &accepted))
+                });
+            }
+            let Some(Ok(accepted)) = first else { return None };
+            session.engine(|engine| Some(heir.socket(engine, &accepted)))
+        });
+        let Some(Some((sock, remote))) = taken else { continue };
+        // On failure the connection is dropped with the socket, as the kernel drops it.
+        let fd = park::open(sock, flags & libc::SOCK_CLOEXEC != 0)?;
+        return Ok(Some(Arrival { fd, remote: Some(remote) }));
     }
-    // On failure the connection is dropped with the socket, as the kernel drops it.
-    let fd = park::open(sock, flags & libc::SOCK_CLOEXEC != 0)?;
-    Ok(Arrival { fd, remote: Some(accepted.remote) })
+    Ok(None)
+}
+
+/// What a new connection takes over from its listener and from the call. Read before the lane is entered: `inner` comes first.
+#[derive(Clone, Copy)]
+struct Heir {
+    from: Seat,
+    bits: u32,
+    options: TcpOptions,
+}
+
+impl Heir {
+    /// A socket for an accepted connection, which will hear of its events.
+    fn socket(&self, engine: &mut Engine<'_>, accepted: &Accepted) -> (Handle<Sock>, Endpoint) {
+        let sock = Sock::new(State::Stream, self.bits);
+        sock.seat.set(Some(Seat { view: self.from.view, name: accepted.sock }));
+        {
+            let mut inner = sock.inner();
+            (inner.local, inner.remote, inner.options) = (accepted.local, accepted.remote, self.options);
+        }
+        engine.set_event_queue(accepted.sock, self.from.view.queue(), sock.object().token());
+        (sock, accepted.remote)
+    }
 }
 
 /// Is a connection waiting on one of the listener's lanes?

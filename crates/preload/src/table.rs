@@ -167,12 +167,15 @@ pub(crate) fn highest() -> i32 {
     HIGHEST.load(Ordering::Relaxed)
 }
 
-/// Chooses where our own descriptors go: the top eighth of what the program may open, away from the lowest free
-/// numbers that programs count on.
+/// Our own descriptors begin here at the highest: the kernel's table of a process grows with its highest number, and fork copies it.
+const HIGH_MAX: i32 = 16_384;
+
+/// Chooses where our own descriptors go: the top eighth of what the program may open, away from the lowest free numbers that programs
+/// count on.
 pub(crate) fn reserve_high() {
     let soft = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(FDS as u64);
     let room = i32::try_from(soft.min(FDS as u64)).unwrap_or(i32::MAX);
-    HIGH.store(room - room / 8, Ordering::Relaxed);
+    HIGH.store((room - room / 8).min(HIGH_MAX), Ordering::Relaxed);
 }
 
 /// Moves a descriptor of ours up and marks it, so that the program neither meets nor closes it. It stays where

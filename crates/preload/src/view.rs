@@ -240,9 +240,8 @@ impl View {
     }
 
     fn tell(&self, session: &mut Session<'_>, wakes: &mut Wakes) {
-        let queue = u16::from(self.queue.load(Ordering::Relaxed));
         session.engine(|engine| {
-            while let Some(event) = engine.poll_event(queue) {
+            while let Some(event) = engine.poll_event(self.queue()) {
                 if let Some(sock) = Sock::from_token(event.token) {
                     hub::fire(sock, wakes);
                 }
@@ -261,13 +260,16 @@ impl View {
         self.last_of_batch.store(last as usize, Ordering::Relaxed);
     }
 
+    /// Our event queue in the engine, while the lane is entered.
+    pub(crate) fn queue(&self) -> u16 {
+        u16::from(self.queue.load(Ordering::Relaxed))
+    }
+
     /// Has the lane's events of `seat` come to this process, for `sock`.
     pub(crate) fn subscribe(&self, seat: Seat, sock: &'static Sock) {
-        let _ = self.lane();
-        let queue = u16::from(self.queue.load(Ordering::Relaxed));
         sock.put(flag::SUBSCRIBED, true);
         self.enter(|session| {
-            session.engine(|engine| engine.set_event_queue(seat.name, queue, sock.token()));
+            session.engine(|engine| engine.set_event_queue(seat.name, self.queue(), sock.token()));
         });
     }
 

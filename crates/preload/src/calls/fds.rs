@@ -35,6 +35,19 @@ fn is_parkable(sock: &Sock) -> bool {
     sock.has(flag::PLACEHOLDER) && !sock.has(flag::ODD_FD)
 }
 
+/// stdio closes the descriptor by a path that does not come through [`close`].
+pub(crate) unsafe fn fclose(file: *mut libc::FILE) -> c_int {
+    if !file.is_null() && table::highest() >= 0 {
+        // SAFETY: the program's own open stream.
+        let fd = unsafe { libc::fileno(file) };
+        if !table::is_foreign(fd) {
+            drop(table::replace(fd, Entry::Foreign));
+        }
+    }
+    // SAFETY: the C caller's promise.
+    unsafe { real::fclose(file) }
+}
+
 /// Forgets and closes. In this order: once closed, the number may be another's.
 fn really_close(fd: c_int) -> c_int {
     drop(table::replace(fd, Entry::Foreign));

@@ -183,8 +183,8 @@ pub(crate) fn block(wait: &Wait<'_>, seen: u64) -> Outcome<()> {
         }
         hub.sleepers.enter(wait.target, wait.views)?
     };
-    let untouched = View::in_mask(polls).fold(true, |untouched, view| view.start_polling() && untouched);
-    let outcome = if untouched { sleep(wait, waiter, polls) } else { Ok(()) };
+    let touched = View::in_mask(polls).filter(|view| !view.start_polling()).count();
+    let outcome = if touched == 0 { sleep(wait, waiter, polls) } else { Ok(()) };
     let mut wakes = Wakes::new();
     for view in View::in_mask(polls) {
         view.sleep_until.store(0, Ordering::Release);
@@ -194,6 +194,7 @@ pub(crate) fn block(wait: &Wait<'_>, seen: u64) -> Outcome<()> {
     waiter.clear();
     hub().sleepers.leave(waiter, outcome.is_err(), &mut wakes);
     wakes.send();
+    fork::bury();
     outcome
 }
 
