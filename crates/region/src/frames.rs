@@ -353,6 +353,27 @@ impl Frames<'_> {
         self.cell_mut(frame).get_mut(from..from + len).unwrap_or(&mut [])
     }
 
+    /// Copies `len` bytes at `from_offset` of one cell to `to_offset` of another, or of the same. False, and nothing
+    /// copied, when they do not lie inside the cells.
+    #[inline]
+    pub fn copy(
+        &mut self,
+        (from, from_offset): (FrameIdx, usize),
+        (to, to_offset): (FrameIdx, usize),
+        len: usize,
+    ) -> bool {
+        let Some(source) = self.cell(from).get(from_offset..).and_then(|b| b.get(..len)) else {
+            return false;
+        };
+        let source = source.as_ptr();
+        let Some(target) = self.cell_mut(to).get_mut(to_offset..).and_then(|b| b.get_mut(..len)) else {
+            return false;
+        };
+        // SAFETY: both spans were just found inside cells that this lane owns; `copy` allows them to overlap.
+        unsafe { core::ptr::copy(source, target.as_mut_ptr(), len) };
+        true
+    }
+
     /// Byte offset of the cell of `frame` in the frame area (an AF_XDP descriptor's address).
     #[must_use]
     pub fn address(&self, frame: FrameIdx) -> u64 {

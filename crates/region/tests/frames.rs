@@ -150,6 +150,23 @@ fn a_frame_with_more_owners_than_can_be_counted_is_never_free_again() {
 }
 
 #[test]
+fn bytes_are_copied_between_cells_and_within_one_or_not_at_all() {
+    let mut stock = stock(64);
+    let region = region(8);
+    let mut frames = region.frame_area().frames(&mut stock);
+    let (a, b) = (frames.alloc().unwrap(), frames.alloc().unwrap());
+    frames.cell_mut(a)[..4].copy_from_slice(b"abcd");
+    assert!(frames.copy((a, 1), (b, 4093), 3));
+    assert_eq!(frames.cell(b)[4093..], *b"bcd");
+    assert!(frames.copy((a, 0), (a, 1), 4));
+    assert_eq!(frames.cell(a)[..5], *b"aabcd");
+    assert!(!frames.copy((a, 0), (b, 4093), 4));
+    assert!(!frames.copy((a, 4096), (b, 0), 1));
+    assert!(!frames.copy((a, usize::MAX), (b, 0), 1));
+    assert!(!frames.copy((a, 0), (FrameIdx::NONE, 0), 1));
+}
+
+#[test]
 fn offsets_outside_the_cell_give_no_bytes() {
     let area = region(4).frame_area();
     let mut stock = stock(100);

@@ -183,14 +183,11 @@ fn join(frames: &mut Frames<'_>, packet: &mut TxFrame) -> bool {
     if end + bytes > FRAME_BYTES {
         return false;
     }
-    let mut buffer = [0; FRAME_BYTES];
     for piece in packet.pieces() {
-        let (from, len) = (usize::from(piece.offset), usize::from(piece.len));
-        let Some(source) = frames.cell(piece.frame).get(from..from + len) else { return false };
-        let Some(room) = buffer.get_mut(..len) else { return false };
-        room.copy_from_slice(source);
-        let Some(target) = frames.cell_mut(packet.head).get_mut(end..end + len) else { return false };
-        target.copy_from_slice(room);
+        let len = usize::from(piece.len);
+        if !frames.copy((piece.frame, usize::from(piece.offset)), (packet.head, end), len) {
+            return false;
+        }
         end += len;
     }
     if let Some(meta) = frames.meta_mut(packet.head) {
