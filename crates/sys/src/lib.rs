@@ -3,7 +3,8 @@
 //! Invariant: nothing here calls a libc function that a preloaded library may interpose (`read`, `close`, `poll`,
 //! `socket`, ...). System calls go through rustix's linux_raw back-end or [`raw`]; of libc only constants and struct
 //! layouts are used. So the preload library can use all of it without re-entering itself. For the same reason file
-//! descriptors are owned by [`fds::Fd`], not by `std::os::fd::OwnedFd`, whose drop calls libc's `close`.
+//! descriptors are owned by [`fds::Fd`], not by `std::os::fd::OwnedFd`, whose drop calls libc's `close`. Left out of this:
+//! [`launch`], [`namespace`] and [`signals`], which only programs of our own use.
 
 pub mod affinity;
 pub mod bpf;
@@ -21,7 +22,7 @@ pub mod poll;
 pub mod process;
 pub mod raw;
 pub mod signals;
-pub mod sockopt;
+mod sockopt;
 pub mod tun;
 pub mod xsk;
 

@@ -1,4 +1,5 @@
-//! Socket options by number, for the ones rustix does not name.
+//! Socket options by number, for the ones rustix does not name. Not public: some options are addresses that the kernel
+//! then writes to, and a number does not say which.
 
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -8,7 +9,7 @@ use crate::{Result, raw};
 ///
 /// # Safety
 /// `repr(C)`, without padding and pointers, valid for every bit pattern.
-pub unsafe trait KernelPlain: Copy {}
+pub(crate) unsafe trait KernelPlain: Copy {}
 
 // SAFETY: integers and arrays of them.
 unsafe impl KernelPlain for i32 {}
@@ -23,7 +24,7 @@ unsafe impl<T: KernelPlain, const N: usize> KernelPlain for [T; N] {}
 ///
 /// # Errors
 /// What setsockopt gives.
-pub fn set<T: KernelPlain>(fd: &impl AsFd, level: i32, name: i32, value: &T) -> Result<()> {
+pub(crate) fn set<T: KernelPlain>(fd: &impl AsFd, level: i32, name: i32, value: &T) -> Result<()> {
     let args = [
         fd.as_fd().as_raw_fd() as usize,
         level as usize,
@@ -40,7 +41,7 @@ pub fn set<T: KernelPlain>(fd: &impl AsFd, level: i32, name: i32, value: &T) -> 
 ///
 /// # Errors
 /// What getsockopt gives.
-pub fn get<T: KernelPlain>(fd: &impl AsFd, level: i32, name: i32, value: &mut T) -> Result<usize> {
+pub(crate) fn get<T: KernelPlain>(fd: &impl AsFd, level: i32, name: i32, value: &mut T) -> Result<usize> {
     let mut len = size_of::<T>() as u32;
     let args = [
         fd.as_fd().as_raw_fd() as usize,

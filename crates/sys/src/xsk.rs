@@ -101,8 +101,9 @@ pub fn socket() -> Result<Fd> {
     socket_with(family, SocketType::RAW, SocketFlags::CLOEXEC, None).map(Fd::from)
 }
 
-/// Makes `cells`, in chunks of `chunk_bytes`, the memory of the socket's packets. The kernel pins the pages, so it does
-/// not matter how long `cells` stays mapped here. With `tx_metadata`, [`TxMetadata`] may lie in front of packets.
+/// Makes `cells`, in chunks of `chunk_bytes`, the memory of the socket's packets. They lie in a mapping, not in memory of an
+/// allocator: the kernel pins the pages, so it does not matter how long they stay mapped here, but it writes to them for
+/// as long as the socket lives. With `tx_metadata`, [`TxMetadata`] may lie in front of packets.
 ///
 /// # Errors
 /// EINVAL for impossible sizes or, with `tx_metadata`, a kernel before 6.8; ENOBUFS beyond RLIMIT_MEMLOCK.
