@@ -5,7 +5,8 @@ use std::mem::MaybeUninit;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
-use rustix::process::{Gid, Signal, Uid, set_parent_process_death_signal};
+use rustix::io::Errno;
+use rustix::process::{Gid, Pid, Signal, Uid, getpid, getppid, set_parent_process_death_signal};
 use rustix::thread::{set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 /// Who a process runs as.
@@ -39,7 +40,8 @@ impl Launch {
         let plan = self.clone();
         let groups: Vec<Gid> =
             plan.identity.iter().flat_map(|i| i.groups.iter().map(|&g| Gid::from_raw(g))).collect();
-        let apply = move || apply(&plan, &groups);
+        let parent = getpid();
+        let apply = move || apply(&plan, &groups, parent);
         // SAFETY: `apply` makes plain system calls on memory prepared before the fork: no allocation, no lock.
         unsafe { command.pre_exec(apply) };
         command.spawn()
@@ -47,7 +49,7 @@ impl Launch {
 }
 
 /// In the child: async-signal-safe.
-fn apply(plan: &Launch, groups: &[Gid]) -> io::Result<()> {
+fn apply(plan: &Launch, groups: &[Gid], parent: Pid) -> io::Result<()> {
     unblock_signals()?;
     if let Some(identity) = &plan.identity {
         let (uid, gid) = (Uid::from_raw(identity.uid), Gid::from_raw(identity.gid));
@@ -61,6 +63,10 @@ fn apply(plan: &Launch, groups: &[Gid]) -> io::Result<()> {
     // After the change of identity, which clears it.
     if plan.dies_with_parent {
         set_parent_process_death_signal(Some(Signal::KILL))?;
+        // A parent that died before that sends no signal. (None: it is in another namespace, and cannot be told.)
+        if getppid().is_some_and(|now| now != parent) {
+            return Err(Errno::SRCH.into());
+        }
     }
     Ok(())
 }
