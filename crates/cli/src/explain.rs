@@ -99,10 +99,10 @@ fn for_people(pid: u32, description: &Description) -> String {
     lines.join("\n") + "\n"
 }
 
-/// What was accelerated in `pids`, for the demo: the ports, once each, and reasons for what was not.
-pub(crate) fn summary(pids: &[u32]) -> Vec<String> {
+/// What was accelerated in `pids`, for the demo, and whether any port was.
+pub(crate) fn summary(pids: &[u32]) -> (Vec<String>, bool) {
     let Some(text) = pids.iter().find_map(|&pid| ask_keeper_of(pid).ok()) else {
-        return vec!["nothing: no process of the server is connected to a keeper".to_owned()];
+        return (vec!["nothing: no process of the server is connected to a keeper".to_owned()], false);
     };
     let description = parse(&text);
     let mut lines: Vec<String> = description.devices.iter().map(|d| format!("device {d}")).collect();
@@ -114,8 +114,8 @@ pub(crate) fn summary(pids: &[u32]) -> Vec<String> {
             lines.push(format!("process {}: {socket}", process.pid));
         }
     }
-    lines.dedup();
-    lines
+    let any = description.processes.iter().any(|p| !p.ports.is_empty());
+    (lines, any)
 }
 
 #[cfg(test)]

@@ -8,11 +8,14 @@ use control::proto::{DeviceKind, DeviceList, LaneDevice, device_flags};
 use control::steer::{LocalEnd, SteerLane, Steering};
 use control::tables::{Link, LinkKind};
 use port::packet::PacketSpec;
+use port::xdp::{XdpSocket, XdpSpec};
 use rustix::io::Errno;
+use sys::bpf::XdpMode;
 use sys::fds::Fd;
 
 use crate::client::Refusal;
 use crate::error::StartError;
+use crate::regions::RegionMemory;
 use crate::rules::{Change, End, Slot};
 use crate::settings::{DeviceSpec, PortChoice, TapSpec};
 
@@ -53,9 +56,6 @@ pub fn choose(link: &Link, choice: PortChoice) -> Result<Choice, String> {
     if !link.up {
         return Err("it is switched off".to_owned());
     }
-    if !link.running {
-        return Err("it has no carrier".to_owned());
-    }
     let chosen = |kind, why: &str| Ok(Choice { kind, why: why.to_owned() });
     match choice {
         PortChoice::Tap => Err("only TAP devices are asked for".to_owned()),
@@ -75,6 +75,9 @@ pub fn choose(link: &Link, choice: PortChoice) -> Result<Choice, String> {
     }
 }
 
+/// The queue that the xdp port uses; devices with more receive queues are not given to it.
+const XDP_QUEUE: u16 = 0;
+
 /// A device in use.
 pub(crate) struct Device {
     pub(crate) name: String,
@@ -87,6 +90,11 @@ pub(crate) struct Device {
 
 enum Back {
     Packet,
+    /// AF_XDP, its program in the driver or in front of the stack; one lane at a time has the device's queue.
+    Xdp {
+        native: bool,
+        taken: bool,
+    },
     /// The one queue of the TAP device, until a lane takes it.
     Tap(Option<Fd>),
 }
@@ -165,13 +173,7 @@ impl Devices {
                 steering.attach_packet(link.ifindex).map_err(|e| steer_failed(&e))?;
                 Back::Packet
             }
-            PortKind::Xdp => {
-                return Err(StartError::new(
-                    format!("device `{}`", link.name()),
-                    "the xdp port is not there yet",
-                    "use --port packet",
-                ));
-            }
+            PortKind::Xdp => Back::Xdp { native: attach_xdp(steering, link)?, taken: false },
         };
         self.list.push(Device {
             name: link.name().to_owned(),
@@ -215,52 +217,60 @@ impl Devices {
 
     /// Is `ifindex` one of the devices whose addresses are the kernel's?
     pub(crate) fn is_steered(&self, ifindex: u32) -> bool {
-        self.list.iter().any(|d| d.ifindex == ifindex && matches!(d.back, Back::Packet))
+        self.list.iter().any(|d| d.ifindex == ifindex && !matches!(d.back, Back::Tap(_)))
     }
 
-    /// Opens every device for a lane. The fds come in the order of the devices.
-    pub(crate) fn open_lane(&mut self, slot: Slot) -> Result<(DeviceList, Vec<Fd>), Refusal> {
+    /// Opens every device for a lane of the region in `memory`. The fds come in the order of the devices.
+    pub(crate) fn open_lane(
+        &mut self,
+        slot: Slot,
+        memory: &RegionMemory,
+    ) -> Result<(DeviceList, Vec<Fd>), Refusal> {
         let lane = steer_lane(slot)?;
         let (mut list, mut fds) = (DeviceList::new(), Vec::new());
-        let steering = self.steering.as_ref();
-        for device in &mut self.list {
-            let failed = |e: &dyn std::fmt::Display| {
-                Refusal::new(Errno::NODEV, format!("opening device {}: {e}", device.name))
-            };
-            let (kind, fd) = match (&mut device.back, steering) {
-                (Back::Packet, Some(steering)) => {
-                    let filter = steering.filter_program(lane).map_err(|e| failed(&e))?;
-                    let spec = PacketSpec {
-                        ifindex: device.ifindex,
-                        filter: Some(filter.as_fd()),
-                        qdisc_bypass: false,
-                    };
-                    let fd = port::packet::open(&spec).map_err(|e| failed(&e))?;
-                    sys::bpf::lock_filter(&fd).map_err(|e| failed(&e))?;
-                    (DeviceKind::Packet, fd)
-                }
-                (Back::Packet, None) => continue,
-                (Back::Tap(queue), _) => match queue.take() {
-                    Some(fd) => (DeviceKind::Tap, fd),
-                    None => {
-                        return Err(Refusal::new(Errno::BUSY, "a TAP device serves one process at a time"));
-                    }
-                },
-            };
-            let row = device.row(kind);
-            list.push(row).map_err(|_| Refusal::new(Errno::NOBUFS, "more devices than a lane can have"))?;
-            fds.push(fd);
+        let outcome = self.open_each(lane, memory, &mut list, &mut fds);
+        match outcome {
+            Ok(()) => Ok((list, fds)),
+            Err(refusal) => {
+                self.close_lane(slot, &list, fds);
+                Err(refusal)
+            }
         }
-        Ok((list, fds))
     }
 
-    /// Takes a lane's fds back: a TAP device's queue is free for the next lane.
-    pub(crate) fn close_lane(&mut self, list: &DeviceList, fds: Vec<Fd>) {
-        for (row, fd) in list.as_slice().iter().zip(fds) {
-            let device = self.list.iter_mut().find(|d| d.ifindex == row.ifindex);
-            if let Some(Device { back: Back::Tap(queue), .. }) = device {
-                *queue = Some(fd);
+    fn open_each(
+        &mut self,
+        lane: SteerLane,
+        memory: &RegionMemory,
+        list: &mut DeviceList,
+        fds: &mut Vec<Fd>,
+    ) -> Result<(), Refusal> {
+        for device in &mut self.list {
+            let (row, opened) = device.open(lane, memory, self.steering.as_mut())?;
+            list.push(row).map_err(|_| Refusal::new(Errno::NOBUFS, "more devices than a lane can have"))?;
+            fds.extend(opened);
+        }
+        Ok(())
+    }
+
+    /// Takes a lane's fds back: what serves one lane at a time is free for the next.
+    pub(crate) fn close_lane(&mut self, slot: Slot, list: &DeviceList, fds: Vec<Fd>) {
+        let mut fds = fds.into_iter();
+        for row in list.as_slice() {
+            let mut own = fds.by_ref().take(usize::from(row.fds));
+            let Some(device) = self.list.iter_mut().find(|d| d.ifindex == row.ifindex) else { continue };
+            match &mut device.back {
+                Back::Packet => {}
+                Back::Tap(queue) => *queue = own.next(),
+                Back::Xdp { taken, .. } => {
+                    *taken = false;
+                    if let (Ok(lane), Some(steering)) = (steer_lane(slot), &mut self.steering) {
+                        // The kernel takes a closed socket out by itself; this is only sooner.
+                        let _ = steering.clear_socket(device.ifindex, XDP_QUEUE, lane);
+                    }
+                }
             }
+            own.for_each(drop);
         }
     }
 
@@ -292,17 +302,68 @@ impl Devices {
 }
 
 impl Device {
-    fn row(&self, kind: DeviceKind) -> LaneDevice {
-        let unfinished = if self.local_peer { device_flags::UNFINISHED_CHECKSUMS } else { 0 };
-        let own = if kind == DeviceKind::Tap { device_flags::OWN_ADDRESS } else { 0 };
+    /// Opens this device for `lane`.
+    fn open(
+        &mut self,
+        lane: SteerLane,
+        memory: &RegionMemory,
+        steering: Option<&mut Steering>,
+    ) -> Result<(LaneDevice, Vec<Fd>), Refusal> {
+        let name = self.name.clone();
+        let failed = |errno: Errno| Refusal::new(errno, format!("opening device {name}: {errno}"));
+        let unsteered =
+            |e: control::steer::SteerError| Refusal::new(Errno::NODEV, format!("opening device {name}: {e}"));
+        let busy = || Refusal::new(Errno::BUSY, format!("device {name} serves one process at a time"));
+        let mut row = self.row();
+        let fds = match (&mut self.back, steering) {
+            (Back::Packet, Some(steering)) => {
+                let filter = steering.filter_program(lane).map_err(unsteered)?;
+                let spec =
+                    PacketSpec { ifindex: row.ifindex, filter: Some(filter.as_fd()), qdisc_bypass: false };
+                let fd = port::packet::open(&spec).map_err(failed)?;
+                sys::bpf::lock_filter(&fd).map_err(failed)?;
+                vec![fd]
+            }
+            (Back::Xdp { native, taken }, Some(steering)) => {
+                if *taken {
+                    return Err(busy());
+                }
+                let spec = XdpSpec {
+                    ifindex: row.ifindex,
+                    queue: u32::from(XDP_QUEUE),
+                    mtu: u16::try_from(row.mtu).unwrap_or(u16::MAX),
+                    zero_copy: *native,
+                    busy_poll: false,
+                };
+                let socket = memory.with_frames(|cells| port::xdp::open(&spec, cells)).map_err(failed)?;
+                let companion = port::xdp::open_companion(row.ifindex).map_err(failed)?;
+                steering.set_socket(row.ifindex, XDP_QUEUE, lane, &socket.fd).map_err(unsteered)?;
+                *taken = true;
+                row.kind = DeviceKind::Xdp;
+                row.flags |= xdp_flags(*native, &socket);
+                vec![socket.fd, companion]
+            }
+            (Back::Tap(queue), _) => {
+                let held = queue.take().ok_or_else(busy)?;
+                row.kind = DeviceKind::Tap;
+                row.flags |= device_flags::OWN_ADDRESS;
+                vec![held]
+            }
+            (Back::Packet | Back::Xdp { .. }, None) => return Err(failed(Errno::NODEV)),
+        };
+        row.fds = fds.len() as u8;
+        Ok((row, fds))
+    }
+
+    fn row(&self) -> LaneDevice {
         LaneDevice {
             ifindex: self.ifindex,
-            kind,
-            flags: unfinished | own,
+            kind: DeviceKind::Packet,
+            flags: if self.local_peer { device_flags::UNFINISHED_CHECKSUMS } else { 0 },
             mtu: self.mtu,
-            queue: 0,
+            queue: XDP_QUEUE,
             mac: self.mac,
-            fds: 1,
+            fds: 0,
         }
     }
 
@@ -310,10 +371,31 @@ impl Device {
     pub(crate) fn describe(&self) -> String {
         let port = match self.back {
             Back::Packet => "packet port, addresses shared with the kernel",
+            Back::Xdp { native: true, .. } => "xdp port in the driver, addresses shared with the kernel",
+            Back::Xdp { native: false, .. } => "xdp port in generic mode, addresses shared with the kernel",
             Back::Tap(_) => "tap port, an address of its own",
         };
         format!("{} ({port}, MTU {})", self.name, self.mtu)
     }
+}
+
+fn xdp_flags(native: bool, socket: &XdpSocket) -> u32 {
+    let flag = |on: bool, flag: u32| if on { flag } else { 0 };
+    flag(native, device_flags::XDP_NATIVE)
+        | flag(socket.scatter, device_flags::XDP_MULTI_BUFFER)
+        | flag(socket.completes_checksums, device_flags::XDP_TX_CHECKSUM)
+        | device_flags::GSO_SOCKET
+}
+
+/// Attaches the XDP program: in the driver if it can, else in front of the stack. Gives which.
+fn attach_xdp(steering: &mut Steering, link: &Link) -> Result<bool, StartError> {
+    // On veth the driver's mode would turn the peer's segmentation offload off.
+    let native = link.kind != LinkKind::Veth
+        && steering.attach_xdp(link.ifindex, XdpMode::Native, link.rx_queues).is_ok();
+    if !native {
+        steering.attach_xdp(link.ifindex, XdpMode::Generic, link.rx_queues).map_err(|e| steer_failed(&e))?;
+    }
+    Ok(native)
 }
 
 fn steer_lane(slot: Slot) -> Result<SteerLane, Refusal> {
@@ -348,7 +430,6 @@ mod tests {
         let no = |link: Link, choice| choose(&link, choice).expect_err("not usable");
         assert!(no(link(LinkKind::Loopback), PortChoice::Auto).contains("loopback"));
         assert!(no(Link { up: false, ..link(LinkKind::Veth) }, PortChoice::Auto).contains("switched off"));
-        assert!(no(Link { running: false, ..link(LinkKind::Veth) }, PortChoice::Auto).contains("carrier"));
         assert!(no(Link { master: 9, ..link(LinkKind::Veth) }, PortChoice::Auto).contains("member"));
         let queues = Link { rx_queues: 8, ..link(LinkKind::Ethernet) };
         assert!(no(queues, PortChoice::Xdp).contains("8 receive queues"));

@@ -51,6 +51,14 @@ impl Mirror {
         for spec in specs {
             let DeviceSpec::Tap(tap) = spec else { continue };
             let Some(device) = devices.list().iter().find(|d| d.name == tap.name) else { continue };
+            // The gateway is this machine's kernel when nobody has given the device's other side an address.
+            let bare = !self.netlink.tables().addresses().iter().any(|a| a.ifindex == device.ifindex);
+            if let Some(gateway) = tap.gateway.filter(|_| bare) {
+                let gateway = IpAddress::from_v4(gateway);
+                self.netlink.add_kernel_address(device.ifindex, gateway, tap.prefix).map_err(|errno| {
+                    StartError::new(format!("the kernel's address on {}", tap.name), errno, "")
+                })?;
+            }
             self.netlink.add_own(control::netlink::OwnAddress {
                 ifindex: device.ifindex,
                 addr: IpAddress::from_v4(tap.address),

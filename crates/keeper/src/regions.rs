@@ -1,6 +1,8 @@
 //! Making regions: sealed shared memory of a size the keeper agrees to, formatted and then unmapped.
 
-use base::limits::LANES;
+use std::sync::atomic::AtomicU64;
+
+use base::limits::{FRAME_BYTES, LANES};
 use control::proto::RegionWish;
 use region::{Region, RegionShape};
 use rustix::io::Errno;
@@ -22,6 +24,20 @@ pub(crate) struct RegionMemory {
     pub(crate) bytes: u64,
     /// Lanes and frames.
     pub(crate) shape: RegionShape,
+}
+
+impl RegionMemory {
+    /// Calls `f` with the frames, mapped for the time of the call: AF_XDP pins what it is given.
+    pub(crate) fn with_frames<R>(
+        &self,
+        f: impl FnOnce(&[AtomicU64]) -> Result<R, Errno>,
+    ) -> Result<R, Errno> {
+        let mapping = Mapping::shared(&self.fd, self.bytes, Access::Write)?;
+        let first = Region::frames_offset_of(&self.shape).ok_or(Errno::INVAL)? / 8;
+        let words = u64::from(self.shape.frames) * (FRAME_BYTES as u64 / 8);
+        let range = first as usize..(first + words) as usize;
+        f(mapping.words().get(range).ok_or(Errno::INVAL)?)
+    }
 }
 
 /// The lane shape that a wish's words say; they are `LaneShape`'s fields in order.

@@ -151,7 +151,7 @@ impl Session {
         let lanes = self.regions.get(&region).ok_or_else(unknown)?;
         let lane = (0..lanes.memory.shape.lanes).map(LaneId).find(|lane| !lanes.lanes.contains_key(lane));
         let lane = lane.ok_or_else(|| Refusal::new(Errno::NOBUFS, "the region has no lane left"))?;
-        let (devices, fds) = self.devices.open_lane(slot)?;
+        let (devices, fds) = self.devices.open_lane(slot, &lanes.memory)?;
         let handle = LaneHandle { owner: id, orphan: false, slot, devices, fds };
         self.say(&format!("process {pid}: lane {} of region {}", lane.0, region.0));
         self.lane_opened(region, lane, handle);

@@ -152,7 +152,7 @@ impl Session {
         if let Err(refusal) = self.devices.steer(&changes) {
             log::warn!("taking back the rules of a lane: {}", refusal.text);
         }
-        self.devices.close_lane(&handle.devices, handle.fds);
+        self.devices.close_lane(handle.slot, &handle.devices, handle.fds);
     }
 
     /// Regions without lanes whose maker is gone are nobody's. Their stewards end when their sockets close.

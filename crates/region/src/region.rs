@@ -223,6 +223,12 @@ impl Region {
         self.parts().frames
     }
 
+    /// Byte offset of the first frame in a region of this shape; `None` for an impossible shape.
+    #[must_use]
+    pub fn frames_offset_of(shape: &RegionShape) -> Option<u64> {
+        Parts::of(shape).map(|parts| parts.frames)
+    }
+
     /// The lane numbered `id`.
     #[must_use]
     pub fn lane(&self, id: LaneId) -> Option<LaneRef> {

@@ -126,7 +126,13 @@ fn measure_web(
         }
     }
     if stack == Stack::Corelane && figures.accelerated.is_empty() {
-        figures.accelerated = explain::summary(&server.members());
+        let (lines, any) = explain::summary(&server.members());
+        figures.accelerated = lines;
+        if !any {
+            figures
+                .faults
+                .push("no port of the server was accelerated: it was served by the kernel".to_owned());
+        }
     }
     let (digest, seconds) = load::fetch_digest(world.client(stack), WEB_PORT, LARGE_FILE)?;
     if digest != site.digest {

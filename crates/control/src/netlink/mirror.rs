@@ -158,6 +158,24 @@ impl Mirror {
         self.stale.routes = true;
     }
 
+    /// Gives the kernel an IPv4 address on device `ifindex`; fine if it has it.
+    ///
+    /// # Errors
+    /// ENODEV, EINVAL for an address of another family, EPERM without CAP_NET_ADMIN.
+    pub fn add_kernel_address(&mut self, ifindex: u32, addr: IpAddress, prefix: u8) -> Result<(), Errno> {
+        const IFA_ADDRESS: u16 = 1;
+        const IFA_LOCAL: u16 = 2;
+        let octets = addr.as_v4().ok_or(Errno::INVAL)?.octets();
+        let [a, b, c, d] = ifindex.to_ne_bytes();
+        let request = Request::new(ADDRESS, codec::REQUEST | codec::ACK | codec::CREATE);
+        let request = request.put(&[AF_INET, prefix, 0, 0, a, b, c, d]);
+        let request = request.attribute(IFA_LOCAL, &octets).attribute(IFA_ADDRESS, &octets);
+        match self.asker.ask(request, |_| {}) {
+            Ok(_) | Err(Errno::EXIST) => Ok(()),
+            Err(errno) => Err(errno),
+        }
+    }
+
     fn is_own(&self, ifindex: u32) -> bool {
         self.own.iter().any(|own| own.ifindex == ifindex)
     }
