@@ -188,6 +188,8 @@ plain! {
         pub high_rxt: SeqNum,
         /// Everything before this that is not SACKed is taken as lost (after a retransmission timeout).
         pub lost_edge: SeqNum,
+        /// SND.NXT when what is now at SND.UNA was sent again: reports beyond it show that it was lost again.
+        pub head_mark: SeqNum,
         /// Bytes acknowledged towards the next growth of the congestion window.
         pub acked: u32,
         /// Scoreboard row; NONE while nothing is SACKed.
@@ -198,8 +200,8 @@ plain! {
         pub probes: u8,
         /// Keepalive probes in a row.
         pub keep_probes: u8,
-        /// Extra segments sent by limited transmit (RFC 3042).
-        pub limited: u8,
+        /// Room.
+        pub spare: u8,
         /// Since when the peer has acknowledged nothing.
         pub stalled_at: Instant,
     }

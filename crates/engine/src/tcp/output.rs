@@ -160,7 +160,10 @@ impl Conn<'_, '_> {
         let sent = self.send_segment(out, &Cut { seq, len, flags, from: self.frame_at(seq) })?;
         let space = sent.len + u32::from(sent.flags.is_fin());
         // At least one, so that a queue that has lost its bytes cannot keep us here.
-        self.cold.loss.high_rxt = seq.plus(space.max(1));
+        self.cold.loss.high_rxt = self.cold.loss.high_rxt.later(seq.plus(space.max(1)));
+        if seq == self.hot.snd.una {
+            self.cold.loss.head_mark = self.hot.snd.nxt;
+        }
         self.cold.retransmits = self.cold.retransmits.saturating_add(1);
         self.counters.tcp.retransmits = self.counters.tcp.retransmits.wrapping_add(1);
         self.clear(flag::TIMING);

@@ -90,6 +90,7 @@ impl Conn<'_, '_> {
         let loss = &mut self.cold.loss;
         loss.recover = self.hot.snd.nxt;
         loss.high_rxt = self.hot.snd.una;
+        loss.head_mark = self.hot.snd.nxt;
         loss.lost_edge = lost_edge.earlier(self.hot.snd.nxt);
         // Karn's rule (RFC 6298 3): what was sent twice is not timed.
         self.clear(flag::TIMING | flag::TAIL_PROBE | flag::TAIL_PROBED);
@@ -118,6 +119,8 @@ impl Conn<'_, '_> {
         let loss = &mut self.cold.loss;
         loss.high_rxt = loss.high_rxt.later(una);
         loss.lost_edge = loss.lost_edge.later(una);
+        // What is at SND.UNA now may have been sent again just before: only what is sent from now on tells.
+        loss.head_mark = self.hot.snd.nxt;
         if self.any(flag::LOSS) {
             self.grow_window(acked, flight.max(self.hot.snd.cwnd));
         } else if self.any(flag::SACK) {
@@ -141,6 +144,10 @@ impl Conn<'_, '_> {
         let from = self.cold.loss.high_rxt.later(self.hot.snd.una);
         let data_end = self.data_end().earlier(self.hot.snd.end);
         let first = !self.cold.loss.high_rxt.after(self.hot.snd.una);
+        if self.head_is_lost_again() {
+            let len = self.mss();
+            return self.hole(self.hot.snd.una, self.hot.snd.una.plus(len).earlier(data_end));
+        }
         let hole = self.hole(from, self.cold.loss.lost_edge.earlier(data_end)).or_else(|| {
             // Rule 3: nothing is known to be lost, nothing new may go, but there are holes below what was reported.
             let top = self.sacked_runs().last().map(|r| r.left)?;
@@ -153,6 +160,21 @@ impl Conn<'_, '_> {
         let len = hole.right.since(hole.left);
         let len = if len <= room { len } else { room - room % mss };
         (len > 0).then_some(SeqRange { left: hole.left, right: hole.left.plus(len) })
+    }
+
+    /// Was the retransmission of what is at SND.UNA lost too? Data that was first sent after it has been reported. RFC 6675
+    /// leaves this to the timeout; the test is that of RFC 8985's idea in sequence numbers instead of times.
+    fn head_is_lost_again(&self) -> bool {
+        let loss = &self.cold.loss;
+        if !loss.high_rxt.after(self.hot.snd.una) || loss.head_mark == self.hot.snd.nxt {
+            return false;
+        }
+        let above = |r: &SeqRange| {
+            let left = r.left.later(loss.head_mark);
+            if left.before(r.right) { r.right.since(left) } else { 0 }
+        };
+        let bytes = self.sacked_runs().iter().map(above).fold(0, u32::saturating_add);
+        bytes > (DUP_THRESH - 1) * self.mss()
     }
 
     /// Is our FIN the only thing that is lost?

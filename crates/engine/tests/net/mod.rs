@@ -168,7 +168,37 @@ pub struct Net {
     pub filter: Option<Filter>,
 }
 
+/// What a test looks at in a segment that was sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen {
+    pub at: Instant,
+    pub from: usize,
+    pub seq: SeqNum,
+    pub ack: SeqNum,
+    pub flags: TcpFlags,
+    pub window: u16,
+    pub len: usize,
+    pub options: wire::TcpOptions,
+}
+
 impl Net {
+    /// The TCP segments of the trace.
+    pub fn segments(&self) -> Vec<Seen> {
+        let see = |(at, from, p): &(Instant, usize, Packet)| {
+            p.tcp().map(|t| Seen {
+                at: *at,
+                from: *from,
+                seq: t.seq(),
+                ack: t.ack(),
+                flags: t.flags(),
+                window: t.window(),
+                len: t.payload().len(),
+                options: wire::TcpOptions::parse(t.options()),
+            })
+        };
+        self.trace.iter().filter_map(see).collect()
+    }
+
     pub fn new(seed: u64, setup: &Setup) -> Self {
         let now = Instant(0).plus(Duration::from_secs(1000));
         Self {
