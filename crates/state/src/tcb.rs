@@ -158,8 +158,8 @@ plain! {
     }
 }
 
-/// Runs received out of order that an ACK reports (RFC 2018 3).
-pub const RCV_SACKS: usize = 4;
+/// Runs received out of order that are remembered: two ACKs' worth (RFC 2018 3).
+pub const RCV_SACKS: usize = 6;
 
 plain! {
     /// Out-of-order reception.
@@ -168,7 +168,9 @@ plain! {
         /// Runs in the out-of-order queue, the most recently changed first.
         pub runs: [SeqRange; RCV_SACKS],
         /// Runs in use.
-        pub run_count: u32,
+        pub run_count: u16,
+        /// Runs that changed since the last ACK: the first ones.
+        pub fresh: u16,
         /// Bytes held.
         pub bytes: u32,
         /// Frames held.

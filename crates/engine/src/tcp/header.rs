@@ -15,6 +15,8 @@ use super::{State, flag, window};
 
 /// Where the TCP header begins.
 pub(super) const TCP_AT: usize = eth::HEADER_LEN + ipv4::HEADER_LEN;
+/// SACK blocks of one segment, at most: so many fit beside timestamps (RFC 2018 3).
+pub(super) const SACKS_MAX: usize = 3;
 /// TTL of a connection whose options name none.
 const TTL_DEFAULT: u8 = 64;
 
@@ -142,9 +144,13 @@ impl Conn<'_, '_> {
         options
     }
 
+    /// RFC 2018 4: the runs that changed last come first. If more changed since the last ACK than one can report, the older
+    /// ones of them come first, and another ACK with the rest follows.
     fn sack_blocks(&self) -> SackBlocks {
+        let ooo = &self.cold.ooo;
+        let skip = if usize::from(ooo.fresh) > SACKS_MAX { SACKS_MAX } else { 0 };
         let mut blocks = SackBlocks::NONE;
-        for run in self.cold.ooo.runs.iter().take(self.cold.ooo.run_count as usize) {
+        for run in ooo.runs.iter().take(usize::from(ooo.run_count)).skip(skip).take(SACKS_MAX) {
             blocks.push(SackBlock { left: run.left, right: run.right });
         }
         blocks
@@ -232,6 +238,13 @@ impl Conn<'_, '_> {
         self.clear(flag::ACK_NOW);
         self.hot.ack_at = Instant::NEVER;
         self.hot.rcv.ack_sent = self.hot.rcv.nxt;
+        if !self.hot.ooo_head.is_none() {
+            let rest = usize::from(self.cold.ooo.fresh) > SACKS_MAX;
+            self.cold.ooo.fresh = if rest { SACKS_MAX as u16 } else { 0 };
+            if rest {
+                self.ack_now();
+            }
+        }
         self.counters.tx_packets = self.counters.tx_packets.wrapping_add(1);
         self.counters.tx_bytes = self.counters.tx_bytes.wrapping_add(u64::from(bytes));
         self.counters.tcp.segments_out = self.counters.tcp.segments_out.wrapping_add(1);

@@ -334,13 +334,15 @@ impl Conn<'_, '_> {
     fn report(&mut self, mut run: SeqRange) {
         let ooo = &mut self.cold.ooo;
         let old = ooo.runs;
-        let count = (ooo.run_count as usize).min(RCV_SACKS);
+        let count = usize::from(ooo.run_count).min(RCV_SACKS);
         let mut kept = [SeqRange::default(); RCV_SACKS];
         let mut n = 1;
-        for r in old.iter().take(count) {
+        let mut fresh = usize::from(ooo.fresh) + 1;
+        for (i, r) in old.iter().take(count).enumerate() {
             if r.left.at_or_before(run.right) && run.left.at_or_before(r.right) {
                 run.left = run.left.earlier(r.left);
                 run.right = run.right.later(r.right);
+                fresh -= usize::from(i < usize::from(ooo.fresh));
             } else if let Some(slot) = kept.get_mut(n) {
                 *slot = *r;
                 n += 1;
@@ -350,7 +352,8 @@ impl Conn<'_, '_> {
             *first = run;
         }
         ooo.runs = kept;
-        ooo.run_count = n as u32;
+        ooo.run_count = n as u16;
+        ooo.fresh = fresh.clamp(1, n) as u16;
     }
 
     /// Forgets runs that RCV.NXT has passed.
@@ -358,7 +361,7 @@ impl Conn<'_, '_> {
         let nxt = self.hot.rcv.nxt;
         let ooo = &mut self.cold.ooo;
         let old = ooo.runs;
-        let count = (ooo.run_count as usize).min(RCV_SACKS);
+        let count = usize::from(ooo.run_count).min(RCV_SACKS);
         let mut n = 0;
         for r in old.iter().take(count).filter(|r| r.left.after(nxt)) {
             if let Some(slot) = ooo.runs.get_mut(n) {
@@ -366,7 +369,8 @@ impl Conn<'_, '_> {
                 n += 1;
             }
         }
-        ooo.run_count = if self.hot.ooo_head.is_none() { 0 } else { n as u32 };
+        ooo.run_count = if self.hot.ooo_head.is_none() { 0 } else { n as u16 };
+        ooo.fresh = ooo.fresh.min(ooo.run_count);
     }
 
     /// The peer's FIN is at `seq`, which may still be ahead.

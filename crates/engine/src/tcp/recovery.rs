@@ -49,7 +49,13 @@ impl Conn<'_, '_> {
             self.enqueue(Ring::Data);
             return;
         }
-        let edge = if self.any(flag::SACK) { self.lost_edge_by_sack() } else { self.hot.snd.una };
+        let mut edge = if self.any(flag::SACK) { self.lost_edge_by_sack() } else { self.hot.snd.una };
+        if self.any(flag::TAIL_PROBED)
+            && let Some(run) = self.sacked_runs().last()
+        {
+            // RFC 8985 7.3: the probe has come through, long after what is missing before it was sent.
+            edge = run.left;
+        }
         if u32::from(self.hot.dup_acks) >= DUP_THRESH || edge.after(self.hot.snd.una) {
             self.enter_recovery(edge);
         } else if self.unsent() > 0 {

@@ -145,6 +145,7 @@ impl Conn<'_, '_> {
         self.cold.ooo.bytes = 0;
         self.cold.ooo.frames = 0;
         self.cold.ooo.run_count = 0;
+        self.cold.ooo.fresh = 0;
         self.cold.ooo.runs.fill(SeqRange::default());
     }
 }
