@@ -8,4 +8,5 @@ mod clients;
 mod errors;
 mod lossy;
 mod servers;
+mod sockets;
 mod world;

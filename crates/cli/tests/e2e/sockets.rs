@@ -1,0 +1,27 @@
+//! What programs do with sockets, one by one, gives the same on a lane as on the kernel.
+
+use std::path::PathBuf;
+
+use crate::world::{OURS, PEER, Side, World};
+
+fn script(name: &str) -> String {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/scripts").join(name);
+    path.display().to_string()
+}
+
+#[test]
+fn socket_calls_give_the_same_on_a_lane_as_on_the_kernel() {
+    let Some(world) = World::new(&["python3", "ip"]) else { return };
+    let mut peer = world.spawn(Side::Peer, "peer", &["python3", &script("peer.py"), "9000"]);
+    world.wait_for_port_from(Side::Ours, PEER, &mut peer, 9000);
+    let sockets = script("sockets.py");
+    let words = ["python3", &sockets, PEER, "9000", OURS];
+    let kernel = world.check(Side::Ours, 120, &words);
+    let lane = world.check(Side::Ours, 120, &World::corelane(&words));
+    for (kernel, lane) in kernel.lines().zip(lane.lines()) {
+        assert_eq!(lane, kernel, "left: the lane, right: the kernel");
+    }
+    assert_eq!(lane.lines().count(), kernel.lines().count());
+    assert!(!kernel.contains("raised"), "{kernel}");
+    world.assert_clean();
+}
