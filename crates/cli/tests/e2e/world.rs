@@ -80,6 +80,11 @@ impl World {
             ip(&["-n", ns, "link", "set", "lo", "up"]);
             ip(&["-n", ns, "link", "set", device, "up"]);
         }
+        wait_until("the wire has carrier", 10, || {
+            world.check(Side::Ours, 5, &["ip", "link", "show", DEVICE]).contains("LOWER_UP")
+                && world.check(Side::Ours, 5, &["cat", &format!("/sys/class/net/{DEVICE}/operstate")]).trim()
+                    == "up"
+        });
         Some(world)
     }
 
