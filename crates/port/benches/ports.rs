@@ -41,14 +41,14 @@ fn note(table: &mut Table, row: &str, value: f64) {
 }
 
 /// CPU time of this thread, ns.
-pub fn cpu_ns() -> u64 {
+fn cpu_ns() -> u64 {
     let t = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
 }
 
 /// Which back-end a round measures.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+enum Kind {
     Packet,
     PacketBypass,
     Xdp,
@@ -280,7 +280,11 @@ fn bulk(table: &mut Table, rig: &Rig, kind: Kind) {
     let far = |f: &mut dyn FnMut()| if kind == Kind::Tap { f() } else { rig.far(f) };
     let result = sink::run(bench.port.as_mut(), &mut memory, far);
     note(table, &format!("kernel TCP into a sink, Gb/s | {}", kind.name()), result.gbit_per_second);
-    note(table, &format!("kernel TCP into a sink, sink's CPU us/MB | {}", kind.name()), result.cpu_us_per_mb);
+    note(
+        table,
+        &format!("kernel TCP into a sink, sink's busy us/MB | {}", kind.name()),
+        result.busy_us_per_mb,
+    );
     drop(bench);
     unmake(rig, kind);
 }
