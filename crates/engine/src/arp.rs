@@ -118,5 +118,5 @@ fn send(mem: &mut LaneMem<'_>, port: u8, to: MacAddr, arp: &ArpHeader) {
         mem.frames.release(frame);
         return;
     }
-    outbox::push(mem, frame, &Note::plain(port));
+    outbox::push_first(mem, frame, &Note::plain(port));
 }

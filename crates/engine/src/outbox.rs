@@ -4,7 +4,7 @@
 //! the start of the cell, in the headroom. What was given out stays retained until the next [`poll`], because the
 //! port reads the payload frames in between.
 
-use base::limits::{FRAME_HEADROOM, OUTBOX_PACKETS};
+use base::limits::{BATCH_FRAMES, FRAME_HEADROOM, OUTBOX_PACKETS};
 use base::{FrameIdx, Idx};
 use region::Frames;
 use state::{DropReason, LaneMem, Piece, TxBatch, TxFrame, UdpSock};
@@ -93,6 +93,30 @@ pub(crate) fn push(mem: &mut LaneMem<'_>, head: FrameIdx, note: &Note) -> bool {
     push_annotated(mem, head)
 }
 
+/// Queues the packet `head` in front of all others: for a few bytes that others wait for, such as a question for a MAC.
+/// There is room for a batch of these where there is none for others.
+pub(crate) fn push_first(mem: &mut LaneMem<'_>, head: FrameIdx, note: &Note) {
+    annotate(mem, head, note);
+    if mem.ip.outbox.packets >= OUTBOX_PACKETS + BATCH_FRAMES as u32 {
+        mem.counters.drop_packet(DropReason::OutboxFull);
+        discard(mem, head);
+        return;
+    }
+    link_first(mem, head);
+}
+
+fn link_first(mem: &mut LaneMem<'_>, head: FrameIdx) {
+    let first = mem.ip.outbox.head;
+    if let Some(meta) = mem.frames.meta_mut(head) {
+        meta.seq = first.0;
+    }
+    mem.ip.outbox.head = head;
+    if first.is_none() {
+        mem.ip.outbox.tail = head;
+    }
+    mem.ip.outbox.packets += 1;
+}
+
 /// [`push`] for a packet that [`annotate`] was called for before.
 pub(crate) fn push_annotated(mem: &mut LaneMem<'_>, head: FrameIdx) -> bool {
     if !has_room(mem, 1) {
@@ -128,11 +152,10 @@ pub(crate) fn undeliverable(mem: &mut LaneMem<'_>, head: FrameIdx) {
     discard(mem, head);
 }
 
-/// Moves packets to `out` while it has room, oldest first; gives how many. Gives up what the call before had given out.
-pub(crate) fn poll(mem: &mut LaneMem<'_>, out: &mut TxBatch) -> usize {
-    release_given_out(mem);
+/// Moves at most `most` packets to `out` while it has room, oldest first; gives how many.
+pub(crate) fn poll(mem: &mut LaneMem<'_>, out: &mut TxBatch, most: usize) -> usize {
     let mut count = 0;
-    while out.room() > 0 {
+    while out.room() > 0 && count < most {
         let head = mem.ip.outbox.head;
         let Some(meta) = mem.frames.meta(head) else { break };
         let (next_packet, rest, len) = (FrameIdx(meta.seq), meta.next, meta.len);
@@ -174,7 +197,7 @@ fn build(mem: &mut LaneMem<'_>, head: FrameIdx, rest: FrameIdx, len: u16, note: 
     packet
 }
 
-/// Gives up what the last [`poll`] gave out: the port has read it by now.
+/// Gives up what [`poll`] gave out for the last batch: the port has read it by now.
 pub(crate) fn release_given_out(mem: &mut LaneMem<'_>) {
     let mut at = core::mem::take(&mut mem.ip.outbox.given_out);
     let mut left = mem.frames.count();
@@ -204,16 +227,8 @@ pub(crate) fn requeue(mem: &mut LaneMem<'_>, packet: &TxFrame) -> bool {
     for piece in packet.pieces() {
         mem.frames.retain(piece.frame);
     }
-    let first = mem.ip.outbox.head;
     let note = Note { sock: Idx::NONE, held: 0, ..Note::read(&mem.frames, head) };
     note.write(&mut mem.frames, head);
-    if let Some(meta) = mem.frames.meta_mut(head) {
-        meta.seq = first.0;
-    }
-    mem.ip.outbox.head = head;
-    if first.is_none() {
-        mem.ip.outbox.tail = head;
-    }
-    mem.ip.outbox.packets += 1;
+    link_first(mem, head);
     true
 }

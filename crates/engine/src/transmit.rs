@@ -1,4 +1,5 @@
-//! What goes out: what a port did not take, packets of no connection, then control segments, ACKs and data.
+//! What goes out: packets of no connection by turns with those of connections, of which what a port did not take comes first,
+//! then control segments, ACKs and data.
 //!
 //! Invariant: of the packets in the table of those not taken, the first `lent` were given out by the last [`poll`]; their
 //! payload stays retained until the next one, because the port reads it in between.
@@ -16,9 +17,16 @@ const _: () = assert!(ROWS.is_power_of_two());
 pub(crate) fn poll(mem: &mut LaneMem<'_>, now: Instant, out: &mut TxBatch) -> usize {
     let before = out.items().len();
     settle_lent(mem);
+    outbox::release_given_out(mem);
+    // A port that is slow takes only the first packets of a batch, so who comes first takes turns: else datagrams starve
+    // connections, or the other way round.
+    mem.ip.turn = mem.ip.turn.wrapping_add(1);
+    if mem.ip.turn % 2 == 1 {
+        outbox::poll(mem, out, out.room().div_ceil(2));
+    }
     give_again(mem, out);
-    outbox::poll(mem, out);
     tcp::poll(mem, now, out);
+    outbox::poll(mem, out, out.room());
     out.items().len() - before
 }
 

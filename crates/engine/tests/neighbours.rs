@@ -310,3 +310,14 @@ fn a_broken_echo_request_is_dropped() {
     assert_eq!(host.dropped(state::DropReason::IcmpMalformed), 1);
     assert!(host.transmitted().is_empty());
 }
+
+#[test]
+fn a_question_for_a_mac_goes_before_all_datagrams() {
+    let mut host = Host::new();
+    let s = bind(&mut host);
+    let to = UdpTo { remote: at(PEER, 9), local: IpAddress::from_v4(HOST), route: route(Some(PEER_MAC)) };
+    let sent = (0..1000).take_while(|_| host.engine(|e| e.udp_send_to(s, b"x", Some(&to))).is_ok()).count();
+    assert_eq!(sent, base::limits::OUTBOX_PACKETS as usize);
+    host.receive(&arp(ArpOperation::REQUEST, (PEER_MAC, PEER), HOST, MacAddr::BROADCAST));
+    assert_eq!(parse(&host.transmitted()[0]).1.operation, ArpOperation::REPLY);
+}

@@ -19,8 +19,8 @@ plain! {
         pub next_id: u32,
         /// Own addresses that somebody else claimed (RFC 5227 2.4).
         pub arp_conflicts: u32,
-        /// Explicit padding.
-        pub spare: u32,
+        /// Odd: datagrams come before connections in the next batch to send; they take turns.
+        pub turn: u32,
         /// All hops.
         pub hops: HopGlobals,
         /// All reassemblies.
@@ -40,7 +40,7 @@ impl IpGlobals {
         icmp_milli_tokens: 0,
         next_id: 0,
         arp_conflicts: 0,
-        spare: 0,
+        turn: 0,
         hops: HopGlobals::EMPTY,
         reassemblies: ReassemblyGlobals::EMPTY,
         udp: UdpGlobals::EMPTY,

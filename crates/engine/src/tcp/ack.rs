@@ -36,12 +36,15 @@ impl Conn<'_, '_> {
     }
 
     /// Takes over SEG.WND if the segment is not older than the one the window came from (RFC 9293 3.10.7.4; SND.WL2 is not
-    /// kept, as no older ACK than SND.UNA counts). True: the window changed.
+    /// kept, as no older ACK than SND.UNA counts). A segment that acknowledges something new is the newest whatever its
+    /// SEG.SEQ, as for a retransmission; without its window the old one would count from the new SND.UNA on, and the edge
+    /// move beyond what the peer announced. True: the window changed.
     #[inline]
     pub(super) fn update_window(&mut self, seg: &Seg) -> bool {
         let window = u32::from(seg.window) << self.hot.snd_shift.min(14);
         let snd = &mut self.hot.snd;
-        if seg.seq.before(snd.wl1) || seg.ack.before(snd.una) {
+        let older = seg.seq.before(snd.wl1) && !seg.ack.after(snd.una);
+        if older || seg.ack.before(snd.una) {
             return false;
         }
         snd.wl1 = seg.seq;
