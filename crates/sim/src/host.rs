@@ -46,9 +46,9 @@ const fn mac(host: usize) -> MacAddr {
     MacAddr([2, 0, 0, 0, 0, host as u8 + 1])
 }
 
-/// The way to host number `to`; its MAC is for ARP to find.
-pub(crate) const fn route(from: usize, to: usize) -> RouteTo {
-    RouteTo { port: 0, next_hop: address(to), local_mac: mac(from), mac: None, mtu: 0 }
+/// The way to host number `to`; its MAC is given, or is for ARP to find.
+pub(crate) fn route(from: usize, to: usize, known: bool) -> RouteTo {
+    RouteTo { port: 0, next_hop: address(to), local_mac: mac(from), mac: known.then(|| mac(to)), mtu: 0 }
 }
 
 impl Host {

@@ -1,13 +1,16 @@
 //! The network: one switch, one cable to each host. A packet's fate is drawn when it is sent, from one PRNG.
 
 use std::cmp::Ordering;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, HashSet, VecDeque};
 
 use base::{Duration, Instant, MacAddr, Rng};
 use state::CsumState;
 use wire::EtherType;
 
-use crate::packet_oracle::{self, FlowOracle};
+use crate::packet_oracle::{self, FlowOracle, FragmentId};
+
+/// Packets that a log keeps.
+const LOG_LINES: usize = 300;
 
 /// What one host's cable does to the packets it sends.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -106,6 +109,10 @@ pub(crate) struct Network {
     cables: Vec<Cable>,
     counts: NetworkCounts,
     flows: FlowOracle,
+    /// Packets of which a fragment was damaged.
+    damaged: HashSet<FragmentId>,
+    /// The last packets, if somebody wants to read of them.
+    log: Option<VecDeque<String>>,
     /// What an oracle found first.
     pub(crate) complaint: Option<String>,
     /// Changes with every packet sent, its time and its bytes.
@@ -113,7 +120,7 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64, log: bool) -> Self {
         Self {
             now: Instant(0),
             rng: Rng::new(seed),
@@ -121,6 +128,8 @@ impl Network {
             cables: Vec::new(),
             counts: NetworkCounts::default(),
             flows: FlowOracle::default(),
+            damaged: HashSet::new(),
+            log: log.then(VecDeque::new),
             complaint: None,
             trace: 0,
         }
@@ -183,6 +192,19 @@ impl Network {
         self.deliver(host, leaves, &packet, &spec);
     }
 
+    /// The last packets, a line each.
+    pub(crate) fn last_packets(&self) -> String {
+        self.log.iter().flatten().fold(String::new(), |text, line| text + "\n  " + line)
+    }
+
+    fn write_log(&mut self, packet: &Packet) {
+        let Some(log) = &mut self.log else { return };
+        if log.len() >= LOG_LINES {
+            log.pop_front();
+        }
+        log.push_back(format!("{:>10} us  {}", self.now.as_micros(), packet_oracle::describe(packet)));
+    }
+
     /// Lets the oracles look at a packet.
     fn note(&mut self, packet: &Packet, spec: &LinkSpec) {
         let mut digest = self.trace ^ self.now.0;
@@ -191,6 +213,7 @@ impl Network {
             digest = (digest ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
         }
         self.trace = digest;
+        self.write_log(packet);
         let found = packet_oracle::check(packet, spec.mtu).and_then(|()| self.flows.check(packet));
         if let Err(complaint) = found
             && self.complaint.is_none()
@@ -250,6 +273,12 @@ impl Network {
         let ethertype = packet.bytes.get(12..14).and_then(|b| b.first_chunk::<2>());
         let is_ip = ethertype.is_some_and(|b| u16::from_be_bytes(*b) == EtherType::IPV4.0);
         if packet.csum != CsumState::Unknown || !is_ip {
+            return false;
+        }
+        // Two wrong bits in fragments of one datagram may cancel out in its checksum; one cannot.
+        if let Some(id) = packet_oracle::fragment_id(packet)
+            && !self.damaged.insert(id)
+        {
             return false;
         }
         self.counts.corrupted += 1;

@@ -52,6 +52,42 @@ pub(crate) fn check(packet: &Packet, mtu: u16) -> Result<(), String> {
     Ok(())
 }
 
+/// What fragments of one packet have in common: identification, source, destination.
+pub(crate) type FragmentId = (u16, Ipv4Addr, Ipv4Addr);
+
+/// Of which packet it is a fragment, if it is one.
+pub(crate) fn fragment_id(packet: &Packet) -> Option<FragmentId> {
+    let eth = EthFrame::parse(&packet.bytes).ok()?;
+    let ip = Ipv4Packet::parse(eth.payload()).ok()?;
+    ip.is_fragment().then(|| (ip.ident(), ip.src(), ip.dst()))
+}
+
+/// One line about a packet, for the report of a failure.
+pub(crate) fn describe(packet: &Packet) -> String {
+    let Some(ip) = EthFrame::parse(&packet.bytes).ok().and_then(|eth| Ipv4Packet::parse(eth.payload()).ok())
+    else {
+        return format!("{} bytes, not IPv4", packet.bytes.len());
+    };
+    let ends = |src: u16, dst: u16| format!("{}:{src} > {}:{dst}", ip.src(), ip.dst());
+    match ip.protocol() {
+        IpProtocol::TCP if !ip.is_fragment() => match TcpSegment::parse(ip.payload()) {
+            Ok(s) => format!(
+                "{} {:?} seq {} +{} ack {} win {} {:?}{}",
+                ends(s.src_port().0, s.dst_port().0),
+                s.flags(),
+                s.seq().0,
+                s.payload().len(),
+                s.ack().0,
+                s.window(),
+                TcpOptions::parse(s.options()).sack.as_slice(),
+                if packet.gso_size > 0 { " super" } else { "" },
+            ),
+            Err(e) => format!("bad TCP: {e:?}"),
+        },
+        protocol => format!("{} {protocol:?} +{}", ends(0, 0), ip.payload().len()),
+    }
+}
+
 /// One direction of a connection, as its sender's segments show it.
 #[derive(Clone, Copy, Default)]
 struct Way {

@@ -44,10 +44,13 @@ pub struct Scenario {
     /// Of every TCP socket.
     pub options: TcpOptions,
     pub(crate) backlog: u32,
+    /// Next hops' MACs are given, not asked for. In an outage nobody answers a question, which is final (RFC 1122 2.3.2:
+    /// three, one a second), so there they are always given.
+    pub knows_macs: bool,
+    /// Keep the last packets for the report of a failure.
+    pub log: bool,
     /// Time in which the programs must be done.
     pub limit: Duration,
-    /// No connection between two clean ends may fail.
-    pub must_succeed: bool,
 }
 
 impl Scenario {
@@ -83,8 +86,9 @@ impl Scenario {
             datagrams,
             options: options(&mut rng, family),
             backlog: 32,
+            knows_macs: family == Family::Outage || rng.below(2) == 0,
+            log: false,
             limit: Duration::from_secs(3600),
-            must_succeed: family != Family::Death,
         };
         scenario.cut(&mut rng);
         scenario
@@ -111,6 +115,12 @@ impl Scenario {
                 host.link.down_until = until;
             }
         }
+    }
+
+    /// Must every connection succeed that its ends do not break off?
+    #[must_use]
+    pub fn must_succeed(&self) -> bool {
+        self.family != Family::Death
     }
 
     /// Does every packet arrive, once?

@@ -43,12 +43,17 @@ pub(crate) struct Client {
 
 impl Client {
     /// Opens the socket of plan number `at`.
-    pub(crate) fn open(e: &mut Engine<'_>, at: usize, plan: &DatagramPlan) -> Result<Self, String> {
+    pub(crate) fn open(
+        e: &mut Engine<'_>,
+        at: usize,
+        plan: &DatagramPlan,
+        known: bool,
+    ) -> Result<Self, String> {
         let local = Endpoint { addr: address(plan.client), port: Port(30_000 + at as u16) };
         let sock =
             e.udp_bind(local, &UdpOptions::default()).map_err(|error| format!("udp_bind: {error:?}"))?;
         let remote = Endpoint { addr: address(plan.server), port: ECHO_PORT };
-        e.udp_connect(sock, local.addr, remote, &route(plan.client, plan.server))
+        e.udp_connect(sock, local.addr, remote, &route(plan.client, plan.server, known))
             .map_err(|error| format!("udp_connect: {error:?}"))?;
         Ok(Self { sock, plan: at, sent: 0, echoes: 0, next_at: plan.start, done: false })
     }
@@ -123,7 +128,7 @@ pub(crate) fn open_server(e: &mut Engine<'_>) -> Result<SockRef, String> {
 }
 
 /// Sends everything that has come back.
-pub(crate) fn serve(e: &mut Engine<'_>, host: usize, sock: SockRef) -> Result<(), String> {
+pub(crate) fn serve(e: &mut Engine<'_>, host: usize, sock: SockRef, known: bool) -> Result<(), String> {
     let mut buf = vec![0; 65_536];
     loop {
         let got = match e.udp_recv_from(sock, &mut buf, false) {
@@ -132,7 +137,7 @@ pub(crate) fn serve(e: &mut Engine<'_>, host: usize, sock: SockRef) -> Result<()
             Err(error) => return Err(format!("udp_recv_from: {error:?}")),
         };
         let peer = got.from.addr.as_v4().map_or(0, |a| usize::from(a.octets()[3].saturating_sub(1)));
-        let to = UdpTo { remote: got.from, local: got.to, route: route(host, peer) };
+        let to = UdpTo { remote: got.from, local: got.to, route: route(host, peer, known) };
         match e.udp_send_to(sock, buf.get(..got.copied).unwrap_or(&[]), Some(&to)) {
             Ok(_) | Err(UdpSendError::WouldBlock | UdpSendError::NoFrames) => {}
             Err(error) => return Err(format!("udp_send_to: {error:?}")),
