@@ -37,6 +37,8 @@ const LOOK_MIN: Duration = Duration::from_millis(20);
 const LOOK_MAX: Duration = Duration::from_millis(500);
 /// How long a dead program's connections may take. Linux gives an orphan about as long (tcp_orphan_retries, tcp_fin_timeout).
 const LINGER: Duration = Duration::from_secs(60);
+/// Longest wait for a process that is ending.
+const END_MAX: Duration = Duration::from_millis(100);
 /// Shortest sleep between two steps, when a lane's deadline has passed and a step did not change it.
 const STEP_MIN: Duration = Duration::from_millis(1);
 /// Steps of one visit.
@@ -123,13 +125,28 @@ fn serve() -> Result<(), Broken> {
                     }
                 }
                 Some((Order::Gone { pid }, _)) => {
-                    cares.values_mut().for_each(|care| care.take_over_from(pid))
+                    await_end(pid)?;
+                    for care in cares.values_mut() {
+                        care.inherit();
+                        care.rouse();
+                    }
                 }
                 Some((Order::Region { .. }, _)) => return Err(Broken("a second region".to_owned())),
             }
         }
         serve_lanes(&socket, &mut cares, &duties)?;
     }
+}
+
+/// Waits until process `pid`, which has left the keeper, has ended; not long, because it may have closed the connection only.
+fn await_end(pid: u32) -> Result<(), Broken> {
+    if let Ok(process) = sys::process::open(pid) {
+        match poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(END_MAX)) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(errno) => return Err(Broken(format!("poll: {errno}"))),
+        }
+    }
+    Ok(())
 }
 
 /// Becomes the program's user, without any capability.
@@ -266,6 +283,7 @@ impl Care {
         if !ready || over {
             return self.dead_since.is_some();
         }
+        self.inherit();
         let mut session = match self.lane.try_enter(now) {
             Ok(Some(session)) => session,
             Ok(None) => return false,
@@ -299,15 +317,19 @@ impl Care {
         signals.sleepers.store(0, Ordering::Release);
     }
 
-    /// The process `pid` is gone. Did it hold the lane, its tables may be half changed: every connection is reset.
-    fn take_over_from(&mut self, pid: u32) {
+    /// Takes the lane from a holder that is gone: its tables may be half changed, so every connection is reset.
+    fn inherit(&mut self) {
         let lane = self.lane.lane_ref();
-        if let Some(owner) = lane.holder().filter(|owner| owner.pid == pid)
+        if let Some(owner) = lane.holder().filter(|owner| sys::process::is_gone(owner.pid, owner.tid))
             && let Some(mut session) = self.lane.take_over(owner, sys::clock::now())
         {
             self.aborted += closing::abort_all(&mut session);
         }
-        lane.rouse(|word| {
+    }
+
+    /// Wakes whoever waits for the lock, for a process that died between freeing it and waking them.
+    fn rouse(&self) {
+        self.lane.lane_ref().rouse(|word| {
             // Nobody waits, or they are woken.
             let _ = sys::futex::wake(word, u32::MAX);
         });

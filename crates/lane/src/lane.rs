@@ -8,16 +8,20 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use base::{Duration, Instant, LaneId, MacAddr};
 use control::tables::Tables;
 use port::Port;
-use region::{LaneRef, Owner, Region};
+use region::{Holding, LaneGuard, LaneRef, Owner, Region};
 use state::{RxBatch, SockRef, TxBatch};
+use sys::futex::Woken;
 
 use crate::Session;
 use crate::resolve::Resolver;
 
 /// Longest sleep for the lane lock before looking at it again: its holder may have died just before waking us.
 const LOCK_SLEEP: Duration = Duration::from_millis(100);
+/// Sleeps through one and the same holding before we look whether its holder lives: the steward, which saves more, has
+/// had its time by then.
+const SLEEPS_MAX: u32 = 10;
 
-/// A holder of this lane panicked: its tables are not to be trusted. The connections on it are lost.
+/// A holder of this lane panicked or died: its tables are not to be trusted. The connections on it are lost.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Poisoned;
 
@@ -81,10 +85,11 @@ impl Lane {
     /// Takes the lane. Waits for as long as another thread or process of the family holds it.
     ///
     /// # Errors
-    /// [`Poisoned`].
+    /// [`Poisoned`], also when the holder died and no steward stepped in.
     pub fn enter(&self, now: Instant) -> Result<Session<'_>, Poisoned> {
         self.healthy()?;
-        let guard = self.lane.lock(me(), sleep);
+        let guard = lock(self.lane);
+        self.healthy()?;
         Ok(Session::new(guard, self.held(), now))
     }
 
@@ -177,8 +182,24 @@ pub fn forked() {
     FORKS.fetch_add(1, Ordering::Relaxed);
 }
 
-fn sleep(word: &AtomicU32, seen: u32) {
-    let _ = sys::futex::wait(word, seen, Some(LOCK_SLEEP));
+/// Takes the lock of `lane`. Waits while its holder lives; a holder that is gone loses it, and the lane is poisoned then.
+pub fn lock(lane: LaneRef) -> LaneGuard {
+    let mut last: Option<Holding> = None;
+    let mut sleeps = 0;
+    lane.lock(me(), |word, seen| {
+        if sys::futex::wait(word, seen, Some(LOCK_SLEEP)) != Woken::TimedOut {
+            return;
+        }
+        let holding = lane.holding();
+        sleeps = if holding == last { sleeps + 1 } else { 1 };
+        last = holding;
+        let Some(Holding { owner, .. }) = holding.filter(|_| sleeps >= SLEEPS_MAX) else { return };
+        if sys::process::is_gone(owner.pid, owner.tid)
+            && let Some(_inherited) = lane.take_over(owner, me())
+        {
+            lane.signals().poisoned.store(1, Ordering::Release);
+        }
+    })
 }
 
 /// Wakes one thread that waits for the lane lock.

@@ -11,6 +11,6 @@ mod resolve;
 mod session;
 
 pub use devices::{OpenError, open_device, parse_faults};
-pub use lane::{Lane, LanePort, Poisoned, forked};
+pub use lane::{Lane, LanePort, Poisoned, forked, lock};
 pub use resolve::Ask;
 pub use session::{Progress, Session};

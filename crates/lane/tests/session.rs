@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use base::{Duration, Instant, IpAddress, LaneId, MacAddr, Port as PortNumber};
 use engine::{RouteTo, UdpOptions, UdpTo};
-use lane::{Lane, LanePort};
+use lane::{Lane, LanePort, Poisoned};
 use port::{Port, PortCaps, PortError, PortStats};
 use region::{Frames, Owner, Region, RegionShape};
 use state::{Endpoint, LAYOUT_VERSION, LaneMem, LaneShape, RxBatch, TxFrame};
@@ -71,4 +71,14 @@ fn the_deadline_left_behind_counts_what_was_done_for_others_last() {
     drop(session);
     let published = lane.lane_ref().signals().deadline_ns.load(Ordering::Relaxed);
     assert!(published <= NOW.plus(Duration::from_millis(1)).0, "{published}");
+}
+
+#[test]
+fn a_lane_whose_holder_is_gone_is_poisoned_instead_of_waited_for() {
+    let lane = lane();
+    let mut dead = std::process::Command::new("true").spawn().unwrap();
+    dead.wait().unwrap();
+    std::mem::forget(lane.lane_ref().try_lock(Owner { pid: dead.id(), tid: dead.id() }).unwrap());
+    assert_eq!(lane.enter(NOW).err(), Some(Poisoned));
+    assert_eq!(lane.lane_ref().holder(), None);
 }

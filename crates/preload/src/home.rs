@@ -11,7 +11,7 @@ use base::limits::KEEPER_MESSAGE_BYTES;
 use base::{IpAddress, LaneId, Port};
 use control::proto::{DeviceList, Proto, RegionWish, Reply, Request, Rule, SHAPE_WORDS, VERSION, fit_text};
 use control::tables::{TABLES_BYTES, Tables};
-use region::{Owner, Region};
+use region::Region;
 use state::{Endpoint, LaneMem, LaneShape};
 use sys::fds::Fd;
 
@@ -237,13 +237,11 @@ fn format(region: Region, lane: LaneId, shape: &LaneShape) -> Option<()> {
     let [a, b, c, d, e, f, g, h, rest @ ..] = secret;
     let secret = [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes(rest)];
     let lane = region.lane(lane)?;
-    let me = Owner { pid: sys::process::pid(), tid: sys::process::tid() };
-    let mut guard = lane.lock(me, |word, seen| {
-        let _ = sys::futex::wait(word, seen, None);
-    });
+    let mut guard = lane::lock(lane);
     LaneMem::format(&mut guard, shape, secret, sys::clock::now()).ok()?;
     let signals = lane.signals();
-    signals.owner_pid.store(me.pid, Ordering::Release);
+    signals.owner_pid.store(sys::process::pid(), Ordering::Release);
+    signals.poisoned.store(0, Ordering::Release);
     signals.ready.store(1, Ordering::Release);
     Some(())
 }

@@ -6,9 +6,9 @@ use base::Duration;
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::Result;
 use crate::fds::Fd;
 use crate::poll::{PollFd, PollFlags, poll};
+use crate::{Result, raw};
 
 /// Number of this process.
 #[must_use]
@@ -40,6 +40,16 @@ pub fn alive(pidfd: &impl AsFd) -> Result<bool> {
     Ok(poll(&mut fds, Some(Duration::ZERO))? == 0)
 }
 
+/// Is thread `tid` of process `pid` gone: ended, or left behind by the process's exec? A zombie is gone. Both are numbers
+/// of the caller's PID namespace.
+#[must_use]
+pub fn is_gone(pid: u32, tid: u32) -> bool {
+    // SAFETY: signal 0 only asks.
+    let asked = unsafe { raw::syscall(libc::SYS_tgkill, [pid as usize, tid as usize, 0, 0, 0, 0]) };
+    asked == Err(Errno::SRCH)
+        || matches!(open(pid).and_then(|process| alive(&process)), Ok(false) | Err(Errno::SRCH))
+}
+
 /// Sends `signal` (a number of signal(7)) to the process behind `pidfd`.
 ///
 /// # Errors
@@ -59,10 +69,23 @@ mod tests {
         let fd = open(child.id()).unwrap();
         assert!(alive(&fd).unwrap());
         kill(&fd, libc::SIGKILL).unwrap();
+        poll(&mut [PollFd::new(&fd, PollFlags::IN)], None).unwrap();
+        assert!(is_gone(child.id(), child.id()), "a zombie");
         child.wait().unwrap();
+        assert!(is_gone(child.id(), child.id()));
         assert!(!alive(&fd).unwrap());
         assert_eq!(open(u32::MAX).err(), Some(Errno::SRCH));
         assert_eq!(pid(), std::process::id());
         assert!(tid() >= 1);
+    }
+
+    #[test]
+    fn a_thread_that_ended_is_gone_while_its_process_lives() {
+        let ended = std::thread::spawn(tid).join().unwrap();
+        // `join` returns a moment before the kernel forgets the thread.
+        while !is_gone(pid(), ended) {
+            std::thread::yield_now();
+        }
+        assert!(!is_gone(pid(), tid()));
     }
 }
