@@ -54,7 +54,8 @@ pub(crate) fn run(args: &ExplainArgs) -> Result<ExitCode, Failure> {
     let text = ask_keeper_of(pid).map_err(|error| {
         let fix = match &error {
             AskError::NotWrapped => {
-                "start it with `corelane run -- CMD`; without it every socket is the kernel's"
+                "was it started with `corelane run -- CMD`? If not, every socket is the kernel's; if so, it has made no socket yet, or the \
+                 preload library is not in it (statically linked, or started with its own LD_PRELOAD)"
             }
             AskError::Unreadable(_) => "check the process id; run as the process's user or as root",
             AskError::NoAnswer(_) => "its keeper is gone, so its new sockets are the kernel's; start it anew",

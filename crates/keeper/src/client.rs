@@ -17,6 +17,8 @@ pub(crate) struct Client {
     pub(crate) pid: u32,
     /// Did it show the token?
     pub(crate) welcome: bool,
+    /// May it ask for the description without the token: root, or the user whose keeper this is?
+    pub(crate) may_look: bool,
     /// What it last said about its sockets.
     pub(crate) reasons: String,
 }
@@ -35,7 +37,14 @@ impl Client {
         // The keeper never waits for a program: one that does not read its answers is dropped.
         let flags = rustix::fs::fcntl_getfl(&socket)?;
         rustix::fs::fcntl_setfl(&socket, flags | OFlags::NONBLOCK)?;
-        Ok(Self { socket, pidfd, pid: cred.pid, welcome: false, reasons: String::new() })
+        Ok(Self {
+            socket,
+            pidfd,
+            pid: cred.pid,
+            welcome: false,
+            may_look: cred.uid == 0 || cred.uid == rustix::process::geteuid().as_raw(),
+            reasons: String::new(),
+        })
     }
 
     /// What to poll: the messages, and the death of the process.

@@ -4,9 +4,9 @@ use std::fmt::Write;
 
 use base::limits::KEEPER_MESSAGE_BYTES;
 use control::proto::{self, MessageBuffer, Reply, Request};
-use sys::fds;
+use sys::fds::{self, Fd};
 
-use crate::session::Session;
+use crate::session::{NAME_PREFIX, Session};
 
 /// Longest description that is fetched, bytes.
 const DESCRIPTION_BYTES_MAX: usize = 4 << 20;
@@ -46,11 +46,11 @@ impl Session {
 }
 
 /// Why a keeper could not be asked.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum AskError {
-    /// The process is not under `corelane run`: its environment names no keeper.
+    /// No keeper knows the process.
     NotWrapped,
-    /// Its environment cannot be read: what the kernel said.
+    /// Its network namespace cannot be read: what the kernel said.
     Unreadable(String),
     /// The keeper does not answer: what failed.
     NoAnswer(String),
@@ -59,8 +59,8 @@ pub enum AskError {
 impl std::fmt::Display for AskError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::NotWrapped => f.write_str("it was not started by `corelane run`"),
-            Self::Unreadable(why) => write!(f, "its environment cannot be read: {why}"),
+            Self::NotWrapped => f.write_str("no keeper knows it"),
+            Self::Unreadable(why) => write!(f, "it cannot be looked at: {why}"),
             Self::NoAnswer(why) => write!(f, "its keeper does not answer: {why}"),
         }
     }
@@ -68,46 +68,60 @@ impl std::fmt::Display for AskError {
 
 impl std::error::Error for AskError {}
 
-/// Asks the keeper of process `pid` for its description (see [`Session::describe`] for the lines).
+/// Asks the keeper of process `pid` for its description (see [`Session::describe`] for the lines). A program may overwrite its
+/// environment (nginx does, for its title), so the keeper is found by what the keepers of the process's network
+/// namespace say; they tell it to root and to their own user.
 ///
 /// # Errors
 /// [`AskError`].
 pub fn ask_keeper_of(pid: u32) -> Result<String, AskError> {
-    let environ =
-        std::fs::read(format!("/proc/{pid}/environ")).map_err(|e| AskError::Unreadable(e.to_string()))?;
-    let value = |name: &str| {
-        let wanted = format!("{name}=");
-        environ
-            .split(|&b| b == 0)
-            .find_map(|entry| Some(std::str::from_utf8(entry).ok()?.strip_prefix(&wanted)?.to_owned()))
-    };
-    let (Some(name), Some(token)) = (value("CORELANE_KEEPER"), value("CORELANE_TOKEN")) else {
-        return Err(AskError::NotWrapped);
-    };
-    let token = token_of(&token).ok_or(AskError::NotWrapped)?;
-    ask(&name, token).map_err(AskError::NoAnswer)
+    // A thread of its own, because it moves into the process's network namespace.
+    let asking = std::thread::spawn(move || ask_from_inside(pid));
+    asking.join().unwrap_or_else(|_| Err(AskError::NoAnswer("the asking thread ended early".to_owned())))
 }
 
-fn token_of(hex: &str) -> Option<[u8; 16]> {
-    (hex.len() == 32).then(|| u128::from_str_radix(hex, 16).ok().map(u128::to_be_bytes)).flatten()
+fn ask_from_inside(pid: u32) -> Result<String, AskError> {
+    let unreadable = |e: std::io::Error| AskError::Unreadable(e.to_string());
+    let theirs = std::fs::File::open(format!("/proc/{pid}/ns/net")).map_err(unreadable)?;
+    let sockets = std::fs::read_to_string(format!("/proc/{pid}/net/unix")).map_err(unreadable)?;
+    // Refused without CAP_SYS_ADMIN; in the same namespace there is no need to move.
+    let _ = sys::namespace::enter_net(&theirs);
+    let mut failure = AskError::NotWrapped;
+    for name in keeper_names(&sockets) {
+        match ask(name) {
+            Ok(text) if names_process(&text, pid) => return Ok(text),
+            Ok(_) => {}
+            Err(why) => failure = AskError::NoAnswer(why),
+        }
+    }
+    Err(failure)
 }
 
-fn ask(name: &str, token: [u8; 16]) -> Result<String, String> {
+/// The listening sockets of keepers in a text like /proc/net/unix: the name is the last word, `@` for its leading zero.
+fn keeper_names(sockets: &str) -> Vec<&str> {
+    let mut names: Vec<&str> = sockets
+        .lines()
+        .filter_map(|line| line.split_whitespace().last()?.strip_prefix('@'))
+        .filter(|name| name.starts_with(NAME_PREFIX))
+        .collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
+/// Does the description tell of process `pid`?
+fn names_process(text: &str, pid: u32) -> bool {
+    text.lines().any(|line| line.strip_prefix("process ").is_some_and(|rest| rest.parse() == Ok(pid)))
+}
+
+fn ask(name: &str) -> Result<String, String> {
     let socket = fds::connect_abstract(name.as_bytes()).map_err(|e| e.to_string())?;
-    let exchange = |request: &Request<'_>, buffer: &mut MessageBuffer| -> Result<usize, String> {
-        let mut out = [0; KEEPER_MESSAGE_BYTES];
-        let len = request.encode(&mut out).map_err(|e| format!("{e:?}"))?;
-        fds::send(&socket, out.get(..len).unwrap_or(&[]), &[]).map_err(|e| e.to_string())?;
-        fds::recv(&socket, buffer).map(|got| got.bytes).map_err(|e| e.to_string())
-    };
     let mut buffer = [0; KEEPER_MESSAGE_BYTES];
-    let hello = Request::Hello { version: proto::VERSION, pid: sys::process::pid(), token };
     let mut text = String::new();
-    let mut request = hello;
     loop {
-        let len = exchange(&request, &mut buffer)?;
+        let request = Request::Describe { offset: u32::try_from(text.len()).unwrap_or(u32::MAX) };
+        let len = exchange(&socket, &request, &mut buffer)?;
         match Reply::decode(buffer.get(..len).unwrap_or(&[])) {
-            Ok(Reply::Welcome { .. }) => {}
             Ok(Reply::Description { text: piece, more }) => {
                 text.push_str(piece);
                 if more == 0 || piece.is_empty() || text.len() > DESCRIPTION_BYTES_MAX {
@@ -117,18 +131,30 @@ fn ask(name: &str, token: [u8; 16]) -> Result<String, String> {
             Ok(Reply::Error { text, .. }) => return Err(text.to_owned()),
             Ok(_) | Err(_) => return Err("an unexpected reply".to_owned()),
         }
-        request = Request::Describe { offset: u32::try_from(text.len()).unwrap_or(u32::MAX) };
     }
+}
+
+fn exchange(socket: &Fd, request: &Request<'_>, buffer: &mut MessageBuffer) -> Result<usize, String> {
+    let mut out = [0; KEEPER_MESSAGE_BYTES];
+    let len = request.encode(&mut out).map_err(|e| format!("{e:?}"))?;
+    fds::send(socket, out.get(..len).unwrap_or(&[]), &[]).map_err(|e| e.to_string())?;
+    fds::recv(socket, buffer).map(|got| got.bytes).map_err(|e| e.to_string())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::token_of;
+    use super::{keeper_names, names_process};
 
     #[test]
-    fn a_token_is_32_hex_digits() {
-        assert_eq!(token_of("000102030405060708090a0b0c0d0e0f"), Some(std::array::from_fn(|i| i as u8)));
-        assert_eq!(token_of("00"), None);
-        assert_eq!(token_of("zz0102030405060708090a0b0c0d0e0f"), None);
+    fn keepers_are_found_among_the_unix_sockets() {
+        let sockets = "Num RefCount Protocol Flags Type St Inode Path\n\
+            0: 2 0 00010000 0005 01 17 @corelane-0a\n0: 2 0 0 5 3 18 @corelane-0a\n0: 2 0 0 1 1 19 @other\n0: 3 0 0 1 3 20\n";
+        assert_eq!(keeper_names(sockets), ["corelane-0a"]);
+    }
+
+    #[test]
+    fn a_description_names_its_processes() {
+        assert!(names_process("device x\nprocess 12\nlane 0 of region 1\n", 12));
+        assert!(!names_process("process 120\nlane 12 of region 1\n", 12));
     }
 }

@@ -34,7 +34,12 @@ impl Session {
         let welcome = client.welcome;
         // Who does not speak the protocol is not one of the family.
         let request = Request::decode(&message.bytes).map_err(|_| Errno::PROTO)?;
-        if !welcome && !matches!(request, Request::Hello { .. }) {
+        let allowed = match request {
+            Request::Hello { .. } => true,
+            Request::Describe { .. } => welcome || client.may_look,
+            _ => welcome,
+        };
+        if !allowed {
             return Err(Errno::ACCESS);
         }
         let outcome = self.perform(id, &request, message.fds);

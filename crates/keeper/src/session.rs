@@ -62,6 +62,9 @@ pub(crate) struct RegionHandle {
     pub(crate) steward: Option<Steward>,
 }
 
+/// How the abstract socket of every keeper begins.
+pub(crate) const NAME_PREFIX: &str = "corelane-";
+
 /// The state of a session.
 pub(crate) struct Session {
     listener: Fd,
@@ -104,7 +107,7 @@ impl Session {
         let seed = u32::from_ne_bytes(random()?);
         let devices = Devices::open(&run.devices, &mirror.links(), run.port, seed)?;
         mirror.add_own(&run.devices, &devices)?;
-        let name = format!("corelane-{}", hex(&random::<16>()?));
+        let name = format!("{NAME_PREFIX}{}", hex(&random::<16>()?));
         let listener = fds::listen_abstract(name.as_bytes())
             .map_err(|e| StartError::new("the keeper's socket", e, ""))?;
         let settings = Settings {
