@@ -104,7 +104,8 @@ impl Setup {
 }
 
 pub struct Host {
-    guard: LaneGuard,
+    guard: Option<LaneGuard>,
+    memory: (*mut u64, usize),
     pub addr: Ipv4Addr,
     pub mac: MacAddr,
 }
@@ -119,12 +120,16 @@ impl Host {
             ..LaneShape::for_socks(setup.socks)
         };
         let region_shape = RegionShape { lanes: 1, lane_bytes: shape.lane_bytes(), frames: setup.frames };
-        let words = Region::bytes_needed(&region_shape) / 8;
-        let words: Vec<AtomicU64> = (0..words).map(|_| AtomicU64::new(0)).collect();
-        let region = Region::format(words.leak(), &region_shape, LAYOUT_VERSION, [7, u64::from(n)]).unwrap();
+        let zeroed: &'static mut [u64] = vec![0; (Region::bytes_needed(&region_shape) / 8) as usize].leak();
+        let memory = (zeroed.as_mut_ptr(), zeroed.len());
+        // SAFETY: an `AtomicU64` is as long and as aligned as a `u64`; the memory lasts until the host is dropped.
+        let words = unsafe { std::slice::from_raw_parts(memory.0.cast::<AtomicU64>(), memory.1) };
+        let region = Region::format(words, &region_shape, LAYOUT_VERSION, [7, u64::from(n)]).unwrap();
         let mut guard = region.lane(LaneId(0)).unwrap().try_lock(Owner { pid: 1, tid: 1 }).unwrap();
         LaneMem::format(&mut guard, &shape, [n.into(), 2], now).unwrap();
-        let mut host = Self { guard, addr: Ipv4Addr::new(10, 0, 0, n), mac: MacAddr([2, 0, 0, 0, 0, n]) };
+        let guard = Some(guard);
+        let mut host =
+            Self { guard, memory, addr: Ipv4Addr::new(10, 0, 0, n), mac: MacAddr([2, 0, 0, 0, 0, n]) };
         let mut addrs = [IpAddress::ANY; state::ports::PORT_ADDRESSES];
         addrs[0] = IpAddress::from_v4(host.addr);
         let info = PortInfo {
@@ -140,13 +145,23 @@ impl Host {
     }
 
     pub fn engine<R>(&mut self, now: Instant, f: impl FnOnce(&mut Engine<'_>) -> R) -> R {
-        let area = self.guard.region().frame_area();
-        let mem = LaneMem::carve(self.guard.carver(), area).unwrap();
+        let guard = self.guard.as_mut().unwrap();
+        let area = guard.region().frame_area();
+        let mem = LaneMem::carve(guard.carver(), area).unwrap();
         f(&mut Engine::new(mem, now))
     }
 
     pub fn end(&self, port: u16) -> Endpoint {
         Endpoint { addr: IpAddress::from_v4(self.addr), port: Port(port) }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.guard = None;
+        let words = std::ptr::slice_from_raw_parts_mut(self.memory.0, self.memory.1);
+        // SAFETY: leaked by `new`, of the same length; the guard, the last that reached it, is gone.
+        drop(unsafe { Box::from_raw(words) });
     }
 }
 
