@@ -294,7 +294,8 @@ fn play(moves: &[Move]) {
     }
     net.close(1, b);
     // What a SYN among them has opened waits in the accept queue.
-    let listener = net.on(1, |e| SockRef::new(state::SockKind::Listener, 0, e.mem().listeners.rows()[0].generation));
+    let listener =
+        net.on(1, |e| SockRef::new(state::SockKind::Listener, 0, e.mem().listeners.rows()[0].generation));
     net.close(1, listener);
     net.keep_trace = false;
     net.run(Duration::from_secs(3000));

@@ -139,8 +139,8 @@ impl Conn<'_, '_> {
         }
         let Some(cut) = self.next_new() else { return Ok(false) };
         let sent = self.send_segment(out, &cut)?;
-        let due = self.hot.rcv.nxt != self.hot.rcv.ack_sent;
-        if due {
+        if self.cold.bytes_in > 0 {
+            // The two ends talk in turns, so the next data will carry the ACK (Linux's ping-pong mode).
             self.hot.quick_acks = 0;
         }
         self.advance(sent.len, sent.flags, sent.next);

@@ -10,10 +10,12 @@ use region::FrameMeta;
 
 use super::conn::{Conn, Fate};
 use super::segment::Seg;
-use super::{Cause, DELAYED_ACK, State, flag};
+use super::{Cause, DELAYED_ACK, RESERVE_FRAMES, State, flag};
 
 /// Payloads up to this are copied behind the one before, so that they do not pin a frame each, bytes.
 const COMPACT_MAX: u16 = 512;
+/// Unread bytes that a connection may hold while frames are short.
+const SHARE_BYTES: u32 = 16 * 1024;
 /// Segments acknowledged at once at the start and after a gap (Linux's TCP_MAX_QUICKACKS).
 pub(super) const QUICK_ACKS: u8 = 16;
 
@@ -51,6 +53,10 @@ impl Conn<'_, '_> {
             // RFC 1122 4.2.2.13, RFC 2525 2.17: the program has closed, nobody will read this; the peer must hear of it.
             self.drop_packet(DropReason::TcpAfterClose);
             return Fate::Reset(crate::errors::SockError::Reset);
+        }
+        if self.must_refuse() {
+            self.drop_packet(DropReason::OutOfFrames);
+            return Fate::Keep;
         }
         let head = self.clip(seg);
         if head.is_none() {
@@ -110,7 +116,8 @@ impl Conn<'_, '_> {
             let next = core::mem::replace(&mut meta.next, FrameIdx::NONE);
             let len = meta.len;
             self.hot.rcv.nxt = self.hot.rcv.nxt.plus(u32::from(len));
-            if len > COMPACT_MAX || !self.compact(at, len) {
+            let small = len <= COMPACT_MAX || self.frames.is_short(RESERVE_FRAMES);
+            if !small || !self.compact(at, len) {
                 self.link(at);
             }
             at = next;
@@ -136,23 +143,40 @@ impl Conn<'_, '_> {
         let tail = self.hot.rcv_queue.tail;
         let Some(meta) = self.frames.meta(tail) else { return false };
         let end = usize::from(meta.offset) + usize::from(meta.len);
-        if self.hot.rcv_queue.head.is_none() || meta.refs != 1 || end + usize::from(len) > FRAME_BYTES {
+        let len_bytes = usize::from(len);
+        if self.hot.rcv_queue.head.is_none() || meta.refs != 1 || end + len_bytes > FRAME_BYTES {
             return false;
         }
-        let mut copy = [0_u8; COMPACT_MAX as usize];
-        let n = usize::from(len);
-        let (Some(copy), Some(from)) = (copy.get_mut(..n), self.frames.data(at).get(..n)) else {
-            return false;
-        };
-        copy.copy_from_slice(from);
-        let Some(to) = self.frames.cell_mut(tail).get_mut(end..end + n) else { return false };
-        to.copy_from_slice(copy);
+        // In pieces, as two frames cannot be borrowed at once.
+        let mut piece = [0_u8; 128];
+        let mut done = 0;
+        while done < len_bytes {
+            let n = piece.len().min(len_bytes - done);
+            let from = self.frames.data(at).get(done..done + n);
+            let (Some(piece), Some(from)) = (piece.get_mut(..n), from) else { return false };
+            piece.copy_from_slice(from);
+            let Some(to) = self.frames.cell_mut(tail).get_mut(end + done..end + done + n) else {
+                return false;
+            };
+            to.copy_from_slice(piece);
+            done += n;
+        }
         if let Some(meta) = self.frames.meta_mut(tail) {
             meta.len += len;
         }
         self.frames.release(at);
         self.counters.tcp.compacted = self.counters.tcp.compacted.wrapping_add(1);
         true
+    }
+
+    /// Must the payload be dropped, because frames are short and this connection holds its share already? Then what the lane
+    /// has left goes on to be there for those whose program reads.
+    #[inline]
+    pub(super) fn must_refuse(&self) -> bool {
+        let unread = self.hot.rcv_bytes;
+        unread > 0
+            && self.frames.is_short(RESERVE_FRAMES)
+            && (unread > SHARE_BYTES || self.frames.is_short(RESERVE_FRAMES / 4))
     }
 
     /// When to acknowledge data that came in order (RFC 9293 3.8.6.3, RFC 5681 4.2).
@@ -187,7 +211,7 @@ impl Conn<'_, '_> {
         self.counters.tcp.out_of_order = self.counters.tcp.out_of_order.wrapping_add(1);
         // Frames out of order can pile up without anybody being able to read them: not when frames are short.
         let too_many = self.cold.ooo.frames > self.hot.rcv_buf / 1024 + 64;
-        if too_many || self.frames.is_short(super::RESERVE_FRAMES) {
+        if too_many || self.frames.is_short(RESERVE_FRAMES) {
             self.drop_packet(DropReason::TcpOutOfOrderFull);
             self.frames.release_chain(head);
             return;
