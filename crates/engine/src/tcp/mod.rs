@@ -8,7 +8,7 @@
 //! | `input`, `handshake`, `ack`, `receive`, `queue` | what a received segment does |
 //! | `congestion`, `recovery`, `board`, `rtt` | how much may be in flight, and what is lost |
 //! | `output`, `header`, `reset`, `window` | what is sent |
-//! | `timers` | what time does |
+//! | `timers`, `report` | what time and ICMP errors do |
 //! | `table`, `listen`, `connect`, `verbs`, `stream` | what programs do |
 //!
 //! Left out: urgent data (read in line, as RFC 6093 wants), ECN, RACK, fast open, cookies.
@@ -26,6 +26,7 @@ mod output;
 mod queue;
 mod receive;
 mod recovery;
+mod report;
 mod reset;
 mod rtt;
 mod segment;
@@ -41,6 +42,7 @@ use base::{Duration, Idx};
 
 pub(crate) use input::input;
 pub(crate) use output::{pending, poll};
+pub(crate) use report::handle_report;
 pub use state::{Cause, State};
 pub(crate) use table::hop_changed;
 pub(crate) use timers::{deadline, handle_timers};

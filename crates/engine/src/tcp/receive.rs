@@ -147,19 +147,9 @@ impl Conn<'_, '_> {
         if self.hot.rcv_queue.head.is_none() || meta.refs != 1 || end + len_bytes > FRAME_BYTES {
             return false;
         }
-        // In pieces, as two frames cannot be borrowed at once.
-        let mut piece = [0_u8; 128];
-        let mut done = 0;
-        while done < len_bytes {
-            let n = piece.len().min(len_bytes - done);
-            let from = self.frames.data(at).get(done..done + n);
-            let (Some(piece), Some(from)) = (piece.get_mut(..n), from) else { return false };
-            piece.copy_from_slice(from);
-            let Some(to) = self.frames.cell_mut(tail).get_mut(end + done..end + done + n) else {
-                return false;
-            };
-            to.copy_from_slice(piece);
-            done += n;
+        let offset = self.frames.meta(at).map_or(0, |m| usize::from(m.offset));
+        if !self.frames.copy((at, offset), (tail, end), len_bytes) {
+            return false;
         }
         if let Some(meta) = self.frames.meta_mut(tail) {
             meta.len += len;

@@ -92,6 +92,14 @@ impl Conn<'_, '_> {
         self.begin_recovery(self.hot.snd.nxt);
     }
 
+    /// Everything in flight was dropped on the way, though not by congestion: it goes again.
+    pub(super) fn resend_all(&mut self) {
+        if self.flight() > 0 {
+            self.drop_board();
+            self.begin_recovery(self.hot.snd.nxt);
+        }
+    }
+
     fn begin_recovery(&mut self, lost_edge: SeqNum) {
         let loss = &mut self.cold.loss;
         loss.recover = self.hot.snd.nxt;
