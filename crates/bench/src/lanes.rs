@@ -30,7 +30,6 @@ struct End {
     checksums: bool,
     arrived: VecDeque<Packet>,
     departed: VecDeque<Packet>,
-    spare: Vec<Vec<u8>>,
     rx: RxBatch,
     tx: TxBatch,
     options: TcpOptions,
@@ -61,7 +60,7 @@ impl End {
         let options = TcpOptions { nodelay: 1, ..TcpOptions::default() };
         let (arrived, departed) = (VecDeque::new(), VecDeque::new());
         let (rx, tx) = (RxBatch::new(), TxBatch::new());
-        Self { guard, addr, mac, checksums, arrived, departed, spare: Vec::new(), rx, tx, options }
+        Self { guard, addr, mac, checksums, arrived, departed, rx, tx, options }
     }
 
     fn engine<R>(&mut self, now: Instant, f: impl FnOnce(&mut Engine<'_>) -> R) -> R {
@@ -71,7 +70,7 @@ impl End {
     }
 
     /// What arrived goes in, timers run, what came of it goes out.
-    fn step(&mut self, now: Instant) {
+    fn step(&mut self, now: Instant, spare: &mut Vec<Vec<u8>>) {
         let area = self.guard.region().frame_area();
         let mem = LaneMem::carve(self.guard.carver(), area).expect("the tables");
         let mut engine = Engine::new(mem, now);
@@ -83,7 +82,7 @@ impl End {
                 if let Some(frame) = receive(&mut engine, &packet, self.checksums) {
                     self.rx.push(frame);
                 }
-                self.spare.push(packet.0);
+                spare.push(packet.0);
             }
             engine.handle_frames(&mut self.rx);
         }
@@ -94,7 +93,7 @@ impl End {
                 break;
             }
             for packet in self.tx.items() {
-                let buffer = self.spare.pop().unwrap_or_else(|| vec![0; 16_384]);
+                let buffer = spare.pop().unwrap_or_else(|| vec![0; 16_384]);
                 self.departed.push_back(send(&mut engine, packet, buffer, self.checksums));
             }
         }
@@ -150,24 +149,26 @@ pub(crate) struct Lanes {
     client: End,
     server: End,
     now: Instant,
+    /// Buffers not on the wire.
+    spare: Vec<Vec<u8>>,
 }
 
 impl Lanes {
     pub(crate) fn new(mtu: usize, checksums: bool, sockets: u32) -> Self {
         let client = End::new(1, mtu, checksums, sockets);
         let server = End::new(2, mtu, checksums, sockets);
-        Self { client, server, now: Instant(1_000_000_000) }
+        Self { client, server, now: Instant(1_000_000_000), spare: Vec::new() }
     }
 
     fn client_side(&mut self) {
         self.now = self.now.plus(Duration::from_micros(5));
-        self.client.step(self.now);
+        self.client.step(self.now, &mut self.spare);
         carry(&mut self.client, &mut self.server);
     }
 
     fn server_side(&mut self) {
         self.now = self.now.plus(Duration::from_micros(5));
-        self.server.step(self.now);
+        self.server.step(self.now, &mut self.spare);
         carry(&mut self.server, &mut self.client);
     }
 
@@ -248,7 +249,6 @@ fn answer(engine: &mut Engine<'_>, event: &Event, buffer: &mut [u8]) {
 /// What `from` sent is what `to` gets.
 fn carry(from: &mut End, to: &mut End) {
     to.arrived.append(&mut from.departed);
-    from.spare.append(&mut to.spare);
 }
 
 impl Rig for Lanes {

@@ -1,7 +1,7 @@
 //! `corelane-bench`: the engine beside its peers, in one run: alternating, medians, CPU time of both ends.
 //!
 //! Engine only: both ends in one thread on an in-memory wire, checksums on. What goes over devices is measured by
-//! `corelane demo`.
+//! `corelane demo`. `--only ID` takes one kind of work, `--ours` runs Corelane alone once, for a profiler.
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a bench ends where its assumptions do")]
 
 mod lanes;
@@ -22,8 +22,18 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let short = args.iter().any(|a| a == "--short");
     let report = args.iter().position(|a| a == "--report").and_then(|at| args.get(at + 1));
+    let only = args.iter().position(|a| a == "--only").and_then(|at| args.get(at + 1));
     let scale = if short { 1 } else { 8 };
-    let rows: Vec<Row> = plan(scale).into_iter().map(|(work, count)| measure(work, count)).collect();
+    let mut plan = plan(scale);
+    plan.retain(|(work, _)| only.is_none_or(|id| work.id() == *id));
+    if args.iter().any(|a| a == "--ours") {
+        // For a profiler: one run of Corelane alone.
+        for (work, count) in plan {
+            run(Lanes::new(mtu_of(work), true, sockets_of(work)), work, count);
+        }
+        return ExitCode::SUCCESS;
+    }
+    let rows: Vec<Row> = plan.into_iter().map(|(work, count)| measure(work, count)).collect();
     println!(
         "engine only, both ends in one thread, checksums on; CPU ns an operation (bulk: a byte), median of {RUNS}"
     );
