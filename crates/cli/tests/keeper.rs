@@ -1,6 +1,7 @@
 //! The keeper from outside: exit statuses, what a program of the family may ask, and what is left when somebody dies.
 //!
 //! The tests with devices need root; without it they say so and are skipped.
+#![allow(clippy::expect_used, clippy::panic, reason = "a test ends where its world cannot be made")]
 
 use std::ffi::OsStr;
 use std::net::TcpListener;
