@@ -117,10 +117,11 @@ fn measure_web(
         if sample.requests.errors != 0 || sample.requests.count == 0 {
             let requests = sample.requests;
             figures.faults.push(format!(
-                "{} on {}: {} of {} requests failed",
+                "{} on {}: {} requests failed ({} for want of an answer), {} were answered",
                 kind,
                 stack.name(),
                 requests.errors,
+                requests.timeouts,
                 requests.count
             ));
         }
