@@ -362,7 +362,13 @@ fn a_process_that_goes_away_gives_its_lane_and_ports_back() {
     drop((goes, socket));
     // The keeper's copy of the socket goes with the lane, which the steward reports done at once.
     wait_for("the port to be free", || TcpListener::bind((ADDRESS, port)).ok());
-    assert_eq!(stays.lane(region), lane);
+    wait_for("the lane to be given again", || {
+        stays.ask(&Request::NewLane { region }, &[], |reply, _| match reply {
+            Reply::Lane { lane: given, .. } if given == lane => Some(()),
+            Reply::Lane { .. } | Reply::Error { .. } => None,
+            other => panic!("{other:?}"),
+        })
+    });
 }
 
 #[test]

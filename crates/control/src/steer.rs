@@ -15,7 +15,7 @@ pub use maps::{Flow, LocalEnd, SLOTS, slot_of};
 use crate::bpf::AssembleError;
 use maps::Listener;
 use program::Kind;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, AsRawFd};
 use sys::Errno;
 use sys::bpf::{Attachment, LoadError, Map, MapKind, Program, ProgramKind, XdpMode};
@@ -110,6 +110,7 @@ pub struct Steering {
     devices: BTreeMap<u32, Device>,
     listener_rows: HashMap<LocalEnd, Listener>,
     flow_rows: HashMap<Flow, SteerLane>,
+    kernel_flows: HashSet<Flow>,
     /// A bit for each lane that was named by a rule and not removed.
     lanes: u64,
 }
@@ -138,6 +139,7 @@ impl Steering {
             devices: BTreeMap::new(),
             listener_rows: HashMap::new(),
             flow_rows: HashMap::new(),
+            kernel_flows: HashSet::new(),
             lanes: 0,
         })
     }
@@ -299,8 +301,43 @@ impl Steering {
         self.lanes |= 1 << lane.number();
         self.write_state(self.flow_rows.len() + 1)?;
         self.maps.flows.update(&key, &value).map_err(kernel("adding a flow rule"))?;
+        self.kernel_flows.remove(&flow);
         self.flow_rows.insert(flow, lane);
         self.write_state(self.flow_rows.len())
+    }
+
+    /// Leaves one flow to the kernel although its local end is steered: a connection that the kernel had before.
+    ///
+    /// # Errors
+    /// [`SteerError::NotIpv4`], E2BIG above [`FLOWS`].
+    pub fn leave_to_kernel(&mut self, flow: Flow) -> Result<(), SteerError> {
+        let key = flow.key().ok_or(SteerError::NotIpv4)?;
+        let value = u32::from(maps::NO_LANE).to_ne_bytes();
+        self.write_state(self.flow_rows.len() + 1)?;
+        self.maps.flows.update(&key, &value).map_err(kernel("leaving a flow to the kernel"))?;
+        self.flow_rows.remove(&flow);
+        self.kernel_flows.insert(flow);
+        self.write_state(self.flow_rows.len())
+    }
+
+    /// Takes [`Steering::leave_to_kernel`] back for every flow that `gone` names.
+    ///
+    /// # Errors
+    /// What the kernel says about the first that failed; the others are removed all the same.
+    pub fn forget_kernel_flows(&mut self, gone: impl Fn(&Flow) -> bool) -> Result<(), SteerError> {
+        let mut outcome = Ok(());
+        for flow in self.kernel_flows.extract_if(|flow| gone(flow)) {
+            let Some(key) = flow.key() else { continue };
+            let removed = self.maps.flows.delete(&key).map_err(kernel("forgetting a flow of the kernel's"));
+            outcome = outcome.and(removed);
+        }
+        outcome.and(self.write_state(self.flow_rows.len()))
+    }
+
+    /// Flows left to the kernel.
+    #[must_use]
+    pub fn kernel_flow_count(&self) -> usize {
+        self.kernel_flows.len()
     }
 
     /// Takes [`Steering::add_flow`] back.
@@ -315,7 +352,7 @@ impl Steering {
     }
 
     fn write_state(&self, flows: usize) -> Result<(), SteerError> {
-        let value = maps::state_value(flows, self.lanes);
+        let value = maps::state_value(flows + self.kernel_flows.len(), self.lanes);
         self.maps.state.update(&[0; 4], &value).map_err(kernel("writing the steering state"))
     }
 

@@ -1,11 +1,11 @@
 //! The devices of a session: which port serves each, and the port's fds for each lane.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::os::fd::AsFd;
 
-use base::MacAddr;
+use base::{MacAddr, Port};
 use control::proto::{DeviceKind, DeviceList, LaneDevice, device_flags};
-use control::steer::{LocalEnd, SteerLane, Steering};
+use control::steer::{Flow, LocalEnd, SteerLane, Steering};
 use control::tables::{Link, LinkKind};
 use port::packet::PacketSpec;
 use port::xdp::{XdpSocket, XdpSpec};
@@ -15,6 +15,7 @@ use sys::fds::Fd;
 
 use crate::client::Refusal;
 use crate::error::StartError;
+use crate::kernel_flows;
 use crate::regions::RegionMemory;
 use crate::rules::{Change, End, Slot};
 use crate::settings::{DeviceSpec, PortChoice, TapSpec};
@@ -271,6 +272,37 @@ impl Devices {
                 }
             }
             own.for_each(drop);
+        }
+    }
+
+    /// Leaves the kernel the connections that it has on `port` at this moment.
+    pub(crate) fn leave_connections(&mut self, port: Port) {
+        let Some(steering) = &mut self.steering else { return };
+        for flow in kernel_flows::read().into_iter().filter(|flow| flow.local.port == port) {
+            if let Err(error) = steering.leave_to_kernel(flow) {
+                log::warn!("a connection of the kernel's is lost: {error}");
+            }
+        }
+    }
+
+    /// Forgets those of them that are over. True: some are left.
+    pub(crate) fn look_at_left_connections(&mut self) -> bool {
+        let Some(steering) = self.steering.as_mut().filter(|s| s.kernel_flow_count() > 0) else {
+            return false;
+        };
+        let alive: HashSet<Flow> = kernel_flows::read().into_iter().collect();
+        if let Err(error) = steering.forget_kernel_flows(|flow| !alive.contains(flow)) {
+            log::warn!("forgetting connections of the kernel's: {error}");
+        }
+        steering.kernel_flow_count() > 0
+    }
+
+    /// A lane is done: its connections are the kernel's to refuse.
+    pub(crate) fn forget_lane(&mut self, slot: Slot) {
+        if let (Ok(lane), Some(steering)) = (steer_lane(slot), &mut self.steering)
+            && let Err(error) = steering.remove_lane(lane)
+        {
+            log::warn!("taking back the rules of a lane: {error}");
         }
     }
 

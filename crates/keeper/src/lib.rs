@@ -10,6 +10,7 @@ mod command;
 mod describe;
 mod devices;
 mod error;
+mod kernel_flows;
 mod mirror;
 mod orders;
 mod regions;

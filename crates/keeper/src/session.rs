@@ -23,12 +23,14 @@ use crate::regions::RegionMemory;
 use crate::rules::{RuleBook, Slot};
 use crate::run::Run;
 use crate::settings::RegionSizes;
-use crate::stewards::Steward;
+use crate::stewards::{START_DELAY, Steward};
 
 /// Processes of one family at a time.
 const CLIENTS_MAX: usize = 1024;
 /// Messages of one client that are handled before others have their turn.
 const TURN_MESSAGES: usize = 64;
+/// Time between two looks at the connections that were left to the kernel.
+const LEFT_LOOK: Duration = Duration::from_secs(2);
 /// Regions of one session at a time.
 pub(crate) const REGIONS_MAX: usize = 512;
 
@@ -77,6 +79,10 @@ pub(crate) struct Session {
     pub(crate) rules: RuleBook,
     pub(crate) mirror: Mirror,
     next_number: u32,
+    /// Connections on a lane's port may be the kernel's.
+    pub(crate) left_connections: bool,
+    /// When those were last looked at.
+    looked_at: Instant,
 }
 
 /// What of the run's settings a session needs.
@@ -127,6 +133,8 @@ impl Session {
             rules: RuleBook::default(),
             mirror,
             next_number: 1,
+            left_connections: false,
+            looked_at: Instant(0),
         };
         session.follow_addresses();
         for device in session.devices.list() {
@@ -200,11 +208,11 @@ impl Session {
         }
     }
 
-    /// How long until a lane needs its steward started.
+    /// How long until a steward may have to be started, or connections be looked at.
     fn next_look(&self) -> Option<Duration> {
         let waiting =
             self.regions.values().any(|region| region.steward.is_none() && !region.lanes.is_empty());
-        waiting.then_some(crate::stewards::START_DELAY)
+        if waiting { Some(START_DELAY) } else { self.left_connections.then_some(LEFT_LOOK) }
     }
 
     /// Handles whatever is ready.
@@ -218,6 +226,11 @@ impl Session {
             self.serve_client(id);
         }
         self.serve_stewards();
+        let now = sys::clock::now();
+        if self.left_connections && now.since(self.looked_at) >= LEFT_LOOK {
+            self.looked_at = now;
+            self.left_connections = self.devices.look_at_left_connections();
+        }
     }
 
     /// Rules for any address mean the devices' addresses of now.

@@ -14,6 +14,7 @@ use sys::launch::Launch;
 
 use crate::STEWARD_COMMAND;
 use crate::orders::{Order, Report};
+use crate::rules::Slot;
 use crate::session::{ClientId, LaneHandle, RegionHandle, RegionId, Session};
 
 /// A program that ends sooner than this gets its steward only when it is dead: most short programs leave nothing to do.
@@ -127,10 +128,11 @@ impl Session {
         for (&region, home) in &mut self.regions {
             for (&lane, handle) in home.lanes.iter_mut().filter(|(_, l)| l.owner == id && !l.orphan) {
                 handle.orphan = true;
-                orphans.push((region, lane));
+                orphans.push((region, lane, handle.slot));
             }
         }
-        for (region, lane) in orphans {
+        for (region, lane, slot) in orphans {
+            self.take_ports_back(slot);
             let steward = self.ensure_steward(region);
             let told = steward
                 && self
@@ -145,13 +147,19 @@ impl Session {
         self.drop_empty_regions();
     }
 
-    /// The connections of a lane are finished: rules and fds go.
-    fn free_lane(&mut self, region: RegionId, lane: LaneId) {
-        let Some(handle) = self.regions.get_mut(&region).and_then(|r| r.lanes.remove(&lane)) else { return };
-        let changes = self.rules.remove_all(handle.slot);
+    /// New connections to the ports of a lane are not its own any more, and others may bind them. Those it has stay.
+    fn take_ports_back(&mut self, slot: Slot) {
+        let changes = self.rules.remove_all(slot);
         if let Err(refusal) = self.devices.steer(&changes) {
             log::warn!("taking back the rules of a lane: {}", refusal.text);
         }
+    }
+
+    /// The connections of a lane are finished: rules and fds go.
+    fn free_lane(&mut self, region: RegionId, lane: LaneId) {
+        let Some(handle) = self.regions.get_mut(&region).and_then(|r| r.lanes.remove(&lane)) else { return };
+        self.take_ports_back(handle.slot);
+        self.devices.forget_lane(handle.slot);
         self.devices.close_lane(handle.slot, &handle.devices, handle.fds);
     }
 

@@ -81,7 +81,7 @@ pub(super) fn generate(kind: &Kind<'_>, maps: &Maps, seed: u32) -> Result<Vec<In
     check_headers(&mut a, pass);
     read_ports(&mut a, kind, pass);
     build_keys(&mut a);
-    find_flow(&mut a, maps, found);
+    find_flow(&mut a, maps, (found, pass));
     find_listener(&mut a, kind, maps, seed, (found, pass));
     a.place(found);
     verdict(&mut a, kind, pass);
@@ -194,7 +194,7 @@ fn look_up(a: &mut Assembler, map: &Map, key: i16) {
     a.call(Helper::MapLookup);
 }
 
-fn find_flow(a: &mut Assembler, maps: &Maps, found: Label) {
+fn find_flow(a: &mut Assembler, maps: &Maps, (found, pass): (Label, Label)) {
     let missed = a.label();
     // Most hosts have no flow rules; one load is cheaper than a hash of 16 bytes.
     a.load_map_value(Reg::R1, &maps.state);
@@ -204,6 +204,8 @@ fn find_flow(a: &mut Assembler, maps: &Maps, found: Label) {
     look_up(a, &maps.flows, FLOW_KEY);
     a.jump_if(If::Eq, Reg::R0, 0, missed);
     a.load(Size::Word, LANE, Reg::R0, 0);
+    // A flow that stays with the kernel.
+    a.jump_if(If::Eq, LANE, i32::from(NO_LANE), pass);
     a.jump(found);
     a.place(missed);
 }

@@ -79,7 +79,8 @@ struct Rules {
 
 fn rules() -> impl Strategy<Value = Rules> {
     let listeners = proptest::collection::vec((local_end(), 0..LANES), 0..12);
-    let flows = proptest::collection::vec((flow(), 0..LANES), 0..12);
+    // One past the last lane: the kernel.
+    let flows = proptest::collection::vec((flow(), 0..=LANES), 0..12);
     (listeners, flows).prop_map(|(listeners, flows)| Rules { listeners, flows })
 }
 
@@ -101,6 +102,9 @@ impl Bench {
         let flow = Flow { local, remote: IpAddress::from_v4(address(12)), remote_port: port(0) };
         if let Some(lane) = self.steering.flow_rows.get(&flow) {
             return Some(lane.number());
+        }
+        if self.steering.kernel_flows.contains(&flow) {
+            return None;
         }
         let opens = proto == Proto::Tcp && transport[13] & 0x12 == 2;
         let listener = self.steering.listener_rows.get(&local);
@@ -185,7 +189,10 @@ fn apply(steering: &mut Steering, rules: &Rules) {
         steering.add_listener(*end, lane(number)).unwrap();
     }
     for (flow, number) in &rules.flows {
-        steering.add_flow(*flow, lane(number)).unwrap();
+        match *number {
+            LANES => steering.leave_to_kernel(*flow).unwrap(),
+            _ => steering.add_flow(*flow, lane(number)).unwrap(),
+        }
     }
 }
 
@@ -214,6 +221,8 @@ fn all_three_programs_decide_as_the_model_does() {
             });
         }
         assert_eq!(bench.steering.rules().count(), 0);
+        bench.steering.forget_kernel_flows(|_| true).unwrap();
+        assert_eq!(bench.steering.kernel_flow_count(), 0);
         assert!(!packets.iter().any(|frame| bench.check(frame)));
     }
     assert!(hits > 1000 && bench.followed > 100, "few packets meet a rule: {hits}, {}", bench.followed);

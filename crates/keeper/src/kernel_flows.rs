@@ -1,0 +1,79 @@
+//! TCP connections that the kernel itself has: when a listener becomes a lane's, those it accepted before stay with it.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use base::{IpAddress, Port};
+use control::proto::Proto;
+use control::steer::{Flow, LocalEnd};
+
+/// Connections that are read at most.
+const FLOWS_MAX: usize = 16_384;
+
+// States of /proc/net/tcp (include/net/tcp_states.h).
+const TIME_WAIT: u8 = 0x06;
+const CLOSE: u8 = 0x07;
+const LISTEN: u8 = 0x0a;
+
+/// The kernel's IPv4 connections (in sockets of either family) in the network namespace of this thread. Those in TIME-WAIT have nothing to
+/// lose and are left out.
+pub(crate) fn read() -> Vec<Flow> {
+    let mut found = Vec::new();
+    for file in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
+        // Without IPv6 in the kernel the second is missing.
+        let text = std::fs::read_to_string(file).unwrap_or_default();
+        found.extend(text.lines().skip(1).filter_map(parse).take(FLOWS_MAX));
+    }
+    found
+}
+
+/// Reads one line: `sl local_address rem_address st ...`, addresses as hex words in the machine's byte order.
+fn parse(line: &str) -> Option<Flow> {
+    let mut words = line.split_whitespace().skip(1);
+    let (addr, port) = end(words.next()?)?;
+    let (remote, remote_port) = end(words.next()?)?;
+    let state = u8::from_str_radix(words.next()?, 16).ok()?;
+    let local = LocalEnd { proto: Proto::Tcp, addr, port };
+    let alive = !matches!(state, TIME_WAIT | CLOSE | LISTEN);
+    (alive && remote.as_v4().is_some()).then_some(Flow { local, remote, remote_port })
+}
+
+fn end(text: &str) -> Option<(IpAddress, Port)> {
+    let (addr, port) = text.split_once(':')?;
+    let port = Port(u16::from_str_radix(port, 16).ok()?);
+    let word = |at: usize| u32::from_str_radix(addr.get(at * 8..at * 8 + 8)?, 16).ok().map(u32::to_ne_bytes);
+    match addr.len() {
+        8 => Some((IpAddress::from_v4(Ipv4Addr::from(word(0)?)), port)),
+        32 => {
+            let mut octets = [0; 16];
+            for (at, chunk) in octets.chunks_exact_mut(4).enumerate() {
+                chunk.copy_from_slice(&word(at)?);
+            }
+            Some((IpAddress::from_v6(Ipv6Addr::from(octets)), port))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_is_read_in_either_family_and_a_listener_is_not() {
+        let flow = Flow {
+            local: LocalEnd {
+                proto: Proto::Tcp,
+                addr: IpAddress::from_v4(Ipv4Addr::new(10, 99, 0, 1)),
+                port: Port(8080),
+            },
+            remote: IpAddress::from_v4(Ipv4Addr::new(10, 99, 0, 2)),
+            remote_port: Port(40_000),
+        };
+        let v4 = "   1: 0100630A:1F90 0200630A:9C40 01 00000000:00000000 00:00000000 00000000     0";
+        let v6 = "   1: 0000000000000000FFFF00000100630A:1F90 0000000000000000FFFF00000200630A:9C40 03 0:0";
+        assert_eq!(parse(v4), Some(flow));
+        assert_eq!(parse(v6), Some(flow));
+        assert_eq!(parse(&v4.replace(" 01 ", " 06 ")), None);
+        assert_eq!(parse("   0: 00000000:1F90 00000000:0000 0A 00000000:00000000 00:00000000"), None);
+    }
+}
