@@ -56,6 +56,14 @@ impl<'a> Session<'a> {
 
     /// Receives what the ports have (a bounded number of batches), runs timers, resolves next hops, sends.
     pub fn step(&mut self) -> Progress {
+        let mut progress = self.receive();
+        progress.sent = self.flush();
+        progress
+    }
+
+    /// [`Session::step`] without sending: for a caller that is about to let the program answer, so that acknowledgements
+    /// ride on the answers.
+    pub fn receive(&mut self) -> Progress {
         let mut progress = Progress::default();
         let now = self.now;
         let Self { guard, held, look_at, .. } = self;
@@ -71,7 +79,6 @@ impl<'a> Session<'a> {
             }
         }
         engine.handle_timers();
-        progress.sent = transmit(&mut engine, held, now);
         progress.asks = held.resolver.has_asks();
         progress
     }

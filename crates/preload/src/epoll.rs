@@ -23,7 +23,12 @@ pub(crate) struct Epoll {
     number: AtomicU32,
     /// Descriptors in the kernel's set, at least: those that were closed are still counted.
     kernel_members: AtomicU32,
+    /// Waits in which a lane had something.
+    rounds: AtomicU32,
 }
+
+/// In one of so many waits the kernel's members are looked at although a lane has something.
+const KERNEL_EVERY: u32 = 8;
 
 static POOL: Mutex<Vec<&'static Epoll>> = Mutex::new(Vec::new());
 
@@ -31,8 +36,12 @@ impl Epoll {
     /// A fresh instance.
     pub(crate) fn new() -> Handle<Self> {
         let pooled = POOL.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let fresh =
-            || Self { refs: AtomicU32::new(0), number: AtomicU32::new(0), kernel_members: AtomicU32::new(0) };
+        let fresh = || Self {
+            refs: AtomicU32::new(0),
+            number: AtomicU32::new(0),
+            kernel_members: AtomicU32::new(0),
+            rounds: AtomicU32::new(0),
+        };
         let epoll = pooled.unwrap_or_else(|| Box::leak(Box::new(fresh())));
         epoll.number.store(hub::new_epoll(), Ordering::Relaxed);
         epoll.kernel_members.store(0, Ordering::Relaxed);
@@ -136,8 +145,8 @@ pub(crate) struct EpollWait<'a> {
 pub(crate) fn wait(wait: &EpollWait<'_>, out: &mut [epoll_event]) -> Outcome<usize> {
     let kernel = [pollfd { fd: wait.epfd, events: libc::POLLIN, revents: 0 }];
     loop {
-        let seen = hub::seen();
-        let found = poll_once(wait, out)?;
+        let mut seen = hub::seen();
+        let found = poll_once(wait, out, &mut seen)?;
         if found > 0 || (wait.deadline != Instant::NEVER && sys::clock::now() >= wait.deadline) {
             return Ok(found);
         }
@@ -148,22 +157,34 @@ pub(crate) fn wait(wait: &EpollWait<'_>, out: &mut [epoll_event]) -> Outcome<usi
     }
 }
 
-/// What is ready now, of lanes and kernel.
-fn poll_once(wait: &EpollWait<'_>, out: &mut [epoll_event]) -> Outcome<usize> {
-    let number = wait.epoll.number();
+/// What is ready now, of lanes and kernel. `seen` becomes what [`hub::seen`] was when we looked, if one lane was all there was to look at.
+fn poll_once(wait: &EpollWait<'_>, out: &mut [epoll_event], seen: &mut u64) -> Outcome<usize> {
+    let epoll = wait.epoll;
+    let views = View::in_use();
     let mut found = 0;
-    for view in View::in_mask(View::in_use()) {
+    for view in View::in_mask(views) {
         let Some(room) = out.get_mut(found..) else { break };
-        let told =
-            view.step_then(|engine| hub::collect(number, view, &mut |name| engine.ready(name), &mut *room));
-        // A poisoned lane: every connection on it has failed.
-        let told = told.unwrap_or_else(|| hub::collect(number, view, &mut poisoned, room));
-        view.begin_batch(if told.count > 1 { told.last } else { 0 });
-        found += told.count;
+        let told = view.step_then(|engine| {
+            let told = hub::collect(epoll.number(), view, &mut |name| engine.ready(name), &mut *room);
+            (told, told.last)
+        });
+        found += match told {
+            Some((told, looked)) => {
+                if views.count_ones() == 1 {
+                    *seen = looked;
+                }
+                told.count
+            }
+            // A poisoned lane: every connection on it has failed.
+            None => hub::collect(epoll.number(), view, &mut poisoned, room).count,
+        };
     }
+    // While lanes keep the program busy the kernel's members wait a few rounds, each of which would cost a system call.
+    let skip = found > 0 && !epoll.rounds.fetch_add(1, Ordering::Relaxed).is_multiple_of(KERNEL_EVERY);
     if let Some(room) = out.get_mut(found..)
         && !room.is_empty()
-        && wait.epoll.kernel_members.load(Ordering::Relaxed) > 0
+        && !skip
+        && epoll.kernel_members.load(Ordering::Relaxed) > 0
     {
         let room_len = room.len().min(i32::MAX as usize) as i32;
         // SAFETY: `room` is a live array of that length.
@@ -185,6 +206,7 @@ fn poisoned(name: SockRef) -> Ready {
 pub(crate) fn ready(epoll: &Handle<Epoll>) -> bool {
     let number = epoll.number();
     View::in_mask(View::in_use()).any(|view| {
-        view.step_then(|engine| hub::peek(number, view, &mut |name| engine.ready(name))).unwrap_or(false)
+        let any = view.step_then(|engine| (hub::peek(number, view, &mut |name| engine.ready(name)), 0));
+        any.is_some_and(|(any, _)| any)
     })
 }

@@ -16,6 +16,7 @@ use crate::reason::Reason;
 use crate::sock::{Inner, Seat, Sock, State, flag};
 use crate::stream;
 use crate::table::{self, Entry};
+use crate::view::Visit;
 use crate::{explain, family, home, park};
 
 /// `listen(2)` succeeded in the kernel.
@@ -181,9 +182,10 @@ fn from_lanes(listener: &Handle<Sock>, flags: i32, step: bool) -> Outcome<Option
     let options = listener.inner().options;
     for from in [listener.seat.get(), listener.older.get()].into_iter().flatten() {
         let heir = Heir { from, bits, options };
-        let taken = from.view.enter_for(listener.address(), |session| {
+        let taken = from.view.enter_as(Visit::taking(listener), |session, heard| {
             let first = session.engine(|engine| Some(engine.tcp_accept(from.name)));
             if first == Some(Err(AcceptError::WouldBlock)) && step {
+                *heard = true;
                 session.step();
                 return session.engine(|engine| {
                     let accepted = engine.tcp_accept(from.name).ok()?;

@@ -12,6 +12,7 @@ use crate::object::Handle;
 use crate::signals;
 use crate::sock::{Seat, Sock, flag};
 use crate::user::Parts;
+use crate::view::Visit;
 
 /// Writable, or never again.
 pub(crate) const WRITE: Ready = Ready(Ready::OUT.0 | Ready::HUP.0 | Ready::ERR.0);
@@ -56,10 +57,11 @@ fn pause_on(sock: &Handle<Sock>, seat: Seat, deadline: Instant, seen: u64) -> Ou
     pause(sock, 1 << seat.view.number(), &[], deadline, seen)
 }
 
-/// One look at a connection: takes the lane, lets packets in if `step`, and runs `f` on the engine.
+/// One look at a connection: takes the lane and runs `f` on the engine; if `step` and `f` says EAGAIN, lets packets in and out and runs it
+/// again.
 fn look<R>(
     seat: Seat,
-    sock: &Sock,
+    visit: Visit,
     mut f: impl FnMut(&mut Engine<'_>) -> Outcome<R>,
     step: bool,
 ) -> Outcome<R> {
@@ -67,8 +69,9 @@ fn look<R>(
     let on = |session: &mut Session<'_>, f: &mut dyn FnMut(&mut Engine<'_>) -> Outcome<R>| {
         session.engine(|engine| Some(f(engine))).unwrap_or(Err(POISONED))
     };
-    let looked = seat.view.enter_for(sock.address(), |session| match on(session, &mut f) {
+    let looked = seat.view.enter_as(visit, |session, heard| match on(session, &mut f) {
         Err(AGAIN) if step => {
+            *heard = true;
             session.step();
             on(session, &mut f)
         }
@@ -98,7 +101,8 @@ pub(crate) fn recv(sock: &Handle<Sock>, seat: Seat, parts: &Parts<'_>, flags: i3
         let seen = hub::seen();
         // A program that waits by epoll lets packets in there.
         let step = !(nonblocking && sock.has(flag::WATCHED));
-        let taken = look(seat, sock, |engine| take(engine, seat.name, parts, done, flags), step);
+        let taken =
+            look(seat, Visit::taking(sock), |engine| take(engine, seat.name, parts, done, flags), step);
         match taken {
             Ok(n) => {
                 done += n;
@@ -162,7 +166,12 @@ pub(crate) fn send(sock: &Handle<Sock>, seat: Seat, parts: &Parts<'_>, flags: i3
     let mut deadline = None;
     loop {
         let seen = hub::seen();
-        let put = look(seat, sock, |engine| put(engine, seat.name, parts, done, more), !nonblocking);
+        let put = look(
+            seat,
+            Visit::putting(sock),
+            |engine| put(engine, seat.name, parts, done, more),
+            !nonblocking,
+        );
         match put {
             Ok(n) => {
                 done += n;
@@ -213,7 +222,7 @@ pub(crate) fn wait_for(sock: &Handle<Sock>, seat: Seat, wanted: Ready, deadline:
         let seen = hub::seen();
         let ready = look(
             seat,
-            sock,
+            Visit::taking(sock),
             |engine| {
                 let ready = engine.ready(seat.name);
                 if ready.any(wanted) { Ok(ready) } else { Err(Errno(libc::EAGAIN)) }
@@ -241,23 +250,33 @@ pub(crate) fn shutdown(sock: &Sock, seat: Seat, how: i32) -> Outcome<()> {
             ShutdownError::Gone => Errno(libc::EBADF),
         })
     };
-    look(seat, sock, shut, false)
+    // Another thread may wait for what this makes ready.
+    let shut = seat.view.enter_as(Visit::putting(sock), |session, heard| {
+        *heard = true;
+        session.engine(|engine| Some(shut(engine)))
+    });
+    shut.flatten().unwrap_or(Err(POISONED))
 }
 
 /// SO_ERROR: the pending error, 0 if none.
 pub(crate) fn take_error(sock: &Sock, seat: Seat) -> i32 {
-    look(seat, sock, |engine| Ok(engine.take_error(seat.name).map_or(0, |e| of_sock(e).0)), false)
-        .unwrap_or(POISONED.0)
+    look(
+        seat,
+        Visit::taking(sock),
+        |engine| Ok(engine.take_error(seat.name).map_or(0, |e| of_sock(e).0)),
+        false,
+    )
+    .unwrap_or(POISONED.0)
 }
 
 /// Runs `f` on the engine.
 pub(crate) fn with<R>(sock: &Sock, seat: Seat, mut f: impl FnMut(&mut Engine<'_>) -> R) -> Outcome<R> {
-    look(seat, sock, |engine| Ok(f(engine)), false)
+    look(seat, Visit::taking(sock), |engine| Ok(f(engine)), false)
 }
 
 /// Is it connected, as `getpeername` means it?
 pub(crate) fn is_connected(sock: &Sock, seat: Seat) -> bool {
-    let info = look(seat, sock, |engine| Ok(engine.tcp_info(seat.name)), false).ok().flatten();
+    let info = look(seat, Visit::taking(sock), |engine| Ok(engine.tcp_info(seat.name)), false).ok().flatten();
     info.is_some_and(|info| !matches!(info.state, State::Closed | State::Listen | State::SynSent))
 }
 
@@ -266,7 +285,7 @@ pub(crate) fn unread(sock: &Sock, seat: Seat) -> Outcome<u32> {
     let mut looked = false;
     look(
         seat,
-        sock,
+        Visit::taking(sock),
         |engine| {
             let n = engine.unread_bytes(seat.name);
             // Looks once more after letting packets in.

@@ -17,10 +17,42 @@ use crate::sock::{Seat, Sock, flag};
 
 /// Rounds of a step in which a port's batch was full.
 const STEPS: usize = 4;
+/// How long packets gather at most while the program works on a batch of events, ns.
+const GATHER_NS: u64 = 100_000;
+/// Answers followed by a close, in a row, after which the close is expected.
+const HABIT: u32 = 8;
 /// Lanes that one process may know: its own and those it was forked with.
 const VIEWS: usize = 32;
 
 static ALL: [AtomicPtr<View>; VIEWS] = [const { AtomicPtr::new(core::ptr::null_mut()) }; VIEWS];
+
+/// On whose behalf a lane is entered.
+#[derive(Clone, Copy)]
+pub(crate) struct Visit {
+    /// [`Sock::address`] of a socket whose events the program reads from an epoll set; 0: of none.
+    token: u64,
+    /// Does the call put something into the connection (data, its end)?
+    puts: bool,
+    /// Does it close it?
+    closes: bool,
+}
+
+impl Visit {
+    /// For a call that puts something into `sock`.
+    pub(crate) fn putting(sock: &Sock) -> Self {
+        Self { puts: true, ..Self::taking(sock) }
+    }
+
+    /// For `close`.
+    pub(crate) fn closing(sock: &Sock) -> Self {
+        Self { closes: true, ..Self::putting(sock) }
+    }
+
+    /// For a call that takes something from `sock`, or only asks.
+    pub(crate) fn taking(sock: &Sock) -> Self {
+        Self { token: if sock.has(flag::WATCHED) { sock.address() } else { 0 }, puts: false, closes: false }
+    }
+}
 
 /// A lane as this process reaches it. Lives as long as the process.
 pub(crate) struct View {
@@ -49,6 +81,12 @@ pub(crate) struct View {
     pub(crate) sleep_until: AtomicU64,
     /// Token of the last socket of the batch of events that the program is working on; 0: none.
     last_of_batch: AtomicUsize,
+    /// The socket that was last written to, by [`Sock::address`], since a close; 0: none.
+    answered: AtomicU64,
+    /// How many answers in a row were followed by a close.
+    habit: AtomicU32,
+    /// When packets were last let out, ns.
+    flushed_ns: AtomicU64,
 }
 
 impl View {
@@ -71,6 +109,9 @@ impl View {
             held_ns: AtomicU64::new(0),
             sleep_until: AtomicU64::new(0),
             last_of_batch: AtomicUsize::new(0),
+            answered: AtomicU64::new(0),
+            habit: AtomicU32::new(0),
+            flushed_ns: AtomicU64::new(0),
         }));
         ALL.get(number)?.store(view, Ordering::Release);
         Some(view)
@@ -179,61 +220,103 @@ impl View {
     /// Takes the lane for `f`, which must not sleep. Afterwards events go to the hub, packets leave, and whoever waits for them wakes.
     /// `None`: the lane is poisoned.
     pub(crate) fn enter<R>(&self, f: impl FnOnce(&mut Session<'_>) -> R) -> Option<R> {
-        self.enter_for(0, f)
+        self.enter_as(Visit { token: 0, puts: true, closes: false }, |session, heard| {
+            *heard = true;
+            f(session)
+        })
     }
 
-    /// [`View::enter`] on behalf of the socket `token`: while other sockets of a batch of events are still to be served, packets gather.
-    pub(crate) fn enter_for<R>(&self, token: u64, f: impl FnOnce(&mut Session<'_>) -> R) -> Option<R> {
+    /// [`View::enter`] for one call on one socket; `f` sets the flag when there may be events.
+    pub(crate) fn enter_as<R>(
+        &self,
+        visit: Visit,
+        f: impl FnOnce(&mut Session<'_>, &mut bool) -> R,
+    ) -> Option<R> {
         let mut wakes = Wakes::new();
         let lane = self.lane();
         let gate = self.close_gate();
-        let mut session = lane.enter(sys::clock::now()).ok()?;
-        let result = f(&mut session);
-        self.tell(&mut session, &mut wakes);
-        let last = self.last_of_batch.load(Ordering::Relaxed);
-        let gather = last != 0 && token != 0 && last != token as usize;
-        let asks = self.leave(session, gather, &mut wakes);
+        let now = sys::clock::now();
+        let mut session = lane.enter(now).ok()?;
+        let mut heard = false;
+        let result = f(&mut session, &mut heard);
+        if heard {
+            self.tell(&mut session, &mut wakes);
+        }
+        let gather = self.gathers(visit, now);
+        let asks = self.leave(lane, session, gather, &mut wakes);
         drop(gate);
         wakes.send();
         Self::pass_on(&asks);
         Some(result)
     }
 
-    /// Lets packets in and out, hands the events on, and then runs `f` on the engine.
-    pub(crate) fn step_then<R>(&self, f: impl FnOnce(&mut Engine<'_>) -> R) -> Option<R> {
+    /// While the program works on a batch of events, what it makes the lane send gathers: until it puts something into the last socket of
+    /// the batch, waits again, or [`GATHER_NS`] are over.
+    fn gathers(&self, visit: Visit, now: Instant) -> bool {
+        let last = self.last_of_batch.load(Ordering::Relaxed);
+        let closes_next = visit.puts && visit.token != 0 && self.closes_next(visit);
+        let fresh = now.0.saturating_sub(self.flushed_ns.load(Ordering::Relaxed)) < GATHER_NS;
+        let ends_batch = visit.puts && last == visit.token as usize && !closes_next;
+        let gather = fresh && last != 0 && visit.token != 0 && !ends_batch;
+        if !gather {
+            self.flushed_ns.store(now.0, Ordering::Relaxed);
+        }
+        gather
+    }
+
+    /// Programs that close after each answer (HTTP without keep-alive) do it next, so the end of the connection can ride on the answer. Said
+    /// only after [`HABIT`] answers in a row were followed by a close.
+    fn closes_next(&self, visit: Visit) -> bool {
+        if visit.closes {
+            if self.answered.swap(0, Ordering::Relaxed) == visit.token {
+                self.habit.fetch_add(1, Ordering::Relaxed);
+            }
+            return false;
+        }
+        let before = self.answered.swap(visit.token, Ordering::Relaxed);
+        if before != 0 && before != visit.token {
+            self.habit.store(0, Ordering::Relaxed);
+        }
+        self.habit.load(Ordering::Relaxed) >= HABIT
+    }
+
+    /// Lets packets in, hands the events on, and then runs `f` on the engine. Packets go out too, unless `f` says that the program will
+    /// work on events of its sockets, of which it names the last. Gives also what [`hub::seen`] was when `f` looked.
+    pub(crate) fn step_then<R>(&self, f: impl FnOnce(&mut Engine<'_>) -> (R, u64)) -> Option<(R, u64)> {
         let mut wakes = Wakes::new();
         let lane = self.lane();
         let gate = self.close_gate();
-        let mut session = lane.enter(sys::clock::now()).ok()?;
-        self.last_of_batch.store(0, Ordering::Relaxed);
+        let now = sys::clock::now();
+        let mut session = lane.enter(now).ok()?;
         for _ in 0..STEPS {
-            if !session.step().more {
+            if !session.receive().more {
                 break;
             }
         }
         self.tell(&mut session, &mut wakes);
-        let result = session.engine(|engine| Some(f(engine)));
-        let asks = self.leave(session, false, &mut wakes);
+        let seen = hub::seen();
+        let (result, last) = session.engine(|engine| Some(f(engine)))?;
+        self.last_of_batch.store(last as usize, Ordering::Relaxed);
+        self.flushed_ns.store(now.0, Ordering::Relaxed);
+        let asks = self.leave(lane, session, last != 0, &mut wakes);
         drop(gate);
         wakes.send();
         Self::pass_on(&asks);
-        result
+        Some((result, seen))
     }
 
-    /// Ends a session: sends what may not wait, and notes the next timer.
-    fn leave(&self, mut session: Session<'_>, gather: bool, wakes: &mut Wakes) -> Vec<Ask> {
+    /// Ends a session, and notes the next timer.
+    fn leave(&self, lane: &Lane, mut session: Session<'_>, gather: bool, wakes: &mut Wakes) -> Vec<Ask> {
         if gather {
             session.gather();
-        } else {
-            session.flush();
         }
         let asks = session.take_asks();
-        let deadline = session.deadline();
-        self.deadline_ns.store(deadline.0, Ordering::Release);
         drop(session);
-        let held = self.lane().lane_ref().signals().last_held_ns.load(Ordering::Acquire);
-        self.held_ns.store(held, Ordering::Release);
-        if deadline.0 < self.sleep_until.load(Ordering::Acquire) {
+        let signals = lane.lane_ref().signals();
+        let deadline = signals.deadline_ns.load(Ordering::Acquire);
+        self.deadline_ns.store(deadline, Ordering::Release);
+        self.held_ns.store(signals.last_held_ns.load(Ordering::Acquire), Ordering::Release);
+        if deadline < self.sleep_until.load(Ordering::Acquire) {
             hub::nudge_poller(self, wakes);
         }
         asks
@@ -253,11 +336,6 @@ impl View {
         for ask in asks {
             crate::home::resolve(ask.ifindex, ask.addr);
         }
-    }
-
-    /// The program begins to work on a batch of events; `last` is the last one's socket, 0 when there is nothing to gather for.
-    pub(crate) fn begin_batch(&self, last: u64) {
-        self.last_of_batch.store(last as usize, Ordering::Relaxed);
     }
 
     /// Our event queue in the engine, while the lane is entered.
@@ -285,7 +363,7 @@ impl View {
         if !family::let_go(self, name) {
             return;
         }
-        let local = self.enter_for(sock.address(), |session| {
+        let local = self.enter_as(Visit::closing(sock), |session, _| {
             session.engine(|engine| {
                 let names = engine.names(name);
                 engine.close(name);

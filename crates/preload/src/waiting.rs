@@ -73,15 +73,20 @@ pub(crate) fn wait(
 ) -> Outcome<usize> {
     set.subscribe();
     loop {
-        let seen = hub::seen();
-        for view in View::in_mask(View::in_use()) {
-            view.step_then(|_| ());
+        let mut seen = hub::seen();
+        let views = View::in_use();
+        for view in View::in_mask(views) {
+            let stepped = view.step_then(|_| ((), 0));
+            // Our own step is no reason to look twice.
+            if let (1, Some(((), looked))) = (views.count_ones(), stepped) {
+                seen = looked;
+            }
         }
         let found = set.look(fds)?;
         if found > 0 || (deadline != Instant::NEVER && sys::clock::now() >= deadline) {
             return Ok(found);
         }
-        let sleep = Wait { target: Target::Any, views: View::in_use(), deadline, mask, kernel: &set.kernel };
+        let sleep = Wait { target: Target::Any, views, deadline, mask, kernel: &set.kernel };
         hub::block(&sleep, seen)?;
     }
 }
