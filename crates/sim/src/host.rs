@@ -104,6 +104,11 @@ impl Host {
         Ok(self.enter(now)?.engine(|e| e.mem().globals.tcp.used))
     }
 
+    /// Segments sent again so far.
+    pub(crate) fn retransmits(&self, now: Instant) -> Result<u64, String> {
+        Ok(self.enter(now)?.engine(|e| e.counters().tcp.retransmits))
+    }
+
     /// States of the connections in use, for the report of a failure.
     pub(crate) fn describe(&self, now: Instant) -> String {
         let Ok(mut session) = self.enter(now) else { return "poisoned".into() };

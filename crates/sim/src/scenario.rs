@@ -123,6 +123,13 @@ impl Scenario {
         self.family != Family::Death
     }
 
+    /// Is the network perfect and without queues, so that nothing may be sent twice?
+    #[must_use]
+    pub fn is_fast(&self) -> bool {
+        let fast = |l: &LinkSpec| l.queue_packets > 1000 && l.bits_per_second == 0;
+        self.family == Family::Perfect && self.hosts.iter().all(|h| fast(&h.link))
+    }
+
     /// Does every packet arrive, once?
     #[must_use]
     pub fn is_lossless(&self) -> bool {

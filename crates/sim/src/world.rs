@@ -48,6 +48,8 @@ pub struct Report {
     pub failed: u32,
     /// Datagrams that came back.
     pub echoes: u32,
+    /// Segments sent again.
+    pub retransmits: u64,
 }
 
 /// What went wrong, and when.
@@ -380,6 +382,10 @@ impl<'s> World<'s> {
             }
         }
         self.judge_outcomes()?;
+        let retransmits = self.hosts.iter().map(|h| h.retransmits(self.now)).sum::<Result<u64, _>>()?;
+        if self.scenario.is_fast() && retransmits > 0 {
+            return Err(format!("{retransmits} segments sent again on a perfect network"));
+        }
         let network = lock(&self.network);
         let count = |test: fn(&Outcome) -> bool| {
             self.programs.iter().filter_map(|p| p.side.outcome).filter(test).count() as u32
@@ -390,6 +396,7 @@ impl<'s> World<'s> {
             took: self.now.since(Instant(0)),
             finished: count(|o| *o == Outcome::Finished),
             failed: count(|o| matches!(o, Outcome::Failed(_))),
+            retransmits,
             echoes: self.clients.iter().flatten().map(|c| c.echoes).sum(),
         })
     }
