@@ -42,7 +42,7 @@ pub(crate) const fn address(host: usize) -> IpAddress {
     IpAddress::from_v4(core::net::Ipv4Addr::new(10, 0, 0, host as u8 + 1))
 }
 
-const fn mac(host: usize) -> MacAddr {
+pub(crate) const fn mac(host: usize) -> MacAddr {
     MacAddr([2, 0, 0, 0, 0, host as u8 + 1])
 }
 

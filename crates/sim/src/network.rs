@@ -108,7 +108,8 @@ pub(crate) struct Network {
     order: u64,
     cables: Vec<Cable>,
     counts: NetworkCounts,
-    flows: FlowOracle,
+    /// Not where a stranger opens connections in the name of hosts: which one a segment belongs to cannot be seen then.
+    flows: Option<FlowOracle>,
     /// Packets of which a fragment was damaged.
     damaged: HashSet<FragmentId>,
     /// The last packets, if somebody wants to read of them.
@@ -120,14 +121,14 @@ pub(crate) struct Network {
 }
 
 impl Network {
-    pub(crate) fn new(seed: u64, log: bool) -> Self {
+    pub(crate) fn new(seed: u64, follow: bool, log: bool) -> Self {
         Self {
             now: Instant(0),
             rng: Rng::new(seed),
             order: 0,
             cables: Vec::new(),
             counts: NetworkCounts::default(),
-            flows: FlowOracle::default(),
+            flows: follow.then(FlowOracle::default),
             damaged: HashSet::new(),
             log: log.then(VecDeque::new),
             complaint: None,
@@ -197,12 +198,22 @@ impl Network {
         self.log.iter().flatten().fold(String::new(), |text, line| text + "\n  " + line)
     }
 
-    fn write_log(&mut self, packet: &Packet) {
+    fn write_log(&mut self, who: &str, packet: &Packet) {
         let Some(log) = &mut self.log else { return };
         if log.len() >= LOG_LINES {
             log.pop_front();
         }
-        log.push_back(format!("{:>10} us  {}", self.now.as_micros(), packet_oracle::describe(packet)));
+        log.push_back(format!("{:>10} us  {who}{}", self.now.as_micros(), packet_oracle::describe(packet)));
+    }
+
+    /// A packet from nobody's cable arrives at `host`. No oracle looks at it.
+    pub(crate) fn inject(&mut self, host: usize, bytes: Vec<u8>) {
+        self.order += 1;
+        let packet = Packet { bytes, gso_size: 0, csum: CsumState::Unknown, csum_start: 0, csum_offset: 0 };
+        let flying = Flying { arrives: self.now, order: self.order, from: usize::MAX, packet };
+        if let Some(cable) = self.cables.get_mut(host) {
+            cable.inbox.push(flying);
+        }
     }
 
     /// Lets the oracles look at a packet.
@@ -213,8 +224,9 @@ impl Network {
             digest = (digest ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
         }
         self.trace = digest;
-        self.write_log(packet);
-        let found = packet_oracle::check(packet, spec.mtu).and_then(|()| self.flows.check(packet));
+        self.write_log("", packet);
+        let found = packet_oracle::check(packet, spec.mtu)
+            .and_then(|()| self.flows.as_mut().map_or(Ok(()), |flows| flows.check(packet)));
         if let Err(complaint) = found
             && self.complaint.is_none()
         {

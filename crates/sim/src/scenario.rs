@@ -3,12 +3,16 @@
 use base::{Duration, Instant, Rng};
 use state::TcpOptions;
 
+use crate::attack::AttackPlan;
 use crate::host::HostSpec;
 use crate::network::LinkSpec;
 use crate::stream::{Close, SidePlan, StreamPlan};
 use crate::udp::DatagramPlan;
 
-/// What a scenario is about; a seed's family is `seed % 8`.
+/// From this seed on the families are those with something wrong on the hosts or beside them, not on the cables.
+pub const SPECIAL_SEEDS: u64 = 1_000_000;
+
+/// What a scenario is about; a seed's family is `seed % 8`, from [`SPECIAL_SEEDS`] on that of the last two.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Family {
     /// A perfect network.
@@ -27,6 +31,10 @@ pub enum Family {
     Outage,
     /// A cable that dies for good.
     Death,
+    /// Hosts with few frames, few connections and a short backlog.
+    Crowded,
+    /// A stranger sends nonsense and guesses.
+    Hostile,
 }
 
 /// A plan of a world.
@@ -44,6 +52,8 @@ pub struct Scenario {
     /// Of every TCP socket.
     pub options: TcpOptions,
     pub(crate) backlog: u32,
+    /// The stranger.
+    pub attack: AttackPlan,
     /// Next hops' MACs are given, not asked for. In an outage nobody answers a question, which is final (RFC 1122 2.3.2:
     /// three, one a second), so there they are always given.
     pub knows_macs: bool,
@@ -58,6 +68,7 @@ impl Scenario {
     #[must_use]
     pub fn of_seed(seed: u64) -> Self {
         let family = match seed % 8 {
+            n if seed >= SPECIAL_SEEDS => [Family::Crowded, Family::Hostile][(n % 2) as usize],
             0 => Family::Perfect,
             1 => Family::Jitter,
             2 => Family::Bad,
@@ -86,11 +97,13 @@ impl Scenario {
             datagrams,
             options: options(&mut rng, family),
             backlog: 32,
+            attack: AttackPlan { count: 0, interval: Duration::ZERO, syns: 0 },
             knows_macs: family == Family::Outage || rng.below(2) == 0,
             log: false,
             limit: Duration::from_secs(3600),
         };
         scenario.cut(&mut rng);
+        scenario.crowd(&mut rng);
         scenario
     }
 
@@ -105,7 +118,9 @@ impl Scenario {
             | Family::Bad
             | Family::Offloads
             | Family::Slow
-            | Family::BreakOff => return,
+            | Family::BreakOff
+            | Family::Crowded
+            | Family::Hostile => return,
         };
         // One way or both.
         let both = rng.below(2) == 0;
@@ -117,10 +132,26 @@ impl Scenario {
         }
     }
 
+    /// Little room, or a stranger.
+    fn crowd(&mut self, rng: &mut Rng) {
+        if self.family == Family::Hostile {
+            let interval = Duration::from_micros(100 + rng.below(5_000));
+            self.attack = AttackPlan { count: rng.below(3000) as u32, interval, syns: rng.below(12) as u32 };
+        }
+        if self.family == Family::Crowded {
+            self.backlog = 1 + rng.below(4) as u32;
+            for host in &mut self.hosts {
+                host.frames = 128 + rng.below(200) as u32;
+                host.socks = 4 + rng.below(8) as u32;
+            }
+        }
+    }
+
     /// Must every connection succeed that its ends do not break off?
     #[must_use]
     pub fn must_succeed(&self) -> bool {
-        self.family != Family::Death
+        // A full table may be full for longer than a SYN is repeated.
+        !matches!(self.family, Family::Death | Family::Crowded)
     }
 
     /// Is the network perfect and without queues, so that nothing may be sent twice?
@@ -165,7 +196,8 @@ fn link(rng: &mut Rng, family: Family) -> LinkSpec {
         down_until: Instant::NEVER,
     };
     match family {
-        Family::Perfect | Family::BreakOff => {}
+        Family::Perfect | Family::BreakOff | Family::Hostile => {}
+        Family::Crowded => link.drop_ppm = rng.below(2) as u32 * rng.below(20_000) as u32,
         Family::Jitter => {
             link.jitter = Duration(link.delay.0 / 2 + rng.below(link.delay.0));
             link.reorder_ppm = rng.below(50_000) as u32;

@@ -5,13 +5,14 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use base::{Duration, Instant, Port};
-use engine::{Engine, SockError};
+use engine::{ConnectError, Engine, SockError};
 use state::{Endpoint, SockRef, TcpOptions};
 
+use crate::attack::Attacker;
 use crate::host::{Host, address, route};
 use crate::network::{Network, NetworkCounts};
 use crate::port::{SharedNetwork, lock};
-use crate::scenario::Scenario;
+use crate::scenario::{Family, Scenario};
 use crate::stream::{Outcome, Role, Side};
 use crate::udp::{self, Client};
 
@@ -99,12 +100,15 @@ struct World<'s> {
     echoes: Vec<SockRef>,
     programs: Vec<Program>,
     clients: Vec<Option<Client>>,
-    started: Vec<bool>,
+    /// When each stream begins; NEVER: it has begun.
+    starts: Vec<Instant>,
+    attacker: Attacker,
 }
 
 impl<'s> World<'s> {
     fn new(scenario: &'s Scenario) -> Result<Self, String> {
-        let network = Arc::new(Mutex::new(Network::new(scenario.seed, scenario.log)));
+        let network =
+            Arc::new(Mutex::new(Network::new(scenario.seed, scenario.attack.count == 0, scenario.log)));
         let hosts = scenario
             .hosts
             .iter()
@@ -121,7 +125,8 @@ impl<'s> World<'s> {
             echoes: Vec::new(),
             programs: Vec::new(),
             clients: scenario.datagrams.iter().map(|_| None).collect(),
-            started: vec![false; scenario.streams.len()],
+            starts: scenario.streams.iter().map(|plan| plan.start).collect(),
+            attacker: Attacker::new(scenario.attack, scenario.seed),
         };
         world.open_servers()?;
         Ok(world)
@@ -157,6 +162,10 @@ impl<'s> World<'s> {
         let mut ended_at = None;
         let mut hurries = 0;
         loop {
+            while self.attacker.next_at <= self.now {
+                let (host, bytes) = self.attacker.next(self.hosts.len(), &self.scenario.streams);
+                lock(&self.network).inject(host, bytes);
+            }
             for host in 0..self.hosts.len() {
                 if self.host_due(host) <= self.now {
                     self.turn(host)?;
@@ -171,6 +180,7 @@ impl<'s> World<'s> {
                 continue;
             }
             let next = (0..self.hosts.len()).map(|h| self.host_due(h)).min().unwrap_or(Instant::NEVER);
+            let next = next.min(self.attacker.next_at);
             let end = ended_at.map_or(Instant(0).plus(self.scenario.limit), |at| at.plus(AFTERLIFE));
             let over = ended_at.is_some() && self.all_quiet()?;
             if over || next > end {
@@ -190,8 +200,8 @@ impl<'s> World<'s> {
         let arrival = lock(&self.network).next_arrival(host);
         let own = self.due.get(host).copied().unwrap_or(Instant::NEVER);
         let mine = self.programs.iter().filter(|p| p.host == host).map(|p| p.side.wakes_at());
-        let starts = self.scenario.streams.iter().zip(&self.started);
-        let starts = starts.filter(|(plan, started)| plan.client == host && !**started).map(|(p, _)| p.start);
+        let starts = self.scenario.streams.iter().zip(&self.starts);
+        let starts = starts.filter(|(plan, _)| plan.client == host).map(|(_, start)| *start);
         let udp = self.scenario.datagrams.iter().zip(&self.clients);
         let udp = udp
             .filter(|(plan, _)| plan.client == host)
@@ -254,22 +264,23 @@ impl<'s> World<'s> {
     fn start(&mut self, host: usize, e: &mut Engine<'_>) -> Result<bool, String> {
         let mut any = false;
         for (at, plan) in self.scenario.streams.iter().enumerate() {
-            let Some(started) = self.started.get_mut(at) else { break };
-            if *started || plan.client != host || plan.start > self.now {
+            let Some(start) = self.starts.get_mut(at) else { break };
+            if plan.client != host || *start > self.now {
                 continue;
             }
-            *started = true;
+            *start = Instant::NEVER;
             any = true;
             let local = Endpoint { addr: address(host), port: Port(20_000 + at as u16) };
             let remote = Endpoint { addr: address(plan.server), port: SERVICE };
-            let sock = e
-                .tcp_connect(
-                    local,
-                    remote,
-                    &route(host, plan.server, self.scenario.knows_macs),
-                    &self.scenario.options,
-                )
-                .map_err(|error| format!("tcp_connect: {error:?}"))?;
+            let way = route(host, plan.server, self.scenario.knows_macs);
+            let sock = match e.tcp_connect(local, remote, &way, &self.scenario.options) {
+                Ok(sock) => sock,
+                Err(ConnectError::NoRoom) if self.scenario.family == Family::Crowded => {
+                    *start = self.now.plus(Duration::from_secs(1));
+                    continue;
+                }
+                Err(error) => return Err(format!("tcp_connect: {error:?}")),
+            };
             self.adopt(host, e, Side::new(sock, Role::Client, Some(at)));
         }
         for (at, plan) in self.scenario.datagrams.iter().enumerate() {
@@ -334,7 +345,8 @@ impl<'s> World<'s> {
         if self.scenario.must_succeed() && self.programs.iter().any(unserved) {
             return false;
         }
-        self.started.iter().all(|s| *s)
+        self.starts.iter().all(|start| *start == Instant::NEVER)
+            && self.attacker.next_at == Instant::NEVER
             && self.programs.iter().all(|p| p.side.outcome.is_some())
             && self.clients.iter().all(|c| c.as_ref().is_some_and(|c| c.done))
     }

@@ -1,14 +1,18 @@
 //! Worlds of a few hundred seeds, family by family.
 #![allow(clippy::expect_used, clippy::panic, reason = "tests")]
 
-use sim::{Family, Scenario, run};
+use sim::{Family, SPECIAL_SEEDS, Scenario, run};
 
 /// Seeds of each family.
 const SEEDS: u64 = 60;
 
 /// Plays the seeds of one family; says how to play the first that fails again.
 fn play(family: u64) {
-    for seed in (0..SEEDS).map(|n| n * 8 + family) {
+    play_seeds((0..SEEDS).map(|n| n * 8 + family));
+}
+
+fn play_seeds(seeds: impl Iterator<Item = u64>) {
+    for seed in seeds {
         if let Err(failure) = run(&Scenario::of_seed(seed)) {
             panic!(
                 "{failure}\nfamily {:?}; play it again with\n  CORELANE_SIM_SEED={seed} cargo test -p corelane-sim --test \
@@ -60,14 +64,20 @@ fn a_dead_peer_is_noticed_and_forgotten() {
 }
 
 #[test]
+fn a_crowded_host_drops_and_goes_on() {
+    play_seeds((0..SEEDS).map(|n| SPECIAL_SEEDS + 2 * n));
+}
+
+#[test]
+fn a_stranger_who_guesses_breaks_nothing() {
+    play_seeds((0..SEEDS).map(|n| SPECIAL_SEEDS + 2 * n + 1));
+}
+
+#[test]
 fn seeds_that_once_failed_pass() {
     // 1844: an ACK on a retransmission moved the send window's edge beyond what the peer had announced.
     // 6408: a question for a MAC waited behind datagrams until it was too late.
-    for seed in [1844, 6408] {
-        if let Err(failure) = run(&Scenario::of_seed(seed)) {
-            panic!("{failure}");
-        }
-    }
+    play_seeds([1844, 6408].into_iter());
 }
 
 #[test]

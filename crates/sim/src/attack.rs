@@ -1,0 +1,224 @@
+//! A stranger on the link who sees nothing: nonsense of every layer, and packets that pretend to belong to the connections
+//! there are, with sequence numbers he can only guess.
+
+use std::net::Ipv4Addr;
+
+use base::{Duration, Instant, MacAddr, Rng, SeqNum};
+use wire::{
+    EthHeader, EtherType, Icmp4Header, IpProtocol, Ipv4Header, TcpFlags, TcpHeader, TcpOptions, UdpHeader,
+};
+
+use crate::host::{address, mac};
+use crate::stream::StreamPlan;
+
+/// When and how much.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct AttackPlan {
+    /// Packets.
+    pub count: u32,
+    /// Time between two.
+    pub interval: Duration,
+    /// SYNs among them that open a connection to nobody.
+    pub syns: u32,
+}
+
+/// The stranger at work.
+pub(crate) struct Attacker {
+    plan: AttackPlan,
+    rng: Rng,
+    sent: u32,
+    syns: u32,
+    pub(crate) next_at: Instant,
+}
+
+/// The stranger's own MAC.
+const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 0xee]);
+
+impl Attacker {
+    pub(crate) fn new(plan: AttackPlan, seed: u64) -> Self {
+        let next_at = if plan.count == 0 { Instant::NEVER } else { Instant(0).plus(plan.interval) };
+        Self { plan, rng: Rng::new(!seed), sent: 0, syns: 0, next_at }
+    }
+
+    /// The next packet, and the host it goes to.
+    pub(crate) fn next(&mut self, hosts: usize, streams: &[StreamPlan]) -> (usize, Vec<u8>) {
+        self.sent += 1;
+        self.next_at =
+            if self.sent >= self.plan.count { Instant::NEVER } else { self.next_at.plus(self.plan.interval) };
+        let to = self.rng.below(hosts as u64) as usize;
+        let stream = streams.get(self.rng.below(streams.len() as u64) as usize).copied();
+        let number = stream.and_then(|s| streams.iter().position(|p| *p == s)).unwrap_or(0);
+        match (self.rng.below(8), stream) {
+            (0, _) => (to, self.frame(to, EtherType::IPV4, 200)),
+            (1, _) => (to, self.frame(to, EtherType::ARP, 10)),
+            (2, _) => (to, self.nonsense(to)),
+            (3, _) if self.syns < self.plan.syns => (to, self.syn(to)),
+            (4, Some(plan)) => self.icmp(&plan, number),
+            (5, _) => (to, self.datagram(to)),
+            (_, Some(plan)) => self.segment(&plan, number),
+            (_, None) => (to, self.nonsense(to)),
+        }
+    }
+
+    fn bytes(&mut self, most: u64) -> Vec<u8> {
+        let len = self.rng.below(most + 1);
+        (0..len).map(|_| self.rng.next_u64() as u8).collect()
+    }
+
+    /// An Ethernet header and random bytes.
+    fn frame(&mut self, to: usize, ethertype: EtherType, most: u64) -> Vec<u8> {
+        let payload = self.bytes(most);
+        link(to, ethertype, &payload)
+    }
+
+    /// A good IPv4 header, a fragment's at times, and random bytes.
+    fn nonsense(&mut self, to: usize) -> Vec<u8> {
+        let payload = self.bytes(1400);
+        let protocols = [IpProtocol::TCP, IpProtocol::UDP, IpProtocol::ICMP4, IpProtocol(200)];
+        let protocol = protocols[self.rng.below(4) as usize];
+        let fragment = self.rng.below(2) == 0;
+        let header = Ipv4Header {
+            more_fragments: fragment && self.rng.below(2) == 0,
+            fragment_offset: if fragment { self.rng.below(8000) as u16 * 8 } else { 0 },
+            ident: self.rng.below(20) as u16,
+            ..header(Ipv4Addr::new(10, 0, 9, self.rng.below(250) as u8 + 1), v4(to), protocol, payload.len())
+        };
+        packet(to, &header, &payload)
+    }
+
+    /// A datagram for a port that is open or not, from nobody.
+    fn datagram(&mut self, to: usize) -> Vec<u8> {
+        let payload = self.bytes(1000);
+        let src = Ipv4Addr::new(10, 0, 9, 9);
+        let mut datagram = vec![0; 8];
+        let ports = [7, 80, 30_000, 9999];
+        let dst_port = base::Port(ports[self.rng.below(4) as usize]);
+        // Port 9 of nobody: the echo goes to a MAC that nobody has.
+        let udp = UdpHeader { src_port: base::Port(9), dst_port, payload_len: payload.len() as u16 };
+        let _ = udp.emit(&mut datagram);
+        datagram.extend_from_slice(&payload);
+        let pseudo = wire::checksum::pseudo_v4(src, v4(to), IpProtocol::UDP, datagram.len() as u16);
+        let _ = wire::udp::fill_checksum(&mut datagram, pseudo);
+        packet(to, &header(src, v4(to), IpProtocol::UDP, datagram.len()), &datagram)
+    }
+
+    /// A SYN from somebody who will not answer.
+    fn syn(&mut self, to: usize) -> Vec<u8> {
+        self.syns += 1;
+        let src = Ipv4Addr::new(10, 0, 9, self.rng.below(250) as u8 + 1);
+        let ports = (1000 + self.rng.below(50_000) as u16, 80);
+        self.tcp((src, v4(to)), ports, TcpFlags::SYN, to)
+    }
+
+    /// A segment of the connection of `plan`, its numbers guessed.
+    fn segment(&mut self, plan: &StreamPlan, number: usize) -> (usize, Vec<u8>) {
+        let port = 20_000 + number as u16;
+        let flags = [
+            TcpFlags::RST,
+            TcpFlags::RST | TcpFlags::ACK,
+            TcpFlags::SYN,
+            TcpFlags::SYN | TcpFlags::ACK,
+            TcpFlags::FIN | TcpFlags::ACK,
+            TcpFlags::ACK,
+            TcpFlags::ACK | TcpFlags::PSH,
+            TcpFlags::ALL,
+            TcpFlags::NONE,
+        ][self.rng.below(9) as usize];
+        if self.rng.below(2) == 0 {
+            let ends = (v4(plan.client), v4(plan.server));
+            (plan.server, self.tcp(ends, (port, 80), flags, plan.server))
+        } else {
+            // A SYN to who has just sent one is a simultaneous open (RFC 9293 3.5, figure 7): who knows the ports can spoil
+            // a handshake with it, here as anywhere. So it has an ACK, which must be right.
+            let flags = if flags == TcpFlags::SYN { TcpFlags::SYN | TcpFlags::ACK } else { flags };
+            let ends = (v4(plan.server), v4(plan.client));
+            (plan.client, self.tcp(ends, (80, port), flags, plan.client))
+        }
+    }
+
+    fn tcp(
+        &mut self,
+        (src, dst): (Ipv4Addr, Ipv4Addr),
+        ports: (u16, u16),
+        flags: TcpFlags,
+        to: usize,
+    ) -> Vec<u8> {
+        let tcp = TcpHeader {
+            src_port: base::Port(ports.0),
+            dst_port: base::Port(ports.1),
+            seq: SeqNum(self.rng.next_u64() as u32),
+            ack: SeqNum(self.rng.next_u64() as u32),
+            flags,
+            window: self.rng.next_u64() as u16,
+            urgent: 0,
+        };
+        let mut segment = vec![0; 20];
+        let _ = tcp.emit(&TcpOptions::NONE, &mut segment);
+        segment.extend_from_slice(&self.bytes(if flags == TcpFlags::SYN { 0 } else { 300 }));
+        let pseudo = wire::checksum::pseudo_v4(src, dst, IpProtocol::TCP, segment.len() as u16);
+        let _ = wire::tcp::fill_checksum(&mut segment, pseudo);
+        packet(to, &header(src, dst, IpProtocol::TCP, segment.len()), &segment)
+    }
+
+    /// An ICMP error about a segment of the connection of `plan`, its sequence number guessed.
+    fn icmp(&mut self, plan: &StreamPlan, number: usize) -> (usize, Vec<u8>) {
+        let quoted = self.tcp(
+            (v4(plan.client), v4(plan.server)),
+            (20_000 + number as u16, 80),
+            TcpFlags::ACK,
+            plan.server,
+        );
+        let code = self.rng.below(5) as u8;
+        let mut message = vec![0; 8];
+        let next_hop_mtu = [0, 68, 576, 1400][self.rng.below(4) as usize];
+        let _ = Icmp4Header::Unreachable { code, next_hop_mtu }.emit(&mut message);
+        message.extend(quoted.iter().skip(14).take(28));
+        let _ = wire::icmp4::fill_checksum(&mut message);
+        let header = header(v4(plan.server), v4(plan.client), IpProtocol::ICMP4, message.len());
+        (plan.client, packet(plan.client, &header, &message))
+    }
+}
+
+/// The host with this address.
+fn host_of(octets: &[u8]) -> Option<usize> {
+    match octets {
+        [10, 0, 0, n] => usize::from(*n).checked_sub(1),
+        _ => None,
+    }
+}
+
+fn v4(host: usize) -> Ipv4Addr {
+    address(host).as_v4().unwrap_or(Ipv4Addr::UNSPECIFIED)
+}
+
+fn header(src: Ipv4Addr, dst: Ipv4Addr, protocol: IpProtocol, len: usize) -> Ipv4Header {
+    Ipv4Header {
+        traffic_class: 0,
+        payload_len: len as u16,
+        ident: 0,
+        dont_fragment: false,
+        more_fragments: false,
+        fragment_offset: 0,
+        ttl: 64,
+        protocol,
+        src,
+        dst,
+    }
+}
+
+fn packet(to: usize, header: &Ipv4Header, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![0; 20];
+    let _ = header.emit(&mut bytes);
+    bytes.extend_from_slice(payload);
+    link(to, EtherType::IPV4, &bytes)
+}
+
+fn link(to: usize, ethertype: EtherType, payload: &[u8]) -> Vec<u8> {
+    // Packets that pretend to come from a host come by the same way as that host's, as through a common gateway.
+    let claimed = payload.get(12..16).filter(|_| ethertype == EtherType::IPV4);
+    let src = claimed.and_then(host_of).map_or(MAC, mac);
+    let mut bytes = vec![0; 14];
+    let _ = EthHeader { dst: mac(to), src, ethertype }.emit(&mut bytes);
+    bytes.extend_from_slice(payload);
+    bytes
+}
