@@ -191,10 +191,12 @@ impl Frames<'_> {
         self.stock.free
     }
 
-    /// Are fewer than `reserve` frames left, as far as this lane can see: a short stock and an empty pool?
+    /// Are fewer than `reserve` frames left (no more than an eighth of all count), as far as this lane can see: a short
+    /// stock and an empty pool?
     #[must_use]
     pub fn is_short(&self, reserve: u32) -> bool {
-        self.stock.free < reserve && self.area.pool.load(Ordering::Relaxed) as u32 == u32::MAX
+        self.stock.free < reserve.min(self.area.count / 8)
+            && self.area.pool.load(Ordering::Relaxed) as u32 == u32::MAX
     }
 
     /// A free frame with `refs` 1, empty, its offset at the headroom. `None` when stock and pool are empty.

@@ -113,7 +113,7 @@ impl Host {
     pub(crate) fn describe(&self, now: Instant) -> String {
         let Ok(mut session) = self.enter(now) else { return "poisoned".into() };
         session.engine(|e| {
-            let mut text = String::new();
+            let mut text = format!(" {} frames free", count_free(e));
             let rows = e.mem().hot.len();
             for at in 0..rows {
                 let Some(tcb) = e.mem().hot.get(Idx::new(at)).filter(|t| t.state != 0) else { continue };

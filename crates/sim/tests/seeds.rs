@@ -76,8 +76,9 @@ fn a_stranger_who_guesses_breaks_nothing() {
 #[test]
 fn seeds_that_once_failed_pass() {
     // 1844: an ACK on a retransmission moved the send window's edge beyond what the peer had announced.
+    // 1000154: a small region counted as short of frames for ever, and the window stayed shut.
     // 6408: a question for a MAC waited behind datagrams until it was too late.
-    play_seeds([1844, 6408].into_iter());
+    play_seeds([1844, 6408, 1_000_154].into_iter());
 }
 
 #[test]
