@@ -54,8 +54,9 @@ the later wins.")]
 /// Settings that a configuration file and the environment can give too.
 #[derive(Args, Debug, Default, Clone)]
 pub(crate) struct SettingArgs {
-    /// Network device to work on: a name, or tap:NAME=ADDRESS/PREFIX[,gw=ADDRESS] for a TAP device whose address
-    /// belongs to Corelane alone. May be given several times. Without it: every usable device except loopback
+    /// Network device to work on. A name: its addresses stay shared with the kernel. Or, with an address that belongs to
+    /// Corelane alone, tap:NAME=ADDRESS/PREFIX[,gw=ADDRESS] for a TAP device to be made, own:NAME=... for a device that
+    /// is there. May be given several times. Without it: every usable device except loopback
     #[arg(long, short = 'd', value_name = "IFNAME")]
     pub(crate) device: Vec<String>,
     /// How packets come and go: auto, xdp, packet or tap

@@ -150,8 +150,9 @@ fn finish(layer: Layer) -> Result<Config, Failure> {
     let mut devices = Vec::new();
     for text in layer.device.map(OneOrMany::into_vec).unwrap_or_default() {
         let spec = DeviceSpec::parse(&text).map_err(|why| {
-            Failure::new(format!("device `{text}`"), why)
-                .fix("give an interface name (see `ip link`), or tap:NAME=ADDRESS/PREFIX[,gw=ADDRESS]")
+            Failure::new(format!("device `{text}`"), why).fix(
+                "give an interface name (see `ip link`), or tap: or own:NAME=ADDRESS/PREFIX[,gw=ADDRESS]",
+            )
         })?;
         devices.push(spec);
     }

@@ -18,7 +18,7 @@ use crate::error::StartError;
 use crate::kernel_flows;
 use crate::regions::RegionMemory;
 use crate::rules::{Change, End, Slot};
-use crate::settings::{DeviceSpec, PortChoice, TapSpec};
+use crate::settings::{DeviceSpec, OwnSpec, PortChoice};
 
 /// Why a device got its kind of port, in words for the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +98,10 @@ enum Back {
     },
     /// The one queue of the TAP device, until a lane takes it.
     Tap(Option<Fd>),
+    /// Every packet of a device on which the kernel has nothing; one lane at a time has it.
+    Own {
+        taken: bool,
+    },
 }
 
 /// All devices of a session, with what steers packets on them.
@@ -129,11 +133,7 @@ impl Devices {
         for spec in specs {
             match spec {
                 DeviceSpec::Kernel(name) => {
-                    let Some(link) = links.iter().find(|l| l.name() == name) else {
-                        let names: Vec<&str> = links.iter().map(Link::name).collect();
-                        let fix = format!("give one of: {}", names.join(", "));
-                        return Err(StartError::new(format!("device `{name}`"), "no such interface", fix));
-                    };
+                    let link = named(links, name)?;
                     let chosen = choose(link, choice).map_err(|why| {
                         StartError::new(
                             format!("device `{name}`"),
@@ -144,6 +144,7 @@ impl Devices {
                     devices.attach(link, &chosen, seed)?;
                 }
                 DeviceSpec::Tap(tap) => devices.add_tap(tap)?,
+                DeviceSpec::Own(own) => devices.add_own(own, links)?,
             }
         }
         if specs.is_empty() {
@@ -181,16 +182,19 @@ impl Devices {
             ifindex: link.ifindex,
             mtu: link.mtu,
             mac: link.mac,
-            local_peer: matches!(link.kind, LinkKind::Veth | LinkKind::Bridge | LinkKind::Dummy),
+            local_peer: is_local(link.kind),
             back,
         });
         Ok(())
     }
 
-    fn add_tap(&mut self, tap: &TapSpec) -> Result<(), StartError> {
+    fn add_tap(&mut self, tap: &OwnSpec) -> Result<(), StartError> {
         let failed = |errno: Errno| {
             let fix = match errno {
                 Errno::PERM => "run as root, or inside a user namespace (`unshare -Urn`)",
+                Errno::ACCESS => {
+                    "give the user access to /dev/net/tun, or use own:NAME=... on a device that is there"
+                }
                 Errno::NOENT => "the kernel module `tun` is missing: `modprobe tun`",
                 _ => "",
             };
@@ -211,6 +215,23 @@ impl Devices {
         Ok(())
     }
 
+    fn add_own(&mut self, own: &OwnSpec, links: &[Link]) -> Result<(), StartError> {
+        let link = named(links, &own.name)?;
+        if !link.up {
+            let fix = format!("ip link set {} up", own.name);
+            return Err(StartError::new(format!("device `{}`", own.name), "it is switched off", fix));
+        }
+        self.list.push(Device {
+            name: own.name.clone(),
+            ifindex: link.ifindex,
+            mtu: link.mtu,
+            mac: link.mac,
+            local_peer: is_local(link.kind),
+            back: Back::Own { taken: false },
+        });
+        Ok(())
+    }
+
     /// The devices.
     pub(crate) fn list(&self) -> &[Device] {
         &self.list
@@ -218,7 +239,7 @@ impl Devices {
 
     /// Is `ifindex` one of the devices whose addresses are the kernel's?
     pub(crate) fn is_steered(&self, ifindex: u32) -> bool {
-        self.list.iter().any(|d| d.ifindex == ifindex && !matches!(d.back, Back::Tap(_)))
+        self.list.iter().any(|d| d.ifindex == ifindex && matches!(d.back, Back::Packet | Back::Xdp { .. }))
     }
 
     /// Opens every device for a lane of the region in `memory`. The fds come in the order of the devices.
@@ -263,6 +284,7 @@ impl Devices {
             match &mut device.back {
                 Back::Packet => {}
                 Back::Tap(queue) => *queue = own.next(),
+                Back::Own { taken } => *taken = false,
                 Back::Xdp { taken, .. } => {
                     *taken = false;
                     if let (Ok(lane), Some(steering)) = (steer_lane(slot), &mut self.steering) {
@@ -381,6 +403,16 @@ impl Device {
                 row.flags |= device_flags::OWN_ADDRESS;
                 vec![held]
             }
+            (Back::Own { taken }, _) => {
+                if *taken {
+                    return Err(busy());
+                }
+                let spec = PacketSpec { ifindex: row.ifindex, filter: None, qdisc_bypass: false };
+                let fd = port::packet::open(&spec).map_err(failed)?;
+                *taken = true;
+                row.flags |= device_flags::OWN_ADDRESS;
+                vec![fd]
+            }
             (Back::Packet | Back::Xdp { .. }, None) => return Err(failed(Errno::NODEV)),
         };
         row.fds = fds.len() as u8;
@@ -406,6 +438,7 @@ impl Device {
             Back::Xdp { native: true, .. } => "xdp port in the driver, addresses shared with the kernel",
             Back::Xdp { native: false, .. } => "xdp port in generic mode, addresses shared with the kernel",
             Back::Tap(_) => "tap port, an address of its own",
+            Back::Own { .. } => "packet port, an address of its own",
         };
         format!("{} ({port}, MTU {})", self.name, self.mtu)
     }
@@ -417,6 +450,19 @@ fn xdp_flags(native: bool, socket: &XdpSocket) -> u32 {
         | flag(socket.scatter, device_flags::XDP_MULTI_BUFFER)
         | flag(socket.completes_checksums, device_flags::XDP_TX_CHECKSUM)
         | device_flags::GSO_SOCKET
+}
+
+/// May a peer behind a device of this kind be on this machine?
+fn is_local(kind: LinkKind) -> bool {
+    matches!(kind, LinkKind::Veth | LinkKind::Bridge | LinkKind::Dummy)
+}
+
+fn named<'a>(links: &'a [Link], name: &str) -> Result<&'a Link, StartError> {
+    links.iter().find(|l| l.name() == name).ok_or_else(|| {
+        let names: Vec<&str> = links.iter().map(Link::name).collect();
+        let fix = format!("give one of: {}", names.join(", "));
+        StartError::new(format!("device `{name}`"), "no such interface", fix)
+    })
 }
 
 /// Attaches the XDP program: in the driver if it can, else in front of the stack. Gives which.
@@ -436,7 +482,7 @@ fn steer_lane(slot: Slot) -> Result<SteerLane, Refusal> {
 }
 
 /// Our Ethernet address behind a TAP device: locally administered, made from the IP address, so that it stays the same.
-fn tap_mac(tap: &TapSpec) -> MacAddr {
+fn tap_mac(tap: &OwnSpec) -> MacAddr {
     let [a, b, c, d] = tap.address.octets();
     MacAddr([0x02, 0xc1, a, b, c, d])
 }

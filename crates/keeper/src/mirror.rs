@@ -49,21 +49,22 @@ impl Mirror {
     /// Enters the addresses that are Corelane's alone: the kernel does not know them.
     pub(crate) fn add_own(&mut self, specs: &[DeviceSpec], devices: &Devices) -> Result<(), StartError> {
         for spec in specs {
-            let DeviceSpec::Tap(tap) = spec else { continue };
-            let Some(device) = devices.list().iter().find(|d| d.name == tap.name) else { continue };
-            // The gateway is this machine's kernel when nobody has given the device's other side an address.
-            let bare = !self.netlink.tables().addresses().iter().any(|a| a.ifindex == device.ifindex);
-            if let Some(gateway) = tap.gateway.filter(|_| bare) {
+            let Some(own) = spec.own() else { continue };
+            let Some(device) = devices.list().iter().find(|d| d.name == own.name) else { continue };
+            // The other side of a TAP device is this machine's kernel: the gateway, unless somebody gave it an address.
+            let bare = matches!(spec, DeviceSpec::Tap(_))
+                && !self.netlink.tables().addresses().iter().any(|a| a.ifindex == device.ifindex);
+            if let Some(gateway) = own.gateway.filter(|_| bare) {
                 let gateway = IpAddress::from_v4(gateway);
-                self.netlink.add_kernel_address(device.ifindex, gateway, tap.prefix).map_err(|errno| {
-                    StartError::new(format!("the kernel's address on {}", tap.name), errno, "")
+                self.netlink.add_kernel_address(device.ifindex, gateway, own.prefix).map_err(|errno| {
+                    StartError::new(format!("the kernel's address on {}", own.name), errno, "")
                 })?;
             }
             self.netlink.add_own(control::netlink::OwnAddress {
                 ifindex: device.ifindex,
-                addr: IpAddress::from_v4(tap.address),
-                prefix: tap.prefix,
-                gateway: tap.gateway.map_or(IpAddress::ANY, IpAddress::from_v4),
+                addr: IpAddress::from_v4(own.address),
+                prefix: own.prefix,
+                gateway: own.gateway.map_or(IpAddress::ANY, IpAddress::from_v4),
             });
         }
         self.update();

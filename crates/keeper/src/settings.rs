@@ -12,12 +12,14 @@ pub enum DeviceSpec {
     /// A device of the current network namespace; its addresses stay shared with the kernel.
     Kernel(String),
     /// A TAP device to be made, with an address that is Corelane's alone.
-    Tap(TapSpec),
+    Tap(OwnSpec),
+    /// A device that is there, with an address that is Corelane's alone: needs no BPF.
+    Own(OwnSpec),
 }
 
-/// A TAP device with an address of our own.
+/// A device with an address of our own.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TapSpec {
+pub struct OwnSpec {
     /// Name of the device.
     pub name: String,
     /// Corelane's address on it.
@@ -29,15 +31,42 @@ pub struct TapSpec {
 }
 
 impl DeviceSpec {
-    /// Reads `NAME` or `tap:NAME=ADDRESS/PREFIX[,gw=ADDRESS]`.
+    /// Reads `NAME`, `tap:NAME=ADDRESS/PREFIX[,gw=ADDRESS]` or `own:NAME=ADDRESS/PREFIX[,gw=ADDRESS]`.
     ///
     /// # Errors
     /// What is wrong with `text`, for the user.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let Some(tap) = text.strip_prefix("tap:") else {
-            return Ok(Self::Kernel(checked_name(text)?));
-        };
-        let (name, rest) = tap.split_once('=').ok_or("a TAP device needs =ADDRESS/PREFIX after its name")?;
+        if let Some(tap) = text.strip_prefix("tap:") {
+            return OwnSpec::parse(tap).map(Self::Tap);
+        }
+        if let Some(own) = text.strip_prefix("own:") {
+            return OwnSpec::parse(own).map(Self::Own);
+        }
+        checked_name(text).map(Self::Kernel)
+    }
+
+    /// The address that is Corelane's alone, if it has one.
+    #[must_use]
+    pub fn own(&self) -> Option<&OwnSpec> {
+        match self {
+            Self::Kernel(_) => None,
+            Self::Tap(own) | Self::Own(own) => Some(own),
+        }
+    }
+
+    /// The device's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Kernel(name) => name,
+            Self::Tap(own) | Self::Own(own) => &own.name,
+        }
+    }
+}
+
+impl OwnSpec {
+    fn parse(text: &str) -> Result<Self, String> {
+        let (name, rest) = text.split_once('=').ok_or("it needs =ADDRESS/PREFIX after the device's name")?;
         let mut parts = rest.split(',');
         let network = parts.next().unwrap_or_default();
         let (address, prefix) =
@@ -54,16 +83,7 @@ impl DeviceSpec {
                 Some(_) | None => return Err(format!("`{part}` is unknown; only gw=ADDRESS can follow")),
             }
         }
-        Ok(Self::Tap(TapSpec { name: checked_name(name)?, address, prefix, gateway }))
-    }
-
-    /// The device's name.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        match self {
-            Self::Kernel(name) => name,
-            Self::Tap(tap) => &tap.name,
-        }
+        Ok(Self { name: checked_name(name)?, address, prefix, gateway })
     }
 }
 
@@ -156,13 +176,14 @@ mod tests {
     #[test]
     fn a_tap_device_is_read_with_its_gateway() {
         let spec = DeviceSpec::parse("tap:cl0=10.9.0.2/24,gw=10.9.0.1");
-        let tap = TapSpec {
+        let tap = OwnSpec {
             name: "cl0".to_owned(),
             address: Ipv4Addr::new(10, 9, 0, 2),
             prefix: 24,
             gateway: Some(Ipv4Addr::new(10, 9, 0, 1)),
         };
-        assert_eq!(spec, Ok(DeviceSpec::Tap(tap)));
+        assert_eq!(spec, Ok(DeviceSpec::Tap(tap.clone())));
+        assert_eq!(DeviceSpec::parse("own:cl0=10.9.0.2/24,gw=10.9.0.1"), Ok(DeviceSpec::Own(tap)));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use sys::poll::{PollFd, PollFlags};
 use sys::signals::SignalFd;
 
 use self::measure::Plan;
-use self::place::World;
+use self::place::{Means, World};
 use self::server::{Site, Web};
 use crate::args::DemoArgs;
 use crate::failure::Failure;
@@ -27,10 +27,13 @@ const LARGE_BYTES_SHORT: u64 = 32 << 20;
 
 /// Runs the demo. Status 1: Corelane did not do what it should.
 pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode, Failure> {
-    let tap = args.unprivileged || !privileged();
-    if tap {
+    let means = match args.unprivileged || !privileged() {
+        true => Means::without_privileges(),
+        false => Means::Privileges,
+    };
+    if means != Means::Privileges {
         println!("{}", if args.unprivileged { "As asked, without privileges:" } else { WITHOUT_PRIVILEGES });
-        println!("Corelane runs in a user namespace, on a TAP device with an address of its own.\n");
+        println!("Corelane runs in a user namespace, on a device with an address of its own.\n");
         sys::namespace::enter_new_user_and_net().map_err(|e| {
             Failure::new("making a user namespace", e)
                 .fix("run as root, or allow user namespaces (`corelane doctor` says how)")
@@ -41,17 +44,17 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode, Failure> {
         .map_err(|e| Failure::new("PR_SET_CHILD_SUBREAPER", std::io::Error::from(e)))?;
     processes::clear_stale();
     let web = Web::choose()?;
-    let world = World::build(tap)?;
+    let world = World::build(means)?;
     let site = Site::make(if args.short { LARGE_BYTES_SHORT } else { LARGE_BYTES })?;
     let plan = Plan {
         web,
-        port: if tap { "tap".to_owned() } else { args.port.clone() },
+        port: args.port.clone(),
         rounds: if args.short { 1 } else { 3 },
         seconds: if args.short { 1 } else { 4 },
         wrk: load::installed("wrk"),
         iperf3: load::installed("iperf3"),
     };
-    introduce(&plan, tap);
+    introduce(&plan, means);
     let figures = measure::measure(&world, &site, &plan);
     let rows = table::rows(&figures);
     print!("{}", table::text(&figures, &rows, &plan));
@@ -73,9 +76,13 @@ fn privileged() -> bool {
     capabilities(None).is_ok_and(|sets| sets.effective.contains(needed))
 }
 
-fn introduce(plan: &Plan, tap: bool) {
+fn introduce(plan: &Plan, means: Means) {
     println!("{} as the server, unmodified, first on the kernel's TCP, then on Corelane's.", plan.web.name());
-    let path = if tap { "a TAP device" } else { "a veth pair between two network namespaces" };
+    let path = match means {
+        Means::Privileges => "a veth pair between two network namespaces",
+        Means::Tap => "a veth pair (kernel) and a TAP device (Corelane)",
+        Means::PacketSocket => "a veth pair each, Corelane's with a packet socket",
+    };
     println!("The clients ({}) run on the kernel and reach it over {path}.", plan.clients());
     println!("{} round(s) of {} s each; please wait.\n", plan.rounds, plan.seconds);
 }

@@ -92,47 +92,95 @@ impl Place {
 pub(super) struct World {
     client: Place,
     server: Place,
-    /// Without privileges: Corelane's server and its client share this namespace, with a TAP device between them.
-    tap: Option<Place>,
+    alone: Alone,
+}
+
+/// Where Corelane's server runs without privileges: on a device with an address of its own.
+enum Alone {
+    /// With privileges: where the kernel's server runs.
+    No,
+    /// In one namespace with its client, a TAP device between them.
+    Tap(Place),
+    /// On one end of a second veth pair.
+    Veth { client: Place, server: Place },
+}
+
+/// What there is to run the demo with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Means {
+    /// Privileges: the kernel's addresses, packets steered by BPF programs.
+    Privileges,
+    /// A TAP device.
+    Tap,
+    /// Packet sockets.
+    PacketSocket,
+}
+
+impl Means {
+    /// What can be had without privileges.
+    pub(super) fn without_privileges() -> Self {
+        match std::fs::File::options().read(true).write(true).open("/dev/net/tun") {
+            Ok(_) => Self::Tap,
+            Err(_) => Self::PacketSocket,
+        }
+    }
+}
+
+/// Joins two places by a veth pair; an end without an address is only switched on.
+fn join(server: &Place, client: &Place, server_address: Option<&str>) -> Result<(), Failure> {
+    server.ip(&["link", "add", SERVER_DEVICE, "type", "veth", "peer", "name", CLIENT_DEVICE])?;
+    server.ip(&["link", "set", CLIENT_DEVICE, "netns", &client.tid.to_string()])?;
+    for (place, device, address) in
+        [(server, SERVER_DEVICE, server_address), (client, CLIENT_DEVICE, Some(CLIENT_ADDRESS))]
+    {
+        if let Some(address) = address {
+            place.ip(&["addr", "add", &format!("{address}/{PREFIX}"), "dev", device])?;
+        }
+        place.ip(&["link", "set", device, "up"])?;
+    }
+    Ok(())
 }
 
 impl World {
-    /// Two new namespaces joined by a veth pair; with `tap`, a third one.
-    pub(super) fn build(tap: bool) -> Result<Self, Failure> {
+    /// Two new namespaces joined by a veth pair, and what `means` needs besides.
+    pub(super) fn build(means: Means) -> Result<Self, Failure> {
         let (client, server) = (Place::new_namespace()?, Place::new_namespace()?);
-        let tap = if tap { Some(Place::new_namespace()?) } else { None };
-        server.ip(&["link", "add", SERVER_DEVICE, "type", "veth", "peer", "name", CLIENT_DEVICE])?;
-        server.ip(&["link", "set", CLIENT_DEVICE, "netns", &client.tid.to_string()])?;
-        for (place, device, address) in
-            [(&server, SERVER_DEVICE, SERVER_ADDRESS), (&client, CLIENT_DEVICE, CLIENT_ADDRESS)]
-        {
-            place.ip(&["addr", "add", &format!("{address}/{PREFIX}"), "dev", device])?;
-            place.ip(&["link", "set", device, "up"])?;
-        }
-        Ok(Self { client, server, tap })
+        join(&server, &client, Some(SERVER_ADDRESS))?;
+        let alone = match means {
+            Means::Privileges => Alone::No,
+            Means::Tap => Alone::Tap(Place::new_namespace()?),
+            Means::PacketSocket => {
+                let (client, server) = (Place::new_namespace()?, Place::new_namespace()?);
+                join(&server, &client, None)?;
+                Alone::Veth { client, server }
+            }
+        };
+        Ok(Self { client, server, alone })
     }
 
     /// Where the load for `stack` comes from; always the kernel's own TCP.
     pub(super) fn client(&self, stack: Stack) -> &Place {
-        match (stack, &self.tap) {
-            (Stack::Corelane, Some(tap)) => tap,
-            (Stack::Kernel | Stack::Corelane, _) => &self.client,
+        match (stack, &self.alone) {
+            (Stack::Corelane, Alone::Tap(place) | Alone::Veth { client: place, .. }) => place,
+            (Stack::Kernel, _) | (Stack::Corelane, Alone::No) => &self.client,
         }
     }
 
     /// Where the server of `stack` runs.
     pub(super) fn server(&self, stack: Stack) -> &Place {
-        match (stack, &self.tap) {
-            (Stack::Corelane, Some(tap)) => tap,
-            (Stack::Kernel | Stack::Corelane, _) => &self.server,
+        match (stack, &self.alone) {
+            (Stack::Corelane, Alone::Tap(place) | Alone::Veth { server: place, .. }) => place,
+            (Stack::Kernel, _) | (Stack::Corelane, Alone::No) => &self.server,
         }
     }
 
     /// The device for `corelane run --device`.
     pub(super) fn device(&self) -> String {
-        match self.tap {
-            Some(_) => format!("tap:{SERVER_DEVICE}={SERVER_ADDRESS}/{PREFIX},gw={CLIENT_ADDRESS}"),
-            None => SERVER_DEVICE.to_owned(),
+        let own = || format!("{SERVER_DEVICE}={SERVER_ADDRESS}/{PREFIX},gw={CLIENT_ADDRESS}");
+        match self.alone {
+            Alone::No => SERVER_DEVICE.to_owned(),
+            Alone::Tap(_) => format!("tap:{}", own()),
+            Alone::Veth { .. } => format!("own:{}", own()),
         }
     }
 }

@@ -34,11 +34,10 @@ fn device(link: &Link) -> Finding {
             };
             Finding::new(id, State::Good, facts).means(format!("{port} port: {}", choice.why))
         }
-        // Nobody expects the loopback device to be accelerated.
-        Err(why) if link.kind == LinkKind::Loopback => Finding::new(id, State::Missing, facts).means(why),
         Err(why) => {
-            let fix = if link.up { String::new() } else { format!("ip link set {} up", link.name()) };
-            Finding::new(id, State::Missing, facts).means(format!("not used: {why}")).fix(fix)
+            let down = !link.up && link.kind != LinkKind::Other;
+            let fix = if down { format!("ip link set {} up", link.name()) } else { String::new() };
+            Finding::new(id, State::Unused, facts).means(why).fix(fix)
         }
     }
 }

@@ -20,6 +20,8 @@ pub(crate) enum State {
     Limited,
     /// Does not work.
     Missing,
+    /// Not for Corelane, and need not be.
+    Unused,
 }
 
 impl State {
@@ -28,6 +30,7 @@ impl State {
             Self::Good => "ok     ",
             Self::Limited => "limited",
             Self::Missing => "MISSING",
+            Self::Unused => "unused ",
         }
     }
 }
@@ -115,7 +118,8 @@ pub(crate) fn run(args: &DoctorArgs) -> Result<ExitCode, Failure> {
 /// Does the main job work: is everything needed there, and some device usable?
 fn verdict(findings: &[Finding]) -> bool {
     let needed = findings.iter().filter(|f| f.needed).all(|f| f.state != State::Missing);
-    let device = findings.iter().any(|f| f.id.starts_with("device ") && f.state != State::Missing);
+    let usable = |state| matches!(state, State::Good | State::Limited);
+    let device = findings.iter().any(|f| f.id.starts_with("device ") && usable(f.state));
     needed && device
 }
 
@@ -127,7 +131,7 @@ mod tests {
     fn the_verdict_needs_what_is_needed_and_one_device() {
         let good = Finding::new("kernel", State::Good, "").needed();
         let device = Finding::new("device eth0", State::Good, "");
-        let bad_device = Finding::new("device eth1", State::Missing, "");
+        let bad_device = Finding::new("device eth1", State::Unused, "");
         let optional = Finding::new("hugepages", State::Missing, "");
         assert!(verdict(&[good.clone(), optional.clone(), device.clone(), bad_device.clone()]));
         assert!(!verdict(&[good, optional, bad_device]));
