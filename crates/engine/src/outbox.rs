@@ -87,8 +87,14 @@ pub(crate) fn is_empty(mem: &LaneMem<'_>) -> bool {
     mem.ip.outbox.packets == 0
 }
 
-/// Queues the packet `head` and takes its chain over. False: the outbox is full and the chain released.
+/// Queues the packet `head` and takes its chain over. False: the outbox is full, or a received packet leaves no room for
+/// the note in front of it; the chain was released.
 pub(crate) fn push(mem: &mut LaneMem<'_>, head: FrameIdx, note: &Note) -> bool {
+    if mem.frames.meta(head).is_none_or(|m| usize::from(m.offset) < NOTE_BYTES) {
+        mem.frames.release_chain(head);
+        mem.counters.drop_packet(DropReason::FrameBad);
+        return false;
+    }
     annotate(mem, head, note);
     push_annotated(mem, head)
 }

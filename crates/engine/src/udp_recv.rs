@@ -99,8 +99,14 @@ fn take(mem: &mut LaneMem<'_>, now: Instant, whole: &Packet) -> Result<(), DropR
         tos: whole.tos,
         len: (len - wire::udp::HEADER_LEN) as u32,
     };
-    queue(mem, sock, whole.head, (payload_at, &stamp))?;
-    mem.counters.udp_in = mem.counters.udp_in.wrapping_add(1);
+    let segment = u32::from(whole.gso_size);
+    if segment > 0 && stamp.len > segment {
+        queue_segments(mem, sock, whole.head, (payload_at, &stamp), segment);
+        mem.frames.release_chain(whole.head);
+    } else {
+        queue(mem, sock, whole.head, (payload_at, &stamp))?;
+        mem.counters.udp_in = mem.counters.udp_in.wrapping_add(1);
+    }
     let s = udp::name(mem, sock);
     events::notify(mem, s, Ready::IN);
     Ok(())
@@ -108,7 +114,8 @@ fn take(mem: &mut LaneMem<'_>, now: Instant, whole: &Packet) -> Result<(), DropR
 
 /// RFC 1122 4.1.3.4: a datagram with a wrong checksum is dropped in silence; one without checksum is taken.
 fn verify(frames: &Frames<'_>, whole: &Packet, len: usize, check: u16) -> Result<(), DropReason> {
-    if check == 0 || whole.csum != CsumState::Unknown {
+    // Of datagrams that were merged (or not cut yet) the field says nothing; who merged them looked at it.
+    if check == 0 || whole.csum != CsumState::Unknown || whole.gso_size > 0 {
         return Ok(());
     }
     let pseudo = wire::checksum::pseudo(whole.src, whole.dst, IpProtocol::UDP, len as u32);
@@ -118,6 +125,49 @@ fn verify(frames: &Frames<'_>, whole: &Packet, len: usize, check: u16) -> Result
     // pseudo-header only, and the data never crossed a wire.
     let unfinished = whole.local_peer && check == pseudo.fold();
     if pseudo.plus(sum).is_valid() || unfinished { Ok(()) } else { Err(DropReason::UdpChecksumBad) }
+}
+
+/// Queues each of the datagrams of `segment` bytes that were merged into the payload of the chain `head`, which stays the
+/// caller's. What finds no room is dropped and counted.
+fn queue_segments(
+    mem: &mut LaneMem<'_>,
+    at: Idx<UdpSock>,
+    head: FrameIdx,
+    (payload_at, stamp): (usize, &Stamp),
+    segment: u32,
+) {
+    let mut from = 0;
+    while from < stamp.len {
+        let part = Stamp { len: segment.min(stamp.len - from), ..*stamp };
+        match queue_segment(mem, at, head, (payload_at + from as usize, &part)) {
+            Ok(()) => mem.counters.udp_in = mem.counters.udp_in.wrapping_add(1),
+            Err(reason) => mem.counters.drop_packet(reason),
+        }
+        from += part.len;
+    }
+}
+
+/// Queues a copy of one datagram.
+fn queue_segment(
+    mem: &mut LaneMem<'_>,
+    at: Idx<UdpSock>,
+    head: FrameIdx,
+    (payload_at, stamp): (usize, &Stamp),
+) -> Result<(), DropReason> {
+    let row = mem.udp_socks.get_mut(at).ok_or(DropReason::UdpNoSocket)?;
+    let shut = row.flags & UDP_SHUT_RECV != 0;
+    if !shut && compact(&mut mem.frames, row.recv_tail, head, (payload_at, stamp), FRAME_BYTES) {
+        row.recv_count += 1;
+        return Ok(());
+    }
+    let len = stamp.len as usize;
+    let copy = packet::fresh_rest(&mut mem.frames, STAMP_BYTES + len).ok_or(DropReason::OutOfFrames)?;
+    let done = packet::copy_chain(&mut mem.frames, (head, payload_at), (copy, STAMP_BYTES), len);
+    let result = if done { queue(mem, at, copy, (STAMP_BYTES, stamp)) } else { Err(DropReason::FrameBad) };
+    if result.is_err() {
+        mem.frames.release(copy);
+    }
+    result
 }
 
 /// Puts the datagram whose payload begins `payload_at` bytes into the chain `head` behind the others of `at`.
@@ -131,7 +181,7 @@ fn queue(
     if row.flags & UDP_SHUT_RECV != 0 {
         return Err(DropReason::UdpNoSocket);
     }
-    if compact(&mut mem.frames, row.recv_tail, head, (payload_at, stamp)) {
+    if compact(&mut mem.frames, row.recv_tail, head, (payload_at, stamp), COMPACT_BYTES) {
         row.recv_count += 1;
         mem.frames.release_chain(head);
         return Ok(());
@@ -158,17 +208,19 @@ fn queue(
     Ok(())
 }
 
-/// Copies a small datagram behind the last record of the frame `tail`. False: it is not small, or there is no room.
+/// Copies a datagram of up to `most` bytes behind the last record of the frame `tail`. False: it is longer, or there is no
+/// room.
 fn compact(
     frames: &mut Frames<'_>,
     tail: FrameIdx,
     head: FrameIdx,
     (payload_at, stamp): (usize, &Stamp),
+    most: usize,
 ) -> bool {
     let len = stamp.len as usize;
     let Some(meta) = frames.meta(tail) else { return false };
     let end = usize::from(meta.offset) + usize::from(meta.len);
-    if len > COMPACT_BYTES || !meta.next.is_none() || end + STAMP_BYTES + len > FRAME_BYTES {
+    if len > most || !meta.next.is_none() || end + STAMP_BYTES + len > FRAME_BYTES {
         return false;
     }
     let written = frames.cell_mut(tail).get_mut(end..).and_then(|out| stamp.write(out)).is_some()

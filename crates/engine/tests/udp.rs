@@ -87,6 +87,26 @@ fn small_datagrams_share_frames_and_keep_their_borders() {
 }
 
 #[test]
+fn merged_datagrams_are_read_one_by_one() {
+    let mut host = Host::new();
+    let free = host.free_frames();
+    let s = bind(&mut host, 53);
+    let payload = pattern(1472 * 20 + 100);
+    host.receive_merged(&udp_frame(4000, 53, &payload), 3000, CsumState::Unfinished, 1472);
+    assert!(free - host.free_frames() <= 11, "two share a frame");
+    for part in payload.chunks(1472) {
+        assert_eq!(read(&mut host, s).unwrap(), part);
+    }
+    assert_eq!(read(&mut host, s), Err(UdpRecvError::WouldBlock));
+    let opts = UdpOptions { recv_bytes: 4 * FRAME_BYTES as u32, ..UdpOptions::default() };
+    host.engine(|e| e.set_udp_options(s, &opts));
+    host.receive_merged(&udp_frame(4000, 53, &payload), 3000, CsumState::Unfinished, 1472);
+    assert_eq!(host.dropped(DropReason::UdpQueueFull), 12, "eight, and the small one beside the last");
+    host.engine(|e| e.close(s));
+    assert_eq!(host.free_frames(), free);
+}
+
+#[test]
 fn the_receive_buffer_bounds_what_a_socket_holds() {
     let mut host = Host::new();
     let free = host.free_frames();

@@ -75,6 +75,11 @@ impl Host {
 
     /// The packet `bytes` arrives, cut into frames of `piece` bytes.
     pub fn receive_in(&mut self, bytes: &[u8], piece: usize, csum: CsumState) {
+        self.receive_merged(bytes, piece, csum, 0);
+    }
+
+    /// As [`Host::receive_in`], merged of segments with `gso_size` payload bytes.
+    pub fn receive_merged(&mut self, bytes: &[u8], piece: usize, csum: CsumState, gso_size: u16) {
         let local_peer = self.engine(|e| e.mem().ports.rows()[0].flags & PORT_LOCAL_PEER != 0);
         self.engine(|e| {
             let mut head = FrameIdx::NONE;
@@ -93,7 +98,7 @@ impl Host {
             }
             let mut batch = RxBatch::new();
             let len = bytes.len() as u32;
-            assert!(batch.push(RxFrame { head, len, gso_size: 0, port: 0, local_peer, csum }));
+            assert!(batch.push(RxFrame { head, len, gso_size, port: 0, local_peer, csum }));
             e.handle_frames(&mut batch);
         });
     }
