@@ -168,16 +168,16 @@ fn poll_once(wait: &EpollWait<'_>, out: &mut [epoll_event], seen: &mut u64) -> O
             let told = hub::collect(epoll.number(), view, &mut |name| engine.ready(name), &mut *room);
             (told, told.last)
         });
-        found += match told {
-            Some((told, looked)) => {
-                if views.count_ones() == 1 {
-                    *seen = looked;
-                }
-                told.count
+        if let Some((told, looked)) = told {
+            if views.count_ones() == 1 {
+                *seen = looked;
             }
-            // A poisoned lane: every connection on it has failed.
-            None => hub::collect(epoll.number(), view, &mut poisoned, room).count,
-        };
+            found += told.count;
+        }
+    }
+    for view in View::in_mask(View::poisoned()) {
+        let Some(room) = out.get_mut(found..) else { break };
+        found += hub::collect(epoll.number(), view, &mut poisoned, room).count;
     }
     // While lanes keep the program busy the kernel's members wait a few rounds, each of which would cost a system call.
     let skip = found > 0 && !epoll.rounds.fetch_add(1, Ordering::Relaxed).is_multiple_of(KERNEL_EVERY);

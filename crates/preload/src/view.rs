@@ -1,6 +1,6 @@
 //! This process's view of one lane: entering it, its events, its next timer.
 
-use core::sync::atomic::{AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::os::fd::AsRawFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -70,6 +70,8 @@ pub(crate) struct View {
     made_in: AtomicU32,
     /// Fork generation that owns the lane.
     owner: u32,
+    /// The lane is poisoned.
+    dead: AtomicBool,
     /// Our event queue in the engine; 0: none yet in this process.
     queue: AtomicU8,
     /// Held around every session, so that the lane's own lock is never contended inside this process and no session is open during a fork.
@@ -103,6 +105,7 @@ impl View {
             lane_at: AtomicPtr::new(core::ptr::from_ref(lane).cast_mut()),
             made_in: AtomicU32::new(family::generation()),
             owner: family::generation(),
+            dead: AtomicBool::new(false),
             queue: AtomicU8::new(family::slot() + 1),
             gate: Mutex::new(()),
             deadline_ns: AtomicU64::new(u64::MAX),
@@ -129,12 +132,21 @@ impl View {
         (0..VIEWS as u8).filter(move |n| mask >> n & 1 != 0).filter_map(Self::numbered)
     }
 
-    /// The views this process uses, as bits.
+    /// The views this process uses, as bits; poisoned ones left out.
     pub(crate) fn in_use() -> u32 {
+        Self::used(false)
+    }
+
+    /// The poisoned views this process used, as bits.
+    pub(crate) fn poisoned() -> u32 {
+        Self::used(true)
+    }
+
+    fn used(dead: bool) -> u32 {
         let mut mask = 0;
         for number in 0..VIEWS as u8 {
             let Some(view) = Self::numbered(number) else { break };
-            if view.queue.load(Ordering::Relaxed) != 0 {
+            if view.queue.load(Ordering::Relaxed) != 0 && view.dead.load(Ordering::Relaxed) == dead {
                 mask |= 1 << number;
             }
         }
@@ -195,6 +207,15 @@ impl View {
     /// Ends every connection of the lane with ECONNRESET.
     pub(crate) fn poison(&self) {
         self.lane().lane_ref().signals().poisoned.store(1, Ordering::Release);
+        self.found_poisoned();
+    }
+
+    /// Its connections have failed; nobody polls its ports any more.
+    #[cold]
+    fn found_poisoned(&self) {
+        if self.dead.swap(true, Ordering::AcqRel) {
+            return;
+        }
         hub::list_view(self);
         hub::wake_all();
     }
@@ -236,7 +257,11 @@ impl View {
         let lane = self.lane();
         let gate = self.close_gate();
         let now = sys::clock::now();
-        let mut session = lane.enter(now).ok()?;
+        let Ok(mut session) = lane.enter(now) else {
+            drop(gate);
+            self.found_poisoned();
+            return None;
+        };
         let mut heard = false;
         let result = f(&mut session, &mut heard);
         if heard {
@@ -287,7 +312,11 @@ impl View {
         let lane = self.lane();
         let gate = self.close_gate();
         let now = sys::clock::now();
-        let mut session = lane.enter(now).ok()?;
+        let Ok(mut session) = lane.enter(now) else {
+            drop(gate);
+            self.found_poisoned();
+            return None;
+        };
         for _ in 0..STEPS {
             if !session.receive().more {
                 break;
