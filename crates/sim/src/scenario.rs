@@ -161,6 +161,19 @@ impl Scenario {
         self.family == Family::Perfect && self.hosts.iter().all(|h| fast(&h.link))
     }
 
+    /// Time that the stream `plan` takes at most when nothing is lost and nothing queues: round trips for the MAC, to
+    /// open, for slow start to double the window, for each window of bytes, and to close.
+    pub(crate) fn time_for(&self, plan: &StreamPlan) -> Duration {
+        let delay = self.hosts.iter().map(|h| h.link.delay.0).max().unwrap_or(0);
+        let mss = self.hosts.iter().map(|h| u64::from(h.link.mtu) - 52).min().unwrap_or(536);
+        let buffer = |bytes: u32| if bytes == 0 { 1 << 20 } else { u64::from(bytes) };
+        let window = buffer(self.options.rcv_buf_bytes).min(buffer(self.options.snd_buf_bytes)).min(65_535);
+        let trips = |bytes: u64| u64::from((bytes / (10 * mss) + 1).ilog2()) + 1 + bytes / window;
+        let trips = 4 + trips(plan.up.bytes) + trips(plan.down.bytes);
+        // Half as much again for what small writes and the other streams add; a timer costs far more.
+        Duration(trips * 3 * delay + Duration::from_millis(1).0)
+    }
+
     /// Does every packet arrive, once?
     #[must_use]
     pub fn is_lossless(&self) -> bool {

@@ -98,6 +98,8 @@ pub(crate) struct Side {
     read_at: Instant,
     write_at: Instant,
     pub(crate) outcome: Option<Outcome>,
+    /// When its part was over.
+    pub(crate) ended_at: Instant,
 }
 
 impl Side {
@@ -114,6 +116,7 @@ impl Side {
             read_at: Instant(0),
             write_at: Instant(0),
             outcome: None,
+            ended_at: Instant::NEVER,
         }
     }
 
@@ -153,6 +156,14 @@ impl Side {
         plans: &[StreamPlan],
         now: Instant,
     ) -> Result<(), String> {
+        self.act(e, plans, now)?;
+        if self.outcome.is_some() {
+            self.ended_at = self.ended_at.min(now);
+        }
+        Ok(())
+    }
+
+    fn act(&mut self, e: &mut Engine<'_>, plans: &[StreamPlan], now: Instant) -> Result<(), String> {
         if self.outcome.is_some() {
             return Ok(());
         }

@@ -395,6 +395,9 @@ impl<'s> World<'s> {
         }
         self.judge_outcomes()?;
         let retransmits = self.hosts.iter().map(|h| h.retransmits(self.now)).sum::<Result<u64, _>>()?;
+        if self.scenario.is_fast() {
+            self.judge_times()?;
+        }
         if self.scenario.is_fast() && retransmits > 0 {
             return Err(format!("{retransmits} segments sent again on a perfect network"));
         }
@@ -411,6 +414,23 @@ impl<'s> World<'s> {
             retransmits,
             echoes: self.clients.iter().flatten().map(|c| c.echoes).sum(),
         })
+    }
+
+    /// On a perfect network without queues nothing may wait for a timer: a stream takes its round trips, and no more.
+    fn judge_times(&self) -> Result<(), String> {
+        for program in self.programs.iter().filter(|p| p.side.role == Role::Client) {
+            let Some((at, plan)) =
+                program.side.plan.and_then(|at| Some((at, self.scenario.streams.get(at)?)))
+            else {
+                continue;
+            };
+            let took = program.side.ended_at.since(plan.start);
+            let most = self.scenario.time_for(plan);
+            if took > most {
+                return Err(format!("stream {at} took {} us, not {}", took.as_micros(), most.as_micros()));
+            }
+        }
+        Ok(())
     }
 
     /// Did every end come to the end that its plan and the network allow?
