@@ -1,7 +1,7 @@
 //! Epoll instances: a kernel one for kernel descriptors, and our interests beside it for sockets on lanes.
 
 use core::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use base::Instant;
 use libc::{epoll_event, pollfd, sigset_t};
@@ -25,6 +25,19 @@ pub(crate) struct Epoll {
     kernel_members: AtomicU32,
     /// Waits in which a lane had something.
     rounds: AtomicU32,
+    /// Epoll instances in this one. Their kernel's part is in ours; what lanes have for them is looked up.
+    nested: Mutex<Vec<Nested>>,
+    nested_count: AtomicU32,
+    /// How many instances this object has been.
+    serial: AtomicU32,
+}
+
+/// An epoll instance in another. Edge triggering is not imitated here: it is told as long as it is ready.
+struct Nested {
+    epoll: &'static Epoll,
+    serial: u32,
+    fd: i32,
+    event: epoll_event,
 }
 
 /// In one of so many waits the kernel's members are looked at although a lane has something.
@@ -41,11 +54,58 @@ impl Epoll {
             number: AtomicU32::new(0),
             kernel_members: AtomicU32::new(0),
             rounds: AtomicU32::new(0),
+            nested: Mutex::new(Vec::new()),
+            nested_count: AtomicU32::new(0),
+            serial: AtomicU32::new(0),
         };
         let epoll = pooled.unwrap_or_else(|| Box::leak(Box::new(fresh())));
         epoll.number.store(hub::new_epoll(), Ordering::Relaxed);
         epoll.kernel_members.store(0, Ordering::Relaxed);
+        epoll.nested().clear();
+        epoll.nested_count.store(0, Ordering::Relaxed);
+        epoll.serial.fetch_add(1, Ordering::Relaxed);
         Handle::first(epoll)
+    }
+
+    fn nested(&self) -> MutexGuard<'_, Vec<Nested>> {
+        self.nested.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What `epoll_ctl` did in the kernel for the instance `inner`.
+    fn note_nested(&self, inner: &Handle<Self>, fd: i32, op: i32, event: Option<epoll_event>) {
+        let mut nested = self.nested();
+        nested.retain(|n| n.fd != fd);
+        if let (libc::EPOLL_CTL_ADD | libc::EPOLL_CTL_MOD, Some(event)) = (op, event) {
+            let serial = inner.serial.load(Ordering::Relaxed);
+            nested.push(Nested { epoll: inner.object(), serial, fd, event });
+        }
+        self.nested_count.store(nested.len() as u32, Ordering::Relaxed);
+    }
+
+    /// Adds events for the instances in this one that lanes have something for; `out[..found]` is written already.
+    fn collect_nested(&self, out: &mut [epoll_event], mut found: usize) -> usize {
+        if self.nested_count.load(Ordering::Relaxed) == 0 {
+            return found;
+        }
+        // One that was closed is out of the set, whatever its object stands for now.
+        let same = |n: &Nested| {
+            let inner = Handle::try_new(n.epoll)?;
+            (inner.serial.load(Ordering::Relaxed) == n.serial).then_some((inner, n.event))
+        };
+        let inner: Vec<(Handle<Self>, epoll_event)> = self.nested().iter().filter_map(same).collect();
+        for (inner, event) in inner {
+            let (wanted, data) = (event.events & libc::EPOLLIN as u32, event.u64);
+            let told = out.get(..found).is_some_and(|told| told.iter().any(|e| { e.u64 } == data));
+            if wanted != 0
+                && !told
+                && ready(&inner)
+                && let Some(place) = out.get_mut(found)
+            {
+                *place = epoll_event { events: wanted, u64: data };
+                found += 1;
+            }
+        }
+        found
     }
 
     fn number(&self) -> u32 {
@@ -83,7 +143,13 @@ pub(crate) fn ctl(epoll: &Handle<Epoll>, fds: Move, op: i32, event: Option<epoll
     let sock = match table::get(fds.fd) {
         Entry::Sock(sock) => sock,
         Entry::Internal | Entry::Parked => return Err(Errno(libc::EBADF)),
-        Entry::Foreign | Entry::Kernel(_) | Entry::Epoll(_) => return kernel_ctl(epoll, &fds, op, event),
+        Entry::Foreign | Entry::Kernel(_) => return kernel_ctl(epoll, &fds, op, event),
+        Entry::Epoll(inner) => {
+            kernel_ctl(epoll, &fds, op, event)?;
+            epoll.note_nested(&inner, fds.fd, op, event);
+            hub::wake_all();
+            return Ok(());
+        }
     };
     match sock.state() {
         State::Kernel => kernel_ctl(epoll, &fds, op, event),
@@ -150,7 +216,8 @@ pub(crate) fn wait(wait: &EpollWait<'_>, out: &mut [epoll_event]) -> Outcome<usi
         if found > 0 || (wait.deadline != Instant::NEVER && sys::clock::now() >= wait.deadline) {
             return Ok(found);
         }
-        let target = Target::Epoll(wait.epoll.number());
+        let nested = wait.epoll.nested_count.load(Ordering::Relaxed) != 0;
+        let target = if nested { Target::Any } else { Target::Epoll(wait.epoll.number()) };
         let sleep =
             Wait { target, views: View::in_use(), deadline: wait.deadline, mask: wait.mask, kernel: &kernel };
         hub::block(&sleep, seen)?;
@@ -191,7 +258,7 @@ fn poll_once(wait: &EpollWait<'_>, out: &mut [epoll_event], seen: &mut u64) -> O
         found +=
             errno::check(unsafe { real::epoll_wait(wait.epfd, room.as_mut_ptr(), room_len, 0) })? as usize;
     }
-    Ok(found)
+    Ok(epoll.collect_nested(out, found))
 }
 
 fn poisoned(name: SockRef) -> Ready {
@@ -202,9 +269,13 @@ fn poisoned(name: SockRef) -> Ready {
     }
 }
 
-/// Has the epoll instance an event of a lane's socket? Events stay where they are.
+/// Has the epoll instance an event of a lane's socket, or an instance in it? Events stay where they are.
 pub(crate) fn ready(epoll: &Handle<Epoll>) -> bool {
     let number = epoll.number();
+    let mut one = [epoll_event { events: 0, u64: 0 }];
+    if epoll.collect_nested(&mut one, 0) > 0 {
+        return true;
+    }
     View::in_mask(View::in_use()).any(|view| {
         let any = view.step_then(|engine| (hub::peek(number, view, &mut |name| engine.ready(name)), 0));
         any.is_some_and(|(any, _)| any)

@@ -29,7 +29,7 @@ static FAMILY: OnceLock<Family> = OnceLock::new();
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 /// Slot of this process.
 static SLOT: AtomicU32 = AtomicU32::new(0);
-/// Has this process forked with connections open?
+/// Are there children that were forked with connections open?
 static CHILDREN: AtomicU32 = AtomicU32::new(0);
 
 /// Number of forks between the program's start and this process.
@@ -93,6 +93,11 @@ pub(crate) fn share(view: &View, name: SockRef, child: u8) {
         word.fetch_or(1 << child | 1 << slot(), Ordering::Relaxed);
         CHILDREN.store(1, Ordering::Relaxed);
     }
+}
+
+/// The last child that shared connections with this process is gone.
+pub(crate) fn no_children() {
+    CHILDREN.store(0, Ordering::Relaxed);
 }
 
 /// This process lets go of `name`. True: nobody else holds it, and it is to be closed.

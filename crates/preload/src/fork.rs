@@ -148,6 +148,9 @@ pub(crate) fn bury() {
                 at += 1;
             }
         }
+        if children.is_empty() {
+            family::no_children();
+        }
     }
     for child in gone {
         for seat in &child.seats {

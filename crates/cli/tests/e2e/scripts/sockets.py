@@ -417,6 +417,51 @@ def forked_acceptors_share_a_listener():
         os.waitpid(p, 0)
     return sum(os.read(r, 10))
 
+def acceptors_forked_after_the_first_accept():
+    s = socket.create_server(('', 0), backlog=64)
+    ask = dial('call %d 1' % s.getsockname()[1])
+    c, _ = s.accept()
+    all_of(c)
+    c.close()
+    r, w = os.pipe()
+    pids = []
+    for _ in range(2):
+        pid = os.fork()
+        if pid == 0:
+            s.settimeout(3)
+            n = 0
+            while True:
+                try:
+                    c, _ = s.accept()
+                except TimeoutError:
+                    break
+                if all_of(c) == b'hello':
+                    n += 1
+                c.close()
+            os.write(w, bytes([n]))
+            os._exit(0)
+        pids.append(pid)
+    time.sleep(1)
+    ask2 = dial('call %d 20' % s.getsockname()[1])
+    for p in pids:
+        os.waitpid(p, 0)
+    return sum(os.read(r, 10))
+
+def nested_epoll():
+    c = dial('echo')
+    inner, outer = select.epoll(), select.epoll()
+    inner.register(c, select.EPOLLIN)
+    outer.register(inner.fileno(), select.EPOLLIN)
+    out = [outer.poll(0.05)]
+    t = threading.Timer(0.2, lambda: c.sendall(b'x'))
+    t.start()
+    out.append(outer.poll(5) == [(inner.fileno(), 1)])
+    out.append(inner.poll(0) == [(c.fileno(), 1)])
+    c.recv(1)
+    out.append(outer.poll(0.05))
+    t.join()
+    return out
+
 def close_in_the_middle_is_fin():
     s, ask = listen_on(1)
     c, _ = s.accept()
