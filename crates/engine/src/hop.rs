@@ -248,7 +248,7 @@ fn flush_waiting(mem: &mut LaneMem<'_>, at: Idx<Hop>, mac: Option<MacAddr>) {
 }
 
 /// Starts asking for the MAC of `at`, unless it is known or being asked for.
-fn ask_if_unknown(mem: &mut LaneMem<'_>, now: Instant, at: Idx<Hop>) {
+pub(crate) fn ask_if_unknown(mem: &mut LaneMem<'_>, now: Instant, at: Idx<Hop>) {
     let Some(hop) = mem.hops.get_mut(at) else { return };
     match hop.state {
         HOP_KNOWN | HOP_ASKING => return,

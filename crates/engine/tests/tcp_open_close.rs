@@ -344,3 +344,63 @@ fn time_waits_that_nobody_holds_make_room_for_new_connections() {
     net.run(minutes(2));
     net.assert_clean(&setup);
 }
+
+#[test]
+fn closing_while_both_ends_open_loses_nothing() {
+    let mut net = Net::new(19, &S);
+    // The first SYN,ACK of host 0 is lost, too.
+    let mut n = 0;
+    net.filter = Some(Box::new(move |from, p: &Packet| {
+        let syn_ack = from == 0 && p.tcp().is_some_and(|t| t.flags().contains(TcpFlags::SYN | TcpFlags::ACK));
+        n += u32::from(syn_ack);
+        syn_ack && n == 1
+    }));
+    let a = net.connect(0, 5000, 6000).unwrap();
+    let b = net.connect(1, 6000, 5000).unwrap();
+    net.flush(0);
+    net.flush(1);
+    while net.state(0, a) == Some(State::SynSent) {
+        assert!(net.step());
+    }
+    assert_eq!(net.state(0, a), Some(State::SynRcvd));
+    net.close(0, a);
+    net.run(Duration::from_secs(10));
+    assert_eq!(net.state(1, b), Some(State::CloseWait));
+    assert_eq!(net.recv(1, b, 10), Ok(vec![]));
+    net.close(1, b);
+    net.run(minutes(2));
+    net.assert_clean(&S);
+}
+
+#[test]
+fn a_next_hop_that_comes_back_is_found_again() {
+    let mut net = Net::new(20, &S);
+    let listener = net.listen(1, 80, 4);
+    // Nobody knows the MAC, and nobody answers for a while.
+    net.filter = Some(Box::new(|_, _| true));
+    let mut route = net.route(0);
+    route.mac = None;
+    let (l, r) = (net.hosts[0].end(40_000), net.hosts[1].end(80));
+    let lost = net.on(0, |e| e.tcp_connect(l, r, &route, &TcpOptions::default())).unwrap();
+    net.run(Duration::from_secs(10));
+    assert_eq!(net.on(0, |e| e.take_error(lost)), Some(SockError::HostUnreachable));
+    net.close(0, lost);
+    net.filter = None;
+    let a = loop {
+        match net.on(0, |e| e.tcp_connect(l, r, &route, &TcpOptions::default())) {
+            Ok(a) => break a,
+            Err(e) => assert_eq!(e, engine::ConnectError::HostUnreachable),
+        }
+        net.run(Duration::from_secs(1));
+    };
+    net.run(Duration::from_secs(1));
+    let b = net.accept(1, listener).unwrap();
+    // The neighbour goes away under an open connection, and comes back.
+    net.filter = Some(Box::new(|_, _| true));
+    net.run(Duration::from_secs(100));
+    net.send(0, a, b"are you there").unwrap();
+    net.run(Duration::from_secs(20));
+    net.filter = None;
+    net.run(Duration::from_secs(60));
+    assert_eq!(net.recv(1, b, 100), Ok(b"are you there".to_vec()));
+}

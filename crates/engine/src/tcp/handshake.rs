@@ -94,6 +94,9 @@ impl Conn<'_, '_> {
     /// The handshake is complete: our SYN was acknowledged.
     pub(super) fn open_up(&mut self, seg: &Seg, cause: Cause) {
         self.go(cause);
+        if self.any(flag::FIN_QUEUED) {
+            self.go(Cause::Close);
+        }
         if self.any(flag::TIMING) && seg.ack.at_or_after(self.hot.rtt.timed_seq) {
             let us = rtt::clock_us(self.now).wrapping_sub(self.hot.rtt.timed_at_us);
             rtt::sample(&mut self.hot.rtt, us);

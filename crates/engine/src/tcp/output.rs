@@ -43,9 +43,9 @@ pub(crate) fn poll(mem: &mut LaneMem<'_>, now: Instant, out: &mut TxBatch) {
                     c.enqueue(ring);
                     return;
                 }
-                Err(Stop::Hop) => table::wait_for_hop(mem, at),
+                Err(Stop::Hop) => table::wait_for_hop(mem, now, at),
                 Err(Stop::Frames) => {
-                    c.retry_later();
+                    c.retry_later(ring);
                     mem.counters.drop_packet(::state::DropReason::OutOfFrames);
                     return;
                 }
@@ -55,9 +55,12 @@ pub(crate) fn poll(mem: &mut LaneMem<'_>, now: Instant, out: &mut TxBatch) {
 }
 
 impl Conn<'_, '_> {
-    /// No frame was free: tries again after a pause, by the retransmission timer.
-    fn retry_later(&mut self) {
-        if self.hot.rexmit_at == Instant::NEVER {
+    /// No frame was free: tries again after a pause, by the timer of delayed ACKs or of retransmission.
+    fn retry_later(&mut self, ring: Ring) {
+        if ring == Ring::Ack {
+            self.hot.ack_at = self.hot.ack_at.min(self.now.plus(RETRY));
+            self.arm();
+        } else if self.hot.rexmit_at == Instant::NEVER {
             self.set(flag::PERSIST);
             self.hot.rexmit_at = self.now.plus(RETRY);
             self.arm();

@@ -250,8 +250,10 @@ pub(super) fn remove(mem: &mut LaneMem<'_>, queue: &mut TcbQueue, at: Idx<TcbHot
     queue.len = queue.len.saturating_sub(1);
 }
 
-/// Notes that `at` waits until the MAC of its next hop is known.
-pub(super) fn wait_for_hop(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
+/// Notes that `at` waits until the MAC of its next hop is known, and has it asked for again if nobody answered.
+pub(super) fn wait_for_hop(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>) {
+    let Some(hop) = mem.hot.get(at).map(|t| t.hop) else { return };
+    hop::ask_if_unknown(mem, now, hop);
     let Some(hot) = mem.hot.get_mut(at) else { return };
     let queued = flag::WAITS_FOR_HOP | flag::IN_SYN_QUEUE | flag::IN_ACCEPT_QUEUE | flag::IN_TIME_WAIT;
     if hot.flags & queued != 0 {

@@ -85,8 +85,11 @@ impl Conn<'_, '_> {
     fn queue_fin(&mut self) {
         self.set(flag::FIN_QUEUED);
         self.clear(flag::CORK);
-        self.go(Cause::Close);
-        self.kick();
+        // Before our SYN is acknowledged the FIN waits (RFC 9293 3.10.4, SYN-RECEIVED: queued until ESTABLISHED).
+        if self.state() != State::SynRcvd {
+            self.go(Cause::Close);
+            self.kick();
+        }
     }
 }
 
