@@ -187,7 +187,7 @@ impl Session {
         let (_, port) = rules::bound_end(&socket)
             .ok_or_else(|| Refusal::new(Errno::ADDRNOTAVAIL, "the port is not bound"))?;
         let end = End::of(&Rule { port, ..*rule });
-        let changes = self.rules.add(end, slot, socket)?;
+        let changes = self.rules.add(end, slot, listen, socket)?;
         if listen {
             self.devices.leave_connections(port);
         }

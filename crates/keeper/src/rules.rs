@@ -51,6 +51,8 @@ impl End {
 /// What keeps one end with one lane.
 struct Hold {
     slot: Slot,
+    /// New connections come in here; else it is the port of a connection that goes out.
+    listens: bool,
     /// The kernel socket that keeps the port taken.
     _socket: Fd,
 }
@@ -73,7 +75,13 @@ pub(crate) struct Change {
 
 impl RuleBook {
     /// Adds a rule; `socket` is the kernel socket bound to its end. Gives what changes in the maps.
-    pub(crate) fn add(&mut self, end: End, slot: Slot, socket: Fd) -> Result<Vec<Change>, Refusal> {
+    pub(crate) fn add(
+        &mut self,
+        end: End,
+        slot: Slot,
+        listens: bool,
+        socket: Fd,
+    ) -> Result<Vec<Change>, Refusal> {
         if self.count >= RULES_MAX {
             return Err(Refusal::new(Errno::NOBUFS, "the session has as many rules as it can"));
         }
@@ -81,7 +89,7 @@ impl RuleBook {
         if holds.iter().any(|h| h.slot == slot) {
             return Err(Refusal::new(Errno::ADDRINUSE, "the lane has this port already"));
         }
-        holds.push(Hold { slot, _socket: socket });
+        holds.push(Hold { slot, listens, _socket: socket });
         self.count += 1;
         Ok(self.changes(end))
     }
@@ -100,12 +108,18 @@ impl RuleBook {
 
     /// Takes back every rule of a lane.
     pub(crate) fn remove_all(&mut self, slot: Slot) -> Vec<Change> {
-        let ends: Vec<End> = self
-            .holds
-            .iter()
-            .filter(|(_, h)| h.iter().any(|h| h.slot == slot))
-            .map(|(&end, _)| end)
-            .collect();
+        self.remove_those(slot, |_| true)
+    }
+
+    /// Takes back the rules by which new connections come to a lane. Those it has are remembered by the programs; a
+    /// connection that went out is not, and keeps its rule.
+    pub(crate) fn remove_listeners(&mut self, slot: Slot) -> Vec<Change> {
+        self.remove_those(slot, |hold| hold.listens)
+    }
+
+    fn remove_those(&mut self, slot: Slot, which: impl Fn(&Hold) -> bool) -> Vec<Change> {
+        let wanted = |holds: &Vec<Hold>| holds.iter().any(|h| h.slot == slot && which(h));
+        let ends: Vec<End> = self.holds.iter().filter(|(_, h)| wanted(h)).map(|(&end, _)| end).collect();
         ends.into_iter().filter_map(|end| self.remove(end, slot)).flatten().collect()
     }
 
@@ -239,10 +253,10 @@ mod tests {
     fn a_rule_for_any_address_means_each_address_of_the_devices() {
         let mut book = RuleBook::default();
         book.set_addresses([HERE, ALSO]);
-        let changes = book.add(end(IpAddress::ANY, 80), Slot(3), socket()).expect("added");
+        let changes = book.add(end(IpAddress::ANY, 80), Slot(3), true, socket()).expect("added");
         assert_eq!(changes, [change(HERE, 80, &[3]), change(ALSO, 80, &[3])]);
         assert_eq!(book.set_addresses([HERE]), [change(ALSO, 80, &[])]);
-        let changes = book.add(end(IpAddress::ANY, 80), Slot(1), socket()).expect("a second lane");
+        let changes = book.add(end(IpAddress::ANY, 80), Slot(1), true, socket()).expect("a second lane");
         assert_eq!(changes, [change(HERE, 80, &[1, 3])]);
         assert_eq!(book.remove_all(Slot(3)), [change(HERE, 80, &[1])]);
         assert_eq!(book.remove(end(IpAddress::ANY, 80), Slot(1)), Some(vec![change(HERE, 80, &[])]));
@@ -253,16 +267,29 @@ mod tests {
     fn a_rule_for_one_address_hides_the_rule_for_any() {
         let mut book = RuleBook::default();
         book.set_addresses([HERE]);
-        book.add(end(IpAddress::ANY, 80), Slot(1), socket()).expect("added");
-        assert_eq!(book.add(end(HERE, 80), Slot(2), socket()).expect("added"), [change(HERE, 80, &[2])]);
+        book.add(end(IpAddress::ANY, 80), Slot(1), true, socket()).expect("added");
+        assert_eq!(
+            book.add(end(HERE, 80), Slot(2), true, socket()).expect("added"),
+            [change(HERE, 80, &[2])]
+        );
         assert_eq!(book.remove(end(HERE, 80), Slot(2)), Some(vec![change(HERE, 80, &[1])]));
+    }
+
+    #[test]
+    fn a_connection_that_went_out_keeps_its_rule_when_listeners_go() {
+        let mut book = RuleBook::default();
+        book.set_addresses([HERE]);
+        book.add(end(HERE, 80), Slot(1), true, socket()).expect("a listener");
+        book.add(end(HERE, 40_000), Slot(1), false, socket()).expect("a connection's port");
+        assert_eq!(book.remove_listeners(Slot(1)), [change(HERE, 80, &[])]);
+        assert_eq!(book.remove_all(Slot(1)), [change(HERE, 40_000, &[])]);
     }
 
     #[test]
     fn a_port_is_given_to_a_lane_once() {
         let mut book = RuleBook::default();
-        book.add(end(HERE, 80), Slot(1), socket()).expect("added");
-        let again = book.add(end(HERE, 80), Slot(1), socket());
+        book.add(end(HERE, 80), Slot(1), true, socket()).expect("added");
+        let again = book.add(end(HERE, 80), Slot(1), true, socket());
         assert_eq!(again.err().map(|r| r.errno), Some(Errno::ADDRINUSE));
         assert_eq!(book.remove(end(HERE, 81), Slot(1)), None);
     }

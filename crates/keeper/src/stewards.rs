@@ -14,7 +14,7 @@ use sys::launch::Launch;
 
 use crate::STEWARD_COMMAND;
 use crate::orders::{Order, Report};
-use crate::rules::Slot;
+use crate::rules::{Change, Slot};
 use crate::session::{ClientId, LaneHandle, RegionHandle, RegionId, Session};
 
 /// A program that ends sooner than this gets its steward only when it is dead: most short programs leave nothing to do.
@@ -132,7 +132,9 @@ impl Session {
             }
         }
         for (region, lane, slot) in orphans {
-            self.take_ports_back(slot);
+            // New connections to its ports are not the lane's any more, and others may bind them.
+            let changes = self.rules.remove_listeners(slot);
+            self.apply(&changes);
             let steward = self.ensure_steward(region);
             let told = steward
                 && self
@@ -147,10 +149,8 @@ impl Session {
         self.drop_empty_regions();
     }
 
-    /// New connections to the ports of a lane are not its own any more, and others may bind them. Those it has stay.
-    fn take_ports_back(&mut self, slot: Slot) {
-        let changes = self.rules.remove_all(slot);
-        if let Err(refusal) = self.devices.steer(&changes) {
+    fn apply(&mut self, changes: &[Change]) {
+        if let Err(refusal) = self.devices.steer(changes) {
             log::warn!("taking back the rules of a lane: {}", refusal.text);
         }
     }
@@ -158,7 +158,8 @@ impl Session {
     /// The connections of a lane are finished: rules and fds go.
     fn free_lane(&mut self, region: RegionId, lane: LaneId) {
         let Some(handle) = self.regions.get_mut(&region).and_then(|r| r.lanes.remove(&lane)) else { return };
-        self.take_ports_back(handle.slot);
+        let changes = self.rules.remove_all(handle.slot);
+        self.apply(&changes);
         self.devices.forget_lane(handle.slot);
         self.devices.close_lane(handle.slot, &handle.devices, handle.fds);
     }
