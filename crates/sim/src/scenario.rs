@@ -57,6 +57,8 @@ pub struct Scenario {
     /// Next hops' MACs are given, not asked for. In an outage nobody answers a question, which is final (RFC 1122 2.3.2:
     /// three, one a second), so there they are always given.
     pub knows_macs: bool,
+    /// Streams that share one client port, one after the other: 1 or more.
+    pub streams_a_port: usize,
     /// Keep the last packets for the report of a failure.
     pub log: bool,
     /// Time in which the programs must be done.
@@ -99,6 +101,8 @@ impl Scenario {
             backlog: 32,
             attack: AttackPlan { count: 0, interval: Duration::ZERO, syns: 0 },
             knows_macs: family == Family::Outage || rng.below(2) == 0,
+            // From a generator of its own, so that seeds that once failed stay what they were.
+            streams_a_port: if Rng::new(seed ^ 1).below(4) == 0 { 3 } else { 1 },
             log: false,
             limit: Duration::from_secs(3600),
         };
@@ -158,7 +162,7 @@ impl Scenario {
     #[must_use]
     pub fn is_fast(&self) -> bool {
         let fast = |l: &LinkSpec| l.queue_packets > 1000 && l.bits_per_second == 0;
-        self.family == Family::Perfect && self.hosts.iter().all(|h| fast(&h.link))
+        self.family == Family::Perfect && self.streams_a_port == 1 && self.hosts.iter().all(|h| fast(&h.link))
     }
 
     /// Time that the stream `plan` takes at most when nothing is lost and nothing queues: round trips for the MAC, to

@@ -270,13 +270,21 @@ impl<'s> World<'s> {
             }
             *start = Instant::NEVER;
             any = true;
-            let local = Endpoint { addr: address(host), port: Port(20_000 + at as u16) };
+            let local = Endpoint {
+                addr: address(host),
+                port: Port(20_000 + (at / self.scenario.streams_a_port) as u16),
+            };
             let remote = Endpoint { addr: address(plan.server), port: SERVICE };
             let way = route(host, plan.server, self.scenario.knows_macs);
             let sock = match e.tcp_connect(local, remote, &way, &self.scenario.options) {
                 Ok(sock) => sock,
                 Err(ConnectError::NoRoom) if self.scenario.family == Family::Crowded => {
                     *start = self.now.plus(Duration::from_secs(1));
+                    continue;
+                }
+                // The connection before, of the same name, is not over yet (or in TIME-WAIT).
+                Err(ConnectError::InUse) if self.scenario.streams_a_port > 1 => {
+                    *start = self.now.plus(Duration::from_millis(700));
                     continue;
                 }
                 Err(error) => return Err(format!("tcp_connect: {error:?}")),
