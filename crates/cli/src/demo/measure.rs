@@ -2,7 +2,7 @@
 
 use super::load::{self, Requests};
 use super::place::{Stack, World};
-use super::processes::machine_busy_seconds;
+use super::processes::{core_busy_seconds, machine_busy_seconds};
 use super::server::{BULK_PORT, LARGE_FILE, Server, Site, WEB_PORT, Web};
 use crate::explain;
 use crate::failure::Failure;
@@ -19,6 +19,8 @@ pub(super) struct Plan {
     pub(super) wrk: bool,
     /// Is iperf3 installed?
     pub(super) iperf3: bool,
+    /// [`World::server_core`].
+    pub(super) server_core: Option<usize>,
 }
 
 impl Plan {
@@ -147,14 +149,15 @@ fn measure_web(
 }
 
 fn sample(world: &World, plan: &Plan, stack: Stack, server: &Server, close: bool) -> Result<Sample, Failure> {
-    let (server_before, machine_before) = (server.cpu_seconds(), machine_busy_seconds());
+    let server_cpu = || world.server_core().map_or_else(|| server.cpu_seconds(), core_busy_seconds);
+    let (server_before, machine_before) = (server_cpu(), machine_busy_seconds());
     let client = world.client(stack);
     let drive = if plan.wrk { load::wrk } else { load::curl_loop };
     let requests = drive(client, WEB_PORT, close, plan.seconds)?;
     let each = |seconds: f64| seconds * 1e6 / (requests.count.max(1) as f64);
     Ok(Sample {
         requests,
-        server_cpu_us: each(server.cpu_seconds() - server_before),
+        server_cpu_us: each(server_cpu() - server_before),
         machine_cpu_us: each(machine_busy_seconds() - machine_before),
     })
 }

@@ -53,6 +53,7 @@ pub(crate) fn run(args: &DemoArgs) -> Result<ExitCode, Failure> {
         seconds: if args.short { 1 } else { 4 },
         wrk: load::installed("wrk"),
         iperf3: load::installed("iperf3"),
+        server_core: world.server_core(),
     };
     introduce(&plan, means);
     let figures = measure::measure(&world, &site, &plan);

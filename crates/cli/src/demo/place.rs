@@ -93,6 +93,7 @@ pub(super) struct World {
     client: Place,
     server: Place,
     alone: Alone,
+    server_core: Option<usize>,
 }
 
 /// Where Corelane's server runs without privileges: on a device with an address of its own.
@@ -141,6 +142,31 @@ fn join(server: &Place, client: &Place, server_address: Option<&str>) -> Result<
     Ok(())
 }
 
+/// Gives each side a processor of its own, on which it also does the receiving of its device (RPS), as two machines
+/// would. Gives the server's; `None` when there is one processor only, or the kernel does not let us.
+fn part_cores(client: &Place, server: &Place) -> Option<usize> {
+    let cores = sys::affinity::allowed().ok()?;
+    let (first, last) = (*cores.first()?, *cores.last()?);
+    if first == last || last >= 32 {
+        return None;
+    }
+    for (place, device, core) in [(client, CLIENT_DEVICE, first), (server, SERVER_DEVICE, last)] {
+        place.run(move || sys::affinity::pin_to(core)).ok()?;
+        // A mount of sysfs shows the network namespace of whoever mounts it.
+        let script = format!(
+            "mount -t sysfs sysfs /sys && echo {:x} > /sys/class/net/{device}/queues/rx-0/rps_cpus",
+            1u32 << core
+        );
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &script]);
+        let set = place.run(move || command.output()).ok()?;
+        if !set.status.success() {
+            return None;
+        }
+    }
+    Some(last)
+}
+
 impl World {
     /// Two new namespaces joined by a veth pair, and what `means` needs besides.
     pub(super) fn build(means: Means) -> Result<Self, Failure> {
@@ -155,7 +181,13 @@ impl World {
                 Alone::Veth { client, server }
             }
         };
-        Ok(Self { client, server, alone })
+        let server_core = if means == Means::Privileges { part_cores(&client, &server) } else { None };
+        Ok(Self { client, server, alone, server_core })
+    }
+
+    /// The processor that does all of the server's work and nothing of the client's; `None`: they share.
+    pub(super) fn server_core(&self) -> Option<usize> {
+        self.server_core
     }
 
     /// Where the load for `stack` comes from; always the kernel's own TCP.

@@ -72,13 +72,22 @@ pub(super) fn members(root: u32) -> Vec<u32> {
 
 /// Time that all processors of this machine were busy since it started, s: user, system, interrupts and softirqs.
 pub(super) fn machine_busy_seconds() -> f64 {
-    let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
-    busy_ticks(&text) as f64 / TICKS_PER_SECOND
+    busy_seconds("cpu")
 }
 
-fn busy_ticks(stat: &str) -> u64 {
+/// [`machine_busy_seconds`] of processor `core` alone.
+pub(super) fn core_busy_seconds(core: usize) -> f64 {
+    busy_seconds(&format!("cpu{core}"))
+}
+
+fn busy_seconds(name: &str) -> f64 {
+    let text = std::fs::read_to_string("/proc/stat").unwrap_or_default();
+    busy_ticks(&text, name) as f64 / TICKS_PER_SECOND
+}
+
+fn busy_ticks(stat: &str, name: &str) -> u64 {
     // cpu user nice system idle iowait irq softirq steal ...
-    let Some(line) = stat.lines().next() else { return 0 };
+    let Some(line) = stat.lines().find(|l| l.split_whitespace().next() == Some(name)) else { return 0 };
     let fields: Vec<u64> = line.split_whitespace().skip(1).filter_map(|f| f.parse().ok()).collect();
     fields.iter().enumerate().filter(|(i, _)| matches!(i, 0..=2 | 5 | 6)).map(|(_, ticks)| ticks).sum()
 }
@@ -169,7 +178,8 @@ mod tests {
 
     #[test]
     fn busy_time_leaves_out_idle_waiting_and_stolen_time() {
-        assert_eq!(busy_ticks("cpu  1 2 4 100 200 8 16 400 0 0\ncpu0 ..."), 31);
+        let text = "cpu  1 2 4 100 200 8 16 400 0 0\ncpu0 1 0 0 9 9 0 1 9 9 9\n";
+        assert_eq!((busy_ticks(text, "cpu"), busy_ticks(text, "cpu0"), busy_ticks(text, "cpu1")), (31, 2, 0));
     }
 
     #[test]

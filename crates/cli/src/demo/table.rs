@@ -142,6 +142,21 @@ fn figure(value: Option<f64>) -> String {
 }
 
 /// The table and what there is to say about it.
+/// What the CPU figures count.
+fn counted(server_core: Option<usize>) -> String {
+    match server_core {
+        Some(core) => format!(
+            "Client and server have a processor each, on which also their\ndevice's packets are received (RPS), as two machines \
+             would. Server CPU: all busy time of the server's (number {core}),\ninterrupts, softirqs, keeper and steward \
+             included. Machine CPU: that of all processors."
+        ),
+        None => "Server CPU: user and system time of the server's\nprocesses, on Corelane with its keeper and steward; the \
+                 kernel does much of a server's receiving in softirqs that run on\nthe sender's account, so machine CPU counts \
+                 all busy time of all processors, client included."
+            .to_owned(),
+    }
+}
+
 pub(super) fn text(figures: &Figures, rows: &[Row], plan: &Plan) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
@@ -162,10 +177,9 @@ pub(super) fn text(figures: &Figures, rows: &[Row], plan: &Plan) -> String {
     }
     let _ = writeln!(
         out,
-        "\nMedians of {} round(s). Ratio: Corelane / kernel. Server CPU: user and system time of the server's processes,
-on Corelane with its keeper and steward. The kernel does much of a server's receiving in softirqs, which on veth
-run on the sender's account; machine CPU therefore counts all busy time of all processors, client included.",
-        plan.rounds
+        "\nMedians of {} round(s). Ratio: Corelane / kernel. {}",
+        plan.rounds,
+        counted(plan.server_core)
     );
     if !figures.accelerated.is_empty() {
         let _ = writeln!(out, "\nWhat was accelerated:");
