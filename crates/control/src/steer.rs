@@ -15,7 +15,7 @@ pub use maps::{Flow, LocalEnd, SLOTS, slot_of};
 use crate::bpf::AssembleError;
 use maps::Listener;
 use program::Kind;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::os::fd::{AsFd, AsRawFd};
 use sys::Errno;
 use sys::bpf::{Attachment, LoadError, Map, MapKind, Program, ProgramKind, XdpMode};
@@ -110,7 +110,6 @@ pub struct Steering {
     devices: BTreeMap<u32, Device>,
     listener_rows: HashMap<LocalEnd, Listener>,
     flow_rows: HashMap<Flow, SteerLane>,
-    kernel_flows: HashSet<Flow>,
     /// A bit for each lane that was named by a rule and not removed.
     lanes: u64,
 }
@@ -139,7 +138,6 @@ impl Steering {
             devices: BTreeMap::new(),
             listener_rows: HashMap::new(),
             flow_rows: HashMap::new(),
-            kernel_flows: HashSet::new(),
             lanes: 0,
         })
     }
@@ -260,7 +258,45 @@ impl Steering {
     /// # Errors
     /// [`SteerError::NotIpv4`], E2BIG above [`LISTENERS`].
     pub fn add_listener(&mut self, end: LocalEnd, lane: SteerLane) -> Result<(), SteerError> {
+        let listener = self.listener_rows.get(&end).cloned().unwrap_or_else(Listener::new);
+        self.add_to(listener, end, lane)
+    }
+
+    /// [`Steering::add_listener`] on an end where the kernel may have connections: those stay with the kernel. It costs
+    /// each segment a lookup, until [`Steering::settle`].
+    ///
+    /// # Errors
+    /// As [`Steering::add_listener`].
+    pub fn add_listener_beside_kernel(&mut self, end: LocalEnd, lane: SteerLane) -> Result<(), SteerError> {
         let mut listener = self.listener_rows.get(&end).cloned().unwrap_or_else(Listener::new);
+        listener.set_beside_kernel(true);
+        self.add_to(listener, end, lane)
+    }
+
+    /// The kernel has no connection left on any end but those that `busy` names. Gives how many of them there still are.
+    ///
+    /// # Errors
+    /// What the kernel says about the first rule that failed; the others are changed all the same.
+    pub fn settle(&mut self, busy: impl Fn(&LocalEnd) -> bool) -> Result<usize, SteerError> {
+        let beside: Vec<(LocalEnd, Listener)> = self
+            .listener_rows
+            .iter()
+            .filter(|(_, row)| row.is_beside_kernel())
+            .map(|(end, row)| (*end, row.clone()))
+            .collect();
+        let (mut left, mut outcome) = (0, Ok(()));
+        for (end, mut listener) in beside {
+            if busy(&end) {
+                left += 1;
+                continue;
+            }
+            listener.set_beside_kernel(false);
+            outcome = outcome.and(self.set_listener(end, listener));
+        }
+        outcome.map(|()| left)
+    }
+
+    fn add_to(&mut self, mut listener: Listener, end: LocalEnd, lane: SteerLane) -> Result<(), SteerError> {
         self.lanes |= 1 << lane.number();
         listener.add(lane, self.lanes.count_ones() == 1);
         self.write_state(self.flow_rows.len())?;
@@ -301,43 +337,8 @@ impl Steering {
         self.lanes |= 1 << lane.number();
         self.write_state(self.flow_rows.len() + 1)?;
         self.maps.flows.update(&key, &value).map_err(kernel("adding a flow rule"))?;
-        self.kernel_flows.remove(&flow);
         self.flow_rows.insert(flow, lane);
         self.write_state(self.flow_rows.len())
-    }
-
-    /// Leaves one flow to the kernel although its local end is steered: a connection that the kernel had before.
-    ///
-    /// # Errors
-    /// [`SteerError::NotIpv4`], E2BIG above [`FLOWS`].
-    pub fn leave_to_kernel(&mut self, flow: Flow) -> Result<(), SteerError> {
-        let key = flow.key().ok_or(SteerError::NotIpv4)?;
-        let value = u32::from(maps::NO_LANE).to_ne_bytes();
-        self.write_state(self.flow_rows.len() + 1)?;
-        self.maps.flows.update(&key, &value).map_err(kernel("leaving a flow to the kernel"))?;
-        self.flow_rows.remove(&flow);
-        self.kernel_flows.insert(flow);
-        self.write_state(self.flow_rows.len())
-    }
-
-    /// Takes [`Steering::leave_to_kernel`] back for every flow that `gone` names.
-    ///
-    /// # Errors
-    /// What the kernel says about the first that failed; the others are removed all the same.
-    pub fn forget_kernel_flows(&mut self, gone: impl Fn(&Flow) -> bool) -> Result<(), SteerError> {
-        let mut outcome = Ok(());
-        for flow in self.kernel_flows.extract_if(|flow| gone(flow)) {
-            let Some(key) = flow.key() else { continue };
-            let removed = self.maps.flows.delete(&key).map_err(kernel("forgetting a flow of the kernel's"));
-            outcome = outcome.and(removed);
-        }
-        outcome.and(self.write_state(self.flow_rows.len()))
-    }
-
-    /// Flows left to the kernel.
-    #[must_use]
-    pub fn kernel_flow_count(&self) -> usize {
-        self.kernel_flows.len()
     }
 
     /// Takes [`Steering::add_flow`] back.
@@ -352,7 +353,7 @@ impl Steering {
     }
 
     fn write_state(&self, flows: usize) -> Result<(), SteerError> {
-        let value = maps::state_value(flows + self.kernel_flows.len(), self.lanes);
+        let value = maps::state_value(flows, self.lanes);
         self.maps.state.update(&[0; 4], &value).map_err(kernel("writing the steering state"))
     }
 

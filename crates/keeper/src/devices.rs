@@ -1,11 +1,11 @@
 //! The devices of a session: which port serves each, and the port's fds for each lane.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 
-use base::{MacAddr, Port};
+use base::MacAddr;
 use control::proto::{DeviceKind, DeviceList, LaneDevice, device_flags};
-use control::steer::{Flow, LocalEnd, SteerLane, Steering};
+use control::steer::{LocalEnd, SteerLane, Steering};
 use control::tables::{Link, LinkKind};
 use port::packet::PacketSpec;
 use port::xdp::{XdpSocket, XdpSpec};
@@ -297,26 +297,17 @@ impl Devices {
         }
     }
 
-    /// Leaves the kernel the connections that it has on `port` at this moment.
-    pub(crate) fn leave_connections(&mut self, port: Port) {
-        let Some(steering) = &mut self.steering else { return };
-        for flow in kernel_flows::read().into_iter().filter(|flow| flow.local.port == port) {
-            if let Err(error) = steering.leave_to_kernel(flow) {
-                log::warn!("a connection of the kernel's is lost: {error}");
+    /// Looks whether the kernel still has connections on the ports of lanes. True: look again later.
+    pub(crate) fn settle(&mut self) -> bool {
+        let Some(steering) = &mut self.steering else { return false };
+        let busy = kernel_flows::local_ends();
+        match steering.settle(|end| busy.contains(end)) {
+            Ok(left) => left > 0,
+            Err(error) => {
+                log::warn!("settling steering rules: {error}");
+                true
             }
         }
-    }
-
-    /// Forgets those of them that are over. True: some are left.
-    pub(crate) fn look_at_left_connections(&mut self) -> bool {
-        let Some(steering) = self.steering.as_mut().filter(|s| s.kernel_flow_count() > 0) else {
-            return false;
-        };
-        let alive: HashSet<Flow> = kernel_flows::read().into_iter().collect();
-        if let Err(error) = steering.forget_kernel_flows(|flow| !alive.contains(flow)) {
-            log::warn!("forgetting connections of the kernel's: {error}");
-        }
-        steering.kernel_flow_count() > 0
     }
 
     /// A lane is done: its connections are the kernel's to refuse.
@@ -340,7 +331,10 @@ impl Devices {
                 change.slots.iter().filter_map(|&slot| steer_lane(slot).ok()).collect();
             let present = self.steered.entry(change.end).or_default();
             for &lane in wanted.iter().filter(|lane| !present.contains(lane)) {
-                steering.add_listener(end, lane).map_err(failed)?;
+                match change.listens {
+                    true => steering.add_listener_beside_kernel(end, lane).map_err(failed)?,
+                    false => steering.add_listener(end, lane).map_err(failed)?,
+                }
             }
             for &lane in present.iter().filter(|lane| !wanted.contains(lane)) {
                 steering.remove_listener(end, lane).map_err(failed)?;

@@ -1,40 +1,36 @@
 //! TCP connections that the kernel itself has: when a listener becomes a lane's, those it accepted before stay with it.
 
+use std::collections::HashSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use base::{IpAddress, Port};
 use control::proto::Proto;
-use control::steer::{Flow, LocalEnd};
-
-/// Connections that are read at most.
-const FLOWS_MAX: usize = 16_384;
+use control::steer::LocalEnd;
 
 // States of /proc/net/tcp (include/net/tcp_states.h).
 const TIME_WAIT: u8 = 0x06;
 const CLOSE: u8 = 0x07;
 const LISTEN: u8 = 0x0a;
 
-/// The kernel's IPv4 connections (in sockets of either family) in the network namespace of this thread. Those in TIME-WAIT have nothing to
-/// lose and are left out.
-pub(crate) fn read() -> Vec<Flow> {
-    let mut found = Vec::new();
+/// The local ends of the kernel's IPv4 connections (in sockets of either family) in the network namespace of this
+/// thread. Those in TIME-WAIT have nothing to lose and are left out.
+pub(crate) fn local_ends() -> HashSet<LocalEnd> {
+    let mut found = HashSet::new();
     for file in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
         // Without IPv6 in the kernel the second is missing.
         let text = std::fs::read_to_string(file).unwrap_or_default();
-        found.extend(text.lines().skip(1).filter_map(parse).take(FLOWS_MAX));
+        found.extend(text.lines().skip(1).filter_map(parse));
     }
     found
 }
 
 /// Reads one line: `sl local_address rem_address st ...`, addresses as hex words in the machine's byte order.
-fn parse(line: &str) -> Option<Flow> {
+fn parse(line: &str) -> Option<LocalEnd> {
     let mut words = line.split_whitespace().skip(1);
     let (addr, port) = end(words.next()?)?;
-    let (remote, remote_port) = end(words.next()?)?;
-    let state = u8::from_str_radix(words.next()?, 16).ok()?;
-    let local = LocalEnd { proto: Proto::Tcp, addr, port };
+    let state = u8::from_str_radix(words.nth(1)?, 16).ok()?;
     let alive = !matches!(state, TIME_WAIT | CLOSE | LISTEN);
-    (alive && remote.as_v4().is_some()).then_some(Flow { local, remote, remote_port })
+    (alive && addr.as_v4().is_some()).then_some(LocalEnd { proto: Proto::Tcp, addr, port })
 }
 
 fn end(text: &str) -> Option<(IpAddress, Port)> {
@@ -60,19 +56,12 @@ mod tests {
 
     #[test]
     fn a_connection_is_read_in_either_family_and_a_listener_is_not() {
-        let flow = Flow {
-            local: LocalEnd {
-                proto: Proto::Tcp,
-                addr: IpAddress::from_v4(Ipv4Addr::new(10, 99, 0, 1)),
-                port: Port(8080),
-            },
-            remote: IpAddress::from_v4(Ipv4Addr::new(10, 99, 0, 2)),
-            remote_port: Port(40_000),
-        };
+        let addr = IpAddress::from_v4(Ipv4Addr::new(10, 99, 0, 1));
+        let end = LocalEnd { proto: Proto::Tcp, addr, port: Port(8080) };
         let v4 = "   1: 0100630A:1F90 0200630A:9C40 01 00000000:00000000 00:00000000 00000000     0";
         let v6 = "   1: 0000000000000000FFFF00000100630A:1F90 0000000000000000FFFF00000200630A:9C40 03 0:0";
-        assert_eq!(parse(v4), Some(flow));
-        assert_eq!(parse(v6), Some(flow));
+        assert_eq!(parse(v4), Some(end));
+        assert_eq!(parse(v6), Some(end));
         assert_eq!(parse(&v4.replace(" 01 ", " 06 ")), None);
         assert_eq!(parse("   0: 00000000:1F90 00000000:0000 0A 00000000:00000000 00:00000000"), None);
     }

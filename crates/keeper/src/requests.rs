@@ -188,20 +188,13 @@ impl Session {
             .ok_or_else(|| Refusal::new(Errno::ADDRNOTAVAIL, "the port is not bound"))?;
         let end = End::of(&Rule { port, ..*rule });
         let changes = self.rules.add(end, slot, listen, socket)?;
-        if listen {
-            self.devices.leave_connections(port);
-        }
         if let Err(refusal) = self.devices.steer(&changes) {
             // What went in comes out again; the first refusal is what counts.
             let back = self.rules.remove(end, slot).unwrap_or_default();
             let _ = self.devices.steer(&back);
             return Err(refusal);
         }
-        if listen {
-            // Once more: for those that came between the first look and the rule.
-            self.devices.leave_connections(port);
-            self.left_connections = true;
-        }
+        self.unsettled |= listen;
         Ok(port)
     }
 

@@ -71,6 +71,8 @@ pub(crate) struct RuleBook {
 pub(crate) struct Change {
     pub(crate) end: End,
     pub(crate) slots: Vec<Slot>,
+    /// Only connections that come in: the kernel may have others here.
+    pub(crate) listens: bool,
 }
 
 impl RuleBook {
@@ -132,7 +134,7 @@ impl RuleBook {
         let any: Vec<End> = self.holds.keys().copied().filter(|end| end.addr().is_any()).collect();
         any.iter()
             .flat_map(|end| touched.iter().map(|&addr| end.at(addr)))
-            .map(|end| Change { slots: self.slots(end), end })
+            .map(|end| self.change(end))
             .collect()
     }
 
@@ -152,18 +154,19 @@ impl RuleBook {
         } else {
             vec![end]
         };
-        touched.into_iter().map(|end| Change { slots: self.slots(end), end }).collect()
+        touched.into_iter().map(|end| self.change(end)).collect()
     }
 
     /// The lanes for a concrete end: those with a rule for its address, else those with one for any address (as the
     /// kernel prefers the more specific socket).
-    fn slots(&self, end: End) -> Vec<Slot> {
+    fn change(&self, end: End) -> Change {
         let here = self.addresses.contains(&end.addr);
         let exact = self.holds.get(&end);
         let any = self.holds.get(&end.at(IpAddress::ANY)).filter(|_| here);
-        let mut slots: Vec<Slot> = exact.or(any).into_iter().flatten().map(|h| h.slot).collect();
+        let holds = exact.or(any).map(Vec::as_slice).unwrap_or_default();
+        let mut slots: Vec<Slot> = holds.iter().map(|h| h.slot).collect();
         slots.sort_unstable();
-        slots
+        Change { end, slots, listens: holds.iter().all(|h| h.listens) }
     }
 }
 
@@ -246,7 +249,8 @@ mod tests {
     }
 
     fn change(addr: IpAddress, port: u16, slots: &[u16]) -> Change {
-        Change { end: end(addr, port), slots: slots.iter().map(|&s| Slot(s)).collect() }
+        let slots = slots.iter().map(|&s| Slot(s)).collect();
+        Change { end: end(addr, port), slots, listens: true }
     }
 
     #[test]

@@ -29,8 +29,8 @@ use crate::stewards::{START_DELAY, Steward};
 const CLIENTS_MAX: usize = 1024;
 /// Messages of one client that are handled before others have their turn.
 const TURN_MESSAGES: usize = 64;
-/// Time between two looks at the connections that were left to the kernel.
-const LEFT_LOOK: Duration = Duration::from_secs(2);
+/// Time between two looks at the connections that the kernel has on ports of lanes.
+const SETTLE_LOOK: Duration = Duration::from_secs(2);
 /// Regions of one session at a time.
 pub(crate) const REGIONS_MAX: usize = 512;
 
@@ -79,9 +79,9 @@ pub(crate) struct Session {
     pub(crate) rules: RuleBook,
     pub(crate) mirror: Mirror,
     next_number: u32,
-    /// Connections on a lane's port may be the kernel's.
-    pub(crate) left_connections: bool,
-    /// When those were last looked at.
+    /// The kernel may have connections on ports of lanes.
+    pub(crate) unsettled: bool,
+    /// When that was last looked at.
     looked_at: Instant,
 }
 
@@ -133,7 +133,7 @@ impl Session {
             rules: RuleBook::default(),
             mirror,
             next_number: 1,
-            left_connections: false,
+            unsettled: false,
             looked_at: Instant(0),
         };
         session.follow_addresses();
@@ -212,7 +212,7 @@ impl Session {
     fn next_look(&self) -> Option<Duration> {
         let waiting =
             self.regions.values().any(|region| region.steward.is_none() && !region.lanes.is_empty());
-        if waiting { Some(START_DELAY) } else { self.left_connections.then_some(LEFT_LOOK) }
+        if waiting { Some(START_DELAY) } else { self.unsettled.then_some(SETTLE_LOOK) }
     }
 
     /// Handles whatever is ready.
@@ -227,9 +227,9 @@ impl Session {
         }
         self.serve_stewards();
         let now = sys::clock::now();
-        if self.left_connections && now.since(self.looked_at) >= LEFT_LOOK {
+        if self.unsettled && now.since(self.looked_at) >= SETTLE_LOOK {
             self.looked_at = now;
-            self.left_connections = self.devices.look_at_left_connections();
+            self.unsettled = self.devices.settle();
         }
     }
 

@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{Ordering, fence};
 
 use base::limits::KEEPER_MESSAGE_BYTES;
 use base::{Duration, Instant, LaneId};
@@ -289,6 +289,13 @@ impl Care {
             Ok(None) => return false,
             Err(Poisoned) => return self.dead_since.is_some(),
         };
+        // A thread that begins to wait for the lane counts itself, then looks whether somebody holds it: so either it sees
+        // us and looks again, or we see it here.
+        fence(Ordering::SeqCst);
+        let waited_for = self.lane.lane_ref().signals().sleepers.load(Ordering::SeqCst) != 0;
+        if waited_for && self.dead_since.is_none() {
+            return false;
+        }
         if self.dead_since.is_some() && !self.closed {
             closing::close_all(&mut session);
             self.closed = true;

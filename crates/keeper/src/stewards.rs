@@ -14,7 +14,7 @@ use sys::launch::Launch;
 
 use crate::STEWARD_COMMAND;
 use crate::orders::{Order, Report};
-use crate::rules::{Change, Slot};
+use crate::rules::Change;
 use crate::session::{ClientId, LaneHandle, RegionHandle, RegionId, Session};
 
 /// A program that ends sooner than this gets its steward only when it is dead: most short programs leave nothing to do.

@@ -1,6 +1,8 @@
 //! This process's view of one lane: entering it, its events, its next timer.
 
-use core::sync::atomic::{AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{
+    AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
+};
 use std::os::fd::AsRawFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -221,11 +223,15 @@ impl View {
     }
 
     /// This thread polls the lane: whoever else might, such as the steward, leaves it alone until [`View::stop_polling`]. False: somebody
-    /// outside this process held the lane since we did, so look again.
+    /// outside this process held the lane since we did, or holds it, so look again.
     pub(crate) fn start_polling(&self) -> bool {
-        let signals = self.lane().lane_ref().signals();
-        signals.sleepers.fetch_add(1, Ordering::AcqRel);
-        signals.last_held_ns.load(Ordering::Acquire) == self.held_ns.load(Ordering::Acquire)
+        let lane = self.lane().lane_ref();
+        let signals = lane.signals();
+        signals.sleepers.fetch_add(1, Ordering::SeqCst);
+        // The steward takes the lane, then looks for sleepers: one of us sees the other.
+        fence(Ordering::SeqCst);
+        lane.holder().is_none()
+            && signals.last_held_ns.load(Ordering::Acquire) == self.held_ns.load(Ordering::Acquire)
     }
 
     /// The end of [`View::start_polling`].

@@ -19,8 +19,14 @@ pub(super) const FLOW_KEY_BYTES: usize = 16;
 pub(super) const FLOW_VALUE_BYTES: usize = 4;
 pub(super) const LISTENER_KEY_BYTES: usize = 8;
 pub(super) const LISTENER_VALUE_BYTES: usize = SLOTS + 8;
-/// Offset in a listener's value of the byte that says "connections of other lanes may come in here: follow pins".
-pub(super) const LISTENER_SHARED: i16 = SLOTS as i16;
+/// Offset in a listener's value of the byte that says what pins are for.
+pub(super) const LISTENER_PINS: i16 = SLOTS as i16;
+/// Segments go by their slot.
+pub(super) const PINS_UNUSED: u8 = 0;
+/// Connections of other lanes may come in here: a segment goes by its pin, without one by its slot.
+pub(super) const PINS_FIRST: u8 = 1;
+/// Connections of the kernel's may come in here: a segment without a pin is the kernel's.
+pub(super) const PINS_ONLY: u8 = 2;
 
 /// The one value of the state map: the number of flow rules (u32, never too few), and a bit for each lane that is there (u64).
 pub(super) const STATE_VALUE_BYTES: usize = 16;
@@ -94,20 +100,36 @@ pub(super) struct Listener {
     pub(super) slots: [u8; SLOTS],
     /// May connections of other lanes come in here? Then pins are followed.
     shared: bool,
+    /// May the kernel have connections here? Then what has no pin is the kernel's.
+    beside_kernel: bool,
     /// Lanes and how often each was added.
     members: Vec<(SteerLane, u32)>,
 }
 
 impl Listener {
     pub(super) fn new() -> Self {
-        Self { slots: [NO_LANE; SLOTS], shared: false, members: Vec::new() }
+        Self { slots: [NO_LANE; SLOTS], shared: false, beside_kernel: false, members: Vec::new() }
     }
 
     pub(super) fn value(&self) -> [u8; LISTENER_VALUE_BYTES] {
         let mut value = [0; LISTENER_VALUE_BYTES];
-        let bytes = self.slots.iter().chain(std::iter::once(if self.shared { &1 } else { &0 }));
+        let pins = match (self.beside_kernel, self.shared) {
+            (true, _) => &PINS_ONLY,
+            (false, true) => &PINS_FIRST,
+            (false, false) => &PINS_UNUSED,
+        };
+        let bytes = self.slots.iter().chain(std::iter::once(pins));
         value.iter_mut().zip(bytes).for_each(|(to, from)| *to = *from);
         value
+    }
+
+    /// Says whether the kernel may have connections here.
+    pub(super) fn set_beside_kernel(&mut self, beside: bool) {
+        self.beside_kernel = beside;
+    }
+
+    pub(super) fn is_beside_kernel(&self) -> bool {
+        self.beside_kernel
     }
 
     #[cfg(test)]

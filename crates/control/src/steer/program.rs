@@ -5,7 +5,9 @@
 //! when the listener has several lanes or is gone: lanes come and go without breaking what runs. Whatever is not found, or not understood, goes on to the kernel. Fragments go to the
 //! kernel because only the first has ports (RFC 791 3.2); nothing is lost, the kernel reassembles and answers for itself.
 
-use super::maps::{LISTENER_SHARED, MIX, NO_LANE, SLOT_SHIFT, STATE_FLOWS, STATE_LANES};
+use super::maps::{
+    LISTENER_PINS, MIX, NO_LANE, PINS_FIRST, PINS_UNUSED, SLOT_SHIFT, STATE_FLOWS, STATE_LANES,
+};
 use super::{Maps, STEER_LANES, SteerLane};
 use crate::bpf::{AssembleError, Assembler, Helper, If, Label, Op, Reg, Size};
 use sys::bpf::{Insn, Map};
@@ -81,7 +83,7 @@ pub(super) fn generate(kind: &Kind<'_>, maps: &Maps, seed: u32) -> Result<Vec<In
     check_headers(&mut a, pass);
     read_ports(&mut a, kind, pass);
     build_keys(&mut a);
-    find_flow(&mut a, maps, (found, pass));
+    find_flow(&mut a, maps, found);
     find_listener(&mut a, kind, maps, seed, (found, pass));
     a.place(found);
     verdict(&mut a, kind, pass);
@@ -194,7 +196,7 @@ fn look_up(a: &mut Assembler, map: &Map, key: i16) {
     a.call(Helper::MapLookup);
 }
 
-fn find_flow(a: &mut Assembler, maps: &Maps, (found, pass): (Label, Label)) {
+fn find_flow(a: &mut Assembler, maps: &Maps, found: Label) {
     let missed = a.label();
     // Most hosts have no flow rules; one load is cheaper than a hash of 16 bytes.
     a.load_map_value(Reg::R1, &maps.state);
@@ -204,8 +206,6 @@ fn find_flow(a: &mut Assembler, maps: &Maps, (found, pass): (Label, Label)) {
     look_up(a, &maps.flows, FLOW_KEY);
     a.jump_if(If::Eq, Reg::R0, 0, missed);
     a.load(Size::Word, LANE, Reg::R0, 0);
-    // A flow that stays with the kernel.
-    a.jump_if(If::Eq, LANE, i32::from(NO_LANE), pass);
     a.jump(found);
     a.place(missed);
 }
@@ -217,11 +217,14 @@ fn find_listener(a: &mut Assembler, kind: &Kind<'_>, maps: &Maps, seed: u32, (fo
     opens_connection(a);
     a.jump_if(If::Eq, SLOTS, 0, no_listener);
     a.jump_if(If::Ne, OPENS, SEGMENT, pick);
-    a.load(Size::Byte, Reg::R2, SLOTS, LISTENER_SHARED);
-    a.jump_if(If::Eq, Reg::R2, 0, pick);
+    a.load(Size::Byte, Reg::R2, SLOTS, LISTENER_PINS);
+    a.jump_if(If::Eq, Reg::R2, i32::from(PINS_UNUSED), pick);
+    let only = a.label();
+    a.jump_if(If::Ne, Reg::R2, i32::from(PINS_FIRST), only);
     follow_pin(a, maps, pick, (found, pass));
     a.place(no_listener);
     a.jump_if(If::Ne, OPENS, SEGMENT, pass);
+    a.place(only);
     follow_pin(a, maps, pass, (found, pass));
     a.place(pick);
     pick_slot(a, seed, pass);
