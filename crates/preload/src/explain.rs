@@ -12,14 +12,15 @@ use crate::table::{self, Entry};
 
 /// Sockets listed at most.
 const LINES: usize = 200;
-/// Fall-backs of connecting sockets that are told as they happen.
-const TOLD: u32 = 32;
+/// Last connecting socket that is told of.
+const TOLD: u32 = 1024;
 
 static CONNECTS: AtomicU32 = AtomicU32::new(0);
 
-/// A socket that connects was decided on.
+/// A socket that connects was decided on: tells of the first, the second, the fourth ...
 pub(crate) fn connected() {
-    if CONNECTS.fetch_add(1, Ordering::Relaxed) < TOLD {
+    let number = CONNECTS.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+    if number.is_power_of_two() && number <= TOLD {
         tell();
     }
 }

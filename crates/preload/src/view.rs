@@ -323,6 +323,8 @@ impl View {
             self.found_poisoned();
             return None;
         };
+        // What the program left behind while it worked on the last batch.
+        session.flush();
         for _ in 0..STEPS {
             if !session.receive().more {
                 break;
