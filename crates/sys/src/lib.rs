@@ -21,6 +21,7 @@ pub mod packet;
 pub mod poll;
 pub mod process;
 pub mod raw;
+pub mod sandbox;
 pub mod signals;
 mod sockopt;
 pub mod tun;
