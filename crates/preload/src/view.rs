@@ -20,7 +20,7 @@ use crate::sock::{Seat, Sock, flag};
 /// Rounds of a step in which a port's batch was full.
 const STEPS: usize = 4;
 /// How long packets gather at most while the program works on a batch of events, ns.
-const GATHER_NS: u64 = 100_000;
+const GATHER_NS: u64 = 500_000;
 /// Answers followed by a close, in a row, after which the close is expected.
 const HABIT: u32 = 8;
 /// Lanes that one process may know: its own and those it was forked with.
@@ -383,7 +383,10 @@ impl View {
     /// Has the lane's events of `seat` come to this process, for `sock`.
     pub(crate) fn subscribe(&self, seat: Seat, sock: &'static Sock) {
         sock.put(flag::SUBSCRIBED, true);
-        self.enter(|session| {
+        // Asking for events sends nothing: what gathers goes on gathering.
+        let visit = Visit { token: sock.address(), puts: false, closes: false };
+        self.enter_as(visit, |session, heard| {
+            *heard = true;
             session.engine(|engine| engine.set_event_queue(seat.name, self.queue(), sock.token()));
         });
     }
