@@ -248,6 +248,9 @@ pub(crate) fn pop_ring(mem: &mut LaneMem<'_>, ring: Ring) -> Option<Idx<TcbHot>>
     if head == tail {
         return None;
     }
+    if tail.wrapping_sub(*head) > slots {
+        *head = tail.wrapping_sub(slots); // corrupted: no ring is that full
+    }
     let slot = ring.index() as u32 * slots + (*head & slots.wrapping_sub(1));
     *head = head.wrapping_add(1);
     let at = Idx::new(*mem.rings.get(Idx::new(slot))?);

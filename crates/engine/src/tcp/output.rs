@@ -117,7 +117,7 @@ impl Conn<'_, '_> {
         if self.any(flag::RING_DATA) {
             let _ = self.emit_data(out);
         }
-        let due = self.cold.acks_owed + u8::from(self.any(flag::ACK_NOW));
+        let due = self.cold.acks_owed.saturating_add(u8::from(self.any(flag::ACK_NOW)));
         for left in (0..due).rev() {
             self.send_segment(
                 out,

@@ -116,7 +116,10 @@ impl Conn<'_, '_> {
         len: u32,
     ) -> (u32, FrameIdx) {
         let (mut at, mut taken) = (from, 0_u32);
-        while taken < len {
+        for _ in 0..self.frames.count() {
+            if taken == len {
+                break;
+            }
             let Some(meta) = self.frames.meta(at) else { break };
             let into = seq.plus(taken).since(SeqNum(meta.seq));
             let Some(left) = u32::from(meta.len).checked_sub(into) else { break };

@@ -88,7 +88,8 @@ impl Conn<'_, '_> {
         let (mut head, mut last) = (FrameIdx::NONE, FrameIdx::NONE);
         let mut seq = seg.seq;
         let mut left = seg.len;
-        while let Some(meta) = self.frames.meta_mut(at) {
+        for _ in 0..self.frames.count() {
+            let Some(meta) = self.frames.meta_mut(at) else { break };
             let next = core::mem::replace(&mut meta.next, FrameIdx::NONE);
             meta.len = u32::from(meta.len).min(left) as u16;
             meta.seq = seq.0;
@@ -112,7 +113,8 @@ impl Conn<'_, '_> {
     pub(super) fn deliver(&mut self, head: FrameIdx) {
         let mut at = head;
         let before = self.hot.rcv.nxt;
-        while let Some(meta) = self.frames.meta_mut(at) {
+        for _ in 0..self.frames.count() {
+            let Some(meta) = self.frames.meta_mut(at) else { break };
             let next = core::mem::replace(&mut meta.next, FrameIdx::NONE);
             let len = meta.len;
             self.hot.rcv.nxt = self.hot.rcv.nxt.plus(u32::from(len));
@@ -192,7 +194,7 @@ impl Conn<'_, '_> {
     /// A peer without SACK counts duplicate ACKs, so it gets one for each segment, up to the three that matter.
     fn owe_duplicate(&mut self) {
         if !self.any(flag::SACK) && self.any(flag::ACK_NOW) {
-            self.cold.acks_owed = (self.cold.acks_owed + 1).min(3);
+            self.cold.acks_owed = self.cold.acks_owed.saturating_add(1).min(3);
         }
     }
 
@@ -209,7 +211,8 @@ impl Conn<'_, '_> {
         let mut at = head;
         let mut hint = FrameIdx::NONE;
         let mut run: Option<SeqRange> = None;
-        while let Some(meta) = self.frames.meta_mut(at) {
+        for _ in 0..self.frames.count() {
+            let Some(meta) = self.frames.meta_mut(at) else { break };
             let next = core::mem::replace(&mut meta.next, FrameIdx::NONE);
             let (left, right) = span(meta);
             run = Some(SeqRange { left: run.map_or(left, |r| r.left), right });

@@ -146,7 +146,10 @@ impl Conn<'_, '_> {
     #[inline]
     fn consume(&mut self, len: usize, mut take: impl FnMut(&[u8], usize)) -> usize {
         let mut done = 0;
-        while done < len {
+        for _ in 0..=self.frames.count() {
+            if done == len {
+                break;
+            }
             let head = self.hot.rcv_queue.head;
             let Some(meta) = self.frames.meta(head) else { break };
             let n = usize::from(meta.len).min(len - done);
