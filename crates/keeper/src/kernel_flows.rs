@@ -1,6 +1,7 @@
 //! TCP connections that the kernel itself has: when a listener becomes a lane's, those it accepted before stay with it.
 
 use std::collections::HashSet;
+use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use base::{IpAddress, Port};
@@ -14,14 +15,20 @@ const LISTEN: u8 = 0x0a;
 
 /// The local ends of the kernel's IPv4 connections (in sockets of either family) in the network namespace of this
 /// thread. Those in TIME-WAIT have nothing to lose and are left out.
-pub(crate) fn local_ends() -> HashSet<LocalEnd> {
+///
+/// # Errors
+/// EMFILE and the like.
+pub(crate) fn local_ends() -> io::Result<HashSet<LocalEnd>> {
     let mut found = HashSet::new();
     for file in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
-        // Without IPv6 in the kernel the second is missing.
-        let text = std::fs::read_to_string(file).unwrap_or_default();
+        let text = match std::fs::read_to_string(file) {
+            // Without IPv6 in the kernel the second is missing.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            other => other?,
+        };
         found.extend(text.lines().skip(1).filter_map(parse));
     }
-    found
+    Ok(found)
 }
 
 /// Reads one line: `sl local_address rem_address st ...`, addresses as hex words in the machine's byte order.

@@ -194,7 +194,9 @@ impl Session {
             let _ = self.devices.steer(&back);
             return Err(refusal);
         }
-        self.unsettled |= listen;
+        if listen {
+            self.unsettle();
+        }
         Ok(port)
     }
 

@@ -80,7 +80,7 @@ pub(crate) struct Session {
     pub(crate) mirror: Mirror,
     next_number: u32,
     /// The kernel may have connections on ports of lanes.
-    pub(crate) unsettled: bool,
+    unsettled: bool,
     /// When that was last looked at.
     looked_at: Instant,
 }
@@ -233,11 +233,21 @@ impl Session {
         }
     }
 
+    /// There are new rules, beside which the kernel may have connections. The first look waits a little: a SYN that passed before the rule
+    /// may not be in the kernel's list yet.
+    pub(crate) fn unsettle(&mut self) {
+        self.unsettled = true;
+        self.looked_at = sys::clock::now();
+    }
+
     /// Rules for any address mean the devices' addresses of now.
     fn follow_addresses(&mut self) {
         let devices = &self.devices;
         let addresses = self.mirror.addresses(|ifindex| devices.is_steered(ifindex));
         let changes = self.rules.set_addresses(addresses);
+        if !changes.is_empty() {
+            self.unsettle();
+        }
         if let Err(refusal) = self.devices.steer(&changes) {
             log::warn!("after a change of addresses: {}", refusal.text);
         }

@@ -211,7 +211,7 @@ fn find_flow(a: &mut Assembler, maps: &Maps, found: Label) {
 }
 
 fn find_listener(a: &mut Assembler, kind: &Kind<'_>, maps: &Maps, seed: u32, (found, pass): (Label, Label)) {
-    let (pick, no_listener) = (a.label(), a.label());
+    let (pick, no_listener, opens_at_kernel) = (a.label(), a.label(), a.label());
     look_up(a, &maps.listeners, LISTENER_KEY);
     a.alu(Op::Mov, SLOTS, Reg::R0);
     opens_connection(a);
@@ -223,9 +223,12 @@ fn find_listener(a: &mut Assembler, kind: &Kind<'_>, maps: &Maps, seed: u32, (fo
     a.jump_if(If::Ne, Reg::R2, i32::from(PINS_FIRST), only);
     follow_pin(a, maps, pick, (found, pass));
     a.place(no_listener);
+    a.jump_if(If::Eq, OPENS, OPENING, opens_at_kernel);
     a.jump_if(If::Ne, OPENS, SEGMENT, pass);
     a.place(only);
     follow_pin(a, maps, pass, (found, pass));
+    a.place(opens_at_kernel);
+    leave_pin(a, kind, maps, pass);
     a.place(pick);
     pick_slot(a, seed, pass);
     match kind {
@@ -250,15 +253,31 @@ fn opens_connection(a: &mut Assembler) {
     a.place(done);
 }
 
-/// Goes on at `found` with the lane of the segment's pin, at `missed` without one, at `pass` when the pin's lane is gone.
+/// Goes on at `found` with the lane of the segment's pin, at `missed` without one, at `pass` when the pin's lane is gone or the connection is
+/// the kernel's.
 fn follow_pin(a: &mut Assembler, maps: &Maps, missed: Label, (found, pass): (Label, Label)) {
     look_up(a, &maps.pins, FLOW_KEY);
     a.jump_if(If::Eq, Reg::R0, 0, missed);
     a.load(Size::Word, LANE, Reg::R0, 0);
+    a.jump_if(If::Eq, LANE, i32::from(NO_LANE), pass);
     a.load_map_value(Reg::R1, &maps.state);
     a.load(Size::Double, Reg::R1, Reg::R1, STATE_LANES);
     a.alu(Op::Shr, Reg::R1, LANE);
     a.jump_if(If::AnyBit, Reg::R1, 1, found);
+    a.jump(pass);
+}
+
+/// A connection opens at the kernel: an older one between the same ends, which a lane had, must not draw its segments there. Goes on at
+/// `pass`.
+fn leave_pin(a: &mut Assembler, kind: &Kind<'_>, maps: &Maps, pass: Label) {
+    match kind {
+        Kind::SocketFilter(_) => {}
+        Kind::Xdp(_) | Kind::TcxIngress => {
+            look_up(a, &maps.pins, FLOW_KEY);
+            a.jump_if(If::Eq, Reg::R0, 0, pass);
+            a.store_imm(Size::Word, Reg::R0, 0, i32::from(NO_LANE));
+        }
+    }
     a.jump(pass);
 }
 

@@ -11,6 +11,8 @@ use std::net::Ipv4Addr;
 
 const SEED: u32 = 0x1234_5678;
 const LANES: u8 = 4;
+/// The lane of a pin that says "the kernel's".
+const KERNEL: u8 = maps::NO_LANE;
 
 /// One of few addresses, so that rules are hit.
 fn address() -> impl Strategy<Value = Ipv4Addr> {
@@ -106,13 +108,19 @@ impl Bench {
         let listener = self.steering.listener_rows.get(&local);
         let pinned = self.pins.get(&flow).copied().filter(|_| proto == Proto::Tcp && !opens);
         self.followed += usize::from(pinned.is_some());
+        let alive =
+            |lane: u8| Some(lane).filter(|lane| *lane != KERNEL && self.steering.lanes >> lane & 1 == 1);
         match (listener, pinned) {
-            (None, None) => None,
-            (None, Some(lane)) => Some(lane).filter(|lane| self.steering.lanes >> lane & 1 == 1),
-            (Some(row), None) if row.is_beside_kernel() && proto == Proto::Tcp && !opens => None,
-            (Some(row), Some(lane)) if row.is_shared() || row.is_beside_kernel() => {
-                Some(lane).filter(|lane| self.steering.lanes >> lane & 1 == 1)
+            (None, None) => {
+                if let Some(pin) = self.pins.get_mut(&flow).filter(|_| opens) {
+                    self.left += usize::from(*pin != KERNEL);
+                    *pin = KERNEL;
+                }
+                None
             }
+            (None, Some(lane)) => alive(lane),
+            (Some(row), None) if row.is_beside_kernel() && proto == Proto::Tcp && !opens => None,
+            (Some(row), Some(lane)) if row.is_shared() || row.is_beside_kernel() => alive(lane),
             (Some(row), _) => {
                 let lane = row.slots[slot_of(SEED, address(12), port(0))];
                 if opens {
@@ -133,6 +141,8 @@ struct Bench {
     pins: HashMap<Flow, u8>,
     /// Packets that had a pin to follow.
     followed: usize,
+    /// Pins of a lane that a SYN to the kernel took over.
+    left: usize,
     _keep: Vec<(Map, std::os::fd::OwnedFd)>,
 }
 
@@ -150,7 +160,7 @@ fn bench() -> Bench {
         xdp.push(steering.load(&Kind::Xdp(&map)).unwrap());
         keep.push((map, socket));
     }
-    Bench { steering, tcx, filters, xdp, pins: HashMap::new(), followed: 0, _keep: keep }
+    Bench { steering, tcx, filters, xdp, pins: HashMap::new(), followed: 0, left: 0, _keep: keep }
 }
 
 impl Bench {
@@ -227,6 +237,7 @@ fn all_three_programs_decide_as_the_model_does() {
         assert!(!packets.iter().any(|frame| bench.check(frame)));
     }
     assert!(hits > 1000 && bench.followed > 100, "few packets meet a rule: {hits}, {}", bench.followed);
+    assert!(bench.left > 20, "few connections open at the kernel where a lane had one: {}", bench.left);
 }
 
 #[test]
