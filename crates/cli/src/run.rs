@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use keeper::{Linkage, Program, Run, find_preload, find_user, linkage};
+use keeper::{Linkage, Program, Run, check_readable, find_preload, find_user, linkage};
 
 use crate::args::RunArgs;
 use crate::config;
@@ -14,11 +14,15 @@ pub(crate) fn run(args: RunArgs) -> Result<ExitCode, Failure> {
     let mut command = args.command.into_iter();
     let name = command.next().ok_or_else(|| Failure::new("command", "none given"))?;
     let identity = config.user.as_deref().map(find_user).transpose()?;
+    let preload = find_preload()?;
+    if let Some(identity) = &identity {
+        check_readable(&preload, identity)?;
+    }
     let program = Program { name, args: command.collect(), identity };
     warn_when_out_of_reach(&program)?;
     let run = Run {
         program,
-        preload: find_preload()?,
+        preload,
         devices: config.devices,
         port: config.port,
         sizes: config.sizes,

@@ -421,3 +421,20 @@ fn a_signal_to_corelane_reaches_the_command() {
     let status = wait_for("corelane to end", || family.keeper.try_wait().expect("waited"));
     assert_eq!(status.code(), Some(143));
 }
+
+#[test]
+fn corelane_stays_while_a_process_of_the_family_is_connected() {
+    if !in_own_namespace() {
+        return;
+    }
+    let mut family = Family::start(&["-d", "kp0"]);
+    // A process of the family (this one) stays connected after the command has ended.
+    let member = family.connect();
+    let command = family.command_pid().to_string();
+    assert!(Command::new("kill").args(["-9", &command]).status().expect("kill runs").success());
+    member.region();
+    assert!(family.keeper.try_wait().expect("waited").is_none());
+    drop(member);
+    let status = wait_for("corelane to end", || family.keeper.try_wait().expect("waited"));
+    assert_eq!(status.code(), Some(137));
+}

@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 
@@ -180,6 +180,40 @@ pub fn find_preload() -> Result<PathBuf, StartError> {
     ))
 }
 
+/// Can `identity` read `file`? Else the loader says so on its standard error and goes on without the library.
+///
+/// # Errors
+/// When it cannot.
+pub fn check_readable(file: &Path, identity: &Identity) -> Result<(), StartError> {
+    for folder in file.ancestors().skip(1) {
+        if !permits(folder, identity, 0o1) {
+            return Err(unreadable(file, folder));
+        }
+    }
+    if permits(file, identity, 0o4) { Ok(()) } else { Err(unreadable(file, file)) }
+}
+
+fn unreadable(file: &Path, at: &Path) -> StartError {
+    StartError::new(
+        format!("preload library {}", file.display()),
+        format!("the user of --user may not enter or read {}", at.display()),
+        "install corelane where everybody may read it, or set CORELANE_PRELOAD to a copy there",
+    )
+}
+
+/// Does the mode of `path` give `identity` the permission (of `rwx` as in 0o7)?
+fn permits(path: &Path, identity: &Identity, permission: u32) -> bool {
+    let Ok(meta) = path.metadata() else { return false };
+    let shift = if identity.uid == meta.uid() {
+        6
+    } else if identity.gid == meta.gid() || identity.groups.contains(&meta.gid()) {
+        3
+    } else {
+        0
+    };
+    identity.uid == 0 || meta.mode() >> shift & permission == permission
+}
+
 /// The user `name` (or number) of /etc/passwd with the groups of /etc/group.
 ///
 /// # Errors
@@ -266,6 +300,23 @@ mod tests {
         assert_eq!(linkage_of(&elf), Linkage::Dynamic);
         assert_eq!(linkage_of(b"#!/bin/sh\n"), Linkage::Script);
         assert_eq!(linkage_of(b"\x7fELF\x02\x01 cut"), Linkage::Unknown);
+    }
+
+    #[test]
+    fn a_library_in_a_closed_folder_is_not_for_everybody() {
+        let folder = std::env::temp_dir().join(format!("corelane-closed-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).expect("made");
+        std::fs::write(folder.join("library"), "").expect("written");
+        let nobody = Identity { uid: 65_534, gid: 65_534, groups: vec![] };
+        let mode =
+            |mode| std::fs::set_permissions(&folder, std::fs::Permissions::from_mode(mode)).expect("set");
+        mode(0o755);
+        let open = check_readable(&folder.join("library"), &nobody);
+        mode(0o700);
+        let closed = check_readable(&folder.join("library"), &nobody);
+        std::fs::remove_dir_all(&folder).expect("removed");
+        assert_eq!(open, Ok(()));
+        assert!(closed.is_err_and(|e| e.why.contains("corelane-closed")));
     }
 
     #[test]

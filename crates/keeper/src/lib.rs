@@ -4,6 +4,7 @@
 //!
 //! [`run`] is the keeper of one `corelane run`; [`steward_main`] is the process that stands in for a region's programs.
 
+mod children;
 mod client;
 mod closing;
 mod command;
@@ -22,7 +23,7 @@ mod settings;
 mod steward;
 mod stewards;
 
-pub use command::{Linkage, Program, exit_code, find_preload, find_user, linkage};
+pub use command::{Linkage, Program, check_readable, exit_code, find_preload, find_user, linkage};
 pub use describe::{AskError, ask_keeper_of};
 pub use devices::{Choice, PortKind, choose};
 pub use error::{StartError, StartFailure};

@@ -27,6 +27,11 @@ pub(crate) struct RegionMemory {
 }
 
 impl RegionMemory {
+    /// The number of the memory object, by which /proc names it.
+    pub(crate) fn inode(&self) -> Option<u64> {
+        rustix::fs::fstat(&self.fd).ok().map(|stat| stat.st_ino)
+    }
+
     /// Calls `f` with the frames, mapped for the time of the call: AF_XDP pins what it is given.
     pub(crate) fn with_frames<R>(
         &self,

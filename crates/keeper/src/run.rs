@@ -5,9 +5,11 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 
+use base::{Duration, Instant};
 use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, wait};
 use sys::signals::{Arrived, SignalFd};
 
+use crate::children::{is_daemon, left_running};
 use crate::command::{Program, exit_code};
 use crate::error::StartError;
 use crate::session::Session;
@@ -48,39 +50,88 @@ pub fn run(run: &Run) -> Result<u8, StartError> {
     let mut session = Session::open(run)?;
     let child = run.program.start(&session.environment(&run.preload))?;
     let command = Pid::from_child(&child);
-    let mut status = None;
-    while status.is_none() || session.is_busy() {
-        if let Err(error) = session.wait(signals.as_fd()) {
+    let mut end = None;
+    while end.as_ref().is_none_or(|end: &End| session.is_busy() || end.left_daemons(&session)) {
+        let limit = end.as_ref().and_then(End::grace_left);
+        if let Err(error) = session.wait(signals.as_fd(), limit) {
             log::error!("keeper: poll: {error}");
             break;
         }
         while let Ok(Some(arrived)) = signals.next() {
-            if arrived.signal != libc::SIGCHLD {
-                forward(command, arrived);
+            match (arrived.signal, &mut end) {
+                (libc::SIGCHLD, _) => {}
+                (_, None) => forward(command, arrived),
+                // The command is gone: the signal is for what it left running, then for ourselves.
+                (_, Some(end)) => {
+                    if !end.signal_daemons(arrived, &session) {
+                        return Ok(end.status);
+                    }
+                }
             }
         }
-        reap(command, &mut status, &mut session);
+        reap(command, &mut end, &mut session);
         session.serve();
     }
-    Ok(status.unwrap_or(125))
+    Ok(end.map_or(125, |end| end.status))
 }
 
-/// Passes a signal on to the command. What the terminal or the kernel sent went to its whole process group already.
-fn forward(command: Pid, arrived: Arrived) {
+/// How the command ended.
+struct End {
+    status: u8,
+    at: Instant,
+    /// What it left running was sent a signal.
+    signalled: bool,
+}
+
+impl End {
+    /// Time that a child of the command has to become a daemon, or to connect.
+    const GRACE: Duration = Duration::from_secs(1);
+
+    /// Did the command leave daemons? They may use the network at any time.
+    fn left_daemons(&self, session: &Session) -> bool {
+        let left = left_running(&session.steward_pids());
+        left.iter().any(is_daemon) || (self.grace_left().is_some() && !left.is_empty())
+    }
+
+    /// Passes a signal on to the daemons, once. False: there is none, or they had one before.
+    fn signal_daemons(&mut self, arrived: Arrived, session: &Session) -> bool {
+        let first = !std::mem::replace(&mut self.signalled, true);
+        let daemons: Vec<Pid> = left_running(&session.steward_pids())
+            .iter()
+            .filter_map(|child| i32::try_from(child.pid).ok().and_then(Pid::from_raw))
+            .collect();
+        if first {
+            // Whatever sent it, it did not go to them: they have left the terminal's process group.
+            let arrived = Arrived { from_kernel: false, ..arrived };
+            daemons.iter().for_each(|daemon| forward(*daemon, arrived));
+        }
+        first && !daemons.is_empty()
+    }
+
+    fn grace_left(&self) -> Option<Duration> {
+        let over = sys::clock::now().since(self.at);
+        (over < Self::GRACE).then(|| Duration(Self::GRACE.0 - over.0))
+    }
+}
+
+/// Passes a signal on to a process, usually the command. What the terminal or the kernel sent went to its whole process group already.
+fn forward(process: Pid, arrived: Arrived) {
     if arrived.from_kernel {
         return;
     }
     if let Some(signal) = Signal::from_named_raw(arrived.signal) {
-        // The command may be gone already; there is nobody else to tell.
-        let _ = kill_process(command, signal);
+        // It may be gone already; there is nobody else to tell.
+        let _ = kill_process(process, signal);
     }
 }
 
 /// Collects every child that ended.
-fn reap(command: Pid, status: &mut Option<u8>, session: &mut Session) {
+fn reap(command: Pid, end: &mut Option<End>, session: &mut Session) {
     while let Ok(Some((pid, wait_status))) = wait(WaitOptions::NOHANG) {
         if pid == command {
-            *status = Some(exit_code(ExitStatus::from_raw(wait_status.as_raw())));
+            let status = exit_code(ExitStatus::from_raw(wait_status.as_raw()));
+            *end = Some(End { status, at: sys::clock::now(), signalled: false });
+            session.say("the command has ended; its connections are finished first (a signal cuts them)");
         }
         session.child_ended(pid);
     }

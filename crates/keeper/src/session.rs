@@ -2,7 +2,7 @@
 //!
 //! Invariant: a region's memory is handed on, never read here; whatever a program says is checked against the kernel.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
@@ -83,6 +83,8 @@ pub(crate) struct Session {
     unsettled: bool,
     /// When that was last looked at.
     looked_at: Instant,
+    /// Something went away: look for regions that nobody has.
+    pub(crate) sweep: bool,
 }
 
 /// What of the run's settings a session needs.
@@ -135,6 +137,7 @@ impl Session {
             next_number: 1,
             unsettled: false,
             looked_at: Instant(0),
+            sweep: false,
         };
         session.follow_addresses();
         for device in session.devices.list() {
@@ -191,18 +194,24 @@ impl Session {
 
     /// Is there anybody to serve, or a lane whose connections are being finished?
     pub(crate) fn is_busy(&self) -> bool {
-        !self.clients.is_empty() || self.regions.values().any(|region| region.steward.is_some())
+        !self.clients.is_empty() || self.regions.values().any(|region| !region.lanes.is_empty())
     }
 
-    /// Waits until something happens here or `signals` is readable.
-    pub(crate) fn wait(&self, signals: BorrowedFd<'_>) -> Result<(), Errno> {
+    /// The stewards' process ids.
+    pub(crate) fn steward_pids(&self) -> BTreeSet<u32> {
+        self.regions.values().filter_map(|r| r.steward.as_ref()).map(Steward::pid).collect()
+    }
+
+    /// Waits until something happens here, `signals` is readable, or `limit` is over.
+    pub(crate) fn wait(&self, signals: BorrowedFd<'_>, limit: Option<Duration>) -> Result<(), Errno> {
         let mut wanted = vec![signals, self.listener.as_fd()];
         wanted.extend(self.mirror.poll_fd());
         wanted.extend(self.clients.values().flat_map(Client::poll_fds));
         wanted.extend(self.regions.values().filter_map(|r| r.steward.as_ref()).map(Steward::poll_fd));
         let mut polled: Vec<PollFd<'_>> =
             wanted.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
-        match poll(&mut polled, self.next_look()) {
+        let limit = limit.into_iter().chain(self.next_look()).min();
+        match poll(&mut polled, limit) {
             Ok(_) | Err(Errno::INTR) => Ok(()),
             Err(errno) => Err(errno),
         }
@@ -226,6 +235,7 @@ impl Session {
             self.serve_client(id);
         }
         self.serve_stewards();
+        self.drop_unused_regions();
         let now = sys::clock::now();
         if self.unsettled && now.since(self.looked_at) >= SETTLE_LOOK {
             self.looked_at = now;
@@ -288,12 +298,14 @@ impl Session {
         if let Some(client) = self.clients.remove(&id) {
             self.say(&format!("process {} is gone", client.pid));
             self.orphan_lanes(id, client.pid);
+            self.sweep = true;
         }
     }
 
     /// A child of ours ended.
     pub(crate) fn child_ended(&mut self, pid: Pid) {
         self.steward_ended(pid.as_raw_pid() as u32);
+        self.sweep = true;
     }
 }
 

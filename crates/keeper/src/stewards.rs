@@ -13,6 +13,7 @@ use sys::fds::{self, Fd};
 use sys::launch::Launch;
 
 use crate::STEWARD_COMMAND;
+use crate::children::is_mapped;
 use crate::orders::{Order, Report};
 use crate::rules::Change;
 use crate::session::{ClientId, LaneHandle, RegionHandle, RegionId, Session};
@@ -49,6 +50,10 @@ impl Steward {
 
     pub(crate) fn poll_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
     }
 
     /// The next report. `Ok(None)`: none yet. An error: the steward is lost.
@@ -146,7 +151,6 @@ impl Session {
                 self.free_lane(region, lane);
             }
         }
-        self.drop_empty_regions();
     }
 
     fn apply(&mut self, changes: &[Change]) {
@@ -162,12 +166,22 @@ impl Session {
         self.apply(&changes);
         self.devices.forget_lane(handle.slot);
         self.devices.close_lane(handle.slot, &handle.devices, handle.fds);
+        self.sweep = true;
     }
 
-    /// Regions without lanes whose maker is gone are nobody's. Their stewards end when their sockets close.
-    fn drop_empty_regions(&mut self) {
+    /// Regions without lanes whose maker is gone, and that no child of the maker has, are nobody's. Their stewards end when
+    /// their sockets close.
+    pub(crate) fn drop_unused_regions(&mut self) {
+        if !std::mem::replace(&mut self.sweep, false) {
+            return;
+        }
+        let stewards = self.steward_pids();
         let clients = &self.clients;
-        self.regions.retain(|_, home| !home.lanes.is_empty() || clients.contains_key(&home.maker));
+        self.regions.retain(|_, home| {
+            !home.lanes.is_empty()
+                || clients.contains_key(&home.maker)
+                || home.memory.inode().is_some_and(|inode| is_mapped(inode, &stewards))
+        });
     }
 
     /// Starts the stewards that are due, and handles reports.
@@ -190,7 +204,6 @@ impl Session {
                 self.handle_report(region, report);
             }
         }
-        self.drop_empty_regions();
     }
 
     /// A steward that could not be started is tried again later, not at once.
@@ -246,6 +259,5 @@ impl Session {
             self.free_lane(region, lane);
         }
         self.defer_steward(region, sys::clock::now());
-        self.drop_empty_regions();
     }
 }
