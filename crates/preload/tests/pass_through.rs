@@ -111,7 +111,7 @@ fn a_refused_connection_and_a_taken_port_give_the_kernels_errors() {
 
 #[test]
 fn curl_fetches_from_python() {
-    let script = "cd $(mktemp -d) && seq 100000 > f && python3 -u -m http.server 0 --bind 127.0.0.1 >log 2>&1 & pid=$!; \
+    let script = "{ cd $(mktemp -d) && seq 100000 > f && exec python3 -u -m http.server 0 --bind 127.0.0.1 >log 2>&1; } & pid=$!; \
         cd /; for i in $(seq 100); do d=$(readlink /proc/$pid/cwd); p=$(sed -n 's/.*port \\([0-9]*\\).*/\\1/p' $d/log 2>/dev/null); \
         [ -n \"$p\" ] && break; sleep 0.05; done; curl -s http://127.0.0.1:$p/f | md5sum; kill $pid; wait $pid 2>/dev/null; rm -rf $d";
     let wanted = Command::new("bash").args(["-c", "seq 100000 | md5sum"]).output().unwrap();
