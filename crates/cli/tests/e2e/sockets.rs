@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::world::{OURS, PEER, Side, World};
+use crate::world::{OURS, PEER, Side, World, wait_until};
 
 fn script(name: &str) -> String {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/scripts").join(name);
@@ -24,4 +24,19 @@ fn socket_calls_give_the_same_on_a_lane_as_on_the_kernel() {
     assert_eq!(lane.lines().count(), kernel.lines().count());
     assert!(!kernel.contains("raised"), "{kernel}");
     world.assert_clean();
+}
+
+#[test]
+fn connections_from_before_the_port_was_a_lanes_go_on_in_the_kernel() {
+    let Some(world) = World::new(&["python3", "ip"]) else { return };
+    let late = script("late.py");
+    let mut server =
+        world.spawn(Side::Ours, "late", &World::corelane(&["python3", &late, "serve", OURS, "7000"]));
+    wait_until("the server listens", 20, || {
+        server.assert_running();
+        world.dir.join("listening").exists()
+    });
+    let said = world.check(Side::Peer, 60, &["python3", &late, "ask", OURS, "7000"]);
+    assert_eq!(said.lines().collect::<Vec<_>>(), ["early K", "between True", "late L"]);
+    server.assert_running();
 }
