@@ -30,7 +30,7 @@ pub(crate) struct Cli {
 /// The sub-commands.
 #[derive(Subcommand, Debug)]
 pub(crate) enum Action {
-    /// Run a command with its TCP and UDP on Corelane
+    /// Run a command with its TCP on Corelane
     #[command(after_help = "Examples:
   corelane run -- nginx -g 'daemon off;'
   corelane run --device eth1 --user www-data -- python3 -m http.server 8000
