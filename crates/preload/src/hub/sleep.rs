@@ -148,8 +148,10 @@ impl Sleepers {
         let gone = self.rows.swap_remove(at);
         self.spare.push(waiter);
         self.polled &= !gone.polls;
-        if gone.polls != 0 {
-            self.wake_if(wakes, true, |s| s.views & gone.polls != 0);
+        // Also one that was woken to be the next poller and found something to do instead passes the turn on.
+        let unpolled = gone.views & !self.polled;
+        if unpolled != 0 {
+            self.wake_if(wakes, true, |s| s.views & unpolled != 0);
         }
         if let (Target::Epoll(epoll), true, true) = (gone.target, gone.signalled, unserved) {
             self.wake_for_epoll(epoll, wakes);
