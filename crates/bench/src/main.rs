@@ -2,6 +2,8 @@
 //!
 //! Engine only: both ends in one thread on an in-memory wire, checksums on. What goes over devices is measured by
 //! `corelane demo`. `--only ID` takes one kind of work, `--ours` runs Corelane alone once, for a profiler.
+//! `--one-run ID COUNT [RIG]` does exactly COUNT operations (bulk: bytes) on `corelane` or `smoltcp` in this process, and
+//! prints one JSON line: instructions of one operation are the difference of two counts under callgrind.
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a bench ends where its assumptions do")]
 
 mod lanes;
@@ -20,6 +22,9 @@ const RUNS: usize = 5;
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(at) = args.iter().position(|a| a == "--one-run") {
+        return one_run(args.get(at + 1..).unwrap_or(&[]));
+    }
     let short = args.iter().any(|a| a == "--short");
     let report = args.iter().position(|a| a == "--report").and_then(|at| args.get(at + 1));
     let only = args.iter().position(|a| a == "--only").and_then(|at| args.get(at + 1));
@@ -47,6 +52,31 @@ fn main() -> ExitCode {
         eprintln!("cannot write {file}: {error}");
         return ExitCode::FAILURE;
     }
+    ExitCode::SUCCESS
+}
+
+/// `ID COUNT [RIG]`: that work alone, once; one JSON line.
+fn one_run(args: &[String]) -> ExitCode {
+    let work = args.first().and_then(|id| Work::from_id(id));
+    let count = args.get(1).and_then(|n| n.parse().ok()).filter(|n| *n > 0);
+    let rig = args.get(2).map_or(Lanes::NAME, String::as_str);
+    let (Some(work), Some(count)) = (work, count) else {
+        eprintln!("--one-run needs the name of a row, as request-response-1, and a number above 0");
+        return ExitCode::FAILURE;
+    };
+    let figure = match rig {
+        Lanes::NAME => do_work(Lanes::new(mtu_of(work), true, sockets_of(work)), work, count),
+        Smoltcp::NAME => do_work(Smoltcp::new(mtu_of(work), true), work, count),
+        other => {
+            eprintln!("there is no rig {other}: {} and {} are known", Lanes::NAME, Smoltcp::NAME);
+            return ExitCode::FAILURE;
+        }
+    };
+    println!(
+        "{{\"rig\": \"{rig}\", \"id\": \"{}\", \"count\": {count}, \"ns_per_operation\": {:.3}}}",
+        work.id(),
+        figure.ns_per_operation
+    );
     ExitCode::SUCCESS
 }
 
@@ -94,12 +124,16 @@ fn sockets_of(work: Work) -> u32 {
     }
 }
 
-fn run<R: Rig>(rig: R, work: Work, count: u64) -> Figure {
-    let figure = match work {
+fn do_work<R: Rig>(rig: R, work: Work, count: u64) -> Figure {
+    match work {
         Work::ShortConnections(concurrent) => rig.short_connections(concurrent, count),
         Work::RequestResponse(connections) => rig.request_response(connections, count),
         Work::Bulk(mtu) => rig.bulk(mtu, count),
-    };
+    }
+}
+
+fn run<R: Rig>(rig: R, work: Work, count: u64) -> Figure {
+    let figure = do_work(rig, work, count);
     eprintln!("{:<10} {:<24} {:>10.2} ns", R::NAME, figure.work.id(), figure.ns_per_operation);
     figure
 }

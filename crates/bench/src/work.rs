@@ -14,6 +14,18 @@ pub(crate) enum Work {
 }
 
 impl Work {
+    /// The work of the row named `id`.
+    pub(crate) fn from_id(id: &str) -> Option<Self> {
+        let (kind, number) = id.rsplit_once('-')?;
+        let number = number.parse().ok().filter(|n| *n > 0)?;
+        Some(match kind {
+            "short-connections" => Self::ShortConnections(number),
+            "request-response" => Self::RequestResponse(number),
+            "bulk" => Self::Bulk(number),
+            _ => return None,
+        })
+    }
+
     /// The row's name in reports.
     pub(crate) fn id(self) -> String {
         match self {
