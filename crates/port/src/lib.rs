@@ -48,6 +48,18 @@ pub struct PortSetup {
     pub own_address: bool,
 }
 
+impl PortSetup {
+    /// The abilities of a port on this device that takes super-segments of up to `super_segment_max` bytes.
+    pub(crate) const fn caps(&self, super_segment_max: u32) -> PortCaps {
+        PortCaps {
+            mtu: self.mtu,
+            super_segment_max,
+            local_peer: self.local_peer,
+            own_address: self.own_address,
+        }
+    }
+}
+
 /// Packets and losses of one port since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PortStats {

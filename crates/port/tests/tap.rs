@@ -54,17 +54,7 @@ fn a_super_datagram_is_cut_by_the_kernel() {
     let mut memory = Memory::new(FRAMES);
     let mut port = tap(&memory);
     let udp = kernel_socket();
-    let payload = pattern(5000);
-    let mut packet = memory.packet(&udp_head(5000, 4000, payload.len()), &payload);
-    (packet.csum_start, packet.csum_offset, packet.gso_size) = (34, 6, 1000);
-    assert_eq!(port.tx(&mut memory.frames(), &[packet]).unwrap(), 1);
-    memory.release_payload(&packet);
-    for part in payload.chunks(1000) {
-        let mut got = [0; 2000];
-        let len = udp.recv(&mut got).unwrap();
-        assert_eq!(got[..len], *part);
-    }
-    assert_eq!(memory.free(), FRAMES);
+    rig::the_kernel_cuts_a_super_datagram(&mut port, &mut memory, &udp);
 }
 
 #[test]

@@ -60,12 +60,7 @@ impl Port for TapPort {
     }
 
     fn caps(&self) -> PortCaps {
-        PortCaps {
-            mtu: self.setup.mtu,
-            super_segment_max: SUPER_SEGMENT_BYTES as u32,
-            local_peer: self.setup.local_peer,
-            own_address: self.setup.own_address,
-        }
+        self.setup.caps(SUPER_SEGMENT_BYTES as u32)
     }
 
     fn stats(&self) -> PortStats {

@@ -300,3 +300,18 @@ pub fn steer(device: &str, socket: &sys::fds::Fd) -> Steered {
     let attachment = Attachment::xdp(&program, ifindex, XdpMode::Generic).unwrap();
     Steered { _program: program, _map: map, _attachment: attachment }
 }
+
+/// A super-datagram of ours arrives at `udp`, which has port 4000, as the datagrams the kernel cut from it.
+pub fn the_kernel_cuts_a_super_datagram(port: &mut impl Port, memory: &mut Memory, udp: &UdpSocket) {
+    let payload = pattern(5000);
+    let mut packet = memory.packet(&udp_head(5000, 4000, payload.len()), &payload);
+    (packet.csum_start, packet.csum_offset, packet.gso_size) = (34, 6, 1000);
+    assert_eq!(port.tx(&mut memory.frames(), &[packet]).unwrap(), 1);
+    memory.release_payload(&packet);
+    for part in payload.chunks(1000) {
+        let mut got = [0; 2000];
+        let len = udp.recv(&mut got).unwrap();
+        assert_eq!(got[..len], *part);
+    }
+    assert_eq!(memory.free(), FRAMES);
+}

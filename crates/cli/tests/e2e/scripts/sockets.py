@@ -391,8 +391,8 @@ def fork_child_exec_does_not_hold():
     os.waitpid(pid, 0)
     return d, e
 
-def forked_acceptors_share_a_listener():
-    s = socket.create_server(('', 0), backlog=64)
+def twenty_callers_of_two_forked_acceptors(s):
+    """How many of twenty connections two forked children of the listener `s` take between them."""
     r, w = os.pipe()
     pids = []
     for _ in range(2):
@@ -415,7 +415,11 @@ def forked_acceptors_share_a_listener():
     ask = dial('call %d 20' % s.getsockname()[1])
     for p in pids:
         os.waitpid(p, 0)
+    ask.close()
     return sum(os.read(r, 10))
+
+def forked_acceptors_share_a_listener():
+    return twenty_callers_of_two_forked_acceptors(socket.create_server(('', 0), backlog=64))
 
 def acceptors_forked_after_the_first_accept():
     s = socket.create_server(('', 0), backlog=64)
@@ -423,29 +427,7 @@ def acceptors_forked_after_the_first_accept():
     c, _ = s.accept()
     all_of(c)
     c.close()
-    r, w = os.pipe()
-    pids = []
-    for _ in range(2):
-        pid = os.fork()
-        if pid == 0:
-            s.settimeout(3)
-            n = 0
-            while True:
-                try:
-                    c, _ = s.accept()
-                except TimeoutError:
-                    break
-                if all_of(c) == b'hello':
-                    n += 1
-                c.close()
-            os.write(w, bytes([n]))
-            os._exit(0)
-        pids.append(pid)
-    time.sleep(1)
-    ask2 = dial('call %d 20' % s.getsockname()[1])
-    for p in pids:
-        os.waitpid(p, 0)
-    return sum(os.read(r, 10))
+    return twenty_callers_of_two_forked_acceptors(s)
 
 def nested_epoll():
     c = dial('echo')
