@@ -194,6 +194,24 @@ impl<'a> FlowTable<'a> {
         self.rows.prefetch(Idx::new(self.bucket_of(hash)));
     }
 
+    /// The first value in the bucket of `hash` that was inserted with a hash like it: most likely the one that
+    /// [`FlowTable::find`] will give. For prefetching only: no key was compared.
+    #[inline]
+    #[must_use]
+    pub fn candidate(&self, hash: u32) -> Option<u32> {
+        let bucket = self.rows.get(Idx::new(self.bucket_of(hash)))?;
+        let matches = bucket.matches(Self::tag_of(hash));
+        (matches != 0).then(|| bucket.value(FlowBucket::entry(matches)))
+    }
+
+    /// Puts `value` in the place of the value inserted with `hash` for which `is_it` says so. False: there is none.
+    pub fn replace(&mut self, hash: u32, is_it: impl FnMut(u32) -> bool, value: u32) -> bool {
+        let Some((place, _)) = self.place(hash, is_it) else { return false };
+        let slot =
+            self.rows.get_mut(Idx::new(place.row)).and_then(|b| b.values.get_mut(place.entry as usize));
+        slot.map(|slot| *slot = value).is_some()
+    }
+
     /// The value inserted with `hash` for which `is_it` says so.
     #[inline]
     pub fn find(&self, hash: u32, is_it: impl FnMut(u32) -> bool) -> Option<u32> {

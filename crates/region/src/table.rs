@@ -52,6 +52,24 @@ impl<'a, T> Table<'a, T> {
         let _ = at;
     }
 
+    /// Starts to load `lines` cache lines of the row at `at`, from line `first` on, into the cache. Lines behind the row's end
+    /// are left out.
+    #[inline]
+    pub fn prefetch_lines(&self, at: Idx<T>, first: usize, lines: usize) {
+        #[cfg(target_arch = "x86_64")]
+        if let Some(row) = self.get(at) {
+            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let start: *const i8 = core::ptr::from_ref(row).cast();
+            let end = size_of::<T>().div_ceil(base::CACHE_LINE);
+            for line in first..end.min(first.saturating_add(lines)) {
+                // SAFETY: a prefetch changes nothing and cannot fault, wherever it points.
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(start.wrapping_add(line * base::CACHE_LINE)) };
+            }
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = (at, first, lines);
+    }
+
     /// Two different rows at once; `None` if they are the same row or outside.
     #[must_use]
     pub fn pair_mut(&mut self, a: Idx<T>, b: Idx<T>) -> Option<(&mut T, &mut T)> {

@@ -153,3 +153,22 @@ fn an_entry_that_was_removed_is_not_offered_again() {
         assert_eq!(table.find(hash, |_| true), None);
     }
 }
+
+#[test]
+fn a_value_is_replaced_in_its_place_and_guessed_before_keys_are_compared() {
+    let mut memory = Memory::new(64);
+    let mut table = memory.table();
+    assert_eq!((table.candidate(7), table.replace(7, |_| true, 1)), (None, false));
+    for n in 0..20 {
+        table.insert(n << 27, n).unwrap();
+    }
+    for n in 0..20 {
+        assert_eq!(table.candidate(n << 27), table.find(n << 27, |_| true));
+        assert!(table.replace(n << 27, |v| v == n, 100 + n));
+        assert_eq!(
+            (table.find(n << 27, |v| v == n), table.find(n << 27, |v| v == 100 + n)),
+            (None, Some(100 + n))
+        );
+    }
+    assert_eq!(table.len(), 20);
+}
