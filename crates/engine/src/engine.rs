@@ -7,7 +7,7 @@ use state::{
 };
 
 use crate::errors::{AcceptError, ConnectError, ListenError, RecvError, SendError, ShutdownError, SockError};
-use crate::tcp::{stream, verbs};
+use crate::tcp::{borrow, stream, verbs};
 use crate::types::{Accepted, HopKey, How, RouteTo, TcpInfo};
 use crate::{events, pipeline, transmit, udp};
 
@@ -188,6 +188,35 @@ impl<'a> Engine<'a> {
     /// [`SendError`].
     pub fn tcp_send(&mut self, s: SockRef, data: &[u8], more: bool) -> Result<usize, SendError> {
         stream::send(&mut self.mem, self.now, s, data, more)
+    }
+
+    /// As [`Engine::tcp_send`], without the copy: hands `fill` room for the next of `len` bytes where they will be sent from, a
+    /// frame at a time, until it fills less than it was given (it gives the number), `len` bytes are queued or nothing more
+    /// fits. The room may be shorter than `len`, and what is in it before is undefined. Gives the number of bytes queued.
+    ///
+    /// # Errors
+    /// [`SendError`].
+    pub fn tcp_send_with(
+        &mut self,
+        s: SockRef,
+        len: usize,
+        fill: impl FnMut(&mut [u8]) -> usize,
+    ) -> Result<usize, SendError> {
+        borrow::send_with(&mut self.mem, self.now, s, len, fill)
+    }
+
+    /// As [`Engine::tcp_recv`], without the copy: hands `take` the received bytes where they lie, piece by piece, until it
+    /// takes less than it was given (it gives the number) or there are no more. Gives the number of bytes taken; 0 without
+    /// a call of `take` is the end of the stream.
+    ///
+    /// # Errors
+    /// [`RecvError`].
+    pub fn tcp_recv_with(
+        &mut self,
+        s: SockRef,
+        take: impl FnMut(&[u8]) -> usize,
+    ) -> Result<usize, RecvError> {
+        borrow::recv_with(&mut self.mem, self.now, s, take)
     }
 
     /// Copies received bytes to `buf`, and gives their number; 0 is the end of the stream (or an empty `buf`). `peek`

@@ -9,12 +9,13 @@
 //! | `congestion`, `recovery`, `board`, `rtt` | how much may be in flight, and what is lost |
 //! | `output`, `header`, `reset`, `window` | what is sent |
 //! | `timers`, `report` | what time and ICMP errors do |
-//! | `table`, `listen`, `connect`, `verbs`, `stream` | what programs do |
+//! | `table`, `listen`, `connect`, `verbs`, `stream`, `borrow` | what programs do |
 //!
 //! Left out: urgent data (read in line, as RFC 6093 wants), ECN, RACK, fast open, cookies.
 
 mod ack;
 mod board;
+pub(crate) mod borrow;
 mod congestion;
 mod conn;
 pub(crate) mod connect;

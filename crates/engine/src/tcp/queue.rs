@@ -33,34 +33,51 @@ impl Conn<'_, '_> {
         let n = room.len().min(data.len());
         let (Some(to), Some(from)) = (room.get_mut(..n), data.get(..n)) else { return 0 };
         to.copy_from_slice(from);
-        if let Some(meta) = self.frames.meta_mut(tail) {
-            meta.len += n as u16;
-        }
-        if self.hot.snd_cursor.is_none() && n > 0 {
-            self.hot.snd_cursor = tail;
-        }
-        self.hot.snd.end = self.hot.snd.end.plus(n as u32);
+        self.grow_tail(n as u16);
         n
     }
 
     /// Adds an empty frame at the end; false when there is none.
     fn extend_queue(&mut self) -> bool {
+        let Some(frame) = self.new_frame() else { return false };
+        self.link_frame(frame);
+        true
+    }
+
+    /// An empty frame for the bytes from SND.END on; `None` when frames are short.
+    pub(super) fn new_frame(&mut self) -> Option<FrameIdx> {
         if self.frames.is_short(super::RESERVE_FRAMES) {
-            return false;
+            return None;
         }
-        let Some(frame) = self.frames.alloc() else { return false };
+        let frame = self.frames.alloc()?;
         let seq = self.hot.snd.end.0;
         if let Some(meta) = self.frames.meta_mut(frame) {
             meta.offset = 0;
             meta.seq = seq;
         }
+        Some(frame)
+    }
+
+    /// Makes `frame` the last one.
+    pub(super) fn link_frame(&mut self, frame: FrameIdx) {
         let queue = &mut self.hot.snd_queue;
         let before = core::mem::replace(&mut queue.tail, frame);
         match self.frames.meta_mut(before) {
             Some(last) if !queue.head.is_none() => last.next = frame,
             _ => queue.head = frame,
         }
-        true
+    }
+
+    /// `n` bytes were written behind those of the last frame.
+    pub(super) fn grow_tail(&mut self, n: u16) {
+        let tail = self.hot.snd_queue.tail;
+        if let Some(meta) = self.frames.meta_mut(tail) {
+            meta.len = meta.len.saturating_add(n);
+        }
+        if self.hot.snd_cursor.is_none() && n > 0 {
+            self.hot.snd_cursor = tail;
+        }
+        self.hot.snd.end = self.hot.snd.end.plus(u32::from(n));
     }
 
     /// Releases the bytes before `una`.

@@ -9,7 +9,7 @@ use super::{State, flag, lookup};
 use crate::errors::{RecvError, SendError, SockError};
 
 /// Why nothing can be written to the connection in its state.
-fn send_refusal(c: &mut Conn<'_, '_>) -> Option<SendError> {
+pub(super) fn send_refusal(c: &mut Conn<'_, '_>) -> Option<SendError> {
     if let Some(error) = SockError::from_raw(core::mem::take(&mut c.cold.error)) {
         return Some(SendError::Failed(error));
     }
@@ -56,7 +56,7 @@ pub(crate) fn send(
 }
 
 /// Why nothing can be read from the connection, whose receive queue is empty. `Ok`: the stream is at its end.
-fn recv_refusal(c: &mut Conn<'_, '_>) -> Result<usize, RecvError> {
+pub(super) fn recv_refusal(c: &mut Conn<'_, '_>) -> Result<usize, RecvError> {
     if let Some(error) = SockError::from_raw(core::mem::take(&mut c.cold.error)) {
         return Err(RecvError::Failed(error));
     }
@@ -173,7 +173,7 @@ impl Conn<'_, '_> {
 
     /// The program has read: tells the peer of the room if that is news.
     #[inline]
-    fn after_read(&mut self) {
+    pub(super) fn after_read(&mut self) {
         if self.state().may_receive() && self.room_is_news() {
             self.ack_now();
         }
