@@ -342,6 +342,11 @@ fn ports_are_given_for_the_sockets_that_are_bound_to_them() {
     assert_eq!(member.errno(&Request::GivePort(rule(region, lane, taken)), &[]), 0);
     assert!(TcpListener::bind((ADDRESS, taken)).is_ok());
     assert_eq!(member.errno(&Request::TakePort(rule(region, lane, 80)), &[]), libc::EACCES);
+    let block = member.ask(&Request::TakePorts(rule(region, lane, 0)), &[], |reply, _| match reply {
+        Reply::Ports { first, count } => first.0..first.0 + count,
+        other => panic!("{other:?}"),
+    });
+    assert!(block.len() >= 16 && block.clone().all(|port| TcpListener::bind((ADDRESS, port)).is_err()));
     // Another process of the family has no say over this lane.
     let sibling = family.connect();
     assert_eq!(sibling.errno(&Request::TakePort(rule(region, lane, 0)), &[]), libc::EACCES);

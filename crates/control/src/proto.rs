@@ -97,6 +97,9 @@ pub enum Request<'a> {
     Unlisten(Rule),
     /// Reserve a local port and steer it to a lane; may carry the fd of an already bound kernel socket. Reply: [`Reply::Port`].
     TakePort(Rule),
+    /// Reserve a block of [`crate::steer::BLOCK_PORTS`] local ports of the keeper's choice for connections that go out, and steer it to a lane;
+    /// the rule's port is 0. Reply: [`Reply::Ports`].
+    TakePorts(Rule),
     /// Take [`Request::TakePort`] back. Reply: [`Reply::Done`].
     GivePort(Rule),
     /// Ask the kernel to resolve a next hop; the answer shows up in the tables. Reply: [`Reply::Done`].
@@ -244,6 +247,13 @@ pub enum Reply<'a> {
         /// The port taken.
         port: Port,
     },
+    /// Answer to TakePorts.
+    Ports {
+        /// The first port taken.
+        first: Port,
+        /// How many there are, one after the other.
+        count: u16,
+    },
     /// Answer to Describe.
     Description {
         /// The piece at the wanted offset.
@@ -295,6 +305,7 @@ impl<'a> Request<'a> {
             Self::Describe { offset } => {
                 w.u8(10).u32(*offset);
             }
+            Self::TakePorts(rule) => rule.encode(w.u8(11)),
         }
         w.finish()
     }
@@ -321,6 +332,7 @@ impl<'a> Request<'a> {
             8 => Self::Resolve { ifindex: r.u32()?, addr: IpAddress(r.array()?) },
             9 => Self::Reasons { text: r.text()? },
             10 => Self::Describe { offset: r.u32()? },
+            11 => Self::TakePorts(Rule::decode(&mut r)?),
             other => return Err(ProtoError::UnknownKind(other)),
         };
         r.finish(request)
@@ -354,6 +366,9 @@ impl<'a> Reply<'a> {
             Self::Port { port } => {
                 w.u8(133).u16(port.0);
             }
+            Self::Ports { first, count } => {
+                w.u8(135).u16(first.0).u16(*count);
+            }
             Self::Description { text, more } => {
                 w.u8(134).u32(*more).text(text);
             }
@@ -378,6 +393,7 @@ impl<'a> Reply<'a> {
                 let more = r.u32()?;
                 Self::Description { text: r.text()?, more }
             }
+            135 => Self::Ports { first: Port(r.u16()?), count: r.u16()? },
             other => return Err(ProtoError::UnknownKind(other)),
         };
         r.finish(reply)

@@ -10,7 +10,7 @@
 mod maps;
 mod program;
 
-pub use maps::{Flow, LocalEnd, SLOTS, slot_of};
+pub use maps::{BLOCK_PORTS, Flow, LocalEnd, SLOTS, slot_of};
 
 use crate::bpf::AssembleError;
 use maps::Listener;
@@ -109,6 +109,8 @@ pub struct Steering {
     tcx: Option<Program>,
     devices: BTreeMap<u32, Device>,
     listener_rows: HashMap<LocalEnd, Listener>,
+    /// Blocks of ports, by their first one.
+    block_rows: HashMap<LocalEnd, Listener>,
     flow_rows: HashMap<Flow, SteerLane>,
     /// A bit for each lane that was named by a rule and not removed.
     lanes: u64,
@@ -137,6 +139,7 @@ impl Steering {
             tcx: None,
             devices: BTreeMap::new(),
             listener_rows: HashMap::new(),
+            block_rows: HashMap::new(),
             flow_rows: HashMap::new(),
             lanes: 0,
         })
@@ -327,6 +330,37 @@ impl Steering {
         Ok(())
     }
 
+    /// Steers the [`BLOCK_PORTS`] ports of the block of `end` to `lane`, for connections that go out: one rule for all of them. A port with a
+    /// rule of its own goes by that. A block belongs to one lane.
+    ///
+    /// # Errors
+    /// As [`Steering::add_listener`].
+    pub fn add_block(&mut self, end: LocalEnd, lane: SteerLane) -> Result<(), SteerError> {
+        let key = end.block_key().ok_or(SteerError::NotIpv4)?;
+        self.lanes |= 1 << lane.number();
+        let mut row = Listener::new();
+        row.add(lane, self.lanes.count_ones() == 1);
+        self.maps
+            .listeners
+            .update(&key, &row.value())
+            .map_err(kernel("adding a rule for a block of ports"))?;
+        self.block_rows.insert(end.block(), row);
+        self.write_state(self.flow_rows.len())
+    }
+
+    /// Takes [`Steering::add_block`] back.
+    ///
+    /// # Errors
+    /// [`SteerError::NoRule`].
+    pub fn remove_block(&mut self, end: LocalEnd, lane: SteerLane) -> Result<(), SteerError> {
+        let key = end.block_key().ok_or(SteerError::NotIpv4)?;
+        let row = self.block_rows.get(&end.block()).filter(|row| row.lanes().any(|member| member == lane));
+        row.ok_or(SteerError::NoRule)?;
+        self.block_rows.remove(&end.block());
+        self.maps.listeners.delete(&key).map_err(kernel("removing a rule for a block of ports"))?;
+        self.write_state(self.flow_rows.len())
+    }
+
     /// Steers one flow to `lane`, before any listener. A flow that is there moves.
     ///
     /// # Errors
@@ -353,7 +387,7 @@ impl Steering {
     }
 
     fn write_state(&self, flows: usize) -> Result<(), SteerError> {
-        let value = maps::state_value(flows, self.lanes);
+        let value = maps::state_value(flows, self.block_rows.len(), self.lanes);
         self.maps.state.update(&[0; 4], &value).map_err(kernel("writing the steering state"))
     }
 
@@ -369,6 +403,12 @@ impl Steering {
         for flow in flows {
             outcome = outcome.and(self.remove_flow(flow));
         }
+        let holds = |row: &Listener| row.lanes().any(|member| member == lane);
+        let blocks: Vec<LocalEnd> =
+            self.block_rows.iter().filter(|(_, row)| holds(row)).map(|(end, _)| *end).collect();
+        for end in blocks {
+            outcome = outcome.and(self.remove_block(end, lane));
+        }
         let listeners: Vec<(LocalEnd, Listener)> =
             self.listener_rows.iter().map(|(end, row)| (*end, row.clone())).collect();
         for (end, mut listener) in listeners {
@@ -379,9 +419,13 @@ impl Steering {
         outcome
     }
 
-    /// Every rule for a local end, with its lane: for `explain`. A flow shows as its local end.
+    /// Every rule for a local end, with its lane: for `explain`. A flow shows as its local end, a block as its first port.
     pub fn rules(&self) -> impl Iterator<Item = (LocalEnd, SteerLane)> {
-        let lanes = self.listener_rows.iter().flat_map(|(end, row)| row.lanes().map(|lane| (*end, lane)));
+        let lanes = self
+            .listener_rows
+            .iter()
+            .chain(&self.block_rows)
+            .flat_map(|(end, row)| row.lanes().map(|lane| (*end, lane)));
         lanes.chain(self.flow_rows.iter().map(|(flow, lane)| (flow.local, *lane)))
     }
 }

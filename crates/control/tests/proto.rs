@@ -70,6 +70,7 @@ proptest! {
         check_request(Request::Unlisten(rule));
         check_request(Request::TakePort(rule));
         check_request(Request::GivePort(rule));
+        check_request(Request::TakePorts(rule));
         check_request(Request::Resolve { ifindex: numbers[0], addr: rule.addr });
         check_request(Request::Reasons { text: &text });
         check_request(Request::Describe { offset: numbers[1] });
@@ -90,6 +91,7 @@ proptest! {
         check_reply(Reply::Region { id: number });
         check_reply(Reply::Lane { lane: LaneId(short), devices: list });
         check_reply(Reply::Port { port: Port(short) });
+        check_reply(Reply::Ports { first: Port(short), count: short });
         check_reply(Reply::Description { text: &text, more: number });
     }
 

@@ -333,12 +333,16 @@ impl Devices {
             let present = self.steered.entry(change.end).or_default();
             for &lane in wanted.iter().filter(|lane| !present.contains(lane)) {
                 match change.listens {
+                    _ if change.end.is_block() => steering.add_block(end, lane).map_err(failed)?,
                     true => steering.add_listener_beside_kernel(end, lane).map_err(failed)?,
                     false => steering.add_listener(end, lane).map_err(failed)?,
                 }
             }
             for &lane in present.iter().filter(|lane| !wanted.contains(lane)) {
-                steering.remove_listener(end, lane).map_err(failed)?;
+                match change.end.is_block() {
+                    true => steering.remove_block(end, lane).map_err(failed)?,
+                    false => steering.remove_listener(end, lane).map_err(failed)?,
+                }
             }
             if wanted.is_empty() {
                 self.steered.remove(&change.end);

@@ -4,6 +4,7 @@
 //!
 //! [`run`] is the keeper of one `corelane run`; [`steward_main`] is the process that stands in for a region's programs.
 
+mod blocks;
 mod children;
 mod client;
 mod closing;

@@ -4,9 +4,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use base::{LaneId, Port};
 use control::proto::{self, RegionWish, Reply, Request, Rule, fit_text};
+use control::steer::BLOCK_PORTS;
 use rustix::io::Errno;
 use sys::fds::Fd;
 
+use crate::blocks;
 use crate::client::{Incoming, Refusal};
 use crate::regions;
 use crate::rules::{self, End, Slot};
@@ -24,6 +26,7 @@ enum Answer {
     Region(RegionId),
     Lane(RegionId, LaneId),
     Port(Port),
+    Block(Port),
     Description(u32),
 }
 
@@ -55,6 +58,7 @@ impl Session {
             Request::NewLane { region } => self.new_lane(id, RegionId(*region)),
             Request::Listen(rule) => self.take(id, rule, fds, true).map(|_| Answer::Done),
             Request::TakePort(rule) => self.take(id, rule, fds, false).map(Answer::Port),
+            Request::TakePorts(rule) => self.take_block(id, rule),
             Request::Unlisten(rule) | Request::GivePort(rule) => self.give(id, rule).map(|()| Answer::Done),
             Request::Resolve { ifindex, addr } => {
                 let known = self.devices.list().iter().any(|d| d.ifindex == *ifindex);
@@ -91,6 +95,7 @@ impl Session {
             }
             Ok(Answer::Done) => client.send(&Reply::Done, &[]),
             Ok(Answer::Port(port)) => client.send(&Reply::Port { port }, &[]),
+            Ok(Answer::Block(first)) => client.send(&Reply::Ports { first, count: BLOCK_PORTS }, &[]),
             Ok(Answer::Welcome) => {
                 let config = self.program_config();
                 let welcome = Reply::Welcome { session: id.0, config: fit_text(&config) };
@@ -187,17 +192,33 @@ impl Session {
         let (_, port) = rules::bound_end(&socket)
             .ok_or_else(|| Refusal::new(Errno::ADDRNOTAVAIL, "the port is not bound"))?;
         let end = End::of(&Rule { port, ..*rule });
-        let changes = self.rules.add(end, slot, listen, socket)?;
+        self.enter(end, slot, listen, vec![socket])?;
+        if listen {
+            self.unsettle();
+        }
+        Ok(port)
+    }
+
+    /// TakePorts: ports that the keeper chooses, for connections that go out.
+    fn take_block(&mut self, id: ClientId, rule: &Rule) -> Result<Answer, Refusal> {
+        let slot = self.own_slot(id, rule)?;
+        let turn = self.rules.len() as u32 ^ sys::process::pid();
+        let block = blocks::reserve(rule, turn)?;
+        let end = End::block_of(&Rule { port: block.first, ..*rule });
+        self.enter(end, slot, false, block.sockets)?;
+        Ok(Answer::Block(block.first))
+    }
+
+    /// Adds a rule, here and in the steering maps.
+    fn enter(&mut self, end: End, slot: Slot, listen: bool, sockets: Vec<Fd>) -> Result<(), Refusal> {
+        let changes = self.rules.add(end, slot, listen, sockets)?;
         if let Err(refusal) = self.devices.steer(&changes) {
             // What went in comes out again; the first refusal is what counts.
             let back = self.rules.remove(end, slot).unwrap_or_default();
             let _ = self.devices.steer(&back);
             return Err(refusal);
         }
-        if listen {
-            self.unsettle();
-        }
-        Ok(port)
+        Ok(())
     }
 
     fn give(&mut self, id: ClientId, rule: &Rule) -> Result<(), Refusal> {

@@ -11,24 +11,35 @@ use sys::fds::Fd;
 
 use crate::client::Refusal;
 
-/// Rules of one session; a rule holds a descriptor.
+/// Ports of one session's rules; each holds a descriptor.
 const RULES_MAX: usize = 65_536;
 
 /// A lane, numbered over all regions of the session: the number that the steering maps know.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub(crate) struct Slot(pub(crate) u16);
 
-/// A local end.
+/// A local end, or the first of a block of ports.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(crate) struct End {
     proto: u8,
     addr: [u8; 16],
     port: u16,
+    block: bool,
 }
 
 impl End {
     pub(crate) fn of(rule: &Rule) -> Self {
-        Self { proto: rule.proto as u8, addr: rule.addr.0, port: rule.port.0 }
+        Self { proto: rule.proto as u8, addr: rule.addr.0, port: rule.port.0, block: false }
+    }
+
+    /// The block that begins with the port of `rule`.
+    pub(crate) fn block_of(rule: &Rule) -> Self {
+        Self { block: true, ..Self::of(rule) }
+    }
+
+    /// Is it a block of ports?
+    pub(crate) fn is_block(self) -> bool {
+        self.block
     }
 
     pub(crate) fn proto(self) -> Option<Proto> {
@@ -53,8 +64,8 @@ struct Hold {
     slot: Slot,
     /// New connections come in here; else it is the port of a connection that goes out.
     listens: bool,
-    /// The kernel socket that keeps the port taken.
-    _socket: Fd,
+    /// The kernel sockets that keep the ports taken.
+    sockets: Vec<Fd>,
 }
 
 /// The rules of a session.
@@ -76,23 +87,23 @@ pub(crate) struct Change {
 }
 
 impl RuleBook {
-    /// Adds a rule; `socket` is the kernel socket bound to its end. Gives what changes in the maps.
+    /// Adds a rule; `sockets` are the kernel sockets bound to its end, one for each port. Gives what changes in the maps.
     pub(crate) fn add(
         &mut self,
         end: End,
         slot: Slot,
         listens: bool,
-        socket: Fd,
+        sockets: Vec<Fd>,
     ) -> Result<Vec<Change>, Refusal> {
-        if self.count >= RULES_MAX {
+        if self.count + sockets.len() > RULES_MAX {
             return Err(Refusal::new(Errno::NOBUFS, "the session has as many rules as it can"));
         }
         let holds = self.holds.entry(end).or_default();
         if holds.iter().any(|h| h.slot == slot) {
             return Err(Refusal::new(Errno::ADDRINUSE, "the lane has this port already"));
         }
-        holds.push(Hold { slot, listens, _socket: socket });
-        self.count += 1;
+        self.count += sockets.len();
+        holds.push(Hold { slot, listens, sockets });
         Ok(self.changes(end))
     }
 
@@ -100,11 +111,11 @@ impl RuleBook {
     pub(crate) fn remove(&mut self, end: End, slot: Slot) -> Option<Vec<Change>> {
         let holds = self.holds.get_mut(&end)?;
         let at = holds.iter().position(|h| h.slot == slot)?;
-        holds.swap_remove(at);
+        let gone = holds.swap_remove(at);
         if holds.is_empty() {
             self.holds.remove(&end);
         }
-        self.count -= 1;
+        self.count -= gone.sockets.len();
         Some(self.changes(end))
     }
 
@@ -138,7 +149,7 @@ impl RuleBook {
             .collect()
     }
 
-    /// Number of rules.
+    /// Number of ports that rules hold.
     pub(crate) fn len(&self) -> usize {
         self.count
     }
@@ -208,21 +219,26 @@ pub(crate) fn bound_end(socket: &Fd) -> Option<(IpAddress, Port)> {
 /// Reserves the end of `rule` with a kernel socket of ours; port 0: the kernel chooses one.
 pub(crate) fn reserve(rule: &Rule) -> Result<Fd, Refusal> {
     let failed = |errno: Errno| Refusal::new(errno, format!("taking port {}: {errno}", rule.port.0));
-    let (kind, protocol) = match rule.proto {
-        Proto::Tcp => (SocketType::STREAM, ipproto::TCP),
-        Proto::Udp => (SocketType::DGRAM, ipproto::UDP),
-    };
-    let (family, ip) = match rule.addr.as_v4() {
-        Some(v4) => (AddressFamily::INET, IpAddr::V4(v4)),
-        None => (AddressFamily::INET6, IpAddr::V6(rule.addr.as_v6())),
+    let ip = match rule.addr.as_v4() {
+        Some(v4) => IpAddr::V4(v4),
+        None => IpAddr::V6(rule.addr.as_v6()),
     };
     // A port below 1024 would need the program's own rights, and it is our rights that bind here.
     if (1..1024).contains(&rule.port.0) {
         return Err(Refusal::new(Errno::ACCESS, "a port below 1024 must be bound by the program itself"));
     }
-    let socket =
-        rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, Some(protocol)).map_err(failed)?;
-    rustix::net::bind(&socket, &SocketAddr::new(ip, rule.port.0)).map_err(failed)?;
+    bind(rule.proto, SocketAddr::new(ip, rule.port.0)).map_err(failed)
+}
+
+/// A kernel socket bound to `end`.
+pub(crate) fn bind(proto: Proto, end: SocketAddr) -> Result<Fd, Errno> {
+    let (kind, protocol) = match proto {
+        Proto::Tcp => (SocketType::STREAM, ipproto::TCP),
+        Proto::Udp => (SocketType::DGRAM, ipproto::UDP),
+    };
+    let family = if end.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, Some(protocol))?;
+    rustix::net::bind(&socket, &end)?;
     Ok(Fd::from(socket))
 }
 
@@ -240,8 +256,8 @@ mod tests {
         Rule { region: 1, lane: LaneId(0), proto: Proto::Tcp, addr, port: Port(port) }
     }
 
-    fn socket() -> Fd {
-        sys::fds::event().expect("eventfd")
+    fn socket() -> Vec<Fd> {
+        vec![sys::fds::event().expect("eventfd")]
     }
 
     fn end(addr: IpAddress, port: u16) -> End {
@@ -290,6 +306,20 @@ mod tests {
     }
 
     #[test]
+    fn a_block_counts_as_many_ports_as_it_has_and_stays_when_listeners_go() {
+        let mut book = RuleBook::default();
+        book.set_addresses([HERE]);
+        let block = End::block_of(&rule(HERE, 64));
+        let sockets = [socket(), socket()].into_iter().flatten().collect();
+        let changes = book.add(block, Slot(1), false, sockets).expect("added");
+        assert_eq!(changes, [Change { end: block, slots: vec![Slot(1)], listens: false }]);
+        book.add(end(HERE, 64), Slot(2), true, socket()).expect("a port of its own beside it");
+        assert_eq!((book.len(), book.remove_listeners(Slot(1)).len()), (3, 0));
+        let gone = Change { end: block, slots: Vec::new(), listens: true };
+        assert_eq!((book.remove_all(Slot(1)), book.len()), (vec![gone], 1));
+    }
+
+    #[test]
     fn a_port_is_given_to_a_lane_once() {
         let mut book = RuleBook::default();
         book.add(end(HERE, 80), Slot(1), true, socket()).expect("added");
@@ -317,7 +347,8 @@ mod tests {
         let port = datagram.local_addr().expect("name").port();
         let datagram = Fd::from(std::os::fd::OwnedFd::from(datagram));
         assert!(check_socket(&datagram, &rule(LOOPBACK, port)).is_err());
-        assert!(check_socket(&super::tests::socket(), &rule(LOOPBACK, port)).is_err());
+        let event = sys::fds::event().expect("eventfd");
+        assert!(check_socket(&event, &rule(LOOPBACK, port)).is_err());
     }
 
     #[test]

@@ -49,6 +49,8 @@ pub fn run(run: &Run) -> Result<u8, StartError> {
     set_child_subreaper(Some(getpid())).map_err(|e| StartError::new("PR_SET_CHILD_SUBREAPER", e, ""))?;
     let mut session = Session::open(run)?;
     let child = run.program.start(&session.environment(&run.preload))?;
+    // Each port of a lane is a descriptor of ours. After the start, so that the command has the limit its user gave it.
+    sys::process::raise_open_files();
     let command = Pid::from_child(&child);
     let mut end = None;
     while end.as_ref().is_none_or(|end: &End| session.is_busy() || end.left_daemons(&session)) {

@@ -19,7 +19,7 @@ use crate::stream;
 use crate::view::View;
 use crate::{explain, family, home};
 
-/// Ports tried before the keeper is asked for another.
+/// Ports tried before the keeper is asked for more.
 const TRIES: usize = 8;
 
 /// Local ports that the keeper steers to this process's lane, oldest use first.
@@ -152,10 +152,28 @@ fn connect_from_pool(plan: &mut Plan, inner: &Inner) -> Result<SockRef, Reason> 
             Err(ConnectError::NoRoom) => return Err(Reason::LaneFull),
         }
     }
-    plan.local.port = Port(0);
-    plan.local.port = home::take_port(plan.view, plan.local, None)?;
-    with_ports(plan.local.addr, |ports| ports.push_back(plan.local.port));
+    plan.local.port = more_ports(plan)?;
     try_connect(plan, inner).map_err(|_| Reason::LaneFull)
+}
+
+/// A port that was not used yet: the first of a new block, whose others come before all that were used; or a single one, where no whole
+/// block is free.
+fn more_ports(plan: &Plan) -> Result<Port, Reason> {
+    let addr = plan.local.addr;
+    let mut fresh = match home::take_ports(plan.view, addr) {
+        Ok(block) => block,
+        Err(Reason::NoKeeper) => return Err(Reason::NoKeeper),
+        Err(_) => {
+            let port = home::take_port(plan.view, Endpoint { addr, port: Port(0) }, None)?;
+            port.0..port.0.saturating_add(1)
+        }
+    };
+    let port = fresh.next().map(Port).ok_or(Reason::PortTaken)?;
+    with_ports(addr, |ports| {
+        ports.push_back(port);
+        fresh.rev().for_each(|unused| ports.push_front(Port(unused)));
+    });
+    Ok(port)
 }
 
 fn oldest_port(addr: IpAddress) -> Option<Port> {

@@ -3,6 +3,7 @@
 //! Everything is made on first need. A keeper that is absent, refuses or dies means kernel sockets with a reason,
 //! never an error for the program.
 
+use core::ops::Range;
 use core::sync::atomic::{AtomicI32, Ordering};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -99,6 +100,7 @@ enum Answer {
     Welcome(u32, u32, Vec<Fd>),
     Number(u32, Vec<Fd>),
     Lane(LaneId, Box<DeviceList>, Vec<Fd>),
+    Ports(Port, u16),
     Refused(String),
 }
 
@@ -151,7 +153,7 @@ impl Home {
                 if TABLES.get().is_some() { Ok(()) } else { self.refuse("its tables cannot be mapped") }
             }
             Ok(Answer::Refused(text)) => self.refuse(&text),
-            Ok(Answer::Done | Answer::Number(..) | Answer::Lane(..)) => {
+            Ok(Answer::Done | Answer::Number(..) | Answer::Lane(..) | Answer::Ports(..)) => {
                 self.refuse("it speaks another protocol")
             }
             Err(reason) => {
@@ -192,7 +194,9 @@ impl Home {
         let (id, fds) = match self.ask(&Request::NewRegion(wish), &[])? {
             Answer::Number(id, fds) => (id, fds),
             Answer::Refused(text) => return self.refuse(&text),
-            Answer::Done | Answer::Welcome(..) | Answer::Lane(..) => return self.refuse("no region"),
+            Answer::Done | Answer::Welcome(..) | Answer::Lane(..) | Answer::Ports(..) => {
+                return self.refuse("no region");
+            }
         };
         let open = |fd: &Fd| {
             let bytes = sys::memory::size(fd).ok()?;
@@ -215,7 +219,9 @@ impl Home {
         let (lane, devices, fds) = match self.ask(&Request::NewLane { region: region_id }, &[])? {
             Answer::Lane(lane, devices, fds) => (lane, devices, fds),
             Answer::Refused(text) => return self.refuse(&text),
-            Answer::Done | Answer::Welcome(..) | Answer::Number(..) => return self.refuse("no lane"),
+            Answer::Done | Answer::Welcome(..) | Answer::Number(..) | Answer::Ports(..) => {
+                return self.refuse("no lane");
+            }
         };
         if format(region, lane, &LaneShape::for_socks(self.sockets)).is_none() {
             return self.refuse("its lane cannot be formatted");
@@ -263,6 +269,7 @@ fn exchange(link: &Fd, request: &Request<'_>, fds: &[BorrowedFd<'_>]) -> Option<
         Reply::Region { id } => Answer::Number(id, got.fds),
         Reply::Lane { lane, devices } => Answer::Lane(lane, Box::new(devices), got.fds),
         Reply::Port { port } => Answer::Number(u32::from(port.0), got.fds),
+        Reply::Ports { first, count } => Answer::Ports(first, count),
         Reply::Description { .. } => return None,
     })
 }
@@ -309,9 +316,11 @@ pub(crate) fn listen(view: &View, local: Endpoint, fd: BorrowedFd<'_>) -> Result
     home.connect()?;
     match home.ask(&Request::Listen(rule(view, local)), &[fd])? {
         Answer::Done => Ok(()),
-        Answer::Refused(..) | Answer::Welcome(..) | Answer::Number(..) | Answer::Lane(..) => {
-            Err(Reason::NotOurDevice)
-        }
+        Answer::Refused(..)
+        | Answer::Welcome(..)
+        | Answer::Number(..)
+        | Answer::Lane(..)
+        | Answer::Ports(..) => Err(Reason::NotOurDevice),
     }
 }
 
@@ -327,7 +336,21 @@ pub(crate) fn take_port(view: &View, local: Endpoint, fd: Option<BorrowedFd<'_>>
     let fds: &[BorrowedFd<'_>] = fd.as_slice();
     match home.ask(&Request::TakePort(rule(view, local)), fds)? {
         Answer::Number(port, _) => Ok(Port(port as u16)),
-        Answer::Refused(..) | Answer::Done | Answer::Welcome(..) | Answer::Lane(..) => Err(Reason::PortTaken),
+        Answer::Refused(..) | Answer::Done | Answer::Welcome(..) | Answer::Lane(..) | Answer::Ports(..) => {
+            Err(Reason::PortTaken)
+        }
+    }
+}
+
+/// Takes a block of local ports at `addr` for the lane, for connections that go out.
+pub(crate) fn take_ports(view: &View, addr: IpAddress) -> Result<Range<u16>, Reason> {
+    let mut home = home();
+    home.connect()?;
+    match home.ask(&Request::TakePorts(rule(view, Endpoint { addr, port: Port(0) })), &[])? {
+        Answer::Ports(first, count) => Ok(first.0..first.0.saturating_add(count)),
+        Answer::Number(..) | Answer::Refused(..) | Answer::Done | Answer::Welcome(..) | Answer::Lane(..) => {
+            Err(Reason::PortTaken)
+        }
     }
 }
 

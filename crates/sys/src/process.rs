@@ -4,7 +4,9 @@ use std::os::fd::AsFd;
 
 use base::Duration;
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{
+    Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, pidfd_open, pidfd_send_signal, setrlimit,
+};
 
 use crate::fds::Fd;
 use crate::poll::{PollFd, PollFlags, poll};
@@ -20,6 +22,13 @@ pub fn pid() -> u32 {
 #[must_use]
 pub fn tid() -> u32 {
     rustix::thread::gettid().as_raw_pid() as u32
+}
+
+/// Lets this process have as many descriptors as its hard limit allows.
+pub fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    // A refusal leaves the limit as it was.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
 }
 
 /// A descriptor for process `pid`, which polls readable once it is dead. CLOEXEC.

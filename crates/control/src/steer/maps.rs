@@ -15,6 +15,14 @@ pub(super) const NO_LANE: u8 = 0xff;
 /// Shift that turns a 32-bit hash into a slot.
 pub(super) const SLOT_SHIFT: u32 = 32 - SLOTS.ilog2();
 
+/// Ports of a block, which begins at a multiple of this.
+pub const BLOCK_PORTS: u16 = 64;
+/// What the ports of a block have in common.
+pub(super) const BLOCK_MASK: u16 = !(BLOCK_PORTS - 1);
+/// Last byte of the key of a rule for a block; 0 in that of a single port.
+pub(super) const BLOCK_KEY: u8 = 1;
+const _: () = assert!(BLOCK_PORTS.is_power_of_two());
+
 pub(super) const FLOW_KEY_BYTES: usize = 16;
 pub(super) const FLOW_VALUE_BYTES: usize = 4;
 pub(super) const LISTENER_KEY_BYTES: usize = 8;
@@ -28,13 +36,15 @@ pub(super) const PINS_FIRST: u8 = 1;
 /// Connections of the kernel's may come in here: a segment without a pin is the kernel's.
 pub(super) const PINS_ONLY: u8 = 2;
 
-/// The one value of the state map: the number of flow rules (u32, never too few), and a bit for each lane that is there (u64).
+/// The one value of the state map: the numbers of flow rules and of rules for blocks of ports (u32 each, never too few), and a bit for
+/// each lane that is there (u64).
 pub(super) const STATE_VALUE_BYTES: usize = 16;
 pub(super) const STATE_FLOWS: i16 = 0;
+pub(super) const STATE_BLOCKS: i16 = 4;
 pub(super) const STATE_LANES: i16 = 8;
 
-pub(super) fn state_value(flows: usize, lanes: u64) -> [u8; STATE_VALUE_BYTES] {
-    (u128::from(lanes) << 64 | flows as u128).to_le_bytes()
+pub(super) fn state_value(flows: usize, blocks: usize, lanes: u64) -> [u8; STATE_VALUE_BYTES] {
+    (u128::from(lanes) << 64 | u128::from(blocks as u32) << 32 | u128::from(flows as u32)).to_le_bytes()
 }
 
 /// Multipliers of [`slot_of`].
@@ -68,6 +78,21 @@ impl LocalEnd {
         let [a, b, c, d] = self.addr.as_v4()?.octets();
         let [p, q] = self.port.0.to_be_bytes();
         Some([a, b, c, d, p, q, self.proto as u8, 0])
+    }
+
+    /// The key of the block of [`BLOCK_PORTS`] ports that the port lies in. `None` for an address that is not IPv4.
+    pub(super) fn block_key(&self) -> Option<[u8; LISTENER_KEY_BYTES]> {
+        let mut key = self.block().key()?;
+        if let Some(kind) = key.last_mut() {
+            *kind = BLOCK_KEY;
+        }
+        Some(key)
+    }
+
+    /// The first port of the block that this one's port lies in.
+    #[must_use]
+    pub fn block(&self) -> Self {
+        Self { port: Port(self.port.0 & BLOCK_MASK), ..*self }
     }
 }
 

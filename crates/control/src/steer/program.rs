@@ -1,12 +1,13 @@
 //! The three steering programs: one classifier with three ways to read the packet and three verdicts.
 //!
 //! Classifier: Ethernet without tag, to a single station; IPv4 with any options, no fragment; TCP or UDP. First the flow map, then the
-//! listener map with the slot of the remote end. The SYN that opens a connection leaves a pin, which the connection's other segments follow
+//! listener map with the slot of the remote end: the port's own rule, then that of its block. The SYN that opens a connection leaves a pin, which the connection's other segments follow
 //! when the listener has several lanes or is gone: lanes come and go without breaking what runs. Whatever is not found, or not understood, goes on to the kernel. Fragments go to the
 //! kernel because only the first has ports (RFC 791 3.2); nothing is lost, the kernel reassembles and answers for itself.
 
 use super::maps::{
-    LISTENER_PINS, MIX, NO_LANE, PINS_FIRST, PINS_UNUSED, SLOT_SHIFT, STATE_FLOWS, STATE_LANES,
+    BLOCK_KEY, BLOCK_MASK, LISTENER_PINS, MIX, NO_LANE, PINS_FIRST, PINS_UNUSED, SLOT_SHIFT, STATE_BLOCKS,
+    STATE_FLOWS, STATE_LANES,
 };
 use super::{Maps, STEER_LANES, SteerLane};
 use crate::bpf::{AssembleError, Assembler, Helper, If, Label, Op, Reg, Size};
@@ -213,6 +214,7 @@ fn find_flow(a: &mut Assembler, maps: &Maps, found: Label) {
 fn find_listener(a: &mut Assembler, kind: &Kind<'_>, maps: &Maps, seed: u32, (found, pass): (Label, Label)) {
     let (pick, no_listener, opens_at_kernel) = (a.label(), a.label(), a.label());
     look_up(a, &maps.listeners, LISTENER_KEY);
+    look_up_block(a, maps);
     a.alu(Op::Mov, SLOTS, Reg::R0);
     opens_connection(a);
     a.jump_if(If::Eq, SLOTS, 0, no_listener);
@@ -239,6 +241,21 @@ fn find_listener(a: &mut Assembler, kind: &Kind<'_>, maps: &Maps, seed: u32, (fo
             pin(a, maps);
         }
     }
+}
+
+/// A port without a rule of its own may lie in a block that has one.
+fn look_up_block(a: &mut Assembler, maps: &Maps) {
+    let done = a.label();
+    a.jump_if(If::Ne, Reg::R0, 0, done);
+    a.load_map_value(Reg::R1, &maps.state);
+    a.load(Size::Word, Reg::R1, Reg::R1, STATE_BLOCKS);
+    a.jump_if(If::Eq, Reg::R1, 0, done);
+    a.load(Size::Half, Reg::R2, Reg::Fp, LISTENER_KEY + 4);
+    a.alu_imm(Op::And, Reg::R2, i32::from(BLOCK_MASK.to_be()));
+    a.store(Size::Half, Reg::Fp, LISTENER_KEY + 4, Reg::R2);
+    a.store_imm(Size::Byte, Reg::Fp, LISTENER_KEY + 7, i32::from(BLOCK_KEY));
+    look_up(a, &maps.listeners, LISTENER_KEY);
+    a.place(done);
 }
 
 /// Leaves in OPENS what kind of packet it is: UDP's number, [`SEGMENT`] or [`OPENING`].

@@ -76,13 +76,15 @@ fn packet() -> impl Strategy<Value = Vec<u8>> {
 #[derive(Debug)]
 struct Rules {
     listeners: Vec<(LocalEnd, u8)>,
+    blocks: Vec<(LocalEnd, u8)>,
     flows: Vec<(Flow, u8)>,
 }
 
 fn rules() -> impl Strategy<Value = Rules> {
     let listeners = proptest::collection::vec((local_end(), 0..LANES), 0..12);
     let flows = proptest::collection::vec((flow(), 0..LANES), 0..12);
-    (listeners, flows).prop_map(|(listeners, flows)| Rules { listeners, flows })
+    let blocks = proptest::collection::vec((local_end(), 0..LANES), 0..4);
+    (listeners, blocks, flows).prop_map(|(listeners, blocks, flows)| Rules { listeners, blocks, flows })
 }
 
 impl Bench {
@@ -105,7 +107,10 @@ impl Bench {
             return Some(lane.number());
         }
         let opens = proto == Proto::Tcp && transport[13] & 0x12 == 2;
-        let listener = self.steering.listener_rows.get(&local);
+        let block = self.steering.block_rows.get(&local.block());
+        let listener = self.steering.listener_rows.get(&local).or(block);
+        self.in_blocks +=
+            usize::from(listener.is_some() && !self.steering.listener_rows.contains_key(&local));
         let pinned = self.pins.get(&flow).copied().filter(|_| proto == Proto::Tcp && !opens);
         self.followed += usize::from(pinned.is_some());
         let alive =
@@ -141,6 +146,8 @@ struct Bench {
     pins: HashMap<Flow, u8>,
     /// Packets that had a pin to follow.
     followed: usize,
+    /// Packets to a port that only its block has a rule for.
+    in_blocks: usize,
     /// Pins of a lane that a SYN to the kernel took over.
     left: usize,
     _keep: Vec<(Map, std::os::fd::OwnedFd)>,
@@ -160,7 +167,17 @@ fn bench() -> Bench {
         xdp.push(steering.load(&Kind::Xdp(&map)).unwrap());
         keep.push((map, socket));
     }
-    Bench { steering, tcx, filters, xdp, pins: HashMap::new(), followed: 0, left: 0, _keep: keep }
+    Bench {
+        steering,
+        tcx,
+        filters,
+        xdp,
+        pins: HashMap::new(),
+        followed: 0,
+        in_blocks: 0,
+        left: 0,
+        _keep: keep,
+    }
 }
 
 impl Bench {
@@ -198,6 +215,9 @@ fn apply(steering: &mut Steering, rules: &Rules) {
             0 => steering.add_listener(*end, lane(number)).unwrap(),
             _ => steering.add_listener_beside_kernel(*end, lane(number)).unwrap(),
         }
+    }
+    for (end, number) in &rules.blocks {
+        steering.add_block(*end, lane(number)).unwrap();
     }
     for (flow, number) in &rules.flows {
         steering.add_flow(*flow, lane(number)).unwrap();
@@ -237,6 +257,7 @@ fn all_three_programs_decide_as_the_model_does() {
         assert!(!packets.iter().any(|frame| bench.check(frame)));
     }
     assert!(hits > 1000 && bench.followed > 100, "few packets meet a rule: {hits}, {}", bench.followed);
+    assert!(bench.in_blocks > 500, "few packets meet a block: {}", bench.in_blocks);
     assert!(bench.left > 20, "few connections open at the kernel where a lane had one: {}", bench.left);
 }
 
@@ -253,6 +274,10 @@ fn rules_that_are_not_there_cannot_be_removed() {
     steering.add_listener(end, zero).unwrap();
     assert!(matches!(steering.remove_listener(end, one), Err(SteerError::NoRule)));
     steering.remove_listener(end, zero).unwrap();
+    assert!(matches!(steering.remove_block(end, zero), Err(SteerError::NoRule)));
+    steering.add_block(end, zero).unwrap();
+    assert!(matches!(steering.remove_block(end, one), Err(SteerError::NoRule)));
+    steering.remove_block(LocalEnd { port: Port(127), ..end }, zero).unwrap();
     let flow = Flow { local: end, remote: end.addr, remote_port: Port(1) };
     assert!(matches!(steering.remove_flow(flow), Err(SteerError::NoRule)));
     let any = LocalEnd { addr: IpAddress::ANY, ..end };
