@@ -16,6 +16,8 @@ pub const SUPER_SEGMENT_BYTES: usize = 15 * FRAME_BYTES;
 pub const LANES: usize = 16;
 /// Devices one program uses at the same time.
 pub const DEVICES: usize = 16;
+/// Ports of one lane: its devices, and wires to other lanes of this host.
+pub const PORTS: usize = 64;
 /// Event queues of one lane (one per attached process).
 pub const EVENT_QUEUES: usize = 64;
 /// Next hops one lane remembers.
@@ -43,4 +45,5 @@ const _: () = assert!(SUPER_SEGMENT_BYTES + 128 <= SUPER_FRAME_BYTES);
 const _: () = assert!(SUPER_SEGMENT_BYTES / FRAME_BYTES + 2 <= CHAIN_FRAMES);
 const _: () = assert!(FRAME_HEADROOM < FRAME_BYTES);
 const _: () = assert!(LANES <= 64);
+const _: () = assert!(DEVICES < PORTS && PORTS <= 256);
 const _: () = assert!(XDP_RING_ENTRIES.is_power_of_two());

@@ -1,6 +1,7 @@
 //! The engine's edge: what goes in from network and clock, what comes out, and the verbs of programs.
 
-use base::{Idx, Instant, MacAddr};
+use base::{Idx, Instant, IpAddress, MacAddr};
+use state::ports::PORT_ADDRESSES;
 use state::{
     Counters, Endpoint, Event, Hop, LaneMem, PortInfo, Ready, RxBatch, SockKind, SockRef, TcpOptions,
     TxBatch, TxFrame,
@@ -29,11 +30,34 @@ impl<'a> Engine<'a> {
         self.now = self.now.max(now);
     }
 
-    /// Describes the port numbered `index` (below [`base::limits::DEVICES`]). False: no such row.
+    /// Describes the port numbered `index` (below [`base::limits::PORTS`]). False: no such row.
     pub fn set_port(&mut self, index: u8, info: &PortInfo) -> bool {
         let Some(row) = self.mem.ports.get_mut(Idx::new(u32::from(index))) else { return false };
         *row = *info;
         true
+    }
+
+    /// The port numbered `index` is gone for good: its connections end as by a reset, and its row says nothing any more. Gives the
+    /// number of connections.
+    pub fn drop_port(&mut self, index: u8) -> u32 {
+        let addrs = [IpAddress::ANY; PORT_ADDRESSES];
+        let none = PortInfo {
+            addrs,
+            addr_count: 0,
+            flags: 0,
+            super_segment_max: 0,
+            mac: MacAddr::default(),
+            mtu: 0,
+        };
+        self.set_port(index, &none);
+        crate::tcp::drop_port(&mut self.mem, self.now, index)
+    }
+
+    /// The port by which connection `s` sends. `None`: no such connection.
+    #[must_use]
+    pub fn port_of(&self, s: SockRef) -> Option<u8> {
+        let at = crate::tcp::lookup(&self.mem, s)?;
+        self.mem.hot.get(at).map(|row| row.port)
     }
 
     /// Counters since the lane was made.

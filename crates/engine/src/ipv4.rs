@@ -6,7 +6,7 @@
 use core::net::Ipv4Addr;
 
 use base::{FrameIdx, Instant, IpAddress, MacAddr};
-use state::ports::PORT_OWN_ADDRESS;
+use state::ports::{PORT_LOOPBACK, PORT_OWN_ADDRESS};
 use state::{CsumState, DropReason, LaneMem, PortInfo, RxFrame};
 use wire::{EthFrame, EthHeader, EtherType, IpProtocol, Ipv4Error, Ipv4Header, Ipv4Packet};
 
@@ -74,6 +74,12 @@ pub(crate) fn is_local(info: &PortInfo, addr: IpAddress) -> bool {
     !addr.is_any() && info.addrs.iter().take(info.addr_count as usize).any(|a| *a == addr)
 }
 
+/// May packets between `src` and `dst` come by a wire inside one network namespace? Both are addresses of it then.
+fn is_inside(info: &PortInfo, src: Ipv4Addr, dst: Ipv4Addr) -> bool {
+    let own = |addr: Ipv4Addr| addr.is_loopback() || is_local(info, IpAddress::from_v4(addr));
+    own(src) && own(dst)
+}
+
 /// Does the address of `port` belong to us alone, so that we speak ARP and ICMP there?
 pub(crate) fn is_own(mem: &LaneMem<'_>, port: u8) -> bool {
     port_info(mem, port).is_some_and(|p| p.flags & PORT_OWN_ADDRESS != 0)
@@ -130,17 +136,17 @@ fn parse(mem: &LaneMem<'_>, rx: &RxFrame) -> Result<Parsed, DropReason> {
             DropReason::IpMalformed
         }
     })?;
-    if !is_local(info, IpAddress::from_v4(ip.dst())) {
+    let src = ip.src();
+    let inside = info.flags & PORT_LOOPBACK != 0;
+    if inside && !is_inside(info, src, ip.dst()) {
+        return Err(DropReason::IpSourceBad);
+    }
+    if !inside && !is_local(info, IpAddress::from_v4(ip.dst())) {
         return Err(DropReason::IpNotForUs);
     }
-    let src = ip.src();
     // RFC 1122 3.2.1.3: broadcast, multicast and loopback are no source addresses; and no packet of ours comes back.
-    if src.is_unspecified()
-        || src.is_loopback()
-        || src.is_multicast()
-        || src.is_broadcast()
-        || is_local(info, IpAddress::from_v4(src))
-    {
+    let odd = src.is_unspecified() || src.is_loopback() || src.is_multicast() || src.is_broadcast();
+    if !inside && (odd || is_local(info, IpAddress::from_v4(src))) {
         return Err(DropReason::IpSourceBad);
     }
     Ok(Parsed {

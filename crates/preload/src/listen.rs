@@ -55,8 +55,9 @@ pub(crate) fn attach(sock: &Handle<Sock>, fd: i32) {
     match open(sock, &mut inner, fd) {
         Ok(seat) => {
             inner.reason = Reason::ByKernelListener;
-            sock.seat.set(Some(seat));
+            // First: who sees the seat waits for lanes and kernel at once, and may not be held by the kernel's `accept`.
             force_nonblocking(sock, fd);
+            sock.seat.set(Some(seat));
             drop(inner);
             seat.view.subscribe(seat, sock.object());
             let _ = hub::moves(sock);

@@ -1,6 +1,6 @@
 //! Shape and layout of one lane's span: a head that says where each table is, then the tables.
 
-use base::limits::{BATCH_FRAMES, DEVICES};
+use base::limits::{BATCH_FRAMES, PORTS};
 use base::{Idx, Instant};
 use region::{FlowBucket, FlowHead, FlowTable, FrameLane, Layout, TableAt, Timer, WheelHead, plain};
 
@@ -216,7 +216,7 @@ impl LaneTables {
             globals: at.table(1),
             stock: at.table(1),
             counters: at.table(1),
-            ports: at.table(DEVICES as u32),
+            ports: at.table(PORTS as u32),
             hot: at.table(shape.socks),
             cold: at.table(shape.socks),
             rings: at.table(3 * shape.socks.next_power_of_two()),

@@ -18,7 +18,7 @@ pub struct LaneMem<'a> {
     pub globals: &'a mut LaneGlobals,
     /// Counters.
     pub counters: &'a mut Counters,
-    /// Ports, as the lane described them; [`DEVICES`] rows.
+    /// Ports, as the lane described them; `limits::PORTS` rows.
     pub ports: Table<'a, PortInfo>,
     /// Connections, hot part.
     pub hot: Table<'a, TcbHot>,

@@ -12,6 +12,11 @@ pub const PORT_UP: u32 = 1;
 pub const PORT_OWN_ADDRESS: u32 = 2;
 /// Flag: a peer on this machine may leave checksums unfinished.
 pub const PORT_LOCAL_PEER: u32 = 4;
+/// Flag: a wire to another lane of this host: what one end sends comes out at the other in order, or the wire is gone.
+pub const PORT_WIRE: u32 = 8;
+/// Flag: both ends of the wire are in one network namespace, so that packets go between its own addresses, those of
+/// 127.0.0.0/8 included, and between no others.
+pub const PORT_LOOPBACK: u32 = 16;
 
 plain! {
     /// One port of the lane, as its lane described it.
@@ -21,7 +26,7 @@ plain! {
         pub addrs: [IpAddress; PORT_ADDRESSES],
         /// Number of local addresses.
         pub addr_count: u32,
-        /// `PORT_UP`, `PORT_OWN_ADDRESS`, `PORT_LOCAL_PEER`.
+        /// `PORT_*`.
         pub flags: u32,
         /// Largest super-segment it takes, payload bytes; 0: none.
         pub super_segment_max: u32,

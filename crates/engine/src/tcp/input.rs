@@ -1,5 +1,6 @@
 //! A segment comes in: whose it is, and the checks and steps of RFC 9293 3.10.7.4 in their order, the usual case first.
 
+use ::state::ports::PORT_WIRE;
 use ::state::{DropReason, LaneMem, Ready, TcbHot};
 use base::{Duration, Idx, Instant};
 use wire::TcpFlags;
@@ -21,10 +22,20 @@ pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, packet: &Packet) {
     let Some(mut seg) = segment::parse(mem, packet) else { return };
     mem.counters.tcp.segments_in = mem.counters.tcp.segments_in.wrapping_add(1);
     match table::find(mem, &seg.key) {
+        Some(at) if strays(mem, at, &seg) => mem.counters.drop_packet(DropReason::IpSourceBad),
         Some(at) => for_connection(mem, now, at, &mut seg),
         None => listen::segment(mem, now, &seg),
     }
     mem.frames.release_chain(seg.head);
+}
+
+/// Came it by a wire that is not the connection's, or beside the connection's wire? Who holds the other end of a wire speaks for nobody
+/// else.
+#[inline]
+fn strays(mem: &LaneMem<'_>, at: Idx<TcbHot>, seg: &Seg) -> bool {
+    let port = mem.hot.get(at).map_or(seg.port, |hot| hot.port);
+    let wire = |port: u8| mem.ports.get(Idx::new(port.into())).is_some_and(|p| p.flags & PORT_WIRE != 0);
+    port != seg.port && (wire(port) || wire(seg.port))
 }
 
 fn for_connection(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, seg: &mut Seg) {

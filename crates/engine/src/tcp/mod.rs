@@ -45,7 +45,7 @@ pub(crate) use input::input;
 pub(crate) use output::{pending, poll};
 pub(crate) use report::handle_report;
 pub use state::{Cause, State};
-pub(crate) use table::hop_changed;
+pub(crate) use table::{drop_port, hop_changed};
 pub(crate) use timers::{deadline, handle_timers};
 
 /// Bits of [`TcbHot::flags`].

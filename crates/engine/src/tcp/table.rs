@@ -60,6 +60,27 @@ pub(super) fn name_of(mem: &LaneMem<'_>, at: Idx<TcbHot>) -> SockRef {
     SockRef::new(SockKind::Tcp, at.raw(), generation)
 }
 
+/// Port `port` is gone for good: its connections end with a reset, and nothing is sent for them. Gives their number.
+pub(crate) fn drop_port(mem: &mut LaneMem<'_>, now: Instant, port: u8) -> u32 {
+    let mut ended = 0;
+    for raw in 0..mem.hot.len() {
+        let at = Idx::new(raw);
+        let Some(hot) = mem.hot.get(at) else { break };
+        let (state, flags) = (State::from_raw(hot.state), hot.flags);
+        if hot.port != port || flags & flag::HELD == 0 || state == State::Closed {
+            continue;
+        }
+        let fate = match state {
+            State::TimeWait => Fate::Closed,
+            State::SynSent => Fate::Dead(SockError::Refused),
+            _ => Fate::Dead(SockError::Reset),
+        };
+        settle(mem, now, at, fate);
+        ended += 1;
+    }
+    ended
+}
+
 /// Does what `fate` says for connection `at`.
 pub(super) fn settle(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, fate: Fate) {
     match fate {
