@@ -133,26 +133,6 @@ impl Lane {
         }
     }
 
-    /// To be called before a sleep on the ports' fds, after the sleeper has counted itself in the lane's signals. True: a port has
-    /// something already, so do not sleep.
-    pub fn arm(&self) -> bool {
-        self.held().ports.iter_mut().any(|port| port.port.arm())
-    }
-
-    /// After a sleep that [`Lane::arm`] began, when the sleeper no longer counts itself.
-    pub fn disarm(&self) {
-        let sleepers = &self.lane.signals().sleepers;
-        let last = sleepers.load(Ordering::SeqCst) == 0;
-        let mut held = self.held();
-        for port in &mut held.ports {
-            port.port.disarm(last);
-            // Somebody who counted himself meanwhile may have armed before our call took that back.
-            if last && sleepers.load(Ordering::SeqCst) != 0 {
-                port.port.disarm(false);
-            }
-        }
-    }
-
     /// Number of devices.
     #[must_use]
     pub fn port_count(&self) -> usize {
