@@ -41,13 +41,12 @@ fn strays(mem: &LaneMem<'_>, at: Idx<TcbHot>, seg: &Seg) -> bool {
 fn for_connection(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, seg: &mut Seg) {
     let Some(mut c) = conn(mem, now, at) else { return };
     if c.any(flag::KEEPALIVE) {
-        c.cold.heard_at = now;
-        c.cold.loss.keep_probes = 0;
+        c.heard();
     }
     match c.state() {
         State::Established => {
-            if c.predicted(seg) {
-                c.arm();
+            if let Some(worth) = c.is_predicted(seg) {
+                c.take_predicted(seg, worth);
                 return;
             }
         }
@@ -88,9 +87,10 @@ fn for_connection(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, seg: &mu
 }
 
 impl Conn<'_, '_> {
-    /// Header prediction: an ordinary segment of an open connection, in order, with nothing unusual about it. True: done.
+    /// Header prediction: is it an ordinary segment of an open connection, in order, with nothing unusual about it? Then what
+    /// its ACK field is worth.
     #[inline]
-    fn predicted(&mut self, seg: &mut Seg) -> bool {
+    pub(super) fn is_predicted(&self, seg: &Seg) -> Option<AckWorth> {
         let usual = seg.flags.without(TcpFlags::PSH) == TcpFlags::ACK
             && seg.seq == self.hot.rcv.nxt
             && self.hot.ooo_head.is_none()
@@ -100,22 +100,28 @@ impl Conn<'_, '_> {
             && self.cold.loss.board.is_none()
             && !self.must_refuse();
         if !usual {
-            return false;
+            return None;
         }
         let worth = self.ack_worth(seg.ack);
         if worth == AckWorth::Bad
             || seg.ack.before(self.hot.snd.una)
             || (worth == AckWorth::Old && seg.len == 0)
         {
-            return false;
+            return None;
         }
         if self.any(flag::TIMESTAMPS) {
-            let Some(ts) = seg.options.timestamps else { return false };
+            let ts = seg.options.timestamps?;
             if (ts.value.wrapping_sub(self.hot.rcv.ts_recent) as i32) < 0 {
-                return false;
+                return None;
             }
-            self.note_timestamp(seg);
         }
+        Some(worth)
+    }
+
+    /// Takes a segment that header prediction found ordinary.
+    #[inline]
+    pub(super) fn take_predicted(&mut self, seg: &mut Seg, worth: AckWorth) {
+        self.note_timestamp(seg);
         self.counters.tcp.predicted = self.counters.tcp.predicted.wrapping_add(1);
         let opened = self.update_window(seg);
         if worth == AckWorth::New {
@@ -127,7 +133,14 @@ impl Conn<'_, '_> {
         if seg.len > 0 {
             self.deliver_payload(seg);
         }
-        true
+        self.arm();
+    }
+
+    /// The peer is alive: kept for keepalive.
+    #[inline]
+    pub(super) fn heard(&mut self) {
+        self.cold.heard_at = self.now;
+        self.cold.loss.keep_probes = 0;
     }
 
     /// All of the payload is new, in order and in the window.
