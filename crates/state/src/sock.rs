@@ -19,7 +19,7 @@ pub enum SockKind {
 plain! {
     /// Names one socket of one lane: kind, row and the row's generation, so that a stale name never reaches the
     /// socket that took the row over.
-    #[derive(PartialEq, Eq, Debug, Hash)]
+    #[derive(PartialEq, Eq, Debug, Hash, Default)]
     pub struct SockRef {
         /// Kind in the upper 2 bits, row in the lower 30.
         pub raw: u32,
