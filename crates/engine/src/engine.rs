@@ -30,6 +30,12 @@ impl<'a> Engine<'a> {
         self.now = self.now.max(now);
     }
 
+    /// The time it works at.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
     /// Describes the port numbered `index` (below [`base::limits::PORTS`]). False: no such row.
     pub fn set_port(&mut self, index: u8, info: &PortInfo) -> bool {
         let Some(row) = self.mem.ports.get_mut(Idx::new(u32::from(index))) else { return false };

@@ -139,6 +139,11 @@ pub struct Event {
     pub ready: Ready,
 }
 
+impl Event {
+    /// No event: to fill arrays with.
+    pub const NONE: Self = Self { sock: SockRef::NONE, token: 0, ready: Ready::NONE };
+}
+
 plain! {
     /// Options of a TCP socket. A listener's are copied to the connections it makes. Zero means "off" for the switches
     /// and "the default" for the numbers, so that a zeroed value is the default.

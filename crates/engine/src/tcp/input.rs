@@ -43,12 +43,13 @@ fn strays(mem: &LaneMem<'_>, at: Idx<TcbHot>, seg: &Seg) -> bool {
 fn for_connection(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, seg: &mut Seg) {
     let Some(mut c) = conn(mem, now, at) else { return };
     if c.any(flag::KEEPALIVE) {
-        c.heard();
+        c.cold.heard_at = now;
+        c.cold.loss.keep_probes = 0;
     }
     match c.state() {
         State::Established => {
-            if let Some(worth) = c.is_predicted(seg) {
-                c.take_predicted(seg, worth);
+            if c.predicted(seg) {
+                c.arm();
                 return;
             }
         }
@@ -89,10 +90,9 @@ fn for_connection(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, seg: &mu
 }
 
 impl Conn<'_, '_> {
-    /// Header prediction: is it an ordinary segment of an open connection, in order, with nothing unusual about it? Then what
-    /// its ACK field is worth.
+    /// Header prediction: an ordinary segment of an open connection, in order, with nothing unusual about it. True: done.
     #[inline]
-    pub(super) fn is_predicted(&self, seg: &Seg) -> Option<AckWorth> {
+    fn predicted(&mut self, seg: &mut Seg) -> bool {
         let usual = seg.flags.without(TcpFlags::PSH) == TcpFlags::ACK
             && seg.seq == self.hot.rcv.nxt
             && self.hot.ooo_head.is_none()
@@ -102,28 +102,22 @@ impl Conn<'_, '_> {
             && self.cold.loss.board.is_none()
             && !self.must_refuse();
         if !usual {
-            return None;
+            return false;
         }
         let worth = self.ack_worth(seg.ack);
         if worth == AckWorth::Bad
             || seg.ack.before(self.hot.snd.una)
             || (worth == AckWorth::Old && seg.len == 0)
         {
-            return None;
+            return false;
         }
         if self.any(flag::TIMESTAMPS) {
-            let ts = seg.options.timestamps?;
+            let Some(ts) = seg.options.timestamps else { return false };
             if (ts.value.wrapping_sub(self.hot.rcv.ts_recent) as i32) < 0 {
-                return None;
+                return false;
             }
+            self.note_timestamp(seg);
         }
-        Some(worth)
-    }
-
-    /// Takes a segment that header prediction found ordinary.
-    #[inline]
-    pub(super) fn take_predicted(&mut self, seg: &mut Seg, worth: AckWorth) {
-        self.note_timestamp(seg);
         self.counters.tcp.predicted = self.counters.tcp.predicted.wrapping_add(1);
         let opened = self.update_window(seg);
         if worth == AckWorth::New {
@@ -135,14 +129,7 @@ impl Conn<'_, '_> {
         if seg.len > 0 {
             self.deliver_payload(seg);
         }
-        self.arm();
-    }
-
-    /// The peer is alive: kept for keepalive.
-    #[inline]
-    pub(super) fn heard(&mut self) {
-        self.cold.heard_at = self.now;
-        self.cold.loss.keep_probes = 0;
+        true
     }
 
     /// All of the payload is new, in order and in the window.

@@ -5,7 +5,6 @@
 //! | `state` | the states and the one function that makes them |
 //! | `conn` | a connection in the hands of the code that works on it |
 //! | `segment` | a received segment, checked |
-//! | `usual` | the same for usual segments, a batch at a time |
 //! | `input`, `handshake`, `ack`, `receive`, `queue` | what a received segment does |
 //! | `congestion`, `recovery`, `board`, `rtt` | how much may be in flight, and what is lost |
 //! | `output`, `header`, `reset`, `window` | what is sent |
@@ -40,7 +39,6 @@ mod state;
 pub(crate) mod stream;
 mod table;
 mod timers;
-pub(crate) mod usual;
 pub(crate) mod verbs;
 mod window;
 
