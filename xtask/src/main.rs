@@ -1,7 +1,8 @@
-//! The project's chores: `cargo xtask demo | test | bench | tidy | compliance`. Uses the standard library only.
+//! The project's chores: `cargo xtask demo | test | bench | tidy | compliance | conformance`. Uses the standard library only.
 
 mod bench;
 mod compliance;
+mod conformance;
 mod demo;
 mod install;
 mod report;
@@ -19,6 +20,7 @@ usage: cargo xtask <chore> [options]
   bench        measure the engine beside its peers   [--short]
   tidy         check layers, file and function sizes, unsafe and other house rules
   compliance   check that each row of COMPLIANCE.md names code and a test that exist
+  conformance  play the packet scripts on the engine and on Linux's stack   [--engine-only] [FILE-OR-NAME ...]
 
 Each chore writes target/reports/NAME.json beside what it prints.";
 
@@ -32,6 +34,7 @@ fn main() -> ExitCode {
         "bench" => bench::run(&rest),
         "tidy" => tidy::run(),
         "compliance" => compliance::run(),
+        "conformance" => conformance::run(&rest),
         _ => Err(USAGE.to_owned()),
     };
     match outcome {

@@ -15,10 +15,15 @@ use state::{
 };
 use wire::checksum::Sum;
 
-use crate::work::{Cpu, Figure, Rig, Work};
+use crate::work::{Cpu, Figure, Loss, Rig, Setting, Work};
 
 const MESSAGE: usize = 64;
-const SERVER_PORT: Port = Port(80);
+/// First of the ports that the server listens on: one for each [`CLIENT_PORTS`] connections.
+const SERVER_PORT: u16 = 80;
+/// Source ports of the client, from 1024 on.
+const CLIENT_PORTS: usize = 60_000;
+/// Token of a listener's events; those of connections are smaller.
+const LISTENER: u64 = u64::MAX;
 const QUEUE: u16 = 1;
 /// Buffers of the two ends of a stream, bytes.
 const BULK_BUFFER: u32 = 256 << 10;
@@ -30,12 +35,14 @@ struct Wire {
     bytes: Vec<u8>,
     stride: usize,
     lens: Vec<usize>,
+    loss: Loss,
 }
 
 impl Wire {
-    fn new(mtu: usize) -> Self {
-        let stride = (mtu + wire::eth::HEADER_LEN).next_multiple_of(base::CACHE_LINE);
-        Self { bytes: vec![0; stride * BATCH_FRAMES], stride, lens: Vec::with_capacity(BATCH_FRAMES) }
+    fn new(setting: &Setting) -> Self {
+        let stride = (setting.mtu + wire::eth::HEADER_LEN).next_multiple_of(base::CACHE_LINE);
+        let (bytes, lens) = (vec![0; stride * BATCH_FRAMES], Vec::with_capacity(BATCH_FRAMES));
+        Self { bytes, stride, lens, loss: Loss::new(setting) }
     }
 
     /// Copies `packet` onto the wire, as a device does that completes checksums.
@@ -64,6 +71,9 @@ impl Wire {
     fn take(&mut self, frames: &mut region::Frames<'_>, rx: &mut RxBatch, checksums: bool) {
         let csum = if checksums { CsumState::Unknown } else { CsumState::Verified };
         for (buffer, len) in self.bytes.chunks_exact(self.stride).zip(&self.lens) {
+            if self.loss.next() {
+                continue;
+            }
             let head = fill(frames, &buffer[..*len]).expect("a free frame");
             rx.push(RxFrame { head, len: *len as u32, gso_size: 0, port: 0, local_peer: false, csum });
         }
@@ -95,9 +105,9 @@ struct Host {
 }
 
 impl Host {
-    fn new(host: u8, mtu: usize, sockets: u32) -> Self {
-        let shape = LaneShape::for_socks(sockets);
-        let frames = 32_768.max(sockets * 2);
+    fn new(host: u8, setting: &Setting) -> Self {
+        let shape = LaneShape::for_socks(setting.sockets);
+        let frames = (setting.sockets * 2).clamp(32_768, 131_072);
         let region_shape = RegionShape { lanes: 1, lane_bytes: shape.lane_bytes(), frames };
         let words = sys::memory::map_anonymous(Region::bytes_needed(&region_shape)).expect("memory");
         let region = Region::format(words, &region_shape, LAYOUT_VERSION, [7, 11]).expect("a region");
@@ -109,8 +119,8 @@ impl Host {
         let mac = MacAddr([2, 0, 0, 0, 0, host]);
         let mut addrs = [IpAddress::ANY; PORT_ADDRESSES];
         addrs[0] = addr;
-        let info =
-            PortInfo { addrs, addr_count: 1, flags: PORT_UP, super_segment_max: 0, mac, mtu: mtu as u16 };
+        let mtu = setting.mtu as u16;
+        let info = PortInfo { addrs, addr_count: 1, flags: PORT_UP, super_segment_max: 0, mac, mtu };
         let mut host = Self { guard, addr, mac };
         host.engine().set_port(0, &info);
         host
@@ -165,21 +175,20 @@ impl<'a> End<'a> {
 pub(crate) struct Lanes {
     client: Host,
     server: Host,
-    mtu: usize,
-    checksums: bool,
+    setting: Setting,
 }
 
 impl Lanes {
-    pub(crate) fn new(mtu: usize, checksums: bool, sockets: u32) -> Self {
-        Self { client: Host::new(1, mtu, sockets), server: Host::new(2, mtu, sockets), mtu, checksums }
+    pub(crate) fn new(setting: &Setting) -> Self {
+        Self { client: Host::new(1, setting), server: Host::new(2, setting), setting: *setting }
     }
 
     fn world(&mut self) -> World<'_> {
         World {
-            client: End::new(&mut self.client, self.checksums),
-            server: End::new(&mut self.server, self.checksums),
-            there: Wire::new(self.mtu),
-            back: Wire::new(self.mtu),
+            client: End::new(&mut self.client, self.setting.checksums),
+            server: End::new(&mut self.server, self.setting.checksums),
+            there: Wire::new(&self.setting),
+            back: Wire::new(&self.setting),
             now: Instant(1_000_000_000),
             options: TcpOptions { nodelay: 1, ..TcpOptions::default() },
             buffer: vec![0; BULK_PIECE],
@@ -202,25 +211,32 @@ impl World<'_> {
     /// What the client has to send goes to the server, whose program gets its turn; and back.
     fn turn(&mut self, program: impl FnOnce(&mut Engine<'_>, &mut [u8])) {
         self.client.transmit(&mut self.there);
+        let there = self.there.lens.len();
         self.now = self.now.plus(Duration::from_micros(5));
         self.server.receive(&mut self.there, self.now);
         program(&mut self.server.engine, &mut self.buffer);
         self.server.transmit(&mut self.back);
-        self.now = self.now.plus(Duration::from_micros(5));
+        // Nothing on the wire: something was lost and is waited for, so time goes faster.
+        let idle = there + self.back.lens.len() == 0;
+        self.now = self.now.plus(Duration::from_micros(if idle { 1_000 } else { 5 }));
         self.client.receive(&mut self.back, self.now);
     }
 
-    fn listen(&mut self) -> SockRef {
-        let local = Endpoint { addr: self.server.addr, port: SERVER_PORT };
-        let engine = &mut self.server.engine;
-        let listener = engine.tcp_listen(local, 4096, &self.options).expect("a listener");
-        engine.set_event_queue(listener, QUEUE, 0);
-        listener
+    /// Listens for so many connections.
+    fn listen(&mut self, connections: usize) {
+        for n in 0..connections.div_ceil(CLIENT_PORTS) as u16 {
+            let local = Endpoint { addr: self.server.addr, port: Port(SERVER_PORT + n) };
+            let engine = &mut self.server.engine;
+            let listener = engine.tcp_listen(local, 4096, &self.options).expect("a listener");
+            engine.set_event_queue(listener, QUEUE, LISTENER);
+        }
     }
 
-    fn connect(&mut self, port: u16, token: u64) -> SockRef {
-        let local = Endpoint { addr: self.client.addr, port: Port(port) };
-        let remote = Endpoint { addr: self.server.addr, port: SERVER_PORT };
+    /// Opens connection number `n`.
+    fn connect(&mut self, n: usize) -> SockRef {
+        let local = Endpoint { addr: self.client.addr, port: Port(1024 + (n % CLIENT_PORTS) as u16) };
+        let port = Port(SERVER_PORT + (n / CLIENT_PORTS) as u16);
+        let remote = Endpoint { addr: self.server.addr, port };
         let route = RouteTo {
             port: 0,
             next_hop: self.server.addr,
@@ -230,16 +246,16 @@ impl World<'_> {
         };
         let engine = &mut self.client.engine;
         let sock = engine.tcp_connect(local, remote, &route, &self.options).expect("a connection");
-        engine.set_event_queue(sock, QUEUE, token);
+        engine.set_event_queue(sock, QUEUE, n as u64);
         sock
     }
 }
 
 /// The echo server's turn: accepts, reads and answers whatever its events name. Closes what the peer closed.
-fn serve(engine: &mut Engine<'_>, listener: SockRef, buffer: &mut [u8]) {
+fn serve(engine: &mut Engine<'_>, buffer: &mut [u8]) {
     while let Some(event) = engine.poll_event(QUEUE) {
-        if event.sock == listener {
-            accept_all(engine, listener);
+        if event.token == LISTENER {
+            accept_all(engine, event.sock);
         } else {
             answer(engine, &event, buffer);
         }
@@ -277,23 +293,20 @@ fn answer(engine: &mut Engine<'_>, event: &Event, buffer: &mut [u8]) {
 }
 
 impl Rig for Lanes {
-    const NAME: &'static str = "corelane";
-
     fn short_connections(mut self, concurrent: usize, count: u64) -> Figure {
         let mut world = self.world();
-        let listener = world.listen();
-        let (mut port, mut started, mut done) = (1023u16, 0u64, 0u64);
+        world.listen(1);
+        let (mut started, mut done) = (0u64, 0u64);
         let mut open = 0;
         let mut buffer = [0u8; MESSAGE];
         let cpu = Cpu::now();
         while done < count {
             while open < concurrent && started < count {
-                port = if port >= 65_000 { 1024 } else { port + 1 };
-                world.connect(port, 0);
+                world.connect(started as usize % CLIENT_PORTS);
                 open += 1;
                 started += 1;
             }
-            world.turn(|engine, buffer| serve(engine, listener, buffer));
+            world.turn(serve);
             let engine = &mut world.client.engine;
             while let Some(event) = engine.poll_event(QUEUE) {
                 if event.ready.any(Ready::IN)
@@ -307,32 +320,35 @@ impl Rig for Lanes {
                 }
             }
         }
-        cpu.figure(Work::ShortConnections(concurrent), done)
+        cpu.figure(done)
     }
 
     fn request_response(mut self, connections: usize, count: u64) -> Figure {
         let mut world = self.world();
-        let listener = world.listen();
+        world.listen(connections);
         let mut clients = Vec::with_capacity(connections);
         for n in 0..connections {
-            clients.push(world.connect(1024 + n as u16, n as u64));
+            clients.push(world.connect(n));
             if n % BATCH_FRAMES == BATCH_FRAMES - 1 || n + 1 == connections {
                 for _ in 0..4 {
-                    world.turn(|engine, buffer| serve(engine, listener, buffer));
+                    world.turn(serve);
                 }
             }
         }
         while world.client.engine.poll_event(QUEUE).is_some() {}
-        let mut done = 0;
+        let active = Work::active(connections);
+        let (mut done, mut first) = (0, 0);
         let mut buffer = [0u8; MESSAGE];
         let cpu = Cpu::now();
         while done < count {
-            for sock in &clients {
-                assert_eq!(world.client.engine.tcp_send(*sock, &[7; MESSAGE], false), Ok(MESSAGE));
+            for n in first..first + active {
+                let sock = clients[if n < connections { n } else { n - connections }];
+                assert_eq!(world.client.engine.tcp_send(sock, &[7; MESSAGE], false), Ok(MESSAGE));
             }
-            let mut missing = connections;
+            first = (first + active) % connections;
+            let mut missing = active;
             while missing > 0 {
-                world.turn(|engine, buffer| serve(engine, listener, buffer));
+                world.turn(serve);
                 let engine = &mut world.client.engine;
                 while let Some(event) = engine.poll_event(QUEUE) {
                     if event.ready.any(Ready::IN) {
@@ -341,21 +357,22 @@ impl Rig for Lanes {
                     }
                 }
             }
-            done += connections as u64;
+            done += active as u64;
         }
-        cpu.figure(Work::RequestResponse(connections), done)
+        cpu.figure(done)
     }
 
-    fn bulk(mut self, mtu: usize, bytes: u64) -> Figure {
+    fn bulk(mut self, bytes: u64) -> Figure {
         let mut world = self.world();
         world.options.snd_buf_bytes = BULK_BUFFER;
         world.options.rcv_buf_bytes = BULK_BUFFER;
-        let listener = world.listen();
-        let client = world.connect(1024, 0);
+        world.listen(1);
+        let client = world.connect(0);
         for _ in 0..4 {
             world.turn(|_, _| {});
         }
-        let server = world.server.engine.tcp_accept(listener).expect("a connection").sock;
+        let event = world.server.engine.poll_event(QUEUE).expect("the listener's event");
+        let server = world.server.engine.tcp_accept(event.sock).expect("a connection").sock;
         let data = vec![7u8; BULK_PIECE];
         let (mut sent, mut got) = (0u64, 0u64);
         let cpu = Cpu::now();
@@ -375,6 +392,6 @@ impl Rig for Lanes {
                 }
             });
         }
-        cpu.figure(Work::Bulk(mtu), got)
+        cpu.figure(got)
     }
 }

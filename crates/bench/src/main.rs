@@ -1,163 +1,261 @@
-//! `corelane-bench`: the engine beside its peers, in one run: alternating, medians, CPU time of both ends.
+//! `corelane-bench`: Corelane beside its peers, in one run: in turns, pinned, medians; `cargo xtask bench` runs it.
 //!
-//! Engine only: both ends in one thread on an in-memory wire, checksums on. What goes over devices is measured by
-//! `corelane demo`. `--only ID` takes one kind of work, `--ours` runs Corelane alone once, for a profiler.
-//! `--one-run ID COUNT [RIG]` does exactly COUNT operations (bulk: bytes) on `corelane` or `smoltcp` in this process, and
-//! prints one JSON line: instructions of one operation are the difference of two counts under callgrind.
+//! A **row** ([`rows::Row`]) is one kind of work with its stacks (ours first, then peers) and its figures to reach. To add rows, write a
+//! file with a function `pub(crate) fn rows() -> Vec<Row>` and name it in [`GROUPS`]:
+//!
+//! ```text
+//! Row::new("memif-rr-64", "request/response 64 B, 64 connections, two threads over memif", Unit::PerSecond)
+//!     .stack("corelane", |job| native::request_response(64, job.count))      // fn(&Job) -> Result<Sample, Trouble>
+//!     .stack("linux lo", kernel::lo(Kind::RequestResponse(64)))              // a peer that is there already
+//!     .goal(Goal::OfPeer("linux lo", 25.0))                                   // at least: 1/s is better when larger
+//!     .count(200_000)                                                         // of a short run; a full one does 4 times as much
+//!     .in_short()                                                             // also part of --short
+//!     .plot("memif-rr", 64.0)                                                 // a point of docs/bench/memif-rr.svg (see page.rs)
+//! ```
+//!
+//! Each run is a process of its own (`corelane-bench one ROW STACK`), so a run may spawn threads and processes, use much memory
+//! and crash: the next one does not see it. Pin with `place::pin`. What cannot be done here returns `Trouble::Skipped(why)`. The part of
+//! the id before the first dash is the row's mode; give it a sentence in `report::MODES`. `.counted(N)` counts instructions too, over N
+//! and 2 N operations under callgrind: for work in one thread without system calls.
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a bench ends where its assumptions do")]
 
+mod count;
+mod engine_rows;
 mod lanes;
+#[allow(dead_code, reason = "the vocabulary of rows still to come")]
+mod report;
+#[allow(dead_code, reason = "the vocabulary of rows still to come")]
+mod rows;
+#[allow(dead_code, reason = "the vocabulary of rows still to come")]
+mod runner;
 mod smol;
+mod stats;
 mod work;
 
-use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use lanes::Lanes;
-use smol::Smoltcp;
-use work::{Figure, Rig, Work};
+use clap::{Args, Parser, Subcommand};
 
-/// Runs of each rig; the median counts.
-const RUNS: usize = 5;
+use rows::{Job, Row, Trouble};
+use runner::{Plan, Reply};
+
+/// Where rows come from, in the order of the report.
+const GROUPS: &[fn() -> Vec<Row>] = &[engine_rows::rows];
+
+/// Corelane beside its peers: in turns, pinned, medians.
+#[derive(Parser)]
+#[command(args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    action: Option<Action>,
+    #[command(flatten)]
+    run: RunArgs,
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// The rows of a quick look, with little work: under five minutes on two cores
+    #[arg(long)]
+    short: bool,
+    /// Only the row of this id, or the rows whose ids begin so; may be given several times
+    #[arg(long, value_name = "ID")]
+    only: Vec<String>,
+    /// Runs of each stack of a row; the median counts
+    #[arg(long, value_name = "N")]
+    rounds: Option<usize>,
+    /// Count no instructions
+    #[arg(long)]
+    no_instructions: bool,
+    /// List the rows with their stacks and end
+    #[arg(long)]
+    list: bool,
+    /// Write the figures as JSON to this file
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Exactly COUNT operations of row ID on RIG (default: corelane) in this process; one JSON line
+    #[arg(long, num_args = 2..=3, value_names = ["ID", "COUNT", "RIG"])]
+    one_run: Option<Vec<String>>,
+}
+
+#[derive(Subcommand)]
+enum Action {
+    /// One run of one stack of a row, in this process
+    One(OneArgs),
+}
+
+#[derive(Args)]
+struct OneArgs {
+    /// The row's id
+    row: String,
+    /// The stack's name
+    stack: String,
+    /// Operations
+    #[arg(long, default_value_t = 1000)]
+    count: u64,
+    /// Seconds, for work that is timed
+    #[arg(long, default_value_t = 1)]
+    seconds: u32,
+    /// Print one line of JSON
+    #[arg(long)]
+    json: bool,
+}
 
 fn main() -> ExitCode {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    if let Some(at) = args.iter().position(|a| a == "--one-run") {
-        return one_run(args.get(at + 1..).unwrap_or(&[]));
-    }
-    let short = args.iter().any(|a| a == "--short");
-    let report = args.iter().position(|a| a == "--report").and_then(|at| args.get(at + 1));
-    let only = args.iter().position(|a| a == "--only").and_then(|at| args.get(at + 1));
-    let scale = if short { 1 } else { 8 };
-    let mut plan = plan(scale);
-    plan.retain(|(work, _)| only.is_none_or(|id| work.id() == *id));
-    if args.iter().any(|a| a == "--ours") {
-        // For a profiler: one run of Corelane alone.
-        for (work, count) in plan {
-            run(Lanes::new(mtu_of(work), true, sockets_of(work)), work, count);
-        }
-        return ExitCode::SUCCESS;
-    }
-    let rows: Vec<Row> = plan.into_iter().map(|(work, count)| measure(work, count)).collect();
-    println!(
-        "engine only, both ends in one thread, checksums on; CPU ns an operation (bulk: a byte), median of {RUNS}"
-    );
-    println!("{:<24} {:>12} {:>12} {:>8}", "work", "corelane", "smoltcp", "ratio");
-    for row in &rows {
-        println!("{:<24} {:>12.2} {:>12.2} {:>8.2}", row.work.id(), row.ours, row.peer, row.ours / row.peer);
-    }
-    if let Some(file) = report
-        && let Err(error) = std::fs::write(file, json(&rows))
-    {
-        eprintln!("cannot write {file}: {error}");
-        return ExitCode::FAILURE;
-    }
-    ExitCode::SUCCESS
-}
-
-/// `ID COUNT [RIG]`: that work alone, once; one JSON line.
-fn one_run(args: &[String]) -> ExitCode {
-    let work = args.first().and_then(|id| Work::from_id(id));
-    let count = args.get(1).and_then(|n| n.parse().ok()).filter(|n| *n > 0);
-    let rig = args.get(2).map_or(Lanes::NAME, String::as_str);
-    let (Some(work), Some(count)) = (work, count) else {
-        eprintln!("--one-run needs the name of a row, as request-response-1, and a number above 0");
-        return ExitCode::FAILURE;
+    let cli = Cli::parse();
+    let outcome = match (cli.action, cli.run.one_run.clone()) {
+        (Some(Action::One(args)), _) => one(&args),
+        (None, Some(words)) => one_run(&words),
+        (None, None) => run(&cli.run),
     };
-    let figure = match rig {
-        Lanes::NAME => do_work(Lanes::new(mtu_of(work), true, sockets_of(work)), work, count),
-        Smoltcp::NAME => do_work(Smoltcp::new(mtu_of(work), true), work, count),
-        other => {
-            eprintln!("there is no rig {other}: {} and {} are known", Lanes::NAME, Smoltcp::NAME);
-            return ExitCode::FAILURE;
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => {
+            eprintln!("corelane-bench: {text}");
+            ExitCode::FAILURE
         }
-    };
-    println!(
-        "{{\"rig\": \"{rig}\", \"id\": \"{}\", \"count\": {count}, \"ns_per_operation\": {:.3}}}",
-        work.id(),
-        figure.ns_per_operation
-    );
-    ExitCode::SUCCESS
-}
-
-/// The work, and how much of it.
-fn plan(scale: u64) -> Vec<(Work, u64)> {
-    vec![
-        (Work::ShortConnections(1), 20_000 * scale),
-        (Work::ShortConnections(64), 20_000 * scale),
-        (Work::RequestResponse(1), 100_000 * scale),
-        (Work::RequestResponse(64), 100_000 * scale),
-        (Work::RequestResponse(1_000), 50_000 * scale),
-        (Work::Bulk(1_500), (256 << 20) * scale),
-        (Work::Bulk(9_000), (256 << 20) * scale),
-    ]
-}
-
-struct Row {
-    work: Work,
-    ours: f64,
-    peer: f64,
-}
-
-/// Alternates the two rigs, so that noise of the machine meets both.
-fn measure(work: Work, count: u64) -> Row {
-    let (mut ours, mut peer) = (Vec::new(), Vec::new());
-    for _ in 0..RUNS {
-        ours.push(run(Lanes::new(mtu_of(work), true, sockets_of(work)), work, count).ns_per_operation);
-        peer.push(run(Smoltcp::new(mtu_of(work), true), work, count).ns_per_operation);
-    }
-    Row { work, ours: median(ours), peer: median(peer) }
-}
-
-fn mtu_of(work: Work) -> usize {
-    match work {
-        Work::Bulk(mtu) => mtu,
-        Work::ShortConnections(_) | Work::RequestResponse(_) => 1_500,
     }
 }
 
-/// Short connections leave their client in TIME-WAIT, which wants room.
-fn sockets_of(work: Work) -> u32 {
-    match work {
-        Work::ShortConnections(_) => 65_536,
-        Work::RequestResponse(_) | Work::Bulk(_) => 4_096,
+/// Every row there is.
+fn all_rows() -> Vec<Row> {
+    GROUPS.iter().flat_map(|group| group()).collect()
+}
+
+/// Measures and reports.
+fn run(args: &RunArgs) -> Result<(), String> {
+    let mut rows = all_rows();
+    let exact: Vec<&String> = args.only.iter().filter(|id| rows.iter().any(|row| row.id == **id)).collect();
+    let begins =
+        |row: &Row| args.only.iter().any(|id| !exact.contains(&id) && row.id.starts_with(id.as_str()));
+    let chosen: Vec<bool> =
+        rows.iter().map(|row| exact.iter().any(|id| **id == row.id) || begins(row)).collect();
+    let mut keep = chosen.into_iter();
+    rows.retain(|_| keep.next() == Some(true) || args.only.is_empty());
+    if args.short {
+        rows.retain(|row| row.short || !args.only.is_empty());
     }
-}
-
-fn do_work<R: Rig>(rig: R, work: Work, count: u64) -> Figure {
-    match work {
-        Work::ShortConnections(concurrent) => rig.short_connections(concurrent, count),
-        Work::RequestResponse(connections) => rig.request_response(connections, count),
-        Work::Bulk(mtu) => rig.bulk(mtu, count),
+    if rows.is_empty() {
+        return Err(format!("no row begins with {}; --list shows them", args.only.join(" or ")));
     }
-}
-
-fn run<R: Rig>(rig: R, work: Work, count: u64) -> Figure {
-    let figure = do_work(rig, work, count);
-    eprintln!("{:<10} {:<24} {:>10.2} ns", R::NAME, figure.work.id(), figure.ns_per_operation);
-    figure
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
-}
-
-/// The report: an array of rows, as every chore writes it.
-fn json(rows: &[Row]) -> String {
-    let mut out = String::from("[\n");
+    if args.list {
+        report::list(&rows);
+        return Ok(());
+    }
+    let rounds = args.rounds.unwrap_or(if args.short { 3 } else { 5 }).max(1);
+    let instructions = !args.no_instructions && count::possible();
+    let plan = Plan { short: args.short, rounds, instructions };
+    let mut results = Vec::new();
     for (n, row) in rows.iter().enumerate() {
-        let unit = if matches!(row.work, Work::Bulk(_)) { "ns/byte" } else { "ns" };
-        let comma = if n + 1 < rows.len() { "," } else { "" };
-        let _ = writeln!(
-            out,
-            "  {{\"id\": \"engine-{}\", \"value\": {:.3}, \"unit\": \"{unit}\", \"peer\": \"smoltcp\", \"peer_value\": {:.3}, \"ratio\": {:.3}, \"goal\": null, \"reached\": null, \"note\": \"both ends, CPU time, median of {RUNS}\"}}{comma}",
-            row.work.id(),
-            row.ours,
-            row.peer,
-            row.ours / row.peer
-        );
+        eprintln!("[{}/{}] {}: {}", n + 1, rows.len(), row.id, row.work);
+        let runs = runner::measure(row, &plan);
+        report::say(row, &runs);
+        results.push(runs);
     }
-    out.push_str("]\n");
-    out
+    let report = report::Report::new(&rows, &results, &plan);
+    report.print();
+    if let Some(file) = &args.json {
+        report.write_json(file)?;
+    }
+    report.verdict()
+}
+
+/// `one`: what the runner starts.
+fn one(args: &OneArgs) -> Result<(), String> {
+    let rows = all_rows();
+    let row = find(&rows, &args.row)?;
+    let stack = row.stacks.iter().find(|stack| stack.name == args.stack);
+    let stack =
+        stack.ok_or_else(|| format!("row {} has no stack {}; --list shows them", row.id, args.stack))?;
+    let reply = match (stack.run)(&Job { count: args.count, seconds: args.seconds }) {
+        Ok(sample) => Reply::Done(sample),
+        Err(Trouble::Skipped(why)) => Reply::Skipped(why),
+        Err(Trouble::Failed(why)) => Reply::Failed(why),
+    };
+    if args.json {
+        println!("{}", serde_json::to_string(&reply).map_err(|e| e.to_string())?);
+        return Ok(());
+    }
+    match reply {
+        Reply::Done(sample) => {
+            println!("{} {}: {} {}", row.id, stack.name, stats::figure(sample.value), row.unit.text());
+            for (name, value) in sample.more {
+                println!("  {name}: {}", stats::figure(value));
+            }
+            Ok(())
+        }
+        Reply::Skipped(why) => {
+            println!("skipped: {why}");
+            Ok(())
+        }
+        Reply::Failed(why) => Err(why),
+    }
+}
+
+/// `--one-run ID COUNT [RIG]`.
+fn one_run(words: &[String]) -> Result<(), String> {
+    let [id, count, rest @ ..] = words else { return Err("--one-run needs a row and a count".to_owned()) };
+    let count = count.parse().ok().filter(|n| *n > 0).ok_or("COUNT must be a number above 0")?;
+    let rig = rest.first().map_or(rows::OURS, String::as_str);
+    let rows = all_rows();
+    let row = find(&rows, id)?;
+    let stack = row.stacks.iter().find(|stack| stack.name == rig);
+    let stack = stack.ok_or_else(|| format!("row {} has no stack {rig}; --list shows them", row.id))?;
+    match (stack.run)(&Job { count, seconds: 1 }) {
+        Ok(sample) => {
+            println!(
+                "{{\"rig\": \"{rig}\", \"id\": \"{}\", \"count\": {count}, \"ns_per_operation\": {:.3}}}",
+                row.id, sample.value
+            );
+            Ok(())
+        }
+        Err(Trouble::Skipped(why) | Trouble::Failed(why)) => Err(why),
+    }
+}
+
+/// The row of this id; `engine-` may be left out.
+fn find<'a>(rows: &'a [Row], id: &str) -> Result<&'a Row, String> {
+    let engine = format!("engine-{id}");
+    rows.iter()
+        .find(|row| row.id == id || row.id == engine)
+        .ok_or_else(|| format!("there is no row {id}; --list shows them"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_is_named_once_and_begins_with_our_stack() {
+        let rows = all_rows();
+        for (n, row) in rows.iter().enumerate() {
+            assert!(rows.iter().skip(n + 1).all(|other| other.id != row.id), "{} is there twice", row.id);
+            assert_eq!(row.stacks.first().map(|s| s.name), Some(rows::OURS), "{}", row.id);
+            assert!(report::mode(&row.id).is_some(), "{}: its mode is not in report::MODES", row.id);
+        }
+    }
+
+    #[test]
+    fn goals_name_rows_and_peers_that_exist() {
+        let rows = all_rows();
+        for row in &rows {
+            for goal in &row.goals {
+                match goal {
+                    rows::Goal::OfPeer(peer, _) => {
+                        assert!(row.stacks.iter().any(|s| s.name == *peer), "{}", row.id)
+                    }
+                    rows::Goal::OfRow(other, _) => assert!(rows.iter().any(|r| r.id == *other), "{}", row.id),
+                    rows::Goal::OfBestPeer(_) => assert!(row.stacks.len() > 1, "{}", row.id),
+                    rows::Goal::Instructions(_) => assert!(row.counted.is_some(), "{}", row.id),
+                    rows::Goal::Value(_) => {}
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
 }

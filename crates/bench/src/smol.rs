@@ -8,7 +8,7 @@ use smoltcp::socket::tcp;
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr};
 
-use crate::work::{Cpu, Figure, Rig, Work};
+use crate::work::{Cpu, Figure, Loss, Rig, Setting, Work};
 
 const SERVER: IpAddress = IpAddress::v4(198, 18, 0, 2);
 
@@ -111,12 +111,16 @@ pub(crate) struct Smoltcp {
     client: End,
     server: End,
     now_us: i64,
+    loss: Loss,
+    /// Packets carried in this round, both ways.
+    carried: usize,
 }
 
 impl Smoltcp {
-    pub(crate) fn new(mtu: usize, checksums: bool) -> Self {
-        let mut rig =
-            Self { client: End::new(1, mtu, checksums), server: End::new(2, mtu, checksums), now_us: 0 };
+    pub(crate) fn new(setting: &Setting) -> Self {
+        let end = |host| End::new(host, setting.mtu, setting.checksums);
+        let loss = Loss::new(setting);
+        let mut rig = Self { client: end(1), server: end(2), now_us: 0, loss, carried: 0 };
         rig.client_side();
         rig.server_side();
         rig
@@ -126,14 +130,21 @@ impl Smoltcp {
         self.now_us += 5;
         let end = &mut self.client;
         end.iface.poll(Instant::from_micros(self.now_us), &mut end.wire, &mut end.sockets);
-        carry(&mut self.client.wire, &mut self.server.wire);
+        self.carried += carry(&mut self.client.wire, &mut self.server.wire, &mut self.loss);
     }
 
     fn server_side(&mut self) {
         self.now_us += 5;
         let end = &mut self.server;
         end.iface.poll(Instant::from_micros(self.now_us), &mut end.wire, &mut end.sockets);
-        carry(&mut self.server.wire, &mut self.client.wire);
+        self.carried += carry(&mut self.server.wire, &mut self.client.wire, &mut self.loss);
+    }
+
+    /// After a round in which nothing was on the wire (what was lost is waited for), time goes faster.
+    fn pass_idle_time(&mut self) {
+        if std::mem::take(&mut self.carried) == 0 {
+            self.now_us += 1_000;
+        }
     }
 
     fn connect(&mut self, at: SocketHandle, port: u16) {
@@ -143,15 +154,26 @@ impl Smoltcp {
     }
 }
 
-/// What `from` sent is what `to` gets; buffers go back to the sender.
-fn carry(from: &mut Wire, to: &mut Wire) {
-    to.rx.append(&mut from.tx);
+/// What `from` sent is what `to` gets, but for what the wire loses; buffers go back to the sender. Gives how many packets
+/// there were.
+fn carry(from: &mut Wire, to: &mut Wire, loss: &mut Loss) -> usize {
+    let count = from.tx.len();
+    if loss.none() {
+        to.rx.append(&mut from.tx);
+    } else {
+        for frame in from.tx.drain(..) {
+            if loss.next() {
+                from.pool.push(frame.0);
+            } else {
+                to.rx.push_back(frame);
+            }
+        }
+    }
     from.pool.append(&mut to.used);
+    count
 }
 
 impl Rig for Smoltcp {
-    const NAME: &'static str = "smoltcp";
-
     fn short_connections(mut self, concurrent: usize, count: u64) -> Figure {
         const BYTES: usize = 64;
         let clients: Vec<_> = (0..concurrent).map(|_| self.client.socket(2048)).collect();
@@ -205,7 +227,7 @@ impl Rig for Smoltcp {
             }
             self.server_side();
         }
-        cpu.figure(Work::ShortConnections(concurrent), done)
+        cpu.figure(done)
     }
 
     fn request_response(mut self, connections: usize, count: u64) -> Figure {
@@ -225,30 +247,45 @@ impl Rig for Smoltcp {
             }
         }
         let (request, mut buffer) = ([7u8; BYTES], [0u8; BYTES]);
-        let mut done = 0;
+        let active = Work::active(connections);
+        let (mut done, mut first) = (0, 0);
         let cpu = Cpu::now();
         while done < count {
-            for at in &clients {
-                self.client.get(*at).send_slice(&request).expect("room");
+            let turn: Vec<usize> = (first..first + active).map(|n| n % connections).collect();
+            first = (first + active) % connections;
+            for n in &turn {
+                self.client.get(clients[*n]).send_slice(&request).expect("room");
             }
-            self.client_side();
-            self.server_side();
-            for at in &servers {
-                let socket = self.server.get(*at);
-                let n = socket.recv_slice(&mut buffer).expect("data");
-                socket.send_slice(&buffer[..n]).expect("room");
+            let mut answers = 0;
+            while answers < active {
+                self.client_side();
+                self.server_side();
+                // Which listening socket took which connection is its own choice when the wire loses some.
+                for n in if self.loss.none() { 0..active } else { 0..connections } {
+                    let at = if self.loss.none() { turn[n] } else { n };
+                    let socket = self.server.get(servers[at]);
+                    if socket.can_recv() {
+                        let n = socket.recv_slice(&mut buffer).expect("data");
+                        socket.send_slice(&buffer[..n]).expect("room");
+                    }
+                }
+                self.server_side();
+                self.client_side();
+                for n in &turn {
+                    let socket = self.client.get(clients[*n]);
+                    if socket.can_recv() {
+                        assert_eq!(socket.recv_slice(&mut buffer).expect("data"), BYTES);
+                        answers += 1;
+                    }
+                }
+                self.pass_idle_time();
             }
-            self.server_side();
-            self.client_side();
-            for at in &clients {
-                assert_eq!(self.client.get(*at).recv_slice(&mut buffer).expect("data"), BYTES);
-                done += 1;
-            }
+            done += answers as u64;
         }
-        cpu.figure(Work::RequestResponse(connections), done)
+        cpu.figure(done)
     }
 
-    fn bulk(mut self, mtu: usize, bytes: u64) -> Figure {
+    fn bulk(mut self, bytes: u64) -> Figure {
         let (client, server) = (self.client.socket(1 << 20), self.server.socket(1 << 20));
         self.server.get(server).listen(80).expect("a free socket");
         self.connect(client, 1024);
@@ -272,7 +309,8 @@ impl Rig for Smoltcp {
                 got += socket.recv_slice(&mut buffer).expect("data") as u64;
             }
             self.server_side();
+            self.pass_idle_time();
         }
-        cpu.figure(Work::Bulk(mtu), got)
+        cpu.figure(got)
     }
 }

@@ -14,18 +14,6 @@ pub(crate) enum Work {
 }
 
 impl Work {
-    /// The work of the row named `id`.
-    pub(crate) fn from_id(id: &str) -> Option<Self> {
-        let (kind, number) = id.rsplit_once('-')?;
-        let number = number.parse().ok().filter(|n| *n > 0)?;
-        Some(match kind {
-            "short-connections" => Self::ShortConnections(number),
-            "request-response" => Self::RequestResponse(number),
-            "bulk" => Self::Bulk(number),
-            _ => return None,
-        })
-    }
-
     /// The row's name in reports.
     pub(crate) fn id(self) -> String {
         match self {
@@ -34,12 +22,74 @@ impl Work {
             Self::Bulk(mtu) => format!("bulk-{mtu}"),
         }
     }
+
+    /// The work for people.
+    pub(crate) fn words(self) -> String {
+        match self {
+            Self::ShortConnections(n) => format!("short connections, {n} at a time"),
+            Self::RequestResponse(n) => format!("request/response, {n} connections"),
+            Self::Bulk(mtu) => format!("bulk, MTU {mtu}"),
+        }
+    }
+
+    /// Connections that have a request under way at one time. All of them, up to where a program would have that many
+    /// ready at once; more take turns.
+    pub(crate) fn active(connections: usize) -> usize {
+        if connections > 1_000 { 64 } else { connections }
+    }
+}
+
+/// What the hosts and the wire between them are like.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub(crate) struct Setting {
+    pub(crate) mtu: usize,
+    /// Are checksums made and verified?
+    pub(crate) checksums: bool,
+    /// Sockets a host must have room for.
+    pub(crate) sockets: u32,
+    /// Packets of a million that the wire loses.
+    pub(crate) lost_ppm: u32,
+}
+
+impl Setting {
+    /// Nothing lost, checksums on.
+    pub(crate) fn of(work: Work) -> Self {
+        let (mtu, sockets) = match work {
+            Work::Bulk(mtu) => (mtu, 4_096),
+            Work::RequestResponse(n) => (1_500, (n as u32 + 64).max(4_096)),
+            // Short connections leave their client in TIME-WAIT, which wants room.
+            Work::ShortConnections(_) => (1_500, 65_536),
+        };
+        Self { mtu, checksums: true, sockets, lost_ppm: 0 }
+    }
+}
+
+/// Which packets the wire loses: the same ones by count, whoever sends them.
+#[derive(Clone, Debug)]
+pub(crate) struct Loss {
+    ppm: u32,
+    rng: base::Rng,
+}
+
+impl Loss {
+    pub(crate) fn new(setting: &Setting) -> Self {
+        Self { ppm: setting.lost_ppm, rng: base::Rng::new(23) }
+    }
+
+    /// Is nothing ever lost?
+    pub(crate) fn none(&self) -> bool {
+        self.ppm == 0
+    }
+
+    /// Is the next packet lost?
+    pub(crate) fn next(&mut self) -> bool {
+        self.ppm > 0 && self.rng.next_u64() % 1_000_000 < u64::from(self.ppm)
+    }
 }
 
 /// CPU time of both ends for each operation, ns.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Figure {
-    pub(crate) work: Work,
     pub(crate) ns_per_operation: f64,
 }
 
@@ -56,19 +106,17 @@ impl Cpu {
         Self(Self::seconds())
     }
 
-    pub(crate) fn figure(&self, work: Work, operations: u64) -> Figure {
-        Figure { work, ns_per_operation: (Self::seconds() - self.0) * 1e9 / operations.max(1) as f64 }
+    pub(crate) fn figure(&self, operations: u64) -> Figure {
+        Figure { ns_per_operation: (Self::seconds() - self.0) * 1e9 / operations.max(1) as f64 }
     }
 }
 
 /// Two hosts on an in-memory wire, both in this thread.
 pub(crate) trait Rig: Sized {
-    /// Name in reports.
-    const NAME: &'static str;
     /// [`Work::ShortConnections`], `count` in all.
     fn short_connections(self, concurrent: usize, count: u64) -> Figure;
     /// [`Work::RequestResponse`], `count` exchanges in all.
     fn request_response(self, connections: usize, count: u64) -> Figure;
     /// [`Work::Bulk`].
-    fn bulk(self, mtu: usize, bytes: u64) -> Figure;
+    fn bulk(self, bytes: u64) -> Figure;
 }

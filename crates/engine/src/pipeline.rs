@@ -7,13 +7,29 @@ use wire::{EthFrame, EtherType, IpProtocol};
 use crate::types::HopKey;
 use crate::{arp, hop, icmp, ip_timers, ipv4, outbox, tcp, transmit, udp_recv};
 
+/// The note of a packet that is no usual segment.
+const UNUSUAL: u32 = u32::MAX;
+
+/// In stages, each over the whole batch, so that the memory of one packet's connection is loaded while others are looked at.
 pub(crate) fn handle_frames(mem: &mut LaneMem<'_>, now: Instant, batch: &mut RxBatch) {
     outbox::release_given_out(mem);
     transmit::settle_lent(mem);
-    for rx in batch.items() {
-        mem.counters.rx_packets = mem.counters.rx_packets.wrapping_add(1);
-        mem.counters.rx_bytes = mem.counters.rx_bytes.wrapping_add(u64::from(rx.len));
-        handle_frame(mem, now, rx);
+    let (packets, notes) = batch.items_and_notes();
+    let (mut count, mut bytes) = (0_u64, 0_u64);
+    for (rx, note) in packets.iter().zip(notes.iter_mut()) {
+        count += 1;
+        bytes += u64::from(rx.len);
+        *note = tcp::usual::verify(mem, rx).unwrap_or(UNUSUAL);
+    }
+    mem.counters.rx_packets = mem.counters.rx_packets.wrapping_add(count);
+    mem.counters.rx_bytes = mem.counters.rx_bytes.wrapping_add(bytes);
+    for note in notes.iter_mut().filter(|n| **n != UNUSUAL) {
+        *note = tcp::usual::fetch(mem, *note).unwrap_or(UNUSUAL);
+    }
+    for (rx, note) in packets.iter().zip(notes) {
+        if *note == UNUSUAL || !tcp::usual::input(mem, now, rx, *note) {
+            handle_frame(mem, now, rx);
+        }
     }
     batch.clear();
     hops_changed(mem, now);

@@ -7,7 +7,6 @@
 
 mod devices;
 mod lane;
-pub mod native;
 mod resolve;
 mod session;
 

@@ -185,7 +185,7 @@ impl Home {
             shape.reassemblies,
             shape.boards,
             shape.stock_high,
-            shape.dormant,
+            shape.spare,
         ];
         for (to, from) in words.iter_mut().zip(fields) {
             *to = from;

@@ -94,13 +94,28 @@ impl TxFrame {
         }
     }
 
+    /// Makes it an empty packet around `head`, whatever it was.
+    #[inline]
+    pub fn start(&mut self, head: FrameIdx) {
+        self.head = head;
+        self.payload_pieces = 0;
+        self.port = 0;
+        self.gso_size = 0;
+        self.csum_start = 0;
+        self.csum_offset = 0;
+        self.header_bytes = 0;
+        self.payload_bytes = 0;
+    }
+
     /// The payload pieces in use.
+    #[inline]
     #[must_use]
     pub fn pieces(&self) -> &[Piece] {
         self.payload.get(..self.payload_pieces as usize).unwrap_or(&self.payload)
     }
 
     /// Adds a piece; false when there is no room.
+    #[inline]
     pub fn push_piece(&mut self, piece: Piece) -> bool {
         let Some(slot) = self.payload.get_mut(self.payload_pieces as usize) else { return false };
         *slot = piece;
@@ -120,6 +135,7 @@ impl TxFrame {
 #[derive(Clone, Copy, Debug)]
 pub struct RxBatch {
     items: [RxFrame; BATCH_FRAMES],
+    notes: [u32; BATCH_FRAMES],
     len: usize,
 }
 
@@ -141,10 +157,18 @@ impl RxBatch {
             local_peer: false,
             csum: CsumState::Unknown,
         };
-        Self { items: [none; BATCH_FRAMES], len: 0 }
+        Self { items: [none; BATCH_FRAMES], notes: [0; BATCH_FRAMES], len: 0 }
+    }
+
+    /// The packets, and for each a word that its taker may keep for as long as it works on them.
+    #[inline]
+    pub fn items_and_notes(&mut self) -> (&[RxFrame], &mut [u32]) {
+        let items = self.items.get(..self.len).unwrap_or(&[]);
+        (items, self.notes.get_mut(..items.len()).unwrap_or(&mut []))
     }
 
     /// Adds a packet; false when the batch is full (the caller still owns it).
+    #[inline]
     pub fn push(&mut self, item: RxFrame) -> bool {
         let Some(slot) = self.items.get_mut(self.len) else { return false };
         *slot = item;
@@ -153,6 +177,7 @@ impl RxBatch {
     }
 
     /// Packets in the batch.
+    #[inline]
     #[must_use]
     pub fn items(&self) -> &[RxFrame] {
         self.items.get(..self.len).unwrap_or(&[])
@@ -190,7 +215,21 @@ impl TxBatch {
         Self { items: [TxFrame::new(FrameIdx::NONE); BATCH_FRAMES], len: 0 }
     }
 
+    /// The place of the next packet, to write it where it stays: see [`TxFrame::start`]. [`TxBatch::accept`] adds it.
+    /// `None`: the batch is full.
+    #[inline]
+    pub fn slot(&mut self) -> Option<&mut TxFrame> {
+        self.items.get_mut(self.len)
+    }
+
+    /// Adds what was written to [`TxBatch::slot`].
+    #[inline]
+    pub fn accept(&mut self) {
+        self.len = (self.len + 1).min(BATCH_FRAMES);
+    }
+
     /// Adds a packet; false when the batch is full (the caller still owns it).
+    #[inline]
     pub fn push(&mut self, item: TxFrame) -> bool {
         let Some(slot) = self.items.get_mut(self.len) else { return false };
         *slot = item;
@@ -199,6 +238,7 @@ impl TxBatch {
     }
 
     /// Packets in the batch.
+    #[inline]
     #[must_use]
     pub fn items(&self) -> &[TxFrame] {
         self.items.get(..self.len).unwrap_or(&[])

@@ -37,11 +37,7 @@ const _: () = assert!(size_of::<Request>() == size_of::<libc::ifreq>());
 /// # Errors
 /// ENODEV for an impossible name, EBUSY when the device is taken, EPERM, ENOENT without /dev/net/tun.
 pub fn open_tap(name: &str) -> Result<Fd> {
-    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let fd = Fd::from(open("/dev/net/tun", flags, Mode::empty())?);
-    let mut request = Request { name: [0; libc::IFNAMSIZ], flags: 0, rest: [0; 22] };
-    let room = request.name.get_mut(..name.len()).filter(|room| room.len() < libc::IFNAMSIZ);
-    room.ok_or(Errno::NODEV)?.copy_from_slice(name.as_bytes());
+    let (fd, mut request) = prepare(name)?;
     let base = IFF_TAP | IFF_NO_PI | IFF_VNET_HDR;
     let mut attached = Err(Errno::INVAL);
     // With NAPI what we send is merged before the kernel's stack sees it; a device made without it refuses it.
@@ -57,6 +53,28 @@ pub fn open_tap(name: &str) -> Result<Fd> {
     // SAFETY: this operation takes a number.
     unsafe { raw::syscall(libc::SYS_ioctl, [fd.as_raw_fd() as usize, TUNSETOFFLOAD, offloads, 0, 0, 0]) }?;
     Ok(fd)
+}
+
+/// As [`open_tap`], but plain: Ethernet frames with nothing in front, complete checksums, no segment larger than the
+/// MTU, and nothing merged.
+///
+/// # Errors
+/// As [`open_tap`].
+pub fn open_plain_tap(name: &str) -> Result<Fd> {
+    let (fd, mut request) = prepare(name)?;
+    request.flags = IFF_TAP | IFF_NO_PI;
+    attach(&fd, &mut request)?;
+    Ok(fd)
+}
+
+/// A handle that is no device yet, and the request that makes it `name`.
+fn prepare(name: &str) -> Result<(Fd, Request)> {
+    let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let fd = Fd::from(open("/dev/net/tun", flags, Mode::empty())?);
+    let mut request = Request { name: [0; libc::IFNAMSIZ], flags: 0, rest: [0; 22] };
+    let room = request.name.get_mut(..name.len()).filter(|room| room.len() < libc::IFNAMSIZ);
+    room.ok_or(Errno::NODEV)?.copy_from_slice(name.as_bytes());
+    Ok((fd, request))
 }
 
 fn attach(fd: &Fd, request: &mut Request) -> Result<()> {

@@ -22,6 +22,7 @@ pub mod ndp;
 pub mod tcp;
 pub mod tcp_options;
 pub mod udp;
+pub mod usual;
 pub mod vlan;
 
 pub use arp::{ArpError, ArpHeader, ArpOperation, ArpPacket};
@@ -38,4 +39,5 @@ pub use ndp::{NdpBody, NdpError, NdpMessage, NdpOptions};
 pub use tcp::{TcpError, TcpFlags, TcpHeader, TcpSegment};
 pub use tcp_options::{SackBlock, SackBlocks, TcpOptions, Timestamps};
 pub use udp::{UdpDatagram, UdpError, UdpHeader};
+pub use usual::{Usual, UsualHeader};
 pub use vlan::{Untagged, VlanError, VlanTag};

@@ -7,7 +7,7 @@ use base::{FrameIdx, Instant, MacAddr, SeqNum};
 use region::Frames;
 use wire::{
     EthHeader, EtherType, IpProtocol, Ipv4Header, SackBlock, SackBlocks, TcpFlags, TcpHeader, TcpOptions,
-    Timestamps, checksum, eth, ipv4, tcp,
+    Timestamps, UsualHeader, checksum, eth, ipv4, tcp, usual,
 };
 
 use super::conn::Conn;
@@ -15,6 +15,7 @@ use super::{State, flag, window};
 
 /// Where the TCP header begins.
 pub(super) const TCP_AT: usize = eth::HEADER_LEN + ipv4::HEADER_LEN;
+const _: () = assert!(TCP_AT == usual::TCP_AT);
 /// SACK blocks of one segment, at most: so many fit beside timestamps (RFC 2018 3).
 pub(super) const SACKS_MAX: usize = 3;
 /// TTL of a connection whose options name none.
@@ -175,6 +176,9 @@ impl Conn<'_, '_> {
 
     /// Makes the segment `cut` and adds it to `out`. Everything that is sent tells the peer RCV.NXT and our window.
     pub(super) fn send_segment(&mut self, out: &mut TxBatch, cut: &Cut) -> Result<Sent, Stop> {
+        if let Some(sent) = self.send_usual(out, cut) {
+            return sent;
+        }
         if out.room() == 0 {
             return Err(Stop::Batch);
         }
@@ -219,10 +223,75 @@ impl Conn<'_, '_> {
         Ok(sent)
     }
 
+    /// [`Conn::send_segment`] for a segment with timestamps and no other option that needs no cutting. `None`: it is none.
+    #[inline]
+    fn send_usual(&mut self, out: &mut TxBatch, cut: &Cut) -> Option<Result<Sent, Stop>> {
+        let plain = self.any(flag::TIMESTAMPS)
+            && self.hot.ooo_head.is_none()
+            && cut.len <= u32::from(self.hot.mss)
+            && cut.flags.without(TcpFlags::PSH | TcpFlags::FIN) == TcpFlags::ACK;
+        let key = &self.hot.key;
+        let (Some(src), Some(dst), true) = (key.local.as_v4(), key.remote.as_v4(), plain) else {
+            return None;
+        };
+        let (src_port, dst_port) = (key.local_port, key.remote_port);
+        let Some(way) = self.way() else { return Some(Err(Stop::Hop)) };
+        let Some(packet) = out.slot() else { return Some(Err(Stop::Batch)) };
+        let Some(head) = self.frames.alloc() else { return Some(Err(Stop::Frames)) };
+        packet.start(head);
+        let mut next = cut.from;
+        if cut.len > 0 {
+            let taken;
+            (taken, next) = self.collect(packet, cut.from, cut.seq, cut.len);
+            if taken < cut.len {
+                self.frames.release(head);
+                return None; // more pieces than a packet has room for
+            }
+        }
+        let header = UsualHeader {
+            dst_mac: way.to_mac,
+            src_mac: way.from_mac,
+            tos: way.tos,
+            ttl: if way.ttl == 0 { TTL_DEFAULT } else { way.ttl },
+            src,
+            dst,
+            src_port,
+            dst_port,
+            seq: cut.seq,
+            ack: self.hot.rcv.nxt,
+            flags: cut.flags,
+            window: self.announce_window(),
+            timestamps: Timestamps { value: self.timestamp_clock(), echo: self.hot.rcv.ts_recent },
+        };
+        packet.port = self.hot.port;
+        packet.csum_start = TCP_AT as u16;
+        packet.csum_offset = tcp::CHECKSUM_OFFSET as u16;
+        packet.header_bytes = usual::HEADER_LEN as u16;
+        if let Some(meta) = self.frames.meta_mut(head) {
+            meta.len = usual::HEADER_LEN as u16;
+        }
+        let bytes = packet.bytes();
+        let room = self.frames.cell_mut(head).get_mut(FRAME_HEADROOM..);
+        header.emit(cut.len as u16, room.and_then(|r| r.first_chunk_mut())?);
+        out.accept();
+        self.note_sent(bytes);
+        Some(Ok(Sent { len: cut.len, flags: cut.flags, next }))
+    }
+
     /// Payload of each segment to be cut from a super-segment of `len` bytes; 0: it is not one.
     fn gso_size(&self, len: u32, options: &TcpOptions) -> u16 {
         let mss = self.payload_max(options);
         if len > u32::from(mss) { mss } else { 0 }
+    }
+
+    /// Largest payload of the next segment without SYN, bytes.
+    #[inline]
+    pub(super) fn payload_max_now(&self) -> u16 {
+        if self.hot.ooo_head.is_none() {
+            self.hot.mss.max(1)
+        } else {
+            self.payload_max(&self.segment_options())
+        }
     }
 
     /// Largest payload of one segment beside `options`, bytes.

@@ -8,8 +8,7 @@ use wire::TcpFlags;
 use super::ack::AckWorth;
 use super::conn::{Conn, Fate, Ring, conn};
 use super::segment::{self, Seg};
-use super::table::{self, Whose};
-use super::{State, flag, handshake, listen, reset};
+use super::{State, flag, handshake, listen, reset, table};
 use crate::errors::SockError;
 use crate::ipv4::Packet;
 
@@ -22,11 +21,10 @@ const DUPLICATES_A_SECOND: u32 = 10_000;
 pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, packet: &Packet) {
     let Some(mut seg) = segment::parse(mem, packet) else { return };
     mem.counters.tcp.segments_in = mem.counters.tcp.segments_in.wrapping_add(1);
-    match table::find_awake(mem, now, &seg.key) {
-        Whose::Of(at) if strays(mem, at, &seg) => mem.counters.drop_packet(DropReason::IpSourceBad),
-        Whose::Of(at) => for_connection(mem, now, at, &mut seg),
-        Whose::Nobody => listen::segment(mem, now, &seg),
-        Whose::NoRow => mem.counters.drop_packet(DropReason::TcpNoTcb),
+    match table::find(mem, &seg.key) {
+        Some(at) if strays(mem, at, &seg) => mem.counters.drop_packet(DropReason::IpSourceBad),
+        Some(at) => for_connection(mem, now, at, &mut seg),
+        None => listen::segment(mem, now, &seg),
     }
     mem.frames.release_chain(seg.head);
 }
@@ -43,13 +41,12 @@ fn strays(mem: &LaneMem<'_>, at: Idx<TcbHot>, seg: &Seg) -> bool {
 fn for_connection(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, seg: &mut Seg) {
     let Some(mut c) = conn(mem, now, at) else { return };
     if c.any(flag::KEEPALIVE) {
-        c.cold.heard_at = now;
-        c.cold.loss.keep_probes = 0;
+        c.heard();
     }
     match c.state() {
         State::Established => {
-            if c.predicted(seg) {
-                c.arm();
+            if let Some(worth) = c.is_predicted(seg) {
+                c.take_predicted(seg, worth);
                 return;
             }
         }
@@ -90,9 +87,10 @@ fn for_connection(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, seg: &mu
 }
 
 impl Conn<'_, '_> {
-    /// Header prediction: an ordinary segment of an open connection, in order, with nothing unusual about it. True: done.
+    /// Header prediction: is it an ordinary segment of an open connection, in order, with nothing unusual about it? Then what
+    /// its ACK field is worth.
     #[inline]
-    fn predicted(&mut self, seg: &mut Seg) -> bool {
+    pub(super) fn is_predicted(&self, seg: &Seg) -> Option<AckWorth> {
         let usual = seg.flags.without(TcpFlags::PSH) == TcpFlags::ACK
             && seg.seq == self.hot.rcv.nxt
             && self.hot.ooo_head.is_none()
@@ -102,22 +100,28 @@ impl Conn<'_, '_> {
             && self.cold.loss.board.is_none()
             && !self.must_refuse();
         if !usual {
-            return false;
+            return None;
         }
         let worth = self.ack_worth(seg.ack);
         if worth == AckWorth::Bad
             || seg.ack.before(self.hot.snd.una)
             || (worth == AckWorth::Old && seg.len == 0)
         {
-            return false;
+            return None;
         }
         if self.any(flag::TIMESTAMPS) {
-            let Some(ts) = seg.options.timestamps else { return false };
+            let ts = seg.options.timestamps?;
             if (ts.value.wrapping_sub(self.hot.rcv.ts_recent) as i32) < 0 {
-                return false;
+                return None;
             }
-            self.note_timestamp(seg);
         }
+        Some(worth)
+    }
+
+    /// Takes a segment that header prediction found ordinary.
+    #[inline]
+    pub(super) fn take_predicted(&mut self, seg: &mut Seg, worth: AckWorth) {
+        self.note_timestamp(seg);
         self.counters.tcp.predicted = self.counters.tcp.predicted.wrapping_add(1);
         let opened = self.update_window(seg);
         if worth == AckWorth::New {
@@ -129,7 +133,14 @@ impl Conn<'_, '_> {
         if seg.len > 0 {
             self.deliver_payload(seg);
         }
-        true
+        self.arm();
+    }
+
+    /// The peer is alive: kept for keepalive.
+    #[inline]
+    pub(super) fn heard(&mut self) {
+        self.cold.heard_at = self.now;
+        self.cold.loss.keep_probes = 0;
     }
 
     /// All of the payload is new, in order and in the window.

@@ -179,7 +179,7 @@ impl Conn<'_, '_> {
 
     /// Largest payload to be handed to the port at once.
     fn segment_max(&self) -> u32 {
-        let mss = u32::from(self.payload_max(&self.segment_options()));
+        let mss = u32::from(self.payload_max_now());
         let port = self.ports.get(Idx::new(u32::from(self.hot.port))).map_or(0, |p| p.super_segment_max);
         let most = port.min(SUPER_SEGMENT_BYTES as u32);
         if most >= 2 * mss { most - most % mss } else { mss }
@@ -225,7 +225,7 @@ impl Conn<'_, '_> {
 
     /// How many of `unsent` bytes go into the next segment when `room` are allowed. `None`: better wait.
     fn fitting(&mut self, unsent: u32, room: u32, fin: bool) -> Option<u32> {
-        let mss = u32::from(self.payload_max(&self.segment_options()));
+        let mss = u32::from(self.payload_max_now());
         let len = unsent.min(room).min(self.segment_max());
         if len < unsent {
             if len >= mss {
@@ -240,7 +240,7 @@ impl Conn<'_, '_> {
             }
             return None;
         }
-        let partial = len % mss;
+        let partial = if len < mss { len } else { len % mss };
         if partial == 0 || fin {
             return Some(len);
         }
@@ -263,7 +263,8 @@ impl Conn<'_, '_> {
     /// `len` new bytes, and the FIN if it is among `flags`, were sent; the next byte lies in `next`.
     fn advance(&mut self, len: u32, flags: TcpFlags, next: FrameIdx) {
         let end = self.hot.snd.nxt.plus(len);
-        if !len.is_multiple_of(self.mss()) {
+        let mss = self.mss();
+        if len < mss || (len > mss && !len.is_multiple_of(mss)) {
             self.cold.snd_small = end;
         }
         self.hot.snd_cursor = if end == self.hot.snd.end { FrameIdx::NONE } else { next };

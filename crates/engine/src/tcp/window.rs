@@ -21,9 +21,9 @@ impl Conn<'_, '_> {
     /// The window field of the next segment, RCV.EDGE moved accordingly.
     #[inline]
     pub(super) fn announce_window(&mut self) -> u16 {
-        let shift = if self.state() == State::SynSent { 0 } else { u32::from(self.hot.rcv_shift.min(14)) };
+        let shift = self.rcv_window_shift();
         let now = self.rcv_wnd();
-        let free = self.hot.rcv_buf.saturating_sub(self.hot.rcv_bytes);
+        let free = self.room_to_offer(shift);
         let mut window = now;
         // RFC 9293 3.8.6.2.2: the edge moves only by a segment or half the buffer, so that the peer sends no small
         // segments; and never back (3.8.6.2.1).
@@ -44,10 +44,22 @@ impl Conn<'_, '_> {
         window as u16
     }
 
+    /// The shift of the windows we announce from now on.
+    #[inline]
+    fn rcv_window_shift(&self) -> u32 {
+        if self.state() == State::SynSent { 0 } else { u32::from(self.hot.rcv_shift.min(14)) }
+    }
+
+    /// Room in the receive buffer, as far as 16 bits shifted by `shift` can tell of it, bytes.
+    #[inline]
+    fn room_to_offer(&self, shift: u32) -> u32 {
+        self.hot.rcv_buf.saturating_sub(self.hot.rcv_bytes).min(SYN_WINDOW_MAX << shift)
+    }
+
     /// The program has read: is it worth an ACK to tell the peer of the room (RFC 9293 3.8.6.2.2)?
     pub(super) fn room_is_news(&self) -> bool {
         let now = self.rcv_wnd();
-        let free = self.hot.rcv_buf.saturating_sub(self.hot.rcv_bytes);
+        let free = self.room_to_offer(self.rcv_window_shift());
         // As Linux: when the window at least doubles by it.
         free >= now.saturating_mul(2) && free.saturating_sub(now) >= self.mss().min(self.hot.rcv_buf / 2)
     }

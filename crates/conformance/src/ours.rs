@@ -1,0 +1,429 @@
+//! Our engine under a script: one lane in virtual time, with a port that is two queues.
+
+use std::collections::VecDeque;
+use std::os::fd::BorrowedFd;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use base::limits::{FRAME_BYTES, FRAME_HEADROOM};
+use base::{Duration, FrameIdx, Instant, IpAddress, LaneId, Port as PortNumber};
+use engine::{AcceptError, ConnectError, Engine, RecvError, RouteTo, SendError, SockError, State};
+use lane::{Lane, LanePort};
+use port::{Port, PortCaps, PortError, PortStats};
+use region::{Frames, Owner, Region, RegionShape};
+use state::{
+    CsumState, Endpoint, LAYOUT_VERSION, LaneMem, LaneShape, Ready, RxBatch, RxFrame, SockRef, TcpOptions,
+    TxFrame,
+};
+
+use crate::script::{Answer, Call, Opt, Script};
+use crate::segment::{SCRIPT_ADDR, SCRIPT_MAC, SCRIPT_PORT, STACK_ADDR, STACK_MAC, STACK_PORT, stream_byte};
+use crate::target::Target;
+
+/// Frames of the region.
+const FRAMES: u32 = 4096;
+/// Where the stack's ephemeral ports begin here.
+const LOCAL_PORT: PortNumber = PortNumber(50_000);
+
+/// Packets on their way in and out.
+#[derive(Default)]
+struct Wire {
+    to_stack: VecDeque<Vec<u8>>,
+    from_stack: VecDeque<Vec<u8>>,
+}
+
+struct WirePort {
+    wire: Arc<Mutex<Wire>>,
+    mtu: u16,
+}
+
+fn lock(wire: &Mutex<Wire>) -> MutexGuard<'_, Wire> {
+    wire.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Port for WirePort {
+    fn rx(&mut self, frames: &mut Frames<'_>, batch: &mut RxBatch) -> Result<usize, PortError> {
+        let mut got = 0;
+        while batch.room() > 0 {
+            let Some(bytes) = lock(&self.wire).to_stack.pop_front() else { break };
+            let Some(head) = chain_of(frames, &bytes) else { continue };
+            let len = bytes.len() as u32;
+            let csum = CsumState::Unknown;
+            batch.push(RxFrame { head, len, gso_size: 0, port: 0, local_peer: false, csum });
+            got += 1;
+        }
+        Ok(got)
+    }
+
+    fn tx(&mut self, frames: &mut Frames<'_>, packets: &[TxFrame]) -> Result<usize, PortError> {
+        for packet in packets {
+            let mut bytes = frames.data(packet.head).to_vec();
+            for piece in packet.pieces() {
+                let from = usize::from(piece.offset);
+                let end = from + usize::from(piece.len);
+                bytes.extend_from_slice(frames.cell(piece.frame).get(from..end).unwrap_or_default());
+            }
+            frames.release(packet.head);
+            lock(&self.wire).from_stack.push_back(bytes);
+        }
+        Ok(packets.len())
+    }
+
+    fn release(&mut self, _frames: &mut Frames<'_>) {
+        // What is on the wire is copied.
+    }
+
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    fn caps(&self) -> PortCaps {
+        PortCaps { mtu: self.mtu, super_segment_max: 0, local_peer: false, own_address: true }
+    }
+
+    fn stats(&self) -> PortStats {
+        PortStats::default()
+    }
+}
+
+/// `bytes` in a chain of frames; `None` when there are none.
+fn chain_of(frames: &mut Frames<'_>, bytes: &[u8]) -> Option<FrameIdx> {
+    let (mut head, mut last) = (FrameIdx::NONE, FrameIdx::NONE);
+    for part in bytes.chunks(FRAME_BYTES - FRAME_HEADROOM) {
+        let Some(frame) = frames.alloc() else {
+            frames.release_chain(head);
+            return None;
+        };
+        if let Some(meta) = frames.meta_mut(frame) {
+            meta.len = part.len() as u16;
+        }
+        frames.data_mut(frame).copy_from_slice(part);
+        match frames.meta_mut(last) {
+            Some(meta) => meta.next = frame,
+            None => head = frame,
+        }
+        last = frame;
+    }
+    Some(head)
+}
+
+/// Our stack.
+pub struct Ours {
+    lane: Lane,
+    wire: Arc<Mutex<Wire>>,
+    now: Instant,
+    came: VecDeque<(Instant, Vec<u8>)>,
+    listener: Option<SockRef>,
+    sock: Option<SockRef>,
+    options: TcpOptions,
+    sent: u64,
+    read: u64,
+}
+
+impl Ours {
+    /// A stack for `script`.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn new(script: &Script) -> Result<Self, String> {
+        let shape = LaneShape { udp_socks: 4, hops: 4, reassemblies: 2, ..LaneShape::for_socks(64) };
+        let region_shape = RegionShape { lanes: 1, lane_bytes: shape.lane_bytes(), frames: FRAMES };
+        let words = sys::memory::map_anonymous(Region::bytes_needed(&region_shape))
+            .map_err(|e| format!("no memory for a region: {e}"))?;
+        let region = Region::format(words, &region_shape, LAYOUT_VERSION, [11, 13])
+            .map_err(|e| format!("no region: {e:?}"))?;
+        let now = Instant(0).plus(Duration::from_secs(1000));
+        let owner = Owner { pid: std::process::id(), tid: 1 };
+        let mut guard = region.lane(LaneId(0)).and_then(|l| l.try_lock(owner)).ok_or("the lane is locked")?;
+        LaneMem::format(&mut guard, &shape, [5, 7], now).map_err(|e| format!("no lane: {e:?}"))?;
+        drop(guard);
+        let wire = Arc::new(Mutex::new(Wire::default()));
+        let port = Box::new(WirePort { wire: Arc::clone(&wire), mtu: script.mtu });
+        let port = LanePort { port, ifindex: 0, mac: STACK_MAC };
+        let lane = Lane::new(region, LaneId(0), vec![port], None).ok_or("the region has no lane")?;
+        let session = lane.enter(now).map_err(|_| "the lane is poisoned");
+        session?.set_addresses(0, &[IpAddress::from_v4(STACK_ADDR)]);
+        Ok(Self {
+            lane,
+            wire,
+            now,
+            came: VecDeque::new(),
+            listener: None,
+            sock: None,
+            options: TcpOptions::default(),
+            sent: 0,
+            read: 0,
+        })
+    }
+
+    /// Does what is due now, and takes what the stack sends.
+    fn step(&mut self) -> Result<(), String> {
+        let mut session = self.lane.enter(self.now).map_err(|_| "the lane is poisoned")?;
+        session.step();
+        drop(session);
+        let now = self.now;
+        self.came.extend(lock(&self.wire).from_stack.drain(..).map(|bytes| (now, bytes)));
+        Ok(())
+    }
+
+    fn with<R: Default>(&mut self, f: impl FnOnce(&mut Engine<'_>) -> R) -> Result<R, String> {
+        let mut session = self.lane.enter(self.now).map_err(|_| "the lane is poisoned")?;
+        let result = session.engine(f);
+        drop(session);
+        self.step()?;
+        Ok(result)
+    }
+
+    fn connect(&mut self) -> Result<Answer, String> {
+        let local = Endpoint { addr: IpAddress::from_v4(STACK_ADDR), port: LOCAL_PORT };
+        let remote = Endpoint { addr: IpAddress::from_v4(SCRIPT_ADDR), port: PortNumber(SCRIPT_PORT) };
+        let route = RouteTo {
+            port: 0,
+            next_hop: IpAddress::from_v4(SCRIPT_ADDR),
+            local_mac: STACK_MAC,
+            mac: Some(SCRIPT_MAC),
+            mtu: 0,
+        };
+        let options = self.options;
+        Ok(match self.with(|e| Some(e.tcp_connect(local, remote, &route, &options)))? {
+            Some(Ok(sock)) => {
+                self.sock = Some(sock);
+                Answer::Ok
+            }
+            Some(Err(ConnectError::Invalid)) => word("EINVAL"),
+            Some(Err(ConnectError::InUse)) => word("EADDRINUSE"),
+            Some(Err(ConnectError::NoRoom)) => word("ENOBUFS"),
+            Some(Err(ConnectError::HostUnreachable)) => word("EHOSTUNREACH"),
+            None => return Err("the lane is poisoned".into()),
+        })
+    }
+
+    fn accept(&mut self) -> Result<Answer, String> {
+        let Some(listener) = self.listener else { return Ok(word("EBADF")) };
+        Ok(match self.with(|e| Some(e.tcp_accept(listener)))? {
+            Some(Ok(accepted)) => {
+                self.sock = Some(accepted.sock);
+                (self.sent, self.read) = (0, 0);
+                Answer::Ok
+            }
+            Some(Err(AcceptError::WouldBlock)) => word("EAGAIN"),
+            Some(Err(AcceptError::Gone)) | None => word("EINVAL"),
+        })
+    }
+
+    fn send(&mut self, sock: SockRef, len: usize, more: bool) -> Result<Answer, String> {
+        let from = self.sent;
+        let data: Vec<u8> = (from..from + len as u64).map(stream_byte).collect();
+        let result = self.with(|e| Some(e.tcp_send(sock, &data, more)))?;
+        Ok(match result.ok_or("the lane is poisoned")? {
+            Ok(n) => {
+                self.sent += n as u64;
+                Answer::Number(n)
+            }
+            Err(SendError::WouldBlock) => word("EAGAIN"),
+            Err(SendError::NotConnected) => word("ENOTCONN"),
+            Err(SendError::Pipe) => word("EPIPE"),
+            Err(SendError::Failed(error)) => word(errno(error)),
+            Err(SendError::Gone) => word("EBADF"),
+        })
+    }
+
+    fn recv(&mut self, sock: SockRef, len: usize) -> Result<Answer, String> {
+        let mut data = vec![0; len];
+        let result = self.with(|e| Some(e.tcp_recv(sock, &mut data, false)))?;
+        Ok(match result.ok_or("the lane is poisoned")? {
+            Ok(n) => {
+                check_stream(self.read, data.get(..n).unwrap_or_default())?;
+                self.read += n as u64;
+                Answer::Number(n)
+            }
+            Err(RecvError::WouldBlock) => word("EAGAIN"),
+            Err(RecvError::NotConnected) => word("ENOTCONN"),
+            Err(RecvError::Failed(error)) => word(errno(error)),
+            Err(RecvError::Gone) => word("EBADF"),
+        })
+    }
+
+    fn set(&mut self, option: Opt, value: u32) -> Result<Answer, String> {
+        let at = self.sock.or(self.listener);
+        if let Some(options) = at.map(|s| self.with(|e| e.tcp_options(s))).transpose()?.flatten() {
+            self.options = options;
+        }
+        let o = &mut self.options;
+        match option {
+            Opt::NoDelay => o.nodelay = value as u8,
+            Opt::Cork => o.cork = value as u8,
+            Opt::KeepAlive => o.keepalive = value as u8,
+            Opt::KeepIdle => o.keep_idle_s = value,
+            Opt::KeepInterval => o.keep_interval_s = value,
+            Opt::KeepCount => o.keep_probes = value as u8,
+            Opt::Linger => (o.linger, o.linger_s) = (1, value),
+            Opt::UserTimeout => o.user_timeout_ms = value,
+            Opt::RcvBuf => o.rcv_buf_bytes = value,
+            Opt::SndBuf => o.snd_buf_bytes = value,
+            Opt::Ttl => o.ttl = value as u8,
+        }
+        let options = self.options;
+        match at {
+            Some(sock) if !self.with(|e| e.set_tcp_options(sock, &options))? => Ok(word("EBADF")),
+            Some(_) | None => Ok(Answer::Ok),
+        }
+    }
+
+    fn on_sock(&mut self, call: &Call, sock: SockRef) -> Result<Answer, String> {
+        Ok(match call {
+            Call::Send(len) => self.send(sock, *len, false)?,
+            Call::SendMore(len) => self.send(sock, *len, true)?,
+            Call::Recv(len) => self.recv(sock, *len)?,
+            Call::Close => {
+                self.with(|e| e.close(sock))?;
+                self.sock = None;
+                Answer::Ok
+            }
+            Call::Shutdown(how) => {
+                let how = *how;
+                match self.with(|e| Some(e.shutdown(sock, how)))? {
+                    Some(Ok(())) => Answer::Ok,
+                    Some(Err(_)) | None => word("ENOTCONN"),
+                }
+            }
+            Call::TakeError => match self.with(|e| e.take_error(sock))? {
+                Some(error) => word(errno(error)),
+                None => Answer::Number(0),
+            },
+            Call::Connected => {
+                let state = self.with(|e| e.tcp_info(sock).map(|i| i.state))?;
+                match (state, self.with(|e| e.take_error(sock))?) {
+                    (_, Some(error)) => word(errno(error)),
+                    (Some(State::SynSent | State::SynRcvd), None) => word("EINPROGRESS"),
+                    (_, None) => Answer::Ok,
+                }
+            }
+            Call::Poll => word(&poll_words(self.with(|e| e.ready(sock).0)?)),
+            Call::State => word(state_name(self.with(|e| e.tcp_info(sock).map(|i| i.state))?)),
+            Call::Unread => Answer::Number(self.with(|e| e.unread_bytes(sock))? as usize),
+            Call::Listen(_) | Call::Connect | Call::Accept | Call::CloseListener | Call::Set(..) => {
+                word("EBADF")
+            }
+        })
+    }
+}
+
+impl Target for Ours {
+    fn name(&self) -> &'static str {
+        "Corelane"
+    }
+
+    fn now(&self) -> Instant {
+        self.now
+    }
+
+    fn wait(&mut self, at: Instant, for_packet: bool) -> Result<(), String> {
+        for _ in 0..1_000_000 {
+            self.step()?;
+            if for_packet && !self.came.is_empty() {
+                return Ok(());
+            }
+            if self.now >= at {
+                return Ok(());
+            }
+            let next = self.lane.enter(self.now).map_err(|_| "the lane is poisoned")?.deadline();
+            self.now = next.max(self.now).min(at);
+        }
+        Err("the engine does not come to rest: its deadline does not move".into())
+    }
+
+    fn take_packet(&mut self) -> Option<(Instant, Vec<u8>)> {
+        self.came.pop_front()
+    }
+
+    fn inject(&mut self, frame: &[u8]) -> Result<(), String> {
+        lock(&self.wire).to_stack.push_back(frame.to_vec());
+        self.step()
+    }
+
+    fn call(&mut self, call: &Call) -> Result<Answer, String> {
+        match (call, self.sock) {
+            (Call::Listen(backlog), _) => {
+                let local = Endpoint { addr: IpAddress::ANY, port: PortNumber(STACK_PORT) };
+                let (backlog, options) = (*backlog, self.options);
+                let made = self.with(|e| e.tcp_listen(local, backlog, &options).ok())?;
+                self.listener = made;
+                Ok(if made.is_some() { Answer::Ok } else { word("EADDRINUSE") })
+            }
+            (Call::CloseListener, _) => match self.listener.take() {
+                Some(listener) => self.with(|e| e.close(listener)).map(|()| Answer::Ok),
+                None => Ok(word("EBADF")),
+            },
+            (Call::Connect, _) => self.connect(),
+            (Call::Accept, _) => self.accept(),
+            (Call::Set(option, value), _) => self.set(*option, *value),
+            (Call::Poll, None) => match self.listener {
+                Some(listener) => Ok(word(&poll_words(self.with(|e| e.ready(listener).0)?))),
+                None => Ok(word("EBADF")),
+            },
+            (_, Some(sock)) => self.on_sock(call, sock),
+            (_, None) => Ok(word("EBADF")),
+        }
+    }
+
+    fn slack_us(&self, after_us: u64) -> (u64, u64) {
+        // Time is exact here; timers have the grain of the wheel.
+        (5_000 + after_us / 100, 1_000)
+    }
+}
+
+pub(crate) fn word(text: &str) -> Answer {
+    Answer::Word(text.to_owned())
+}
+
+/// Are these the bytes of the script's stream from `offset` on?
+pub(crate) fn check_stream(offset: u64, data: &[u8]) -> Result<(), String> {
+    if (offset..).zip(data).all(|(at, byte)| *byte == stream_byte(at)) {
+        Ok(())
+    } else {
+        Err(format!("the bytes read from {offset} on are not those that were sent"))
+    }
+}
+
+/// The names of poll's bits (as Linux numbers them), in alphabetical order.
+pub(crate) fn poll_words(bits: u32) -> String {
+    let names = [
+        (Ready::ERR, "err"),
+        (Ready::HUP, "hup"),
+        (Ready::IN, "in"),
+        (Ready::OUT, "out"),
+        (Ready::RDHUP, "rdhup"),
+    ];
+    let set: Vec<&str> =
+        names.iter().filter(|(bit, _)| Ready(bits).has(*bit)).map(|(_, name)| *name).collect();
+    if set.is_empty() { "none".to_owned() } else { set.join(",") }
+}
+
+fn errno(error: SockError) -> &'static str {
+    match error {
+        SockError::Refused => "ECONNREFUSED",
+        SockError::Reset => "ECONNRESET",
+        SockError::Pipe => "EPIPE",
+        SockError::TimedOut => "ETIMEDOUT",
+        SockError::HostUnreachable => "EHOSTUNREACH",
+        SockError::NetUnreachable => "ENETUNREACH",
+        SockError::MessageSize => "EMSGSIZE",
+        SockError::Aborted => "ECONNABORTED",
+    }
+}
+
+fn state_name(state: Option<State>) -> &'static str {
+    match state {
+        Some(State::Listen) => "LISTEN",
+        Some(State::SynSent) => "SYN-SENT",
+        Some(State::SynRcvd) => "SYN-RECEIVED",
+        Some(State::Established) => "ESTABLISHED",
+        Some(State::FinWait1) => "FIN-WAIT-1",
+        Some(State::FinWait2) => "FIN-WAIT-2",
+        Some(State::CloseWait) => "CLOSE-WAIT",
+        Some(State::Closing) => "CLOSING",
+        Some(State::LastAck) => "LAST-ACK",
+        Some(State::TimeWait) => "TIME-WAIT",
+        Some(State::Closed) | None => "CLOSED",
+    }
+}

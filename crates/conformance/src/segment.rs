@@ -1,0 +1,321 @@
+//! Segments as scripts write them: relative numbers, only the fields that matter; built, and compared with what came.
+
+use base::{Port, SeqNum};
+use core::net::Ipv4Addr;
+use wire::tcp_options::{SackBlock, Timestamps};
+use wire::{
+    EthFrame, EthHeader, EtherType, IpProtocol, Ipv4Header, Ipv4Packet, TcpFlags, TcpHeader, TcpOptions,
+    TcpSegment,
+};
+
+/// A field of an expected segment.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Field<T> {
+    /// Not looked at, or (in a segment to send) the default.
+    Any,
+    /// This value.
+    Is(T),
+    /// In a segment to send: the last value the stack sent.
+    Last,
+}
+
+/// A segment as a script writes it. Numbers are relative to the initial ones of their sender.
+#[derive(Clone, Debug)]
+pub struct Pattern {
+    /// Flags.
+    pub flags: TcpFlags,
+    /// Sequence number.
+    pub seq: u32,
+    /// Payload bytes.
+    pub len: u32,
+    /// Acknowledgement number.
+    pub ack: Field<u32>,
+    /// The window field.
+    pub win: Field<u16>,
+    /// Options.
+    pub options: Options,
+    /// Port of the script's side.
+    pub port: u16,
+}
+
+/// The options of a segment.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Were any written? An expected segment without `<...>` may have any.
+    pub given: bool,
+    /// MSS.
+    pub mss: Option<Field<u16>>,
+    /// Window scale.
+    pub scale: Option<Field<u8>>,
+    /// SACK-permitted.
+    pub sack_ok: bool,
+    /// Timestamps: value and echo.
+    pub ts: Option<(Field<u32>, Field<u32>)>,
+    /// SACK blocks.
+    pub sack: Vec<(u32, u32)>,
+}
+
+impl Options {
+    /// None.
+    pub const NONE: Self =
+        Self { given: false, mss: None, scale: None, sack_ok: false, ts: None, sack: Vec::new() };
+}
+
+/// Addresses of the two sides.
+pub const STACK_ADDR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// The script's side.
+pub const SCRIPT_ADDR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
+/// Ethernet address of the stack.
+pub const STACK_MAC: base::MacAddr = base::MacAddr([2, 0, 0, 0, 0, 1]);
+/// Ethernet address of the script's side.
+pub const SCRIPT_MAC: base::MacAddr = base::MacAddr([2, 0, 0, 0, 0, 2]);
+/// Port the stack listens on.
+pub const STACK_PORT: u16 = 8080;
+/// Port of the script's side when a line names none.
+pub const SCRIPT_PORT: u16 = 40_000;
+/// Initial sequence number of the script's side.
+pub const SCRIPT_ISS: SeqNum = SeqNum(0xffff_f000);
+
+/// What both sides of one conversation have shown so far.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Conversation {
+    /// The stack's initial sequence number, once it sent one.
+    pub stack_iss: Option<SeqNum>,
+    /// The stack's port.
+    pub stack_port: u16,
+    /// Its last timestamp.
+    pub last_ts: u32,
+}
+
+/// The byte of a stream at `offset` from its first one. Both sides use it, so that what is sent and read is checked.
+#[must_use]
+pub fn stream_byte(offset: u64) -> u8 {
+    (offset % 251) as u8
+}
+
+/// A TCP segment that came, taken apart.
+pub struct Came {
+    /// Its header.
+    pub header: TcpHeader,
+    /// Its options.
+    pub options: TcpOptions,
+    /// Its payload.
+    pub payload: Vec<u8>,
+}
+
+impl Came {
+    /// The TCP segment in an Ethernet frame; `None` for everything else, and for what is not from the stack.
+    #[must_use]
+    pub fn parse(frame: &[u8]) -> Option<Self> {
+        let eth = EthFrame::parse(frame).ok()?;
+        if eth.ethertype() != EtherType::IPV4 {
+            return None;
+        }
+        let ip = Ipv4Packet::parse(eth.payload()).ok()?;
+        if ip.protocol() != IpProtocol::TCP || ip.src() != STACK_ADDR {
+            return None;
+        }
+        let tcp = TcpSegment::parse(ip.payload()).ok()?;
+        Some(Self {
+            header: tcp.header(),
+            options: TcpOptions::parse(tcp.options()),
+            payload: tcp.payload().to_vec(),
+        })
+    }
+
+    /// As a script would write it.
+    #[must_use]
+    pub fn text(&self, talk: &Conversation) -> String {
+        let iss = talk.stack_iss.unwrap_or(SeqNum(0));
+        let seq = self.header.seq.0.wrapping_sub(iss.0);
+        let mut text = format!("{} {seq}", flag_letters(self.header.flags));
+        if !self.payload.is_empty() {
+            text += &format!(":{}", seq.wrapping_add(self.payload.len() as u32));
+        }
+        if self.header.flags.is_ack() {
+            text += &format!(" ack {}", self.header.ack.0.wrapping_sub(SCRIPT_ISS.0));
+        }
+        text += &format!(" win {}", self.header.window);
+        let mut options = Vec::new();
+        let o = &self.options;
+        options.extend(o.mss.map(|m| format!("mss {m}")));
+        options.extend(o.sack_permitted.then(|| "sackOK".to_owned()));
+        options.extend(o.timestamps.map(|t| format!("ts {} {}", t.value, t.echo)));
+        options.extend(o.window_scale.map(|s| format!("wscale {s}")));
+        for block in o.sack.as_slice() {
+            let (left, right) = (block.left.0, block.right.0);
+            options.push(format!(
+                "sack {}:{}",
+                left.wrapping_sub(SCRIPT_ISS.0),
+                right.wrapping_sub(SCRIPT_ISS.0)
+            ));
+        }
+        if !options.is_empty() {
+            text += &format!(" <{}>", options.join(","));
+        }
+        text
+    }
+}
+
+/// The flags as scripts write them.
+#[must_use]
+pub fn flag_letters(flags: TcpFlags) -> String {
+    let letters = [
+        (TcpFlags::SYN, 'S'),
+        (TcpFlags::FIN, 'F'),
+        (TcpFlags::RST, 'R'),
+        (TcpFlags::PSH, 'P'),
+        (TcpFlags::URG, 'U'),
+        (TcpFlags::ECE, 'E'),
+        (TcpFlags::CWR, 'W'),
+        (TcpFlags::ACK, '.'),
+    ];
+    letters.iter().filter(|(f, _)| flags.contains(*f)).map(|(_, c)| *c).collect()
+}
+
+impl Pattern {
+    /// The Ethernet frame of this segment from the script's side.
+    #[must_use]
+    pub fn build(&self, talk: &Conversation) -> Vec<u8> {
+        let stack_iss = talk.stack_iss.unwrap_or(SeqNum(0));
+        let ack = match self.ack {
+            Field::Is(n) => stack_iss.plus(n),
+            Field::Any | Field::Last => SeqNum(0),
+        };
+        let window = match self.win {
+            Field::Is(w) => w,
+            Field::Any | Field::Last => 65_535,
+        };
+        let header = TcpHeader {
+            src_port: Port(self.port),
+            dst_port: Port(talk.stack_port),
+            seq: SCRIPT_ISS.plus(self.seq),
+            ack,
+            flags: self.flags,
+            window,
+            urgent: 0,
+        };
+        let mut bytes = vec![0; 34 + 60];
+        let eth = EthHeader { dst: STACK_MAC, src: SCRIPT_MAC, ethertype: EtherType::IPV4 };
+        let options = self.wire_options(talk, stack_iss);
+        let written =
+            eth.emit(&mut bytes).and_then(|_| header.emit(&options, bytes.get_mut(34..).unwrap_or_default()));
+        let Ok(tcp_len) = written else { return Vec::new() };
+        bytes.truncate(34 + tcp_len);
+        // The first payload byte of a stream has number 1.
+        let first = u64::from(self.seq).saturating_sub(1);
+        bytes.extend((0..u64::from(self.len)).map(|at| stream_byte(first + at)));
+        finish(&mut bytes);
+        bytes
+    }
+
+    fn wire_options(&self, talk: &Conversation, stack_iss: SeqNum) -> TcpOptions {
+        let mut options = TcpOptions::NONE;
+        if let Some(Field::Is(mss)) = self.options.mss {
+            options.mss = Some(mss);
+        }
+        if let Some(Field::Is(scale)) = self.options.scale {
+            options.window_scale = Some(scale);
+        }
+        options.sack_permitted = self.options.sack_ok;
+        if let Some((value, echo)) = self.options.ts {
+            let number = |f: Field<u32>| match f {
+                Field::Is(n) => n,
+                Field::Any => 0,
+                Field::Last => talk.last_ts,
+            };
+            options.timestamps = Some(Timestamps { value: number(value), echo: number(echo) });
+        }
+        for (left, right) in &self.options.sack {
+            options.sack.push(SackBlock { left: stack_iss.plus(*left), right: stack_iss.plus(*right) });
+        }
+        options
+    }
+
+    /// Says in what way `came` is not what is expected.
+    #[must_use]
+    pub fn differs(&self, came: &Came, talk: &Conversation) -> Option<String> {
+        let iss = talk.stack_iss.unwrap_or(SeqNum(0));
+        let mut wrong = Vec::new();
+        let mut check = |what: &str, want: String, got: String| {
+            if want != got {
+                wrong.push(format!("{what} {got} instead of {want}"));
+            }
+        };
+        // Whether PSH is set is the sender's choice (RFC 9293 3.9.1.2).
+        let bare = |flags: TcpFlags| flag_letters(flags.without(TcpFlags::PSH));
+        check("flags", bare(self.flags), bare(came.header.flags));
+        check("seq", self.seq.to_string(), came.header.seq.0.wrapping_sub(iss.0).to_string());
+        check("length", self.len.to_string(), came.payload.len().to_string());
+        if let Field::Is(ack) = self.ack {
+            check("ack", ack.to_string(), came.header.ack.0.wrapping_sub(SCRIPT_ISS.0).to_string());
+        }
+        if let Field::Is(win) = self.win {
+            check("win", win.to_string(), came.header.window.to_string());
+        }
+        let first = u64::from(self.seq).saturating_sub(1);
+        let good = (0..).zip(&came.payload).all(|(at, byte)| *byte == stream_byte(first + at));
+        check(
+            "payload",
+            "the stream's bytes".into(),
+            if good { "the stream's bytes" } else { "other bytes" }.into(),
+        );
+        if self.options.given {
+            self.check_options(&came.options, &mut check);
+        }
+        (!wrong.is_empty()).then(|| wrong.join(", "))
+    }
+
+    fn check_options(&self, came: &TcpOptions, check: &mut impl FnMut(&str, String, String)) {
+        fn presence<T: ToString>(want: Option<Field<T>>, got: Option<T>) -> (String, String) {
+            let none = || "none".to_owned();
+            match (want, got) {
+                (Some(Field::Any | Field::Last), Some(_)) => (none(), none()),
+                (want, got) => (
+                    match want {
+                        Some(Field::Is(v)) => v.to_string(),
+                        Some(Field::Any | Field::Last) => "some".to_owned(),
+                        None => none(),
+                    },
+                    got.map_or_else(none, |v| v.to_string()),
+                ),
+            }
+        }
+        let (want, got) = presence(self.options.mss, came.mss);
+        check("mss", want, got);
+        let (want, got) = presence(self.options.scale, came.window_scale);
+        check("wscale", want, got);
+        check("sackOK", self.options.sack_ok.to_string(), came.sack_permitted.to_string());
+        let (want, got) = presence(self.options.ts.map(|t| t.0), came.timestamps.map(|t| t.value));
+        check("ts value", want, got);
+        let (want, got) = presence(self.options.ts.map(|t| t.1), came.timestamps.map(|t| t.echo));
+        check("ts echo", want, got);
+        let relative = |n: SeqNum| n.0.wrapping_sub(SCRIPT_ISS.0);
+        let blocks = came.sack.as_slice().iter().map(|b| (relative(b.left), relative(b.right)));
+        check("sack", format!("{:?}", self.options.sack), format!("{:?}", blocks.collect::<Vec<_>>()));
+    }
+}
+
+/// Fills in lengths and checksums of an Ethernet frame with room for an IPv4 header at 14.
+fn finish(bytes: &mut [u8]) {
+    let len = bytes.len().saturating_sub(34) as u16;
+    let ip = Ipv4Header {
+        traffic_class: 0,
+        payload_len: len,
+        ident: 0,
+        dont_fragment: true,
+        more_fragments: false,
+        fragment_offset: 0,
+        ttl: 64,
+        protocol: IpProtocol::TCP,
+        src: SCRIPT_ADDR,
+        dst: STACK_ADDR,
+    };
+    let done = ip.emit(bytes.get_mut(14..).unwrap_or_default());
+    let pseudo = wire::checksum::pseudo_v4(SCRIPT_ADDR, STACK_ADDR, IpProtocol::TCP, len);
+    if done.is_ok()
+        && let Some(tcp) = bytes.get_mut(34..)
+    {
+        let _ = wire::tcp::fill_checksum(tcp, pseudo);
+    }
+}

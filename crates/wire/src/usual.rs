@@ -1,0 +1,232 @@
+//! The usual segment: Ethernet, IPv4 without options, TCP with the aligned timestamps option and nothing else. Nearly every
+//! segment of an established connection is one, so its three headers are read and written as one array.
+//!
+//! What is not exactly that is for the parsers of the single formats.
+
+use core::net::Ipv4Addr;
+
+use base::{MacAddr, Port, SeqNum};
+
+use crate::bytes::{array, be16, be32, put, put16, put32};
+use crate::checksum::{Sum, pseudo_v4};
+use crate::{IpProtocol, TcpFlags, Timestamps};
+
+/// Bytes of the three headers.
+pub const HEADER_LEN: usize = 66;
+/// Bytes in front of the TCP header.
+pub const TCP_AT: usize = 34;
+/// Bytes of the TCP header with its option.
+pub const TCP_LEN: usize = HEADER_LEN - TCP_AT;
+
+/// EtherType IPv4, version and header length, any DSCP and ECN.
+const IPV4_PLAIN: u32 = 0x0800_4500;
+/// Two NOPs, kind and length of timestamps (RFC 7323 appendix A).
+const TIMESTAMPS: u32 = 0x0101_080a;
+const DONT_FRAGMENT: u16 = 0x4000;
+
+/// The headers of a received usual segment.
+#[derive(Clone, Copy, Debug)]
+pub struct Usual<'a> {
+    head: &'a [u8; HEADER_LEN],
+}
+
+impl<'a> Usual<'a> {
+    /// The headers at the front of `bytes`, if they are those of a usual segment with a valid IPv4 header whose control bits
+    /// are ACK, and PSH or not.
+    #[inline]
+    #[must_use]
+    pub fn parse(bytes: &'a [u8]) -> Option<Self> {
+        let head = bytes.first_chunk::<HEADER_LEN>()?;
+        let is_one = be32::<12, _>(head) & 0xffff_ff00 == IPV4_PLAIN
+            && be16::<20, _>(head) & !DONT_FRAGMENT == 0
+            && head[23] == IpProtocol::TCP.0
+            && be16::<46, _>(head) & !TcpFlags::PSH.0 == 0x8000 | TcpFlags::ACK.0
+            && be32::<54, _>(head) == TIMESTAMPS;
+        let usual = Self { head };
+        (is_one && usual.ip_sum().is_valid() && usual.total_len() >= HEADER_LEN as u16 - 14).then_some(usual)
+    }
+
+    /// The headers at the front of bytes that [`Usual::parse`] took before.
+    #[inline]
+    #[must_use]
+    pub fn again(bytes: &'a [u8]) -> Option<Self> {
+        bytes.first_chunk().map(|head| Self { head })
+    }
+
+    #[inline]
+    fn ip_sum(&self) -> Sum {
+        Sum::ZERO.plus_array(&array::<14, 20, _>(self.head))
+    }
+
+    /// Ethernet destination.
+    #[inline]
+    #[must_use]
+    pub const fn dst_mac(&self) -> MacAddr {
+        MacAddr(array::<0, 6, _>(self.head))
+    }
+
+    /// Ethernet source.
+    #[inline]
+    #[must_use]
+    pub const fn src_mac(&self) -> MacAddr {
+        MacAddr(array::<6, 6, _>(self.head))
+    }
+
+    /// Bytes of the IPv4 packet; at least its and the TCP header's.
+    #[inline]
+    #[must_use]
+    pub const fn total_len(&self) -> u16 {
+        be16::<16, _>(self.head)
+    }
+
+    /// Source address.
+    #[inline]
+    #[must_use]
+    pub const fn src(&self) -> Ipv4Addr {
+        Ipv4Addr::from_octets(array::<26, 4, _>(self.head))
+    }
+
+    /// Destination address.
+    #[inline]
+    #[must_use]
+    pub const fn dst(&self) -> Ipv4Addr {
+        Ipv4Addr::from_octets(array::<30, 4, _>(self.head))
+    }
+
+    /// Source port.
+    #[inline]
+    #[must_use]
+    pub const fn src_port(&self) -> Port {
+        Port(be16::<34, _>(self.head))
+    }
+
+    /// Destination port.
+    #[inline]
+    #[must_use]
+    pub const fn dst_port(&self) -> Port {
+        Port(be16::<36, _>(self.head))
+    }
+
+    /// SEG.SEQ.
+    #[inline]
+    #[must_use]
+    pub const fn seq(&self) -> SeqNum {
+        SeqNum(be32::<38, _>(self.head))
+    }
+
+    /// SEG.ACK.
+    #[inline]
+    #[must_use]
+    pub const fn ack(&self) -> SeqNum {
+        SeqNum(be32::<42, _>(self.head))
+    }
+
+    /// Control bits: ACK, and PSH or not.
+    #[inline]
+    #[must_use]
+    pub const fn flags(&self) -> TcpFlags {
+        TcpFlags(be16::<46, _>(self.head) & TcpFlags::ALL.0)
+    }
+
+    /// SEG.WND as sent, not scaled.
+    #[inline]
+    #[must_use]
+    pub const fn window(&self) -> u16 {
+        be16::<48, _>(self.head)
+    }
+
+    /// The TCP checksum as received.
+    #[inline]
+    #[must_use]
+    pub const fn checksum(&self) -> u16 {
+        be16::<50, _>(self.head)
+    }
+
+    /// The timestamps.
+    #[inline]
+    #[must_use]
+    pub const fn timestamps(&self) -> Timestamps {
+        Timestamps { value: be32::<58, _>(self.head), echo: be32::<62, _>(self.head) }
+    }
+
+    /// Sum of the pseudo-header (RFC 9293 3.1).
+    #[inline]
+    #[must_use]
+    pub const fn pseudo(&self) -> Sum {
+        pseudo_v4(self.src(), self.dst(), IpProtocol::TCP, self.total_len() - 20)
+    }
+
+    /// Sum of pseudo-header and TCP header; with the payload's sum added it tells whether the checksum is right.
+    #[inline]
+    #[must_use]
+    pub fn sum(&self) -> Sum {
+        self.pseudo().plus_array(&array::<TCP_AT, TCP_LEN, _>(self.head))
+    }
+}
+
+/// What the headers of a usual segment to be sent say.
+#[derive(Clone, Copy, Debug)]
+pub struct UsualHeader {
+    /// Ethernet destination.
+    pub dst_mac: MacAddr,
+    /// Ethernet source.
+    pub src_mac: MacAddr,
+    /// DSCP and ECN.
+    pub tos: u8,
+    /// Time to live.
+    pub ttl: u8,
+    /// Own address.
+    pub src: Ipv4Addr,
+    /// The peer's address.
+    pub dst: Ipv4Addr,
+    /// Own port.
+    pub src_port: Port,
+    /// The peer's port.
+    pub dst_port: Port,
+    /// SEG.SEQ.
+    pub seq: SeqNum,
+    /// SEG.ACK.
+    pub ack: SeqNum,
+    /// Control bits.
+    pub flags: TcpFlags,
+    /// SEG.WND, scaled.
+    pub window: u16,
+    /// The timestamps.
+    pub timestamps: Timestamps,
+}
+
+impl UsualHeader {
+    /// Writes the headers of a packet that may not be fragmented, with `payload` bytes behind them (at most 65 483). The TCP
+    /// checksum is left unfinished: it holds the pseudo-header's folded sum.
+    #[inline]
+    pub fn emit(&self, payload: u16, to: &mut [u8; HEADER_LEN]) {
+        let tcp_bytes = TCP_LEN as u16 + payload;
+        put::<0, 6, _>(to, self.dst_mac.0);
+        put::<6, 6, _>(to, self.src_mac.0);
+        put32::<12, _>(to, IPV4_PLAIN | self.tos as u32);
+        put16::<16, _>(to, tcp_bytes + 20);
+        // RFC 6864 4.1: of a packet that may not be fragmented the identification means nothing.
+        put32::<18, _>(to, DONT_FRAGMENT as u32);
+        put16::<22, _>(to, u16::from(self.ttl) << 8 | IpProtocol::TCP.0 as u16);
+        let (src, dst) = (self.src.octets(), self.dst.octets());
+        let ends = Sum::ZERO.plus_u32(u32::from_be_bytes(src)).plus_u32(u32::from_be_bytes(dst));
+        let first = Sum::ZERO
+            .plus_u32(u32::from(0x4500 | u16::from(self.tos)) << 16 | u32::from(tcp_bytes + 20))
+            .plus_u32(u32::from(DONT_FRAGMENT) << 16 | u32::from(self.ttl) << 8 | IpProtocol::TCP.0 as u32);
+        put16::<24, _>(to, ends.plus(first).finish());
+        put::<26, 4, _>(to, src);
+        put::<30, 4, _>(to, dst);
+        put16::<34, _>(to, self.src_port.0);
+        put16::<36, _>(to, self.dst_port.0);
+        put32::<38, _>(to, self.seq.0);
+        put32::<42, _>(to, self.ack.0);
+        put16::<46, _>(to, 0x8000 | (self.flags.0 & TcpFlags::ALL.0));
+        put16::<48, _>(to, self.window);
+        let pseudo = ends.plus_u32(u32::from(IpProtocol::TCP.0) << 16 | u32::from(tcp_bytes));
+        put16::<50, _>(to, pseudo.fold());
+        put16::<52, _>(to, 0);
+        put32::<54, _>(to, TIMESTAMPS);
+        put32::<58, _>(to, self.timestamps.value);
+        put32::<62, _>(to, self.timestamps.echo);
+    }
+}
