@@ -6,15 +6,39 @@ use crate::{install, run};
 const FIGURES: &str = "target/bench/bench.json";
 
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
-    install::install(install::DEMO)?;
-    install::install(install::BENCH)?;
-    let packages = ["corelane-bench", "corelane-cli", "corelane-preload"];
+    if args.iter().any(|arg| arg == "--bless") {
+        return baseline(true);
+    }
+    // What cannot be had is a row that is skipped and says so.
+    for needs in [install::DEMO, install::BENCH] {
+        install::install(needs).unwrap_or_else(|why| println!("{why}"));
+    }
+    build(&["corelane-bench", "corelane-cli", "corelane-preload"])?;
+    run::run_command(program().args(["--json", FIGURES]).args(args))
+}
+
+/// Compares instruction counts with the stored ones, or stores them.
+pub(crate) fn baseline(bless: bool) -> Result<(), String> {
+    install::install(install::COUNT)?;
+    build(&["corelane-bench"])?;
+    let mut command = program();
+    command.arg("baseline");
+    if bless {
+        command.arg("--bless");
+    }
+    run::run_command(&mut command)
+}
+
+fn build(packages: &[&str]) -> Result<(), String> {
     let mut build = run::command("cargo", &["build", "--release", "--quiet"]);
     packages.iter().for_each(|package| {
         build.args(["--package", package]);
     });
-    run::run_command(&mut build)?;
+    run::run_command(&mut build)
+}
+
+fn program() -> std::process::Command {
     let mut command = std::process::Command::new(run::root().join("target/release/corelane-bench"));
-    command.args(["--json", FIGURES]).args(args).current_dir(run::root());
-    run::run_command(&mut command)
+    command.current_dir(run::root());
+    command
 }

@@ -17,8 +17,19 @@ pub(crate) const TESTS: &[Need] = &[
     ("tcpdump", "tcpdump"),
 ];
 
-/// What the benches use.
-pub(crate) const BENCH: &[Need] = &[("valgrind", "valgrind")];
+/// What counting instructions uses.
+pub(crate) const COUNT: &[Need] = &[("valgrind", "valgrind")];
+
+/// What the benches use besides the demo's.
+pub(crate) const BENCH: &[Need] = &[
+    ("valgrind", "valgrind"),
+    ("redis-server", "redis-server"),
+    ("redis-benchmark", "redis-tools"),
+    ("memcached", "memcached"),
+    ("cc", "gcc"),
+    ("xz", "xz-utils"),
+    ("dpdk-testpmd", "dpdk"),
+];
 
 /// Installs the packages of the programs that are not there. Without root or `apt-get` it says what is missing.
 pub(crate) fn install(needs: &[Need]) -> Result<(), String> {

@@ -17,7 +17,7 @@ usage: cargo xtask <chore> [options]
 
   demo         install what the demo needs, build, and show a real server on the kernel and on Corelane
   test         install what the tests need and run every test (what CI runs)
-  bench        measure the engine beside its peers   [--short]
+  bench        measure Corelane beside its peers, and write docs/bench.md   [--short] [--only ROW] [--list] [--bless]
   tidy         check layers, file and function sizes, unsafe and other house rules
   compliance   check that each row of COMPLIANCE.md names code and a test that exist
   conformance  play the packet scripts on the engine and on Linux's stack   [--engine-only] [FILE-OR-NAME ...]

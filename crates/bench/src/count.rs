@@ -25,7 +25,9 @@ const LIMIT: Duration = Duration::from_secs(120);
 
 /// Is `stack` of `row` counted? The kernel's work is not seen by callgrind.
 pub(crate) fn worth_counting(row: &Row, stack: &str) -> bool {
-    row.counted.is_some() && !stack.starts_with("linux")
+    row.counted.is_some()
+        && !stack.starts_with("linux")
+        && row.stacks.iter().any(|s| s.name == stack && s.left_out.is_none())
 }
 
 /// Counts over `operations` and twice as many.

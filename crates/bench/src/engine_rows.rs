@@ -1,63 +1,89 @@
 //! Rows of the engine alone: both ends in one thread on an in-memory wire.
 
 use crate::lanes::Lanes;
+use crate::lwip;
 use crate::rows::{Goal, Job, OURS, Outcome, Row, Sample, Unit};
 use crate::smol::Smoltcp;
 use crate::work::{Figure, Rig, Setting, Work};
 
 /// Every kind of work with its peers.
 pub(crate) fn rows() -> Vec<Row> {
-    let mut rows = Vec::new();
-    for concurrent in [1, 64, 1_000] {
-        let work = Work::ShortConnections(concurrent);
-        let row =
-            row(work, Setting::of(work)).count(20_000).counted(500).plot("engine-conn", concurrent as f64);
-        rows.push(match concurrent {
-            64 => row.goal(Goal::OfPeer("smoltcp", 1.0 / 3.0)).goal(Goal::Instructions(8_000.0)).in_short(),
-            _ => row,
-        });
+    let mut rows: Vec<Row> = [1, 64, 1_000].map(short_connections).into();
+    rows.extend([1, 64, 1_000, 10_000, 100_000, 1_000_000].map(request_response));
+    rows.extend([1_500, 9_000, 65_000].map(bulk));
+    for work in [Work::ShortConnections(64), Work::RequestResponse(1), Work::Bulk(1_500)] {
+        let setting = Setting { checksums: false, ..Setting::of(work) };
+        let row = row(work, setting, "-no-checksums", ", without checksums");
+        rows.push(if matches!(work, Work::Bulk(_)) { row.count(256 << 20) } else { row.count(50_000) });
     }
-    for connections in [1, 64, 1_000, 10_000, 100_000, 1_000_000] {
-        rows.push(request_response(connections));
-    }
-    for mtu in [1_500, 9_000] {
-        let work = Work::Bulk(mtu);
-        let row =
-            row(work, Setting::of(work)).count(256 << 20).counted(8 << 20).plot("engine-bulk", mtu as f64);
-        rows.push(match mtu {
-            1_500 => row.goal(Goal::OfPeer("smoltcp", 1.0 / 3.0)).in_short(),
-            _ => row,
-        });
+    for (ppm, id, words) in [(1_000, "-loss-0.1", ", 0.1 % lost"), (10_000, "-loss-1", ", 1 % lost")] {
+        for work in [Work::RequestResponse(64), Work::Bulk(1_500)] {
+            let row = row(work, Setting { lost_ppm: ppm, ..Setting::of(work) }, id, words);
+            rows.push(if matches!(work, Work::Bulk(_)) { row.count(256 << 20) } else { row.count(100_000) });
+        }
     }
     rows
+}
+
+fn short_connections(concurrent: usize) -> Row {
+    let work = Work::ShortConnections(concurrent);
+    let row = row(work, Setting::of(work), "", "").count(20_000).plot("engine-conn", concurrent as f64);
+    match concurrent {
+        64 => row
+            .counted(1_000)
+            .goal(Goal::OfPeer("lwip", 1.0 / 3.0))
+            .goal(Goal::Instructions(8_000.0))
+            .in_short(),
+
+        1 => row.counted(1_000),
+        _ => row,
+    }
 }
 
 fn request_response(connections: usize) -> Row {
     const AT_ONE: &str = "engine-request-response-1";
     let work = Work::RequestResponse(connections);
-    let row = row(work, Setting::of(work)).count(100_000).plot("engine-rr", connections as f64).limit_s(300);
+    let row = row(work, Setting::of(work), "", "")
+        .count(100_000)
+        .plot("engine-rr", connections as f64)
+        .limit_s(300);
     match connections {
         1 => {
             row.counted(2_000).goal(Goal::OfBestPeer(1.0 / 3.0)).goal(Goal::Instructions(1_400.0)).in_short()
         }
+
         64 | 1_000 => row.counted(2_000),
-        10_000 => row.goal(Goal::OfRow(AT_ONE, 2.0)).in_short(),
+        10_000 => row.goal(Goal::OfRow(AT_ONE, 2.0)).count(20_000).in_short(),
         1_000_000 => row.count(1_000_000).goal(Goal::OfRow(AT_ONE, 4.0)),
         _ => row.count(400_000),
     }
 }
 
-/// One kind of work on every stack that can do it.
-fn row(work: Work, setting: Setting) -> Row {
+fn bulk(mtu: usize) -> Row {
+    let work = Work::Bulk(mtu);
+    let row = row(work, Setting::of(work), "", "").count(256 << 20).counted(8 << 20);
+    let row = row.plot("engine-bulk", mtu as f64);
+    if mtu == 1_500 { row.goal(Goal::OfPeer("smoltcp", 1.0 / 3.0)).in_short() } else { row }
+}
+
+/// One kind of work on every stack that can do it; its id and words end so.
+fn row(work: Work, setting: Setting, id: &str, words: &str) -> Row {
     let unit = if matches!(work, Work::Bulk(_)) { Unit::CpuNsPerByte } else { Unit::CpuNs };
-    let row = Row::new(format!("engine-{}", work.id()), work.words(), unit)
+    let row = Row::new(format!("engine-{}{id}", work.id()), format!("{}{words}", work.words()), unit)
         .stack(OURS, move |job| run(Lanes::new(&setting), work, job));
-    match work {
+    let row = match work {
         Work::RequestResponse(n) if n > 10_000 => {
-            row.left_out("smoltcp", "looks at every socket for each packet")
+            row.left_out("smoltcp", "it looks at every socket for each packet")
         }
         Work::RequestResponse(_) | Work::ShortConnections(_) | Work::Bulk(_) => {
             row.stack("smoltcp", move |job| run(Smoltcp::new(&setting), work, job))
+        }
+    };
+    match work {
+        Work::RequestResponse(n) if n > 10_000 => row.left_out("lwip", "it looks connections up in a list"),
+        Work::Bulk(mtu) if mtu > 9_000 => row.left_out("lwip", "its packets are at most 16 KiB here"),
+        Work::RequestResponse(_) | Work::ShortConnections(_) | Work::Bulk(_) => {
+            row.stack("lwip", move |job| lwip::run(&setting, work, job))
         }
     }
 }

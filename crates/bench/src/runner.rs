@@ -1,6 +1,7 @@
 //! Runs rows: each run in a process of its own, stacks in turns, pinned, with a limit of time.
 
 use std::io::Read as _;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -186,4 +187,10 @@ fn wait(child: &mut Child, limit: Duration) -> std::io::Result<Option<std::proce
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(20));
     }
+}
+
+/// Cargo's target folder, in which this program lies.
+pub(crate) fn target_folder() -> PathBuf {
+    let exe = std::env::current_exe().unwrap_or_default();
+    exe.ancestors().nth(2).map_or_else(|| PathBuf::from("target"), Path::to_path_buf)
 }

@@ -83,7 +83,7 @@ impl Loss {
 
     /// Is the next packet lost?
     pub(crate) fn next(&mut self) -> bool {
-        self.ppm > 0 && self.rng.next_u64() % 1_000_000 < u64::from(self.ppm)
+        self.ppm > 0 && self.rng.chance_ppm(self.ppm)
     }
 }
 
