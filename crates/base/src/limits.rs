@@ -14,6 +14,8 @@ pub const SUPER_FRAME_BYTES: usize = 65_535;
 pub const SUPER_SEGMENT_BYTES: usize = 15 * FRAME_BYTES;
 /// Lanes in one region.
 pub const LANES: usize = 16;
+/// TCP connections of one lane, hibernating ones included.
+pub const CONNECTIONS_MAX: u32 = 1 << 24;
 /// Devices one program uses at the same time.
 pub const DEVICES: usize = 16;
 /// Ports of one lane: its devices, and wires to other lanes of this host.
@@ -45,5 +47,6 @@ const _: () = assert!(SUPER_SEGMENT_BYTES + 128 <= SUPER_FRAME_BYTES);
 const _: () = assert!(SUPER_SEGMENT_BYTES / FRAME_BYTES + 2 <= CHAIN_FRAMES);
 const _: () = assert!(FRAME_HEADROOM < FRAME_BYTES);
 const _: () = assert!(LANES <= 64);
+const _: () = assert!(CONNECTIONS_MAX <= 1 << 28);
 const _: () = assert!(DEVICES < PORTS && PORTS <= 256);
 const _: () = assert!(XDP_RING_ENTRIES.is_power_of_two());

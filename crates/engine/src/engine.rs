@@ -30,6 +30,12 @@ impl<'a> Engine<'a> {
         self.now = self.now.max(now);
     }
 
+    /// The time it works at.
+    #[must_use]
+    pub fn now(&self) -> Instant {
+        self.now
+    }
+
     /// Describes the port numbered `index` (below [`base::limits::PORTS`]). False: no such row.
     pub fn set_port(&mut self, index: u8, info: &PortInfo) -> bool {
         let Some(row) = self.mem.ports.get_mut(Idx::new(u32::from(index))) else { return false };
@@ -122,10 +128,10 @@ impl<'a> Engine<'a> {
     /// Has events of `s` delivered to `queue` with `token`; queue 0: to nobody. What is ready now makes an event at once.
     /// False: no such socket or queue.
     pub fn set_event_queue(&mut self, s: SockRef, queue: u16, token: u64) -> bool {
-        let ready = self.ready(s);
-        if !self.exists(s) {
+        if !self.exists(s) || !crate::tcp::wake(&mut self.mem, self.now, s) {
             return false;
         }
+        let ready = self.ready(s);
         events::subscribe(&mut self.mem, s, queue, token, ready)
     }
 
@@ -144,7 +150,7 @@ impl<'a> Engine<'a> {
     #[must_use]
     pub fn exists(&self, s: SockRef) -> bool {
         match s.kind() {
-            Some(SockKind::Tcp) => crate::tcp::lookup(&self.mem, s).is_some(),
+            Some(SockKind::Tcp) => crate::tcp::exists(&self.mem, s),
             Some(SockKind::Listener) => crate::tcp::listen::lookup(&self.mem, s).is_some(),
             Some(SockKind::Udp) => udp::lookup(&self.mem, s).is_some(),
             None => false,
@@ -203,6 +209,18 @@ impl<'a> Engine<'a> {
             route,
             opts,
         )
+    }
+
+    /// Puts up to `most` idle connections to sleep, in rows of [`state::Dormant`]; gives their number. They wake by the next segment or
+    /// call. Happens by itself when rows run short, or after a time without traffic.
+    pub fn hibernate_idle(&mut self, most: u32) -> u32 {
+        crate::tcp::hibernate_idle(&mut self.mem, self.now, most)
+    }
+
+    /// Without traffic for so long, a connection hibernates, once a quarter of the rows is in use; 0: only when rows run
+    /// short. ms.
+    pub fn set_hibernate_after(&mut self, idle_ms: u32) {
+        self.mem.globals.dormant.idle_ms = idle_ms;
     }
 
     /// Queues a copy of as much of `data` as fits, and gives the number of bytes. `more`: a partial segment at the end may

@@ -83,7 +83,7 @@ pub(crate) fn notifier<'c, 'a>(mem: &'c mut LaneMem<'a>) -> Notifier<'c, 'a> {
 /// The row of `s`.
 pub(crate) fn row_of(mem: &LaneMem<'_>, s: SockRef) -> Option<u32> {
     let (before, len) = match s.kind()? {
-        SockKind::Tcp => (0, mem.hot.len()),
+        SockKind::Tcp => return crate::tcp::lookup(mem, s).map(Idx::raw),
         SockKind::Listener => (mem.hot.len(), mem.listeners.len()),
         SockKind::Udp => (mem.hot.len().saturating_add(mem.listeners.len()), mem.udp_socks.len()),
     };
@@ -104,6 +104,11 @@ pub(crate) fn forget(mem: &mut LaneMem<'_>, s: SockRef) {
     }
 }
 
+/// The connection of row `at` is gone.
+pub(crate) fn forget_row(mem: &mut LaneMem<'_>, at: u32) {
+    notifier(mem).forget(at);
+}
+
 /// Has events of `s`, whose readiness is `ready`, go to `queue` with `token`; 0: to nobody. False: no such queue.
 pub(crate) fn subscribe(mem: &mut LaneMem<'_>, s: SockRef, queue: u16, token: u64, ready: Ready) -> bool {
     let Some(at) = row_of(mem, s) else { return false };
@@ -113,6 +118,7 @@ pub(crate) fn subscribe(mem: &mut LaneMem<'_>, s: SockRef, queue: u16, token: u6
     let mut to = notifier(mem);
     to.forget(at);
     let Some(row) = to.rows.get_mut(Idx::new(at)) else { return false };
+    row.name = s;
     row.queue = queue;
     row.token = token;
     to.notify(at, ready);
@@ -123,26 +129,7 @@ pub(crate) fn subscribe(mem: &mut LaneMem<'_>, s: SockRef, queue: u16, token: u6
 pub(crate) fn poll(mem: &mut LaneMem<'_>, queue: u16) -> Option<Event> {
     let at = mem.globals.events.queues.get(usize::from(queue))?.head;
     let row = mem.events.get(Idx::new(at))?;
-    let (token, ready) = (row.token, Ready(row.ready));
-    let sock = name_of(mem, at);
+    let event = Event { sock: row.name, token: row.token, ready: Ready(row.ready) };
     notifier(mem).unlist(at);
-    Some(Event { sock, token, ready })
-}
-
-/// The name of the socket of row `at`.
-fn name_of(mem: &LaneMem<'_>, at: u32) -> SockRef {
-    let tcp = mem.hot.len();
-    let listeners = tcp.saturating_add(mem.listeners.len());
-    if at < tcp {
-        let generation = mem.hot.get(Idx::new(at)).map_or(0, |t| t.generation);
-        SockRef::new(SockKind::Tcp, at, generation)
-    } else if at < listeners {
-        let row = at - tcp;
-        let generation = mem.listeners.get(Idx::new(row)).map_or(0, |l| l.generation);
-        SockRef::new(SockKind::Listener, row, generation)
-    } else {
-        let row = at - listeners;
-        let generation = mem.udp_socks.get(Idx::new(row)).map_or(0, |u| u.generation);
-        SockRef::new(SockKind::Udp, row, generation)
-    }
+    Some(event)
 }

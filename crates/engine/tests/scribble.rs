@@ -10,7 +10,7 @@ use region::Table;
 use state::{SockKind, SockRef, TxBatch};
 use wire::TcpFlags;
 
-const SETUP: Setup = Setup { frames: 512, socks: 8, ..Setup::USUAL };
+const SETUP: Setup = Setup { frames: 512, socks: 8, dormant: 8, ..Setup::USUAL };
 
 /// Overwrites `times` random words of the rows of `table`.
 fn scribble<T: region::Plain>(rng: &mut Rng, table: &mut Table<'_, T>, times: u64) {
@@ -34,7 +34,7 @@ fn scribble<T: region::Plain>(rng: &mut Rng, table: &mut Table<'_, T>, times: u6
 
 fn scribble_everywhere(rng: &mut Rng, e: &mut Engine<'_>) {
     let times = rng.below(12);
-    let which = rng.below(9);
+    let which = rng.below(12);
     let mem = e.mem();
     match which {
         0 => scribble(rng, &mut mem.hot, times),
@@ -45,6 +45,9 @@ fn scribble_everywhere(rng: &mut Rng, e: &mut Engine<'_>) {
         5 => scribble(rng, &mut mem.events, times),
         6 => scribble(rng, &mut mem.requeued, times),
         7 => scribble(rng, &mut mem.hops, times),
+        8 => scribble(rng, &mut mem.dormant, times),
+        9 => scribble(rng, &mut mem.handles, times),
+        10 => scribble(rng, &mut mem.option_sets, times),
         _ => {
             for _ in 0..times {
                 let frame = FrameIdx(rng.below(u64::from(mem.frames.count())) as u32);
@@ -57,6 +60,16 @@ fn scribble_everywhere(rng: &mut Rng, e: &mut Engine<'_>) {
                     _ => meta.refs = rng.below(3) as u16,
                 }
             }
+        }
+    }
+    if rng.below(8) == 0 {
+        let dormant = &mut e.mem().globals.dormant;
+        match rng.below(5) {
+            0 => dormant.free = Idx::new(rng.below(20) as u32),
+            1 => dormant.fresh = rng.below(20) as u32,
+            2 => dormant.free_handle = rng.below(40) as u32,
+            3 => dormant.fresh_handle = rng.below(40) as u32,
+            _ => dormant.hand = rng.below(20) as u32,
         }
     }
     if rng.below(8) == 0 {
@@ -124,6 +137,7 @@ fn one_world(seed: u64) {
                 _ => {}
             }
             e.handle_timers();
+            e.hibernate_idle(rng.below(4) as u32);
             drain(e, &mut rng);
             scribble_everywhere(&mut rng, e);
         });

@@ -10,14 +10,19 @@ mod engine_state {
     pub(super) const TIME_WAIT: u8 = 10;
 }
 
-/// Every socket that a program still has in the lane.
+/// Every socket that a program still has in the lane, hibernating connections included.
 fn open_sockets(session: &mut Session<'_>) -> Vec<SockRef> {
     session.engine(|engine| {
         let mem = engine.mem();
         let listeners = mem.listeners.rows().iter().enumerate();
         let listeners = listeners.map(|(row, l)| SockRef::new(SockKind::Listener, row as u32, l.generation));
-        let connections = mem.hot.rows().iter().enumerate();
-        let connections = connections.map(|(row, c)| SockRef::new(SockKind::Tcp, row as u32, c.generation));
+        // Where connections hibernate each has a handle; else its row gives the name.
+        let rows = mem.hot.rows().iter().map(|c| c.generation);
+        let handles = mem.handles.rows().iter().map(|h| h.generation);
+        let handles = handles.take(mem.globals.dormant.fresh_handle as usize);
+        let rows = rows.take(if mem.handles.is_empty() { usize::MAX } else { 0 });
+        let connections = rows.chain(handles).enumerate();
+        let connections = connections.map(|(row, g)| SockRef::new(SockKind::Tcp, row as u32, g));
         let udp = mem.udp_socks.rows().iter().enumerate();
         let udp = udp.map(|(row, u)| SockRef::new(SockKind::Udp, row as u32, u.generation));
         let all: Vec<SockRef> = listeners.chain(connections).chain(udp).collect();
@@ -42,7 +47,8 @@ pub(crate) fn abort_all(session: &mut Session<'_>) -> u32 {
 /// Connections that still have something to say or to hear. One in TIME-WAIT has not: the kernel answers for it.
 pub(crate) fn unfinished(session: &mut Session<'_>) -> usize {
     session.engine(|engine| {
+        let asleep = engine.mem().globals.dormant.used as usize;
         let connections = engine.mem().hot.rows().iter();
-        connections.filter(|c| c.state != CLOSED && c.state != TIME_WAIT).count()
+        connections.filter(|c| c.state != CLOSED && c.state != TIME_WAIT).count() + asleep
     })
 }

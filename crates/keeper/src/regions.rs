@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicU64;
 
-use base::limits::{FRAME_BYTES, LANES};
+use base::limits::{CONNECTIONS_MAX, FRAME_BYTES, LANES};
 use control::proto::RegionWish;
 use region::{Region, RegionShape};
 use rustix::io::Errno;
@@ -48,14 +48,18 @@ impl RegionMemory {
 /// The lane shape that a wish's words say; they are `LaneShape`'s fields in order.
 fn lane_shape(wish: &RegionWish) -> Result<LaneShape, Refusal> {
     let wrong = |what: &str| Refusal::new(Errno::INVAL, format!("region: {what}"));
-    let [socks, listeners, udp_socks, hops, reassemblies, boards, stock_high, spare, rest @ ..] = wish.shape;
+    let [socks, listeners, udp_socks, hops, reassemblies, boards, stock_high, dormant, rest @ ..] =
+        wish.shape;
     if rest.iter().any(|&word| word != 0) {
         return Err(wrong("unknown words in its shape"));
     }
-    let shape = LaneShape { socks, listeners, udp_socks, hops, reassemblies, boards, stock_high, spare };
+    let shape = LaneShape { socks, listeners, udp_socks, hops, reassemblies, boards, stock_high, dormant };
     let rows = [socks, listeners, udp_socks, hops, reassemblies, boards];
     if rows.iter().any(|&rows| rows > RegionSizes::SOCKETS_MAX) || socks == 0 {
         return Err(wrong("more rows in a table than the limit"));
+    }
+    if dormant > CONNECTIONS_MAX {
+        return Err(wrong("more hibernating connections than the limit"));
     }
     Ok(shape)
 }

@@ -221,14 +221,20 @@ fn receive(socket: &Fd) -> Result<Option<(Order, Vec<Fd>)>, Broken> {
 fn wait(socket: &Fd, cares: &BTreeMap<LaneId, Care>, duties: &[(LaneId, Duty)]) -> Result<bool, Broken> {
     let mut fds: Vec<BorrowedFd<'_>> = vec![socket.as_fd()];
     let mut until = Instant::NEVER;
+    let mut served = Vec::new();
     for (id, duty) in duties {
         match duty {
             Duty::Watch(at) => until = until.min(*at),
             Duty::Serve(at) => {
                 until = until.min(*at);
-                fds.extend(cares.get(id).into_iter().flat_map(|care| care.fds.iter().map(AsFd::as_fd)));
+                served.extend(cares.get(id));
             }
         }
+    }
+    for care in &served {
+        fds.extend(care.fds.iter().map(AsFd::as_fd));
+        // Its program may take the signals back while we sleep, and go away again.
+        until = until.min(sys::clock::now().plus(if care.lane.arm() { Duration(0) } else { LOOK_MAX }));
     }
     let mut polled: Vec<PollFd<'_>> =
         fds.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
@@ -236,6 +242,9 @@ fn wait(socket: &Fd, cares: &BTreeMap<LaneId, Care>, duties: &[(LaneId, Duty)]) 
     match poll(&mut polled, timeout) {
         Ok(_) | Err(Errno::INTR) => {}
         Err(errno) => return Err(Broken(format!("poll: {errno}"))),
+    }
+    for care in served {
+        care.lane.disarm();
     }
     Ok(polled.first().is_some_and(|fd| !fd.revents().is_empty()))
 }
@@ -273,7 +282,6 @@ impl Care {
         fds: Vec<Fd>,
         tables: Tables,
     ) -> Result<Self, Broken> {
-        let copies = fds.iter().map(Fd::duplicate).collect::<Result<Vec<Fd>, Errno>>()?;
         let mut fds = fds.into_iter();
         let mut ports = Vec::new();
         for (at, device) in devices.as_slice().iter().enumerate() {
@@ -281,6 +289,9 @@ impl Care {
         }
         let lane = Lane::new(region, id, ports, Some(tables));
         let lane = lane.ok_or_else(|| Broken("a lane that the region does not have".to_owned()))?;
+        let mut copies = Vec::new();
+        lane.with_poll_fds(|fd| copies.push(fds::duplicate(&fd)));
+        let copies = copies.into_iter().collect::<Result<Vec<Fd>, Errno>>()?;
         let looked_ns = lane.lane_ref().signals().last_held_ns.load(Ordering::Acquire);
         Ok(Self {
             lane,

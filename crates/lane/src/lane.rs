@@ -41,9 +41,24 @@ pub(crate) struct Held {
     pub(crate) resolver: Resolver,
     /// When a port refused packets: do not offer them again before this moment.
     pub(crate) blocked_until: Option<Instant>,
+    /// How long that is.
+    pub(crate) retry: Duration,
     /// Packets on their way in and out; kept here because they are too large to be cleared for each step.
     pub(crate) rx: RxBatch,
     pub(crate) tx: TxBatch,
+}
+
+impl Held {
+    pub(crate) fn new(ports: Vec<LanePort>, tables: Option<Tables>) -> Self {
+        Self {
+            ports,
+            resolver: Resolver::new(tables),
+            blocked_until: None,
+            retry: crate::session::RETRY,
+            rx: RxBatch::new(),
+            tx: TxBatch::new(),
+        }
+    }
 }
 
 /// Forks that lie behind this process.
@@ -66,14 +81,7 @@ impl Lane {
     #[must_use]
     pub fn new(region: Region, id: LaneId, ports: Vec<LanePort>, tables: Option<Tables>) -> Option<Self> {
         let lane = region.lane(id)?;
-        let held = Held {
-            ports,
-            resolver: Resolver::new(tables),
-            blocked_until: None,
-            rx: RxBatch::new(),
-            tx: TxBatch::new(),
-        };
-        Some(Self { lane, held: Mutex::new(held) })
+        Some(Self { lane, held: Mutex::new(Held::new(ports, tables)) })
     }
 
     /// The lane in the region.
@@ -129,6 +137,26 @@ impl Lane {
         for port in &self.held().ports {
             if let Some(fd) = port.port.poll_fd() {
                 f(fd);
+            }
+        }
+    }
+
+    /// To be called before a sleep on the ports' fds, after the sleeper has counted itself in the lane's signals. True: a port has
+    /// something already, so do not sleep.
+    pub fn arm(&self) -> bool {
+        self.held().ports.iter_mut().any(|port| port.port.arm())
+    }
+
+    /// After a sleep that [`Lane::arm`] began, when the sleeper no longer counts itself.
+    pub fn disarm(&self) {
+        let sleepers = &self.lane.signals().sleepers;
+        let last = sleepers.load(Ordering::SeqCst) == 0;
+        let mut held = self.held();
+        for port in &mut held.ports {
+            port.port.disarm(last);
+            // Somebody who counted himself meanwhile may have armed before our call took that back.
+            if last && sleepers.load(Ordering::SeqCst) != 0 {
+                port.port.disarm(false);
             }
         }
     }

@@ -7,6 +7,7 @@
 
 mod devices;
 mod lane;
+pub mod native;
 mod resolve;
 mod session;
 

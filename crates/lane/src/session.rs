@@ -18,8 +18,8 @@ use crate::{Ask, LanePort};
 const ROUNDS: usize = 4;
 /// Batches sent in one flush.
 const FLUSH_ROUNDS: usize = 64;
-/// Pause before packets are offered again to a port whose ring was full.
-const RETRY: Duration = Duration::from_micros(200);
+/// Pause before packets are offered again to a port whose ring was full, where asking costs a system call.
+pub(crate) const RETRY: Duration = Duration::from_micros(200);
 
 /// What a step did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -191,7 +191,7 @@ fn receive(engine: &mut Engine<'_>, held: &mut Held) -> (usize, bool) {
 }
 
 /// Sends all that is queued, as far as the ports take it. Gives the packets sent.
-fn transmit(engine: &mut Engine<'_>, held: &mut Held, now: Instant) -> usize {
+pub(crate) fn transmit(engine: &mut Engine<'_>, held: &mut Held, now: Instant) -> usize {
     if held.blocked_until.is_some_and(|until| now < until) {
         return 0;
     }
@@ -210,7 +210,7 @@ fn transmit(engine: &mut Engine<'_>, held: &mut Held, now: Instant) -> usize {
         let left = held.tx.items().get(taken..).unwrap_or(&[]);
         if !left.is_empty() {
             engine.requeue_unsent(left);
-            held.blocked_until = Some(now.plus(RETRY));
+            held.blocked_until = Some(now.plus(held.retry));
             break;
         }
     }

@@ -1,7 +1,7 @@
 //! Sources and sinks of frames, one folder a back-end, with the same files in each: open rx tx stats.
 //!
-//! Back-ends: [`packet`] (AF_PACKET with virtio_net_hdr), [`tap`], [`xdp`], [`simwire`] (no device at
-//! all). Around any of them: [`fault`], [`capture`]. For those without offloads: [`split`]. What they share: [`vnet`] (checksum and super-frame state in
+//! Back-ends: [`packet`] (AF_PACKET with virtio_net_hdr), [`tap`], [`xdp`], [`memif`] (memory shared with another program), [`simwire`]
+//! (no device at all). Around any of them: [`fault`], [`capture`]. For those without offloads: [`split`]. What they share: [`vnet`] (checksum and super-frame state in
 //! front of a packet) and the posting of frames to receive into.
 
 use std::os::fd::BorrowedFd;
@@ -15,6 +15,7 @@ mod chain;
 mod egress;
 pub mod fault;
 mod intake;
+pub mod memif;
 pub mod packet;
 pub mod simwire;
 pub mod split;
@@ -129,6 +130,18 @@ pub trait Port {
     /// The fd that polls readable when [`Port::rx`] has something.
     fn poll_fd(&self) -> Option<BorrowedFd<'_>>;
 
+    /// To be called before a sleep on [`Port::poll_fd`]: a port whose sender signals on demand only asks for it here. True: there is
+    /// something to receive already, so do not sleep.
+    fn arm(&mut self) -> bool {
+        false
+    }
+
+    /// After the sleep, however it ended. `last`: nobody else sleeps on this port, so that no signal is wanted until the next
+    /// [`Port::arm`]; otherwise the others are signalled when there is something to receive.
+    fn disarm(&mut self, last: bool) {
+        let _ = last;
+    }
+
     /// What it can do.
     fn caps(&self) -> PortCaps;
 
@@ -152,6 +165,14 @@ impl<P: Port + ?Sized> Port for Box<P> {
 
     fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
         (**self).poll_fd()
+    }
+
+    fn arm(&mut self) -> bool {
+        (**self).arm()
+    }
+
+    fn disarm(&mut self, last: bool) {
+        (**self).disarm(last);
     }
 
     fn caps(&self) -> PortCaps {

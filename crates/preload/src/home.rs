@@ -185,7 +185,7 @@ impl Home {
             shape.reassemblies,
             shape.boards,
             shape.stock_high,
-            shape.spare,
+            shape.dormant,
         ];
         for (to, from) in words.iter_mut().zip(fields) {
             *to = from;

@@ -398,6 +398,16 @@ impl View {
         });
     }
 
+    /// Asks the ports for signals. True: there is something to receive already.
+    pub(crate) fn arm(&self) -> bool {
+        self.lane().arm()
+    }
+
+    /// Takes [`View::arm`] back, after [`View::stop_polling`].
+    pub(crate) fn disarm(&self) {
+        self.lane().disarm();
+    }
+
     /// The program's last reference to the socket `name` in this process is gone.
     pub(crate) fn end(&self, name: SockRef, sock: &Sock) {
         if !family::let_go(self, name) {

@@ -125,6 +125,13 @@ impl<'a> Wheel<'a> {
         true
     }
 
+    /// [`Wheel::arm`] of a timer that nobody armed since its row got a new owner, whatever lies in the row.
+    pub fn arm_anew(&mut self, row: u32, at: Instant) -> bool {
+        let Some(timer) = self.timers.get_mut(Idx::new(row)) else { return false };
+        *timer = Timer::default();
+        self.arm(row, at)
+    }
+
     /// Cancels timer `row`, if it is armed.
     pub fn cancel(&mut self, row: u32) {
         let row = Idx::new(row);

@@ -46,6 +46,11 @@ pub(crate) const fn mac(host: usize) -> MacAddr {
     MacAddr([2, 0, 0, 0, 0, host as u8 + 1])
 }
 
+/// Do connections of the hosts with this seed hibernate at every chance?
+const fn is_sleepy(seed: u64) -> bool {
+    seed.is_multiple_of(3)
+}
+
 /// The way to host number `to`; its MAC is given, or is for ARP to find.
 pub(crate) fn route(from: usize, to: usize, known: bool) -> RouteTo {
     RouteTo { port: 0, next_hop: address(to), local_mac: mac(from), mac: known.then(|| mac(to)), mtu: 0 }
@@ -53,8 +58,14 @@ pub(crate) fn route(from: usize, to: usize, known: bool) -> RouteTo {
 
 impl Host {
     pub(crate) fn new(network: &SharedNetwork, spec: &HostSpec, seed: u64) -> Result<Self, String> {
-        let shape =
-            LaneShape { udp_socks: 16, hops: 16, reassemblies: 8, ..LaneShape::for_socks(spec.socks) };
+        let dormant = if is_sleepy(seed) { spec.socks } else { 0 };
+        let shape = LaneShape {
+            udp_socks: 16,
+            hops: 16,
+            reassemblies: 8,
+            dormant,
+            ..LaneShape::for_socks(spec.socks)
+        };
         let region_shape = RegionShape { lanes: 1, lane_bytes: shape.lane_bytes(), frames: spec.frames };
         let words = memory(Region::bytes_needed(&region_shape) / 8)?;
         let key = [seed | 1, seed.rotate_left(17)];
@@ -99,9 +110,14 @@ impl Host {
         Ok(())
     }
 
+    /// Puts connections to sleep that have nothing to do, where connections can.
+    pub(crate) fn doze(session: &mut Session<'_>) {
+        session.engine(|e| e.hibernate_idle(u32::MAX));
+    }
+
     /// Connections in use, those in TIME-WAIT included.
     pub(crate) fn connections(&self, now: Instant) -> Result<u32, String> {
-        Ok(self.enter(now)?.engine(|e| e.mem().globals.tcp.used))
+        Ok(self.enter(now)?.engine(|e| e.mem().globals.tcp.used + e.mem().globals.dormant.used))
     }
 
     /// Segments sent again so far.

@@ -229,6 +229,7 @@ impl<'s> World<'s> {
                 session.engine(|e| Some(self.programs_turn(at, e))).ok_or("the lane is poisoned")??;
             let sent = session.flush();
             if progress.received == 0 && !progress.more && !busy && sent == 0 {
+                Host::doze(&mut session);
                 return Ok(session.deadline());
             }
         }

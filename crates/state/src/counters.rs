@@ -160,8 +160,16 @@ plain! {
         pub aborts_on_close: u64,
         /// TIME-WAIT connections reused by a SYN (TWRecycled).
         pub time_wait_reused: u64,
-        /// Connections open now.
+        /// Connections open now, hibernating ones included.
         pub open: u64,
+        /// Connections that hibernate now.
+        pub dormant: u64,
+        /// Times a connection went to hibernate.
+        pub hibernated: u64,
+        /// Times a hibernating connection was woken.
+        pub woken: u64,
+        /// Connections that could not be opened, or woken, for want of a row.
+        pub table_full: u64,
     }
 }
 

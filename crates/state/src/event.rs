@@ -3,10 +3,14 @@
 use base::limits::EVENT_QUEUES;
 use region::plain;
 
+use crate::SockRef;
+
 plain! {
     /// What one socket's owner wants to hear. Rows: TCP connections first, then listeners, then UDP sockets.
     #[derive(Debug, Default)]
     pub struct EventRow {
+        /// The socket, while `queue` is not 0.
+        pub name: SockRef,
         /// The owner's number for the socket.
         pub token: u64,
         /// Next row in the list of the queue, raw; `u32::MAX`: none.

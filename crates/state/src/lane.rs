@@ -4,9 +4,10 @@ use base::limits::{BATCH_FRAMES, PORTS};
 use base::{Idx, Instant};
 use region::{FlowBucket, FlowHead, FlowTable, FrameLane, Layout, TableAt, Timer, WheelHead, plain};
 
+use crate::dormant::OPTION_SETS;
 use crate::{
-    Counters, EventGlobals, EventRow, Hop, IpGlobals, LISTEN_BUCKETS, Listener, PortInfo, Reassembly,
-    Scoreboard, TcbCold, TcbHot, TcbQueue, TxFrame, UdpSock,
+    Counters, Dormant, DormantGlobals, EventGlobals, EventRow, Handle, Hop, IpGlobals, LISTEN_BUCKETS,
+    Listener, OptionSet, PortInfo, Reassembly, Scoreboard, TcbCold, TcbHot, TcbQueue, TxFrame, UdpSock,
 };
 
 plain! {
@@ -27,8 +28,8 @@ plain! {
         pub boards: u32,
         /// Free frames above which the lane gives a batch back to the region's pool.
         pub stock_high: u32,
-        /// Room.
-        pub spare: u32,
+        /// Connections besides those of `socks` that may hibernate.
+        pub dormant: u32,
     }
 }
 
@@ -45,8 +46,34 @@ impl LaneShape {
             reassemblies: 64,
             boards,
             stock_high: 1024,
-            spare: 0,
+            dormant: 0,
         }
+    }
+
+    /// A shape for `connections` TCP connections of which at most `awake` are not idle; the rest hibernates.
+    #[must_use]
+    pub const fn for_connections(connections: u32, awake: u32) -> Self {
+        let socks = if connections < awake { connections } else { awake };
+        Self { dormant: connections - socks, ..Self::for_socks(socks) }
+    }
+
+    /// TCP connections that fit, hibernating ones included.
+    #[must_use]
+    pub const fn connections(&self) -> u32 {
+        self.socks.saturating_add(self.dormant)
+    }
+
+    /// Rows of the dormant table: one more than can be in use for long, so that of a full lane too one connection can fall
+    /// asleep to make room for another that wakes.
+    #[must_use]
+    pub const fn dormant_rows(&self) -> u32 {
+        if self.dormant == 0 { 0 } else { self.dormant.saturating_add(1) }
+    }
+
+    /// Names of connections. A name below `socks` may have to wait for its row, so there is one more for each row.
+    #[must_use]
+    pub const fn handles(&self) -> u32 {
+        if self.dormant == 0 { 0 } else { self.connections().saturating_add(self.socks) }
     }
 
     /// Bytes of a lane's span, a multiple of 4096.
@@ -155,6 +182,8 @@ plain! {
         pub key: [u64; 2],
         /// TCP.
         pub tcp: TcpGlobals,
+        /// Hibernating connections.
+        pub dormant: DormantGlobals,
         /// Event queues.
         pub events: EventGlobals,
     }
@@ -203,6 +232,16 @@ plain! {
         pub ip: TableAt<IpGlobals>,
         /// IPv4 packets being put together.
         pub reassemblies: TableAt<Reassembly>,
+        /// Sets of options of hibernating connections.
+        pub option_sets: TableAt<OptionSet>,
+        /// What names of connections lead to.
+        pub handles: TableAt<Handle>,
+        /// Hibernating connections.
+        pub dormant: TableAt<Dormant>,
+        /// Their keepalive timers, same rows.
+        pub dormant_timers: TableAt<Timer>,
+        /// Head of the wheel of hibernating connections with keepalive.
+        pub dormant_wheel: TableAt<WheelHead>,
     }
 }
 
@@ -223,7 +262,7 @@ impl LaneTables {
             timers: at.table(shape.socks),
             wheel: at.table(1),
             flow_head: at.table(1),
-            flows: at.table(FlowTable::rows_for(shape.socks)),
+            flows: at.table(FlowTable::rows_for(shape.connections())),
             boards: at.table(shape.boards),
             listeners: at.table(shape.listeners),
             requeued: at.table(BATCH_FRAMES as u32),
@@ -232,6 +271,11 @@ impl LaneTables {
             udp_socks: at.table(shape.udp_socks),
             ip: at.table(1),
             reassemblies: at.table(shape.reassemblies),
+            option_sets: at.table(if shape.dormant == 0 { 0 } else { OPTION_SETS }),
+            handles: at.table(shape.handles()),
+            dormant: at.table(shape.dormant_rows()),
+            dormant_timers: at.table(shape.dormant_rows()),
+            dormant_wheel: at.table(1),
         };
         (tables, at.bytes())
     }

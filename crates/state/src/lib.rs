@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod counters;
+pub mod dormant;
 mod event;
 pub mod hop;
 mod io;
@@ -18,6 +19,7 @@ mod tcb;
 pub mod udp;
 
 pub use counters::{Counters, DROP_REASONS, DropReason, TcpCounters};
+pub use dormant::{Dormant, DormantGlobals, Handle, OptionSet};
 pub use event::{EventGlobals, EventQueue, EventRow};
 pub use hop::{Hop, HopGlobals};
 pub use io::{CsumState, Piece, RxBatch, RxFrame, TxBatch, TxFrame};

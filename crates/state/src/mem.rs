@@ -7,9 +7,11 @@ use region::{
     POOL_BATCH, Table, Timer, Wheel, WheelHead,
 };
 
+use crate::dormant::{FREE_HANDLE, LAST};
 use crate::{
-    Counters, EventGlobals, EventQueue, EventRow, Hop, IpGlobals, LaneGlobals, LaneShape, LaneTables,
-    Listener, PortInfo, Reassembly, Scoreboard, TcbCold, TcbHot, TcpCounters, TcpGlobals, TxFrame, UdpSock,
+    Counters, Dormant, DormantGlobals, EventGlobals, EventQueue, EventRow, Handle, Hop, IpGlobals,
+    LaneGlobals, LaneShape, LaneTables, Listener, OptionSet, PortInfo, Reassembly, Scoreboard, TcbCold,
+    TcbHot, TcpCounters, TcpGlobals, TxFrame, UdpSock,
 };
 
 /// Every table of one lane, for the time the lane lock is held.
@@ -46,6 +48,14 @@ pub struct LaneMem<'a> {
     pub ip: &'a mut IpGlobals,
     /// IPv4 packets being put together.
     pub reassemblies: Table<'a, Reassembly>,
+    /// Sets of options of hibernating connections.
+    pub option_sets: Table<'a, OptionSet>,
+    /// What names of connections lead to; empty when none can hibernate.
+    pub handles: Table<'a, Handle>,
+    /// Hibernating connections.
+    pub dormant: Table<'a, Dormant>,
+    /// Their keepalive timers.
+    pub dormant_wheel: Wheel<'a>,
     /// Frames.
     pub frames: Frames<'a>,
 }
@@ -78,6 +88,13 @@ impl<'a> LaneMem<'a> {
             udp_socks: carver.table(at.udp_socks)?,
             ip: carver.one(at.ip)?,
             reassemblies: carver.table(at.reassemblies)?,
+            option_sets: carver.table(at.option_sets)?,
+            handles: carver.table(at.handles)?,
+            dormant: carver.table(at.dormant)?,
+            dormant_wheel: {
+                let timers = carver.table(at.dormant_timers)?;
+                Wheel::new(carver.one(at.dormant_wheel)?, timers)
+            },
         })
     }
 
@@ -102,6 +119,7 @@ impl<'a> LaneMem<'a> {
             shape: *shape,
             key: region.key(),
             tcp: TcpGlobals::EMPTY,
+            dormant: DormantGlobals::empty(shape.socks),
             events: EventGlobals { queues: [EventQueue { head: u32::MAX, tail: u32::MAX }; EVENT_QUEUES] },
         };
         *carver.one(tables.stock)? = FrameLane {
@@ -112,12 +130,21 @@ impl<'a> LaneMem<'a> {
         };
         carver.table(tables.timers)?.rows_mut().fill(Timer::default());
         *carver.one(tables.wheel)? = WheelHead::starting(now);
-        *carver.one(tables.flow_head)? = FlowHead::for_capacity(shape.socks);
+        *carver.one(tables.flow_head)? = FlowHead::for_capacity(shape.connections());
         carver.table(tables.flows)?.rows_mut().fill(FlowBucket::default());
+        *carver.one(tables.dormant_wheel)? = WheelHead::starting(now);
         let area = guard.frame_area();
         let mut mem = LaneMem::carve(guard.carver(), area)?;
         mem.init_tcp(secret);
         *mem.ip = IpGlobals::EMPTY;
+        mem.option_sets.rows_mut().fill(OptionSet::default());
+        // Handles behind those of TCB rows, hibernating connections and their timers are made as they are taken for the first
+        // time, so that what nobody uses costs no memory.
+        let firsts = mem.hot.len() as usize;
+        for handle in mem.handles.rows_mut().iter_mut().take(firsts) {
+            handle.place = FREE_HANDLE | LAST;
+            handle.generation &= !1;
+        }
         mem.events.rows_mut().fill(EventRow { next: u32::MAX, prev: u32::MAX, ..EventRow::default() });
         mem.counters.drops.fill(0);
         mem.counters.tcp = TcpCounters::default();

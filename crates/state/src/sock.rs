@@ -19,7 +19,7 @@ pub enum SockKind {
 plain! {
     /// Names one socket of one lane: kind, row and the row's generation, so that a stale name never reaches the
     /// socket that took the row over.
-    #[derive(PartialEq, Eq, Debug, Hash)]
+    #[derive(PartialEq, Eq, Debug, Hash, Default)]
     pub struct SockRef {
         /// Kind in the upper 2 bits, row in the lower 30.
         pub raw: u32,
@@ -137,6 +137,11 @@ pub struct Event {
     pub token: u64,
     /// Bits that became set, gathered.
     pub ready: Ready,
+}
+
+impl Event {
+    /// No event: to fill arrays with.
+    pub const NONE: Self = Self { sock: SockRef::NONE, token: 0, ready: Ready::NONE };
 }
 
 plain! {

@@ -268,6 +268,12 @@ plain! {
         pub loss: LossState,
         /// Segments retransmitted.
         pub retransmits: u32,
+        /// Handle of the connection, when the lane has handles.
+        pub handle: u32,
+        /// Its sequence numbers when the sweep for idle connections last came by.
+        pub sweep_mark: u32,
+        /// Room.
+        pub spare_end: u32,
     }
 }
 const _: () = assert!(size_of::<TcbCold>() <= 4 * base::CACHE_LINE);

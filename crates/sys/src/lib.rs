@@ -13,6 +13,7 @@ pub mod fds;
 pub mod futex;
 pub mod launch;
 pub mod links;
+pub mod memif;
 pub mod memory;
 pub mod messages;
 pub mod namespace;
@@ -25,6 +26,7 @@ pub mod sandbox;
 pub mod signals;
 mod sockopt;
 pub mod tun;
+pub mod window;
 pub mod xsk;
 
 pub use rustix::io::Errno;

@@ -94,10 +94,18 @@ impl Mapping {
     /// EPERM without that seal: whoever could shrink it could end this process with SIGBUS. EINVAL when the object
     /// is smaller, or `bytes` is 0. EACCES, ENOMEM.
     pub fn shared(fd: &impl AsFd, bytes: u64, access: Access) -> Result<Self> {
+        Self::shared_from(fd, 0, bytes, access)
+    }
+
+    /// [`Mapping::shared`] of `bytes` from byte `offset`, a multiple of the page size, on.
+    ///
+    /// # Errors
+    /// As [`Mapping::shared`].
+    pub fn shared_from(fd: &impl AsFd, offset: u64, bytes: u64, access: Access) -> Result<Self> {
         if !fcntl_get_seals(fd)?.contains(SealFlags::SHRINK) {
             return Err(Errno::PERM);
         }
-        if size(fd)? < bytes {
+        if offset.checked_add(bytes).is_none_or(|end| end > size(fd).unwrap_or(0)) {
             return Err(Errno::INVAL);
         }
         let length = usize::try_from(bytes).map_err(|_| Errno::NOMEM)?;
@@ -106,7 +114,7 @@ impl Mapping {
             Access::Write => ProtFlags::READ | ProtFlags::WRITE,
         };
         // SAFETY: the kernel picks a free address.
-        let at = unsafe { mmap(null_mut(), length, protection, MapFlags::SHARED, fd, 0) }?;
+        let at = unsafe { mmap(null_mut(), length, protection, MapFlags::SHARED, fd, offset) }?;
         Self::of(at, length)
     }
 

@@ -5,7 +5,7 @@ use base::limits::FRAME_BYTES;
 use base::{FrameIdx, Instant};
 
 use super::conn::{Conn, conn};
-use super::stream::{recv_refusal, send_refusal};
+use super::stream::{no_row, recv_refusal, send_refusal, to_write};
 use super::{flag, lookup};
 use crate::errors::{RecvError, SendError};
 
@@ -17,7 +17,8 @@ pub(crate) fn send_with(
     len: usize,
     mut fill: impl FnMut(&mut [u8]) -> usize,
 ) -> Result<usize, SendError> {
-    let mut c = lookup(mem, s).and_then(|at| conn(mem, now, at)).ok_or(SendError::Gone)?;
+    let at = to_write(mem, now, s)?;
+    let mut c = conn(mem, now, at).ok_or(SendError::Gone)?;
     if let Some(refusal) = send_refusal(&mut c) {
         if refusal == SendError::WouldBlock {
             c.set(flag::WANTS_ROOM);
@@ -61,7 +62,8 @@ pub(crate) fn recv_with(
     s: SockRef,
     take: impl FnMut(&[u8]) -> usize,
 ) -> Result<usize, RecvError> {
-    let mut c = lookup(mem, s).and_then(|at| conn(mem, now, at)).ok_or(RecvError::Gone)?;
+    let at = lookup(mem, s).ok_or_else(|| no_row(mem, s))?;
+    let mut c = conn(mem, now, at).ok_or(RecvError::Gone)?;
     if c.hot.rcv_bytes == 0 {
         return recv_refusal(&mut c);
     }

@@ -34,8 +34,8 @@ pub(crate) fn open(
     let key =
         FlowKey { local: local.addr, remote: remote.addr, local_port: local.port, remote_port: remote.port };
     let wire = port.flags & PORT_WIRE != 0;
-    let above = match table::find(mem, &key) {
-        Some(old) => Some(replace(mem, old, wire).ok_or(ConnectError::InUse)?),
+    let above = match table::value_of(mem, &key) {
+        Some(old) => Some(replace(mem, Idx::new(old), wire).ok_or(ConnectError::InUse)?),
         None => None,
     };
     let hop = hop::for_route(mem, now, route).ok_or(ConnectError::NoRoom)?;
@@ -43,7 +43,7 @@ pub(crate) fn open(
         hop::release(mem, hop);
         return Err(ConnectError::HostUnreachable);
     }
-    let Some(at) = table::make(mem, &key) else {
+    let Some(at) = table::make(mem, now, &key) else {
         hop::release(mem, hop);
         return Err(ConnectError::NoRoom);
     };

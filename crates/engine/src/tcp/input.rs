@@ -8,7 +8,8 @@ use wire::TcpFlags;
 use super::ack::AckWorth;
 use super::conn::{Conn, Fate, Ring, conn};
 use super::segment::{self, Seg};
-use super::{State, flag, handshake, listen, reset, table};
+use super::table::{self, Whose};
+use super::{State, flag, handshake, listen, reset};
 use crate::errors::SockError;
 use crate::ipv4::Packet;
 
@@ -21,10 +22,11 @@ const DUPLICATES_A_SECOND: u32 = 10_000;
 pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, packet: &Packet) {
     let Some(mut seg) = segment::parse(mem, packet) else { return };
     mem.counters.tcp.segments_in = mem.counters.tcp.segments_in.wrapping_add(1);
-    match table::find(mem, &seg.key) {
-        Some(at) if strays(mem, at, &seg) => mem.counters.drop_packet(DropReason::IpSourceBad),
-        Some(at) => for_connection(mem, now, at, &mut seg),
-        None => listen::segment(mem, now, &seg),
+    match table::find_awake(mem, now, &seg.key) {
+        Whose::Of(at) if strays(mem, at, &seg) => mem.counters.drop_packet(DropReason::IpSourceBad),
+        Whose::Of(at) => for_connection(mem, now, at, &mut seg),
+        Whose::Nobody => listen::segment(mem, now, &seg),
+        Whose::NoRow => mem.counters.drop_packet(DropReason::TcpNoTcb),
     }
     mem.frames.release_chain(seg.head);
 }

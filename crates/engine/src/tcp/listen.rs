@@ -267,7 +267,7 @@ fn on_syn(
         mem.counters.drop_packet(DropReason::TcpNoHop);
         return;
     };
-    let Some(at) = table::make(mem, &seg.key) else {
+    let Some(at) = table::make(mem, now, &seg.key) else {
         hop::release(mem, hop);
         mem.counters.drop_packet(DropReason::TcpNoTcb);
         return;

@@ -11,6 +11,7 @@
 //! | `output`, `header`, `reset`, `window` | what is sent |
 //! | `timers`, `report` | what time and ICMP errors do |
 //! | `table`, `listen`, `connect`, `verbs`, `stream`, `borrow` | what programs do |
+//! | `hibernate`, `frozen`, `handle` | idle connections in small rows, and their names |
 //!
 //! Left out: urgent data (read in line, as RFC 6093 wants), ECN, RACK, fast open, cookies.
 
@@ -20,8 +21,11 @@ pub(crate) mod borrow;
 mod congestion;
 mod conn;
 pub(crate) mod connect;
+mod frozen;
+mod handle;
 mod handshake;
 mod header;
+mod hibernate;
 mod input;
 pub(crate) mod listen;
 mod output;
@@ -43,6 +47,7 @@ mod window;
 use ::state::{LaneMem, SockKind, SockRef, TcbHot};
 use base::{Duration, Idx};
 
+pub(crate) use hibernate::hibernate_idle;
 pub(crate) use input::input;
 pub(crate) use output::{pending, poll};
 pub(crate) use report::handle_report;
@@ -139,14 +144,24 @@ const TIMESTAMPS_BYTES: u16 = 12;
 /// Bytes of IPv4 and TCP headers without options.
 const HEADERS_V4: u16 = 40;
 
-/// The connection that `s` names.
+/// Does `s` name a connection, awake or hibernating?
+pub(crate) fn exists(mem: &LaneMem<'_>, s: SockRef) -> bool {
+    lookup(mem, s).is_some() || handle::place_of(mem, s).is_some()
+}
+
+/// Wakes the connection that `s` names, if it is one and hibernates. False: no row can be had for it.
+pub(crate) fn wake(mem: &mut LaneMem<'_>, now: base::Instant, s: SockRef) -> bool {
+    s.kind() != Some(SockKind::Tcp) || handle::awake(mem, now, s).is_ok()
+}
+
+/// The connection that `s` names, unless it hibernates.
 #[inline]
 pub(crate) fn lookup(mem: &LaneMem<'_>, s: SockRef) -> Option<Idx<TcbHot>> {
     if s.kind() != Some(SockKind::Tcp) {
         return None;
     }
     let at = Idx::new(s.row());
-    let hot = mem.hot.get(at)?;
+    let Some(hot) = mem.hot.get(at) else { return handle::awake_elsewhere(mem, s) };
     let held = hot.flags & (flag::HELD | flag::ORPHAN) == flag::HELD;
-    (held && hot.generation == s.generation).then_some(at)
+    if held && hot.generation == s.generation { Some(at) } else { handle::awake_elsewhere(mem, s) }
 }

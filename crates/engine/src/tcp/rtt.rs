@@ -30,6 +30,16 @@ pub(super) fn sample(rtt: &mut RttState, us: u32) {
         rtt.var_us4 = (rtt.var_us4 - (rtt.var_us4 >> 2)).saturating_add(error);
         rtt.srtt_us8 = (rtt.srtt_us8 - srtt).saturating_add(us).max(1);
     }
+    set_timeout(rtt);
+}
+
+/// The RTO that follows from the samples.
+#[inline]
+pub(super) fn set_timeout(rtt: &mut RttState) {
+    if rtt.srtt_us8 == 0 {
+        rtt.rto_us = 0;
+        return;
+    }
     // The variance term has a floor as in Linux, so that the RTO is at least 200 ms above the round-trip time.
     rtt.rto_us = (rtt.srtt_us8 >> 3).saturating_add(rtt.var_us4.max(RTO_MIN_US)).min(RTO_MAX_US);
 }

@@ -1,11 +1,11 @@
 //! Writing and reading (RFC 9293 3.10.2, 3.10.3).
 
-use ::state::{LaneMem, SockRef};
+use ::state::{LaneMem, SockRef, TcbHot};
 use base::limits::FRAME_BYTES;
-use base::{FrameIdx, Instant};
+use base::{FrameIdx, Idx, Instant};
 
 use super::conn::{Conn, conn};
-use super::{State, flag, lookup};
+use super::{State, flag, handle, lookup};
 use crate::errors::{RecvError, SendError, SockError};
 
 /// Why nothing can be written to the connection in its state.
@@ -20,6 +20,16 @@ pub(super) fn send_refusal(c: &mut Conn<'_, '_>) -> Option<SendError> {
     }
 }
 
+/// The connection that `s` names, woken if it slept.
+#[inline]
+pub(super) fn to_write(mem: &mut LaneMem<'_>, now: Instant, s: SockRef) -> Result<Idx<TcbHot>, SendError> {
+    match handle::awake(mem, now, s) {
+        Ok(at) => Ok(at),
+        Err(Some(_)) => Err(SendError::WouldBlock),
+        Err(None) => Err(SendError::Gone),
+    }
+}
+
 /// [`Engine::tcp_send`](crate::Engine::tcp_send).
 pub(crate) fn send(
     mem: &mut LaneMem<'_>,
@@ -28,7 +38,8 @@ pub(crate) fn send(
     data: &[u8],
     more: bool,
 ) -> Result<usize, SendError> {
-    let mut c = lookup(mem, s).and_then(|at| conn(mem, now, at)).ok_or(SendError::Gone)?;
+    let at = to_write(mem, now, s)?;
+    let mut c = conn(mem, now, at).ok_or(SendError::Gone)?;
     if let Some(refusal) = send_refusal(&mut c) {
         if refusal == SendError::WouldBlock {
             c.set(flag::WANTS_ROOM);
@@ -70,6 +81,12 @@ pub(super) fn recv_refusal(c: &mut Conn<'_, '_>) -> Result<usize, RecvError> {
     }
 }
 
+/// Why nothing can be read from what `s` names, which has no TCB row: a hibernating connection has nothing to read.
+#[cold]
+pub(super) fn no_row(mem: &LaneMem<'_>, s: SockRef) -> RecvError {
+    if handle::place_of(mem, s).is_some() { RecvError::WouldBlock } else { RecvError::Gone }
+}
+
 /// [`Engine::tcp_recv`](crate::Engine::tcp_recv).
 pub(crate) fn recv(
     mem: &mut LaneMem<'_>,
@@ -78,7 +95,8 @@ pub(crate) fn recv(
     buf: &mut [u8],
     peek: bool,
 ) -> Result<usize, RecvError> {
-    let mut c = lookup(mem, s).and_then(|at| conn(mem, now, at)).ok_or(RecvError::Gone)?;
+    let at = lookup(mem, s).ok_or_else(|| no_row(mem, s))?;
+    let mut c = conn(mem, now, at).ok_or(RecvError::Gone)?;
     if c.hot.rcv_bytes == 0 {
         return recv_refusal(&mut c);
     }
@@ -101,7 +119,8 @@ pub(crate) fn peek_at(
     skip: usize,
     buf: &mut [u8],
 ) -> Result<usize, RecvError> {
-    let mut c = lookup(mem, s).and_then(|at| conn(mem, Instant(0), at)).ok_or(RecvError::Gone)?;
+    let at = lookup(mem, s).ok_or_else(|| no_row(mem, s))?;
+    let mut c = conn(mem, Instant(0), at).ok_or(RecvError::Gone)?;
     if c.hot.rcv_bytes == 0 {
         return recv_refusal(&mut c);
     }
@@ -110,7 +129,8 @@ pub(crate) fn peek_at(
 
 /// [`Engine::tcp_recv_skip`](crate::Engine::tcp_recv_skip).
 pub(crate) fn skip(mem: &mut LaneMem<'_>, now: Instant, s: SockRef, len: usize) -> Result<usize, RecvError> {
-    let mut c = lookup(mem, s).and_then(|at| conn(mem, now, at)).ok_or(RecvError::Gone)?;
+    let at = lookup(mem, s).ok_or_else(|| no_row(mem, s))?;
+    let mut c = conn(mem, now, at).ok_or(RecvError::Gone)?;
     if c.hot.rcv_bytes == 0 {
         return recv_refusal(&mut c);
     }

@@ -2,13 +2,14 @@
 
 use core::hash::Hasher;
 
+use ::state::dormant::DORMANT;
 use ::state::{DropReason, FlowKey, LaneMem, Ready, SeqRange, SockKind, SockRef, TcbCold, TcbHot, TcbQueue};
 use base::hash::flow_hash;
 use base::{FrameIdx, Idx, Instant, SeqNum};
 use siphasher::sip::SipHasher13;
 
 use super::conn::{Conn, Fate, Ring, cold_of, conn};
-use super::{Cause, State, TIME_WAIT, flag, listen, reset};
+use super::{Cause, State, TIME_WAIT, flag, frozen, handle, hibernate, listen, reset};
 use crate::errors::SockError;
 use crate::events;
 use crate::hop::{self, HopMac};
@@ -20,42 +21,116 @@ pub(super) fn hash_of(mem: &LaneMem<'_>, key: &FlowKey) -> u32 {
     flow_hash(mem.globals.key, key.local.0, key.remote.0, ports)
 }
 
-/// The connection with these four numbers.
+/// What the flow table has for `key`: a row, or with [`DORMANT`] that of a hibernating connection.
 #[inline]
-pub(super) fn find(mem: &LaneMem<'_>, key: &FlowKey) -> Option<Idx<TcbHot>> {
-    let is_it = |row| mem.hot.get(Idx::new(row)).is_some_and(|t| t.key == *key);
-    mem.flows.find(hash_of(mem, key), is_it).map(Idx::new)
+pub(super) fn value_of(mem: &LaneMem<'_>, key: &FlowKey) -> Option<u32> {
+    mem.flows.find(hash_of(mem, key), |value| {
+        if value & DORMANT == 0 {
+            mem.hot.get(Idx::new(value)).is_some_and(|t| t.key == *key)
+        } else {
+            mem.dormant.get(Idx::new(value & !DORMANT)).is_some_and(|row| frozen::matches(row, key))
+        }
+    })
 }
 
-/// A new row for `key`, found by it from now on; in state CLOSED. `None`: no row is free.
-pub(super) fn make(mem: &mut LaneMem<'_>, key: &FlowKey) -> Option<Idx<TcbHot>> {
+/// The connection with these four numbers, unless it hibernates.
+pub(super) fn find(mem: &LaneMem<'_>, key: &FlowKey) -> Option<Idx<TcbHot>> {
+    value_of(mem, key).filter(|value| value & DORMANT == 0).map(Idx::new)
+}
+
+/// Whose segment with these four numbers is.
+pub(super) enum Whose {
+    /// That of this connection, which was woken if it slept.
+    Of(Idx<TcbHot>),
+    /// That of a hibernating connection, for which no row can be had.
+    NoRow,
+    /// Nobody's.
+    Nobody,
+}
+
+/// Finds, and wakes, the connection with these four numbers. Waking may put others to sleep: rows found before are to be found
+/// again.
+#[inline]
+pub(super) fn find_awake(mem: &mut LaneMem<'_>, now: Instant, key: &FlowKey) -> Whose {
+    match value_of(mem, key) {
+        None => Whose::Nobody,
+        Some(value) if value & DORMANT == 0 => Whose::Of(Idx::new(value)),
+        Some(value) => match hibernate::wake(mem, now, Idx::new(value & !DORMANT)) {
+            Some(at) => Whose::Of(at),
+            None => Whose::NoRow,
+        },
+    }
+}
+
+/// A free row, counted as used from now on. `None`: all are in use, and no connection in them is idle.
+pub(super) fn take_row(mem: &mut LaneMem<'_>, now: Instant) -> Option<Idx<TcbHot>> {
+    if mem.globals.tcp.free.is_none() {
+        hibernate::reclaim(mem, now);
+    }
     if mem.globals.tcp.free.is_none() {
         evict_time_wait(mem);
     }
     let at = mem.globals.tcp.free.some()?;
+    mem.hot.get(at).filter(|t| t.flags & flag::HELD == 0)?;
+    mem.globals.tcp.free = core::mem::take(&mut mem.cold.get_mut(cold_of(at))?.passive.next);
+    mem.globals.tcp.used = mem.globals.tcp.used.saturating_add(1);
+    Some(at)
+}
+
+/// Gives row `at`, which nobody has any more, back.
+pub(super) fn give_row(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
+    let Some(cold) = mem.cold.get_mut(cold_of(at)) else { return };
+    cold.passive.next = core::mem::replace(&mut mem.globals.tcp.free, at);
+    mem.globals.tcp.used = mem.globals.tcp.used.saturating_sub(1);
+}
+
+fn count_open(mem: &mut LaneMem<'_>) {
+    mem.counters.tcp.open = u64::from(mem.globals.tcp.used) + u64::from(mem.globals.dormant.used);
+}
+
+/// A new row for `key`, found by it from now on; in state CLOSED. `None`: no row is free.
+pub(super) fn make(mem: &mut LaneMem<'_>, now: Instant, key: &FlowKey) -> Option<Idx<TcbHot>> {
+    let made = take_row(mem, now).and_then(|at| fill_row(mem, at, key));
+    if made.is_none() {
+        mem.counters.tcp.table_full = mem.counters.tcp.table_full.wrapping_add(1);
+    }
+    made
+}
+
+/// Makes row `at` that of a new connection. `None`: there is no name or no flow entry left; the row is given back.
+fn fill_row(mem: &mut LaneMem<'_>, at: Idx<TcbHot>, key: &FlowKey) -> Option<Idx<TcbHot>> {
+    let own = mem.hot.get(at).map_or(0, |t| t.generation);
+    let named = if hibernate::is_on(mem) { handle::take(mem, at) } else { Some((at.raw(), own)) };
     let hash = hash_of(mem, key);
+    let Some((handle, generation)) = named.filter(|_| mem.flows.insert(hash, at.raw()).is_ok()) else {
+        if let Some((handle, _)) = named {
+            handle::free(mem, handle);
+        }
+        give_row(mem, at);
+        return None;
+    };
     let hot = mem.hot.get_mut(at)?;
     let cold = mem.cold.get_mut(cold_of(at))?;
-    mem.flows.insert(hash, at.raw()).ok()?;
-    mem.globals.tcp.free = core::mem::take(&mut cold.passive.next);
-    mem.globals.tcp.used = mem.globals.tcp.used.saturating_add(1);
     let never = Instant::NEVER;
     *hot = TcbHot {
         key: *key,
         flags: hot.flags & flag::RINGS | flag::HELD,
-        generation: hot.generation,
+        generation,
         rexmit_at: never,
         ack_at: never,
         armed_at: never,
         ..TcbHot::default()
     };
-    *cold = TcbCold { idle_at: never, ..TcbCold::default() };
-    mem.counters.tcp.open = u64::from(mem.globals.tcp.used);
+    *cold = TcbCold { idle_at: never, handle, ..TcbCold::default() };
+    count_open(mem);
     Some(at)
 }
 
 /// The name of connection `at`.
 pub(super) fn name_of(mem: &LaneMem<'_>, at: Idx<TcbHot>) -> SockRef {
+    if hibernate::is_on(mem) {
+        return handle::name_of(mem, at);
+    }
     let generation = mem.hot.get(at).map_or(0, |t| t.generation);
     SockRef::new(SockKind::Tcp, at.raw(), generation)
 }
@@ -173,7 +248,7 @@ impl Conn<'_, '_> {
 
 /// Gives the row of `at`, which is closed, back.
 pub(super) fn free(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
-    events::forget(mem, name_of(mem, at));
+    events::forget_row(mem, at.raw());
     let Some(hot) = mem.hot.get_mut(at) else { return };
     if hot.flags & flag::HELD == 0 {
         return;
@@ -184,16 +259,18 @@ pub(super) fn free(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
     hot.rcv_bytes = 0;
     hot.state = State::Closed as u8;
     hot.flags &= flag::RINGS;
-    hot.generation = hot.generation.wrapping_add(1);
-    let Some(cold) = mem.cold.get_mut(cold_of(at)) else { return };
-    cold.passive.next = core::mem::replace(&mut mem.globals.tcp.free, at);
-    mem.globals.tcp.used = mem.globals.tcp.used.saturating_sub(1);
-    mem.counters.tcp.open = u64::from(mem.globals.tcp.used);
+    hot.generation = hot.generation.wrapping_add(2);
+    if hibernate::is_on(mem) {
+        let handle = mem.cold.get(cold_of(at)).map_or(u32::MAX, |c| c.handle);
+        handle::free(mem, handle);
+    }
+    give_row(mem, at);
+    count_open(mem);
 }
 
 /// The program gives `at` up: its row is freed if the connection is over, else when it is.
 pub(super) fn orphan(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>) {
-    events::forget(mem, name_of(mem, at));
+    events::forget_row(mem, at.raw());
     let Some(hot) = mem.hot.get_mut(at) else { return };
     hot.flags |= flag::ORPHAN | flag::SHUT_READ;
     match State::from_raw(hot.state) {

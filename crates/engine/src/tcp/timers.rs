@@ -3,11 +3,11 @@
 //!
 //! Each connection has one entry in the wheel, armed for its earliest deadline or before it.
 
-use ::state::{LaneMem, Ready};
+use ::state::{LaneMem, Ready, TcpOptions};
 use base::{Duration, Idx, Instant};
 
 use super::conn::{Conn, Fate, Ring, conn};
-use super::{RESERVE_FRAMES, RETRY, State, flag, rtt, table};
+use super::{RESERVE_FRAMES, RETRY, State, flag, hibernate, rtt, table};
 use crate::errors::SockError;
 
 /// Timers looked at in one call, at most.
@@ -29,7 +29,7 @@ const KEEP_PROBES: u8 = 9;
 
 /// When [`handle_timers`] has something to do next.
 pub(crate) fn deadline(mem: &LaneMem<'_>) -> Instant {
-    mem.wheel.next_deadline()
+    mem.wheel.next_deadline().min(hibernate::deadline(mem))
 }
 
 /// Does what is due, up to a limit.
@@ -46,6 +46,7 @@ pub(crate) fn handle_timers(mem: &mut LaneMem<'_>, now: Instant) {
         c.arm();
         table::settle(mem, now, at, fate);
     }
+    hibernate::handle_timers(mem, now);
 }
 
 /// `set`, or `usual` when it is 0.
@@ -53,8 +54,13 @@ fn or_default(set: u32, usual: u32) -> u32 {
     if set == 0 { usual } else { set }
 }
 
+/// Idle time until the first keepalive probe.
+pub(super) fn keep_idle(options: &TcpOptions) -> Duration {
+    Duration::from_secs(u64::from(or_default(options.keep_idle_s, KEEP_IDLE_S)))
+}
+
 impl Conn<'_, '_> {
-    fn on_timer(&mut self) -> Fate {
+    pub(super) fn on_timer(&mut self) -> Fate {
         if self.hot.ack_at <= self.now {
             self.hot.ack_at = Instant::NEVER;
             self.counters.tcp.delayed_acks = self.counters.tcp.delayed_acks.wrapping_add(1);
@@ -223,15 +229,14 @@ impl Conn<'_, '_> {
         if !self.any(flag::KEEPALIVE) || !self.state().is_synchronized() || self.state() == State::TimeWait {
             return;
         }
-        let idle = or_default(self.cold.options.keep_idle_s, KEEP_IDLE_S);
-        self.cold.idle_at = self.now.plus(Duration::from_secs(u64::from(idle)));
+        self.cold.idle_at = self.now.plus(keep_idle(&self.cold.options));
         self.set(flag::IDLE_TIMER);
         self.arm();
     }
 
     fn on_keepalive(&mut self) -> Fate {
         let options = &self.cold.options;
-        let idle = Duration::from_secs(u64::from(or_default(options.keep_idle_s, KEEP_IDLE_S)));
+        let idle = keep_idle(options);
         let interval = Duration::from_secs(u64::from(or_default(options.keep_interval_s, KEEP_INTERVAL_S)));
         let most = or_default(u32::from(options.keep_probes), u32::from(KEEP_PROBES));
         self.set(flag::IDLE_TIMER);

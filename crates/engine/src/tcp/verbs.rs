@@ -1,17 +1,19 @@
 //! What programs ask of connections, besides reading and writing: readiness, errors, options, the ends of a connection.
 
-use ::state::{Endpoint, LaneMem, Ready, SockKind, SockRef, TcpOptions};
-use base::Instant;
+use ::state::{Endpoint, LaneMem, Ready, SockKind, SockRef, TcbCold, TcbHot, TcpOptions};
+use base::{Idx, Instant};
 
 use super::conn::{Conn, Fate, cold_of, conn};
-use super::{Cause, State, flag, listen, lookup, table};
+use super::{Cause, State, flag, handle, hibernate, listen, lookup, table};
 use crate::errors::{ShutdownError, SockError};
 use crate::types::{How, TcpInfo};
 
 /// Readiness as Linux's tcp_poll gives it.
 pub(crate) fn ready(mem: &LaneMem<'_>, s: SockRef) -> Ready {
-    let Some(at) = lookup(mem, s) else { return Ready::ERR | Ready::HUP };
-    let (Some(hot), Some(cold)) = (mem.hot.get(at), mem.cold.get(cold_of(at))) else { return Ready::ERR };
+    handle::view(mem, s, ready_of).unwrap_or(Ready::ERR | Ready::HUP)
+}
+
+fn ready_of(hot: &TcbHot, cold: &TcbCold) -> Ready {
     let state = State::from_raw(hot.state);
     let closed = state == State::Closed;
     let no_read = closed || hot.flags & (flag::FIN_RCVD | flag::SHUT_READ) != 0;
@@ -55,7 +57,7 @@ pub(crate) fn shutdown(
     if listen::lookup(mem, s).is_some() {
         return Err(ShutdownError::NotConnected);
     }
-    let at = lookup(mem, s).ok_or(ShutdownError::Gone)?;
+    let at = handle::awake(mem, now, s).map_err(|_| ShutdownError::Gone)?;
     let mut c = conn(mem, now, at).ok_or(ShutdownError::Gone)?;
     match c.state() {
         State::Closed | State::Listen => return Err(ShutdownError::NotConnected),
@@ -95,7 +97,15 @@ impl Conn<'_, '_> {
 
 /// [`Engine::close`](crate::Engine::close) of a connection.
 pub(crate) fn close(mem: &mut LaneMem<'_>, now: Instant, s: SockRef) {
-    let Some(at) = lookup(mem, s) else { return };
+    match handle::awake(mem, now, s) {
+        Ok(at) => close_row(mem, now, at),
+        Err(Some(asleep)) => hibernate::close_later(mem, now, asleep),
+        Err(None) => {}
+    }
+}
+
+/// The program closes connection `at`.
+pub(super) fn close_row(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>) {
     let Some(mut c) = conn(mem, now, at) else { return };
     let unread = c.hot.rcv_bytes > 0;
     let hard = c.cold.options.linger != 0 && c.cold.options.linger_s == 0;
@@ -124,7 +134,11 @@ pub(crate) fn close(mem: &mut LaneMem<'_>, now: Instant, s: SockRef) {
 
 /// [`Engine::abort`](crate::Engine::abort) of a connection.
 pub(crate) fn abort(mem: &mut LaneMem<'_>, now: Instant, s: SockRef) {
-    let Some(at) = lookup(mem, s) else { return };
+    let at = match handle::awake(mem, now, s) {
+        Ok(at) => at,
+        Err(Some(asleep)) => return hibernate::close_later(mem, now, asleep),
+        Err(None) => return,
+    };
     let state = mem.hot.get(at).map_or(State::Closed, |t| State::from_raw(t.state));
     let fate = match state {
         State::Closed => Fate::Keep,
@@ -141,7 +155,7 @@ pub(crate) fn set_options(mem: &mut LaneMem<'_>, now: Instant, s: SockRef, opts:
         row.options = *opts;
         return true;
     }
-    let Some(mut c) = lookup(mem, s).and_then(|at| conn(mem, now, at)) else { return false };
+    let Some(mut c) = handle::awake(mem, now, s).ok().and_then(|at| conn(mem, now, at)) else { return false };
     c.apply_options(opts);
     // The window must not shrink below what was announced with a larger buffer, nor the shift change.
     c.hot.rcv_buf =
@@ -154,12 +168,11 @@ pub(crate) fn set_options(mem: &mut LaneMem<'_>, now: Instant, s: SockRef, opts:
 pub(crate) fn options(mem: &LaneMem<'_>, s: SockRef) -> Option<TcpOptions> {
     match s.kind()? {
         SockKind::Listener => mem.listeners.get(listen::lookup(mem, s)?).map(|l| l.options),
-        SockKind::Tcp => {
-            let at = lookup(mem, s)?;
-            let hot = mem.hot.get(at)?;
-            let options = mem.cold.get(cold_of(at)).map(|c| c.options)?;
-            Some(TcpOptions { rcv_buf_bytes: hot.rcv_buf, snd_buf_bytes: hot.snd_buf, ..options })
-        }
+        SockKind::Tcp => handle::view(mem, s, |hot, cold| TcpOptions {
+            rcv_buf_bytes: hot.rcv_buf,
+            snd_buf_bytes: hot.snd_buf,
+            ..cold.options
+        }),
         SockKind::Udp => None,
     }
 }
@@ -169,7 +182,7 @@ pub(crate) fn names(mem: &LaneMem<'_>, s: SockRef) -> Option<(Endpoint, Endpoint
     if let Some(at) = listen::lookup(mem, s) {
         return mem.listeners.get(at).map(|l| (l.local, Endpoint::default()));
     }
-    let key = mem.hot.get(lookup(mem, s)?)?.key;
+    let key = handle::view(mem, s, |hot, _| hot.key)?;
     Some((
         Endpoint { addr: key.local, port: key.local_port },
         Endpoint { addr: key.remote, port: key.remote_port },
@@ -178,13 +191,14 @@ pub(crate) fn names(mem: &LaneMem<'_>, s: SockRef) -> Option<(Endpoint, Endpoint
 
 /// [`Engine::tcp_info`](crate::Engine::tcp_info).
 pub(crate) fn info(mem: &LaneMem<'_>, s: SockRef) -> Option<TcpInfo> {
-    let at = lookup(mem, s)?;
-    let hot = mem.hot.get(at)?;
-    let cold = mem.cold.get(cold_of(at))?;
+    handle::view(mem, s, info_of)
+}
+
+fn info_of(hot: &TcbHot, cold: &TcbCold) -> TcpInfo {
     let fin_sent = hot.flags & flag::FIN_SENT != 0;
     let data_nxt = if fin_sent { hot.snd.end } else { hot.snd.nxt };
     let window = if hot.rcv.edge.before(hot.rcv.nxt) { 0 } else { hot.rcv.edge.since(hot.rcv.nxt) };
-    Some(TcpInfo {
+    TcpInfo {
         state: State::from_raw(hot.state),
         timestamps: hot.flags & flag::TIMESTAMPS != 0,
         sack: hot.flags & flag::SACK != 0,
@@ -207,5 +221,5 @@ pub(crate) fn info(mem: &LaneMem<'_>, s: SockRef) -> Option<TcpInfo> {
         retransmits: cold.retransmits,
         bytes_in: cold.bytes_in,
         bytes_out: cold.bytes_out,
-    })
+    }
 }

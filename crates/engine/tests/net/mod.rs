@@ -97,10 +97,13 @@ pub struct Setup {
     pub super_segment_max: u32,
     pub frames: u32,
     pub socks: u32,
+    /// Connections besides those that may hibernate.
+    pub dormant: u32,
 }
 
 impl Setup {
-    pub const USUAL: Self = Self { mtu: 1500, super_segment_max: 61_440, frames: 4096, socks: 64 };
+    pub const USUAL: Self =
+        Self { mtu: 1500, super_segment_max: 61_440, frames: 4096, socks: 64, dormant: 0 };
 }
 
 pub struct Host {
@@ -117,6 +120,7 @@ impl Host {
             hops: 4,
             reassemblies: 2,
             listeners: 8,
+            dormant: setup.dormant,
             ..LaneShape::for_socks(setup.socks)
         };
         let region_shape = RegionShape { lanes: 1, lane_bytes: shape.lane_bytes(), frames: setup.frames };
@@ -179,6 +183,8 @@ pub struct Net {
     /// Everything that was sent, by whom, before the wire treated it.
     pub trace: Vec<(Instant, usize, Packet)>,
     pub keep_trace: bool,
+    /// How often, of a million steps, every idle connection is put to sleep.
+    pub sleepy_ppm: u32,
     /// Says for each packet whether it is lost, besides the faults.
     pub filter: Option<Filter>,
 }
@@ -225,6 +231,7 @@ impl Net {
             number: 0,
             trace: Vec::new(),
             keep_trace: false,
+            sleepy_ppm: 0,
             filter: None,
         }
     }
@@ -327,6 +334,19 @@ impl Net {
         }
         self.flush(0);
         self.flush(1);
+        if self.sleepy_ppm > 0 && self.rng.chance_ppm(self.sleepy_ppm) {
+            self.sleep();
+        }
+    }
+
+    /// Puts every idle connection to sleep; gives how many hibernate at each host.
+    pub fn sleep(&mut self) -> [u64; 2] {
+        [0, 1].map(|host| {
+            self.on(host, |e| {
+                e.hibernate_idle(u32::MAX);
+                e.counters().tcp.dormant
+            })
+        })
     }
 
     /// One event further; false when nothing will ever happen.

@@ -144,6 +144,14 @@ impl<P: Port> Port for FaultPort<P> {
         self.inner.poll_fd()
     }
 
+    fn arm(&mut self) -> bool {
+        self.inner.arm()
+    }
+
+    fn disarm(&mut self, last: bool) {
+        self.inner.disarm(last);
+    }
+
     fn caps(&self) -> PortCaps {
         self.inner.caps()
     }

@@ -191,6 +191,9 @@ pub(crate) fn block(wait: &Wait<'_>, seen: u64) -> Outcome<()> {
     for view in View::in_mask(polls) {
         view.sleep_until.store(0, Ordering::Release);
         view.stop_polling();
+        if touched == 0 {
+            view.disarm();
+        }
     }
     // Cleared before it goes back to the spare ones: a wake-up meant for its next user must not be lost.
     waiter.clear();
@@ -220,6 +223,9 @@ fn sleep(wait: &Wait<'_>, waiter: &Waiter, polls: u32) -> Outcome<()> {
         view.sleep_until.store(until.0.max(1), Ordering::Release);
         // A timer armed since we looked: `nudge_poller` may have run before the store above.
         if view.deadline() < until {
+            return Ok(());
+        }
+        if view.arm() {
             return Ok(());
         }
     }

@@ -1,0 +1,93 @@
+//! memif (version 2.0): packets through memory that two processes share, without the kernel. The peer is another lane of this
+//! host, introduced by the keeper, or a VPP or DPDK program.
+//!
+//! The peer is not trusted with anything but its own packets: descriptors are read once and checked, buffers are only copied
+//! from and to, and what makes no sense costs a packet, or closes the wire.
+
+mod open;
+mod ring;
+mod rx;
+mod stats;
+mod tx;
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use base::limits::SUPER_SEGMENT_BYTES;
+use region::Frames;
+use state::{RxBatch, TxFrame};
+use sys::fds::Fd;
+pub use sys::memif::{MemifParts, Role, WireShape, pair};
+use sys::memif::{Ring, Way};
+use sys::window::Window;
+
+use crate::{Port, PortCaps, PortError, PortSetup, PortStats};
+pub use open::MemifError;
+
+/// One direction of a wire as this end sees it.
+struct Channel {
+    ring: Ring,
+    event: Fd,
+}
+
+/// One end of a memif wire as a port.
+pub struct MemifPort {
+    role: Role,
+    shape: WireShape,
+    /// Memory that descriptors name by number.
+    regions: Vec<Arc<Window>>,
+    incoming: Channel,
+    outgoing: Channel,
+    /// Is the peer a lane like this one, which takes unfinished checksums and super-segments?
+    offloads: bool,
+    setup: PortSetup,
+    stats: PortStats,
+}
+
+impl MemifPort {
+    fn way_out(&self) -> Way {
+        match self.role {
+            Role::Client => Way::ToServer,
+            Role::Server => Way::ToClient,
+        }
+    }
+}
+
+impl Port for MemifPort {
+    fn rx(&mut self, frames: &mut Frames<'_>, batch: &mut RxBatch) -> Result<usize, PortError> {
+        self.receive(frames, batch)
+    }
+
+    fn tx(&mut self, frames: &mut Frames<'_>, packets: &[TxFrame]) -> Result<usize, PortError> {
+        self.transmit(frames, packets)
+    }
+
+    fn release(&mut self, _frames: &mut Frames<'_>) {
+        // Packets are copied into and out of the wire's own buffers.
+    }
+
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.incoming.event.as_fd())
+    }
+
+    fn arm(&mut self) -> bool {
+        self.watch()
+    }
+
+    fn disarm(&mut self, last: bool) {
+        self.unwatch(last);
+    }
+
+    fn caps(&self) -> PortCaps {
+        PortCaps {
+            mtu: self.setup.mtu,
+            super_segment_max: if self.offloads { SUPER_SEGMENT_BYTES as u32 } else { 0 },
+            local_peer: self.setup.local_peer,
+            own_address: self.setup.own_address,
+        }
+    }
+
+    fn stats(&self) -> PortStats {
+        self.counted()
+    }
+}
