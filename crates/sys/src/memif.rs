@@ -8,6 +8,7 @@
 //! Invariant: the indices of a ring live in the ring only, so that several processes of one family can use an end in turn
 //! (under the lane lock) and a survivor can go on where another one died.
 
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering, fence};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -84,12 +85,14 @@ impl WireShape {
     }
 
     /// Descriptors of each ring.
+    #[inline]
     #[must_use]
     pub const fn ring_size(&self) -> u32 {
         1 << self.log2_ring
     }
 
     /// Where the ring lies, bytes from the start of the memory.
+    #[inline]
     #[must_use]
     pub const fn ring_at(&self, way: Way) -> u32 {
         let bytes = RING_HEADER_BYTES as u32 + DESCRIPTOR_BYTES as u32 * self.ring_size();
@@ -100,6 +103,7 @@ impl WireShape {
     }
 
     /// Where the buffer that belongs to `slot` of the ring lies.
+    #[inline]
     #[must_use]
     pub const fn buffer_at(&self, way: Way, slot: u16) -> u32 {
         let first = 2 * self.ring_at(Way::ToClient);
@@ -108,13 +112,20 @@ impl WireShape {
             Way::ToClient => self.ring_size(),
         };
         let slot = slot as u32 & (self.ring_size() - 1);
-        first + (row + slot) * (self.buffer_bytes + STAGGER_BYTES)
+        first + (row + slot) * self.stride()
+    }
+
+    /// Bytes from the start of one buffer to that of the next.
+    #[inline]
+    #[must_use]
+    pub const fn stride(&self) -> u32 {
+        self.buffer_bytes + STAGGER_BYTES
     }
 
     /// Size of the memory.
     #[must_use]
     pub const fn bytes(&self) -> u64 {
-        let buffers = 2 * self.ring_size() as u64 * (self.buffer_bytes + STAGGER_BYTES) as u64;
+        let buffers = 2 * self.ring_size() as u64 * self.stride() as u64;
         (2 * self.ring_at(Way::ToClient) as u64 + buffers).next_multiple_of(PAGE_BYTES as u64)
     }
 }
@@ -218,10 +229,15 @@ pub struct Descriptor {
 /// One ring in mapped memory.
 #[derive(Debug)]
 pub struct Ring {
-    window: Arc<Window>,
-    at: usize,
+    /// Its first byte.
+    at: NonNull<u8>,
     size: u16,
+    /// Keeps the memory mapped.
+    _window: Arc<Window>,
 }
+
+// SAFETY: the memory is only reached as atomics, and stays mapped for as long as the value lives.
+unsafe impl Send for Ring {}
 
 impl Ring {
     /// The ring of 2 to the `log2_size` descriptors at byte `at` of `window`.
@@ -233,10 +249,9 @@ impl Ring {
             return Err(Errno::INVAL);
         }
         let size = 1_u16 << log2_size;
-        if !window.holds(at, RING_HEADER_BYTES + usize::from(size) * DESCRIPTOR_BYTES) {
-            return Err(Errno::INVAL);
-        }
-        Ok(Self { window, at, size })
+        let words = (RING_HEADER_BYTES + usize::from(size) * DESCRIPTOR_BYTES) / 8;
+        let ring = window.words(at, words).ok_or(Errno::INVAL)?;
+        Ok(Self { at: NonNull::from(ring).cast(), size, _window: window })
     }
 
     /// Number of descriptors.
@@ -351,27 +366,27 @@ impl Ring {
         second.store(u64::from_ne_bytes([i, j, k, l, m, n, o, p]), Ordering::Relaxed);
     }
 
-    // `over` checked that the whole ring lies inside the window, aligned to 8: the words below exist.
+    // `over` checked that the header and all descriptors lie inside the window, aligned to 8.
 
     #[inline]
     fn word16(&self, offset: usize) -> &AtomicU16 {
-        static NOWHERE: AtomicU16 = AtomicU16::new(0);
-        self.window.word16(self.at + offset).unwrap_or(&NOWHERE)
+        let at = self.at.as_ptr().wrapping_add(offset).cast::<AtomicU16>();
+        // SAFETY: `offset` is one of the constants above, an aligned word of the header; shared memory may be seen as atomics.
+        unsafe { &*at }
     }
 
     #[inline]
     fn word32(&self, offset: usize) -> &AtomicU32 {
-        static NOWHERE: AtomicU32 = AtomicU32::new(0);
-        self.window.word32(self.at + offset).unwrap_or(&NOWHERE)
+        let at = self.at.as_ptr().wrapping_add(offset).cast::<AtomicU32>();
+        // SAFETY: as in `word16`.
+        unsafe { &*at }
     }
 
     #[inline]
-    fn descriptor(&self, slot: u16) -> [&AtomicU64; 2] {
-        static NOWHERE: AtomicU64 = AtomicU64::new(0);
+    fn descriptor(&self, slot: u16) -> &[AtomicU64; 2] {
         let slot = usize::from(slot & (self.size - 1));
-        match self.window.words(self.at + RING_HEADER_BYTES + slot * DESCRIPTOR_BYTES, 2) {
-            Some([first, second]) => [first, second],
-            Some(_) | None => [&NOWHERE, &NOWHERE],
-        }
+        let at = self.at.as_ptr().wrapping_add(RING_HEADER_BYTES + slot * DESCRIPTOR_BYTES);
+        // SAFETY: the slot number is below the size; aligned to 8; shared memory may be seen as atomics.
+        unsafe { &*at.cast::<[AtomicU64; 2]>() }
     }
 }

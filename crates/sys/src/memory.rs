@@ -135,6 +135,7 @@ impl Mapping {
     }
 
     /// The memory. Others may store to it at any moment.
+    #[inline]
     #[must_use]
     pub fn words(&self) -> &[AtomicU64] {
         // SAFETY: mapped for as long as `self` lives, page-aligned, whole words; shared memory is only seen as atomics.

@@ -23,6 +23,7 @@ impl Window {
     }
 
     /// Its size.
+    #[inline]
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.mapping.words().len() * 8
@@ -90,6 +91,7 @@ impl Window {
         self.mapping.words().get(at / 8..)?.get(..count)
     }
 
+    #[inline]
     fn place(&self, at: usize, bytes: usize) -> Option<*const u8> {
         let fits = at.is_multiple_of(bytes) && self.holds(at, bytes);
         fits.then(|| self.mapping.words().as_ptr().cast::<u8>().wrapping_add(at))

@@ -28,12 +28,35 @@ pub use open::MemifError;
 struct Channel {
     ring: Ring,
     event: Fd,
+    /// The client's own buffers, one a place of the ring: where the first begins in region 0, bytes from one to the next,
+    /// and bytes of one.
+    buffers: Buffers,
+}
+
+#[derive(Clone, Copy)]
+struct Buffers {
+    first: u32,
+    stride: u32,
+    bytes: u32,
+    mask: u16,
+}
+
+impl Buffers {
+    fn of(shape: &WireShape, way: Way) -> Self {
+        let mask = (shape.ring_size() - 1) as u16;
+        Self { first: shape.buffer_at(way, 0), stride: shape.stride(), bytes: shape.buffer_bytes, mask }
+    }
+
+    /// Where the buffer of `slot` begins.
+    #[inline]
+    fn at(&self, slot: u16) -> u32 {
+        self.first + u32::from(slot & self.mask) * self.stride
+    }
 }
 
 /// One end of a memif wire as a port.
 pub struct MemifPort {
     role: Role,
-    shape: WireShape,
     /// Memory that descriptors name by number.
     regions: Vec<Arc<Window>>,
     incoming: Channel,
@@ -42,15 +65,6 @@ pub struct MemifPort {
     offloads: bool,
     setup: PortSetup,
     stats: PortStats,
-}
-
-impl MemifPort {
-    fn way_out(&self) -> Way {
-        match self.role {
-            Role::Client => Way::ToServer,
-            Role::Server => Way::ToClient,
-        }
-    }
 }
 
 impl Port for MemifPort {

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use sys::memif::{MemifParts, Ring, Role, Way};
 use sys::window::Window;
 
-use super::{Channel, MemifPort};
+use super::{Buffers, Channel, MemifPort};
 use crate::{PortSetup, PortStats};
 
 /// Why an end of a wire cannot be used.
@@ -54,15 +54,17 @@ impl MemifPort {
             let ring = Ring::over(Arc::clone(&memory), shape.ring_at(way) as usize, shape.log2_ring)?;
             if ring.is_ring() { Ok(ring) } else { Err(MemifError::NoRing) }
         };
-        let to_server = Channel { ring: ring(Way::ToServer)?, event: parts.to_server };
-        let to_client = Channel { ring: ring(Way::ToClient)?, event: parts.to_client };
+        let channel = |way, event| {
+            Ok::<_, MemifError>(Channel { ring: ring(way)?, event, buffers: Buffers::of(&shape, way) })
+        };
+        let to_server = channel(Way::ToServer, parts.to_server)?;
+        let to_client = channel(Way::ToClient, parts.to_client)?;
         let (incoming, outgoing) = match parts.role {
             Role::Client => (to_client, to_server),
             Role::Server => (to_server, to_client),
         };
         Ok(Self {
             role: parts.role,
-            shape,
             regions: vec![memory],
             incoming,
             outgoing,

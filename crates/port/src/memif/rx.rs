@@ -4,7 +4,7 @@ use base::FrameIdx;
 use base::limits::{CHAIN_FRAMES, FRAME_BYTES, FRAME_HEADROOM, SUPER_FRAME_BYTES};
 use region::Frames;
 use state::{CsumState, RxBatch, RxFrame};
-use sys::memif::{Descriptor, NEXT, Role, Way};
+use sys::memif::{Descriptor, NEXT, Role};
 
 use super::MemifPort;
 use super::ring::{Run, told_by};
@@ -63,19 +63,38 @@ impl MemifPort {
     }
 
     /// Takes one packet from the front of `run`.
+    #[inline]
     fn take(&self, frames: &mut Frames<'_>, run: &mut Run) -> Taken {
+        let Some(slot) = run.step() else { return Taken::Nonsense };
+        let first = self.incoming.ring.get(slot);
         let Some(head) = frames.alloc() else { return Taken::Later };
+        let len = first.length as usize;
+        if first.flags & NEXT != 0 || len > FRAME_BYTES - FRAME_HEADROOM {
+            return self.take_long(frames, run, head, first);
+        }
+        let to = frames.cell_mut(head).get_mut(FRAME_HEADROOM..FRAME_HEADROOM + len);
+        let window = self.regions.get(usize::from(first.region));
+        let copied = match (window, to) {
+            (Some(window), Some(to)) => len > 0 && window.read(first.offset as usize, to),
+            (None, _) | (_, None) => false,
+        };
+        if !copied {
+            frames.release(head);
+            return Taken::Nonsense;
+        }
+        if let Some(meta) = frames.meta_mut(head) {
+            meta.len = len as u16;
+        }
+        Taken::Packet(self.packet(head, len, first.metadata))
+    }
+
+    /// [`MemifPort::take`] for a packet that needs more descriptors or frames: the rest of what begins with `first`.
+    #[inline(never)]
+    fn take_long(&self, frames: &mut Frames<'_>, run: &mut Run, head: FrameIdx, first: Descriptor) -> Taken {
         let mut chain = Chain { last: head, end: FRAME_HEADROOM, bytes: 0 };
         let mut sane = true;
-        let mut metadata = None;
+        let mut descriptor = first;
         loop {
-            // A packet without an end: it will not come, for a sender shows whole packets only.
-            let Some(slot) = run.step() else {
-                frames.release_chain(head);
-                return Taken::Nonsense;
-            };
-            let descriptor = self.incoming.ring.get(slot);
-            metadata.get_or_insert(descriptor.metadata);
             if sane {
                 match self.copy_out(frames, &mut chain, descriptor) {
                     Ok(()) => {}
@@ -89,16 +108,26 @@ impl MemifPort {
             if descriptor.flags & NEXT == 0 {
                 break;
             }
+            // A packet without an end: it will not come, for a sender shows whole packets only.
+            let Some(slot) = run.step() else {
+                sane = false;
+                break;
+            };
+            descriptor = self.incoming.ring.get(slot);
         }
         if !sane || chain.bytes == 0 {
             frames.release_chain(head);
             return Taken::Nonsense;
         }
-        let len = chain.bytes as u32;
-        let (gso_size, csum) =
-            if self.offloads { told_by(metadata.unwrap_or(0), len) } else { (0, CsumState::Unknown) };
+        Taken::Packet(self.packet(head, chain.bytes, first.metadata))
+    }
+
+    #[inline]
+    fn packet(&self, head: FrameIdx, len: usize, metadata: u32) -> RxFrame {
+        let len = len as u32;
+        let (gso_size, csum) = if self.offloads { told_by(metadata, len) } else { (0, CsumState::Unknown) };
         let (port, local_peer) = (self.setup.port, self.setup.local_peer);
-        Taken::Packet(RxFrame { head, len, gso_size, port, local_peer, csum })
+        RxFrame { head, len, gso_size, port, local_peer, csum }
     }
 
     /// Copies what `descriptor` names to the end of `chain`.
@@ -143,8 +172,8 @@ impl MemifPort {
                 let mut slot = first;
                 while slot != next {
                     // The whole descriptor, whatever the server made of it.
-                    let (offset, length) =
-                        (self.shape.buffer_at(Way::ToClient, slot), self.shape.buffer_bytes);
+                    let buffers = &self.incoming.buffers;
+                    let (offset, length) = (buffers.at(slot), buffers.bytes);
                     ring.put(slot, Descriptor { flags: 0, region: 0, length, offset, metadata: 0 });
                     slot = slot.wrapping_add(1);
                 }

@@ -3,6 +3,7 @@
 use region::Frames;
 use state::TxFrame;
 use sys::memif::{Descriptor, NEXT, Role};
+use sys::window::Window;
 
 use super::MemifPort;
 use super::ring::{Run, metadata_of};
@@ -20,10 +21,12 @@ enum Unsent {
 }
 
 /// The buffer that is being filled.
-#[derive(Clone, Copy)]
-struct Buffer {
+struct Buffer<'a> {
     slot: u16,
     descriptor: Descriptor,
+    window: &'a Window,
+    /// Where the next byte goes.
+    at: usize,
     /// Bytes there is still room for.
     room: usize,
 }
@@ -36,13 +39,13 @@ impl MemifPort {
     ) -> Result<usize, PortError> {
         let mut run = self.vacant()?;
         let first = run.next;
-        let mut taken = 0;
+        let (mut taken, mut sent, mut bytes) = (0, 0, 0);
         for packet in packets {
             let before = run;
-            match self.put(frames, *packet, &mut run) {
+            match self.put(frames, packet, &mut run) {
                 Ok(()) => {
-                    self.stats.tx_packets += 1;
-                    self.stats.tx_bytes += u64::from(packet.bytes());
+                    sent += 1;
+                    bytes += u64::from(packet.bytes());
                 }
                 Err(Unsent::Later) if before.left < self.outgoing.ring.size() => {
                     run = before;
@@ -58,6 +61,8 @@ impl MemifPort {
             frames.release(packet.head);
             taken += 1;
         }
+        self.stats.tx_packets += sent;
+        self.stats.tx_bytes += bytes;
         if run.next != first {
             self.show(run.next);
         }
@@ -65,7 +70,8 @@ impl MemifPort {
     }
 
     /// Copies one packet into the places at the front of `run`.
-    fn put(&self, frames: &mut Frames<'_>, mut packet: TxFrame, run: &mut Run) -> Result<(), Unsent> {
+    #[inline]
+    fn put(&self, frames: &mut Frames<'_>, packet: &TxFrame, run: &mut Run) -> Result<(), Unsent> {
         let is_super = packet.gso_size > 0 && packet.payload_bytes > u32::from(packet.gso_size);
         let metadata = if self.offloads {
             metadata_of(if is_super { packet.gso_size } else { 0 }, packet.csum_start != 0)
@@ -73,7 +79,9 @@ impl MemifPort {
             if is_super {
                 return Err(Unsent::Bad);
             }
-            complete_checksum(frames, &mut packet);
+            if packet.csum_start != 0 {
+                complete_checksum(frames, &mut { *packet });
+            }
             0
         };
         let mut buffer = self.open(run, metadata)?;
@@ -92,7 +100,13 @@ impl MemifPort {
 
     /// Adds `bytes` to the packet whose last buffer is `buffer`.
     #[inline]
-    fn copy_in(&self, run: &mut Run, buffer: &mut Buffer, mut bytes: &[u8]) -> Result<(), Unsent> {
+    fn copy_in<'a>(&'a self, run: &mut Run, buffer: &mut Buffer<'a>, bytes: &[u8]) -> Result<(), Unsent> {
+        if bytes.len() <= buffer.room { buffer.fill(bytes) } else { self.copy_on(run, buffer, bytes) }
+    }
+
+    /// [`MemifPort::copy_in`] for what needs more buffers.
+    #[inline(never)]
+    fn copy_on<'a>(&'a self, run: &mut Run, buffer: &mut Buffer<'a>, mut bytes: &[u8]) -> Result<(), Unsent> {
         while !bytes.is_empty() {
             if buffer.room == 0 {
                 let next = self.open(run, 0)?;
@@ -101,13 +115,7 @@ impl MemifPort {
                 *buffer = next;
             }
             let (part, rest) = bytes.split_at(bytes.len().min(buffer.room));
-            let at = buffer.descriptor.offset as usize + buffer.descriptor.length as usize;
-            let window = self.regions.get(usize::from(buffer.descriptor.region)).ok_or(Unsent::Nonsense)?;
-            if !window.write(at, part) {
-                return Err(Unsent::Nonsense);
-            }
-            buffer.descriptor.length += part.len() as u32;
-            buffer.room -= part.len();
+            buffer.fill(part)?;
             bytes = rest;
         }
         Ok(())
@@ -115,18 +123,37 @@ impl MemifPort {
 
     /// The buffer of the next place of `run`, empty.
     #[inline]
-    fn open(&self, run: &mut Run, metadata: u32) -> Result<Buffer, Unsent> {
+    fn open(&self, run: &mut Run, metadata: u32) -> Result<Buffer<'_>, Unsent> {
         let slot = run.step().ok_or(Unsent::Later)?;
         let (region, offset, room) = match self.role {
-            Role::Client => (0, self.shape.buffer_at(self.way_out(), slot), self.shape.buffer_bytes as usize),
+            Role::Client => {
+                let buffers = &self.outgoing.buffers;
+                (0, buffers.at(slot), buffers.bytes as usize)
+            }
             Role::Server => {
                 let posted = self.outgoing.ring.get(slot);
                 (posted.region, posted.offset, posted.length as usize)
             }
         };
+        let window = self.regions.get(usize::from(region)).ok_or(Unsent::Nonsense)?;
         if room == 0 {
             return Err(Unsent::Nonsense);
         }
-        Ok(Buffer { slot, descriptor: Descriptor { flags: 0, region, length: 0, offset, metadata }, room })
+        let descriptor = Descriptor { flags: 0, region, length: 0, offset, metadata };
+        Ok(Buffer { slot, descriptor, window, at: offset as usize, room })
+    }
+}
+
+impl Buffer<'_> {
+    /// Adds `bytes`, for which there is room.
+    #[inline]
+    fn fill(&mut self, bytes: &[u8]) -> Result<(), Unsent> {
+        if !self.window.write(self.at, bytes) {
+            return Err(Unsent::Nonsense);
+        }
+        self.descriptor.length += bytes.len() as u32;
+        self.at += bytes.len();
+        self.room -= bytes.len();
+        Ok(())
     }
 }
