@@ -15,6 +15,7 @@ pub(crate) const TESTS: &[Need] = &[
     ("redis-cli", "redis-tools"),
     ("python3", "python3"),
     ("tcpdump", "tcpdump"),
+    ("dpdk-testpmd", "dpdk-dev"),
 ];
 
 /// What counting instructions uses.

@@ -215,6 +215,65 @@ pub fn connect_abstract(name: &[u8]) -> Result<Fd> {
     Ok(fd)
 }
 
+/// The address that `path` names; one that begins with `@` is abstract.
+fn unix_address(path: &str) -> Result<SocketAddrUnix> {
+    match path.strip_prefix('@') {
+        Some(name) => SocketAddrUnix::new_abstract_name(name.as_bytes()),
+        None => SocketAddrUnix::new(path),
+    }
+}
+
+fn seqpacket() -> Result<Fd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).map(Fd::from)
+}
+
+/// A listening SEQPACKET socket at `path`, or, after `@`, with an abstract name. A socket file on which nobody listens any more is
+/// replaced. CLOEXEC, not blocking.
+///
+/// # Errors
+/// EADDRINUSE while somebody listens there, or the file is no socket; else what bind gives.
+pub fn listen_path(path: &str) -> Result<Fd> {
+    let address = unix_address(path)?;
+    let fd = seqpacket()?;
+    match rustix::net::bind(&fd, &address) {
+        Err(Errno::ADDRINUSE) if connect_path(path).err() == Some(Errno::CONNREFUSED) => {
+            remove_path(path)?;
+            rustix::net::bind(&fd, &address)?;
+        }
+        done => done?,
+    }
+    rustix::net::listen(&fd, 8)?;
+    Ok(fd)
+}
+
+/// Removes the file of a socket that listened at `path`; an abstract name goes by itself.
+///
+/// # Errors
+/// What unlink gives.
+pub fn remove_path(path: &str) -> Result<()> {
+    if path.starts_with('@') { Ok(()) } else { rustix::fs::unlink(path) }
+}
+
+/// A connection to the SEQPACKET listener at `path`, or, after `@`, with an abstract name. CLOEXEC, not blocking.
+///
+/// # Errors
+/// ENOENT, ECONNREFUSED when nobody listens; EAGAIN when too many wait there.
+pub fn connect_path(path: &str) -> Result<Fd> {
+    let fd = seqpacket()?;
+    rustix::net::connect(&fd, &unix_address(path)?)?;
+    Ok(fd)
+}
+
+/// [`accept`], not blocking.
+///
+/// # Errors
+/// EAGAIN when there is none.
+pub fn accept_nonblocking(listener: &impl AsFd) -> Result<Fd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    rustix::net::accept_with(listener, flags).map(Fd::from)
+}
+
 /// An eventfd with count 0. CLOEXEC, not blocking.
 ///
 /// # Errors

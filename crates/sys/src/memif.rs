@@ -160,19 +160,50 @@ impl MemifParts {
         Some(Self { role, shape, memory: fds.next()?, to_server: fds.next()?, to_client: fds.next()? })
     }
 
+    /// The ring to the server and the ring to the client.
+    ///
+    /// # Errors
+    /// EINVAL for an impossible shape or too small a memory; else when it cannot be mapped.
+    pub fn rings(&self) -> Result<[Ring; 2]> {
+        if !self.shape.is_valid() {
+            return Err(Errno::INVAL);
+        }
+        let memory = Arc::new(Window::map(&self.memory, 0, self.shape.bytes())?);
+        let ring =
+            |way| Ring::over(Arc::clone(&memory), self.shape.ring_at(way) as usize, self.shape.log2_ring);
+        Ok([ring(Way::ToServer)?, ring(Way::ToClient)?])
+    }
+
+    /// Empties the rings of a client's memory and posts all its buffers; both ends masked.
+    ///
+    /// # Errors
+    /// As [`MemifParts::rings`].
+    pub fn reset(&self) -> Result<()> {
+        let rings = self.rings()?;
+        for ring in &rings {
+            ring.reset();
+            ring.mask(true);
+        }
+        let [_, to_client] = &rings;
+        for slot in 0..to_client.size() {
+            let (offset, length) = (self.shape.buffer_at(Way::ToClient, slot), self.shape.buffer_bytes);
+            to_client.put(slot, Descriptor { flags: 0, region: 0, length, offset, metadata: 0 });
+        }
+        to_client.set_head(to_client.size());
+        Ok(())
+    }
+
     /// Ends the wire for both: their ports give errors from now on, and whoever sleeps on one wakes. For the introducer, when one
     /// end's process is gone.
     ///
     /// # Errors
-    /// When the memory cannot be mapped.
+    /// As [`MemifParts::rings`].
     pub fn hang_up(&self) -> Result<()> {
-        let memory = Arc::new(Window::map(&self.memory, 0, self.shape.bytes())?);
-        for (way, event) in [(Way::ToServer, &self.to_server), (Way::ToClient, &self.to_client)] {
-            let at = self.shape.ring_at(way) as usize;
-            Ring::over(Arc::clone(&memory), at, self.shape.log2_ring)?.close();
-            fds::event_signal(event)?;
+        for ring in self.rings()? {
+            ring.close();
         }
-        Ok(())
+        fds::event_signal(&self.to_server)?;
+        fds::event_signal(&self.to_client)
     }
 }
 
@@ -185,20 +216,6 @@ pub fn pair(shape: WireShape) -> Result<(MemifParts, MemifParts)> {
         return Err(Errno::INVAL);
     }
     let memory = memory::memfd("corelane-wire", shape.bytes(), false)?.fd;
-    let window = Arc::new(Window::map(&memory, 0, shape.bytes())?);
-    for way in [Way::ToServer, Way::ToClient] {
-        let ring = Ring::over(Arc::clone(&window), shape.ring_at(way) as usize, shape.log2_ring)?;
-        ring.reset();
-        ring.mask(true);
-        if way == Way::ToClient {
-            for slot in 0..ring.size() {
-                let offset = shape.buffer_at(way, slot);
-                let length = shape.buffer_bytes;
-                ring.put(slot, Descriptor { flags: 0, region: 0, length, offset, metadata: 0 });
-            }
-            ring.set_head(ring.size());
-        }
-    }
     let client =
         MemifParts { role: Role::Client, shape, memory, to_server: fds::event()?, to_client: fds::event()? };
     let server = MemifParts {
@@ -208,6 +225,7 @@ pub fn pair(shape: WireShape) -> Result<(MemifParts, MemifParts)> {
         to_server: client.to_server.duplicate()?,
         to_client: client.to_client.duplicate()?,
     };
+    client.reset()?;
     Ok((client, server))
 }
 
@@ -266,6 +284,13 @@ impl Ring {
         self.word32(0).store(COOKIE, Ordering::Relaxed);
         self.word32(CLOSED_AT).store(0, Ordering::Relaxed);
         self.word16(FLAGS_AT).store(0, Ordering::Relaxed);
+        self.word16(HEAD_AT).store(0, Ordering::Relaxed);
+        self.word16(TAIL_AT).store(0, Ordering::Release);
+    }
+
+    /// Empties it without touching flags and cookie, which are the other end's.
+    pub fn rewind(&self) {
+        self.word32(CLOSED_AT).store(0, Ordering::Relaxed);
         self.word16(HEAD_AT).store(0, Ordering::Relaxed);
         self.word16(TAIL_AT).store(0, Ordering::Release);
     }

@@ -4,7 +4,10 @@
 //! The peer is not trusted with anything but its own packets: descriptors are read once and checked, buffers are only copied
 //! from and to, and what makes no sense costs a packet, or closes the wire.
 
+mod control;
+mod handshake;
 mod open;
+mod proto;
 mod ring;
 mod rx;
 mod stats;
@@ -22,7 +25,8 @@ use sys::memif::{Ring, Way};
 use sys::window::Window;
 
 use crate::{Port, PortCaps, PortError, PortSetup, PortStats};
-pub use open::MemifError;
+pub use control::{Connection, MemifSpec, News, Wire};
+pub use open::{MemifError, RingPart, ServedParts};
 
 /// One direction of a wire as this end sees it.
 struct Channel {
@@ -42,6 +46,9 @@ struct Buffers {
 }
 
 impl Buffers {
+    /// Those of a server, which has none of its own.
+    const NONE: Self = Self { first: 0, stride: 0, bytes: 0, mask: 0 };
+
     fn of(shape: &WireShape, way: Way) -> Self {
         let mask = (shape.ring_size() - 1) as u16;
         Self { first: shape.buffer_at(way, 0), stride: shape.stride(), bytes: shape.buffer_bytes, mask }

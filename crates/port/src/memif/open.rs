@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use region::FrameArea;
 use rustix::io::Errno;
+use sys::fds::Fd;
 use sys::memif::{MemifParts, Ring, Role, Way};
 use sys::window::Window;
 
@@ -39,8 +40,63 @@ impl From<Errno> for MemifError {
     }
 }
 
+/// One ring of a client's memory, as the client named it.
+#[derive(Debug)]
+pub struct RingPart {
+    /// Number of the region it lies in.
+    pub region: usize,
+    /// Where, bytes from the region's start.
+    pub offset: usize,
+    /// Descriptors, as a power of two.
+    pub log2_size: u32,
+    /// Its eventfd.
+    pub event: Fd,
+}
+
+/// What a client showed its server.
+#[derive(Debug)]
+pub struct ServedParts {
+    /// Its memory, with the size of each region.
+    pub regions: Vec<(Fd, u64)>,
+    /// The ring of its packets.
+    pub to_server: RingPart,
+    /// The ring of its empty buffers.
+    pub to_client: RingPart,
+}
+
+impl ServedParts {
+    /// The regions, mapped.
+    fn map(&self) -> Result<Vec<Arc<Window>>, MemifError> {
+        let windows = self.regions.iter().map(|(fd, bytes)| Window::map(fd, 0, *bytes).map(Arc::new));
+        Ok(windows.collect::<Result<_, Errno>>()?)
+    }
+
+    /// Empties the rings before the first packet, and says that the server polls.
+    ///
+    /// # Errors
+    /// [`MemifError`] when what the client showed makes no sense.
+    pub(super) fn begin(&self) -> Result<[Ring; 2], MemifError> {
+        let windows = self.map()?;
+        let rings = [self.to_server.over(&windows)?, self.to_client.over(&windows)?];
+        for ring in &rings {
+            ring.rewind();
+        }
+        let [to_server, _] = &rings;
+        to_server.mask(true);
+        Ok(rings)
+    }
+}
+
+impl RingPart {
+    fn over(&self, windows: &[Arc<Window>]) -> Result<Ring, MemifError> {
+        let window = windows.get(self.region).ok_or(MemifError::NoRing)?;
+        let ring = Ring::over(Arc::clone(window), self.offset, self.log2_size);
+        ring.ok().filter(Ring::is_ring).ok_or(MemifError::NoRing)
+    }
+}
+
 impl MemifPort {
-    /// A port on one end of a wire that [`super::pair`] made, here or in another process, with its frames in `area`.
+    /// A port on one end of a wire that [`super::pair`] made, here or in another process.
     ///
     /// # Errors
     /// [`MemifError`].
@@ -50,27 +106,46 @@ impl MemifPort {
             return Err(MemifError::Shape);
         }
         let memory = Arc::new(Window::map(&parts.memory, 0, shape.bytes())?);
-        let ring = |way| {
-            let ring = Ring::over(Arc::clone(&memory), shape.ring_at(way) as usize, shape.log2_ring)?;
-            if ring.is_ring() { Ok(ring) } else { Err(MemifError::NoRing) }
+        let [to_server, to_client] = parts.rings()?;
+        if !to_server.is_ring() || !to_client.is_ring() {
+            return Err(MemifError::NoRing);
+        }
+        let channel = |ring, event, way| Channel { ring, event, buffers: Buffers::of(&shape, way) };
+        let to_server = channel(to_server, parts.to_server, Way::ToServer);
+        let to_client = channel(to_client, parts.to_client, Way::ToClient);
+        Ok(Self::new(parts.role, vec![memory], (to_server, to_client), setup))
+    }
+
+    /// A port on the memory of a client whom [`super::Connection`] served.
+    ///
+    /// # Errors
+    /// [`MemifError`].
+    pub fn serving(parts: ServedParts, setup: PortSetup) -> Result<Self, MemifError> {
+        let regions = parts.map()?;
+        let channel = |part: RingPart| {
+            let ring = part.over(&regions)?;
+            Ok::<_, MemifError>(Channel { ring, event: part.event, buffers: Buffers::NONE })
         };
-        let channel = |way, event| {
-            Ok::<_, MemifError>(Channel { ring: ring(way)?, event, buffers: Buffers::of(&shape, way) })
-        };
-        let to_server = channel(Way::ToServer, parts.to_server)?;
-        let to_client = channel(Way::ToClient, parts.to_client)?;
-        let (incoming, outgoing) = match parts.role {
+        let channels = (channel(parts.to_server)?, channel(parts.to_client)?);
+        Ok(Self::new(Role::Server, regions, channels, setup).plain())
+    }
+
+    /// The same wire, whose peer is another kind of program: checksums are completed, super-segments refused.
+    #[must_use]
+    pub fn plain(self) -> Self {
+        Self { offloads: false, ..self }
+    }
+
+    fn new(
+        role: Role,
+        regions: Vec<Arc<Window>>,
+        (to_server, to_client): (Channel, Channel),
+        setup: PortSetup,
+    ) -> Self {
+        let (incoming, outgoing) = match role {
             Role::Client => (to_client, to_server),
             Role::Server => (to_server, to_client),
         };
-        Ok(Self {
-            role: parts.role,
-            regions: vec![memory],
-            incoming,
-            outgoing,
-            offloads: true,
-            setup,
-            stats: PortStats::default(),
-        })
+        Self { role, regions, incoming, outgoing, offloads: true, setup, stats: PortStats::default() }
     }
 }
