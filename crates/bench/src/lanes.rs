@@ -17,14 +17,14 @@ use wire::checksum::Sum;
 
 use crate::work::{Cpu, Figure, Loss, Rig, Setting, Work};
 
-const MESSAGE: usize = 64;
+pub(crate) const MESSAGE: usize = 64;
 /// First of the ports that the server listens on: one for each [`CLIENT_PORTS`] connections.
 const SERVER_PORT: u16 = 80;
 /// Source ports of the client, from 1024 on.
 const CLIENT_PORTS: usize = 60_000;
 /// Token of a listener's events; those of connections are smaller.
 const LISTENER: u64 = u64::MAX;
-const QUEUE: u16 = 1;
+pub(crate) const QUEUE: u16 = 1;
 /// Buffers of the two ends of a stream, bytes.
 const BULK_BUFFER: u32 = 256 << 10;
 /// What a program writes and reads of a stream at once, bytes.
@@ -106,7 +106,8 @@ struct Host {
 
 impl Host {
     fn new(host: u8, setting: &Setting) -> Self {
-        let shape = LaneShape::for_socks(setting.sockets);
+        let shape =
+            LaneShape { listeners: 256, dormant: setting.dormant, ..LaneShape::for_socks(setting.sockets) };
         let frames = (setting.sockets * 2).clamp(32_768, 131_072);
         let region_shape = RegionShape { lanes: 1, lane_bytes: shape.lane_bytes(), frames };
         let words = sys::memory::map_anonymous(Region::bytes_needed(&region_shape)).expect("memory");
@@ -133,8 +134,8 @@ impl Host {
 }
 
 /// One end at work.
-struct End<'a> {
-    engine: Engine<'a>,
+pub(crate) struct End<'a> {
+    pub(crate) engine: Engine<'a>,
     addr: IpAddress,
     mac: MacAddr,
     checksums: bool,
@@ -183,7 +184,7 @@ impl Lanes {
         Self { client: Host::new(1, setting), server: Host::new(2, setting), setting: *setting }
     }
 
-    fn world(&mut self) -> World<'_> {
+    pub(crate) fn world(&mut self) -> World<'_> {
         World {
             client: End::new(&mut self.client, self.setting.checksums),
             server: End::new(&mut self.server, self.setting.checksums),
@@ -197,19 +198,19 @@ impl Lanes {
 }
 
 /// Both ends, and the wire between them.
-struct World<'a> {
-    client: End<'a>,
-    server: End<'a>,
+pub(crate) struct World<'a> {
+    pub(crate) client: End<'a>,
+    pub(crate) server: End<'a>,
     there: Wire,
     back: Wire,
-    now: Instant,
+    pub(crate) now: Instant,
     options: TcpOptions,
     buffer: Vec<u8>,
 }
 
 impl World<'_> {
     /// What the client has to send goes to the server, whose program gets its turn; and back.
-    fn turn(&mut self, program: impl FnOnce(&mut Engine<'_>, &mut [u8])) {
+    pub(crate) fn turn(&mut self, program: impl FnOnce(&mut Engine<'_>, &mut [u8])) {
         self.client.transmit(&mut self.there);
         let there = self.there.lens.len();
         self.now = self.now.plus(Duration::from_micros(5));
@@ -223,7 +224,7 @@ impl World<'_> {
     }
 
     /// Listens for so many connections.
-    fn listen(&mut self, connections: usize) {
+    pub(crate) fn listen(&mut self, connections: usize) {
         for n in 0..connections.div_ceil(CLIENT_PORTS) as u16 {
             let local = Endpoint { addr: self.server.addr, port: Port(SERVER_PORT + n) };
             let engine = &mut self.server.engine;
@@ -233,7 +234,7 @@ impl World<'_> {
     }
 
     /// Opens connection number `n`.
-    fn connect(&mut self, n: usize) -> SockRef {
+    pub(crate) fn connect(&mut self, n: usize) -> SockRef {
         let local = Endpoint { addr: self.client.addr, port: Port(1024 + (n % CLIENT_PORTS) as u16) };
         let port = Port(SERVER_PORT + (n / CLIENT_PORTS) as u16);
         let remote = Endpoint { addr: self.server.addr, port };
@@ -252,7 +253,7 @@ impl World<'_> {
 }
 
 /// The echo server's turn: accepts, reads and answers whatever its events name. Closes what the peer closed.
-fn serve(engine: &mut Engine<'_>, buffer: &mut [u8]) {
+pub(crate) fn serve(engine: &mut Engine<'_>, buffer: &mut [u8]) {
     while let Some(event) = engine.poll_event(QUEUE) {
         if event.token == LISTENER {
             accept_all(engine, event.sock);

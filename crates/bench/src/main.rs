@@ -30,6 +30,7 @@ mod report;
 mod rows;
 #[allow(dead_code, reason = "the vocabulary of rows still to come")]
 mod runner;
+mod scale;
 mod smol;
 mod stats;
 mod work;
@@ -43,7 +44,7 @@ use rows::{Job, Row, Trouble};
 use runner::{Plan, Reply};
 
 /// Where rows come from, in the order of the report.
-const GROUPS: &[fn() -> Vec<Row>] = &[engine_rows::rows];
+const GROUPS: &[fn() -> Vec<Row>] = &[engine_rows::rows, scale::rows];
 
 /// Corelane beside its peers: in turns, pinned, medians.
 #[derive(Parser)]

@@ -10,10 +10,16 @@ use crate::runner::{Plan, Runs};
 use crate::stats::figure;
 
 /// What the first part of a row's id means.
-pub(crate) const MODES: &[(&str, &str)] = &[(
-    "engine",
-    "Engine only: both ends in one thread, frames copied onto an in-memory wire and off it. CPU time of both ends an operation.",
-)];
+pub(crate) const MODES: &[(&str, &str)] = &[
+    (
+        "engine",
+        "Engine only: both ends in one thread, frames copied onto an in-memory wire and off it. CPU time of both ends an operation.",
+    ),
+    (
+        "memory",
+        "Memory of open connections, both ends in one process, each connection proven alive by one exchange of 64 bytes each way.",
+    ),
+];
 
 /// The sentence for the mode of the row named `id`.
 pub(crate) fn mode(id: &str) -> Option<(&'static str, &'static str)> {

@@ -47,6 +47,8 @@ pub(crate) struct Setting {
     pub(crate) checksums: bool,
     /// Sockets a host must have room for.
     pub(crate) sockets: u32,
+    /// Connections besides that may hibernate.
+    pub(crate) dormant: u32,
     /// Packets of a million that the wire loses.
     pub(crate) lost_ppm: u32,
 }
@@ -60,7 +62,7 @@ impl Setting {
             // Short connections leave their client in TIME-WAIT, which wants room.
             Work::ShortConnections(_) => (1_500, 65_536),
         };
-        Self { mtu, checksums: true, sockets, lost_ppm: 0 }
+        Self { mtu, checksums: true, sockets, dormant: 0, lost_ppm: 0 }
     }
 }
 

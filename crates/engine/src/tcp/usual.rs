@@ -1,6 +1,7 @@
 //! Usual segments of a batch (see `wire::usual`) in stages: verified and hashed, their rows fetched, then processed by header
 //! prediction. A segment that any stage finds unusual takes the way of all others.
 
+use ::state::dormant::DORMANT;
 use ::state::{CsumState, FlowKey, LaneMem, RxFrame};
 use base::{Idx, Instant, IpAddress};
 use region::Frames;
@@ -41,6 +42,10 @@ pub(crate) fn verify(mem: &LaneMem<'_>, rx: &RxFrame) -> Option<u32> {
 #[inline]
 pub(crate) fn fetch(mem: &LaneMem<'_>, hash: u32) -> Option<u32> {
     let row = mem.flows.candidate(hash)?;
+    if row & DORMANT != 0 {
+        mem.dormant.prefetch_lines(Idx::new(row & !DORMANT), 0, 2);
+        return None;
+    }
     mem.hot.prefetch_lines(Idx::new(row), 0, 3);
     mem.cold.prefetch_lines(Idx::new(row), 0, 1);
     Some(row)
