@@ -62,6 +62,14 @@ impl FlowHead {
     }
 }
 
+impl FlowHead {
+    /// Rows that hashes lead to, from the first on. The rest need not be zero.
+    #[must_use]
+    pub const fn buckets(&self) -> u32 {
+        self.buckets
+    }
+}
+
 const fn limited(capacity: u32) -> u32 {
     if capacity > FLOW_CAPACITY_MAX { FLOW_CAPACITY_MAX } else { capacity }
 }

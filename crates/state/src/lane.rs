@@ -118,7 +118,7 @@ plain! {
         pub used: u32,
         /// First free listener.
         pub free_listener: Idx<Listener>,
-        /// First free scoreboard.
+        /// First free scoreboard that was used before.
         pub free_board: Idx<Scoreboard>,
         /// First listener of each bucket.
         pub listen_buckets: [Idx<Listener>; LISTEN_BUCKETS],
@@ -132,8 +132,8 @@ plain! {
         pub requeued_len: u32,
         /// Packets in that table whose payload was retained and given out again: from the first on.
         pub lent: u32,
-        /// Room.
-        pub spare: u32,
+        /// Scoreboards from here on were never used.
+        pub fresh_board: u32,
         /// Challenge ACKs (RFC 5961 7).
         pub challenges: RateLimit,
         /// RSTs for segments to no connection.
@@ -162,7 +162,7 @@ impl TcpGlobals {
         requeued_head: 0,
         requeued_len: 0,
         lent: 0,
-        spare: 0,
+        fresh_board: 0,
         challenges: RateLimit { since: Instant(0), count: 0, spare: 0 },
         resets: RateLimit { since: Instant(0), count: 0, spare: 0 },
         duplicates: RateLimit { since: Instant(0), count: 0, spare: 0 },

@@ -130,8 +130,16 @@ impl<'a> LaneMem<'a> {
         };
         carver.table(tables.timers)?.rows_mut().fill(Timer::default());
         *carver.one(tables.wheel)? = WheelHead::starting(now);
-        *carver.one(tables.flow_head)? = FlowHead::for_capacity(shape.connections());
-        carver.table(tables.flows)?.rows_mut().fill(FlowBucket::default());
+        let flows = FlowHead::for_capacity(shape.connections());
+        *carver.one(tables.flow_head)? = flows;
+        // Only what hashes lead to: overflow buckets are made as they are taken, so that what nobody uses costs no memory.
+        let buckets = flows.buckets() as usize;
+        carver
+            .table(tables.flows)?
+            .rows_mut()
+            .iter_mut()
+            .take(buckets)
+            .for_each(|b| *b = FlowBucket::default());
         *carver.one(tables.dormant_wheel)? = WheelHead::starting(now);
         let area = guard.frame_area();
         let mut mem = LaneMem::carve(guard.carver(), area)?;
@@ -168,15 +176,9 @@ impl<'a> LaneMem<'a> {
         chain_free(self.cold.rows_mut(), |row, next| row.passive.next = Idx::new(next.raw()));
         self.listeners.rows_mut().fill(Listener::default());
         chain_free(self.listeners.rows_mut(), |row, next| row.next = next);
-        chain_free(self.boards.rows_mut(), |row, next| {
-            row.count = 0;
-            row.bytes = 0;
-            row.next = next;
-        });
         self.globals.tcp = TcpGlobals {
             free: first(self.hot.len()),
             free_listener: first(self.listeners.len()),
-            free_board: first(self.boards.len()),
             rcv_buf_bytes: buffer,
             snd_buf_bytes: buffer,
             isn_key,

@@ -203,7 +203,7 @@ plain! {
         /// Keepalive probes in a row.
         pub keep_probes: u8,
         /// Room.
-        pub spare: u8,
+        pub spare: [u8; 5],
         /// Since when the peer has acknowledged nothing.
         pub stalled_at: Instant,
     }
@@ -264,19 +264,17 @@ plain! {
         pub passive: PassiveLinks,
         /// Out-of-order reception.
         pub ooo: OutOfOrder,
+        /// Handle of the connection, when the lane has handles.
+        pub handle: u32,
         /// Loss recovery.
         pub loss: LossState,
         /// Segments retransmitted.
         pub retransmits: u32,
-        /// Handle of the connection, when the lane has handles.
-        pub handle: u32,
         /// Its sequence numbers when the sweep for idle connections last came by.
         pub sweep_mark: u32,
-        /// Room.
-        pub spare_end: u32,
     }
 }
-const _: () = assert!(size_of::<TcbCold>() <= 4 * base::CACHE_LINE);
+const _: () = assert!(size_of::<TcbCold>() == 240);
 const _: () = assert!(size_of::<TcbCold>().is_multiple_of(8));
 
 /// Runs one scoreboard can hold.

@@ -66,9 +66,15 @@ impl Conn<'_, '_> {
         if !self.cold.loss.board.is_none() {
             return true;
         }
-        let at = self.tcp.free_board;
+        let (free, fresh) = (self.tcp.free_board, Idx::new(self.tcp.fresh_board));
+        let at = free.some().unwrap_or(fresh);
         let Some(board) = self.boards.get_mut(at) else { return false };
-        self.tcp.free_board = core::mem::take(&mut board.next);
+        if free.is_none() {
+            self.tcp.fresh_board = self.tcp.fresh_board.saturating_add(1);
+        } else {
+            self.tcp.free_board = board.next;
+        }
+        board.next = Idx::NONE;
         board.count = 0;
         board.bytes = 0;
         self.cold.loss.board = at;
