@@ -213,13 +213,18 @@ impl World<'_> {
     pub(crate) fn turn(&mut self, program: impl FnOnce(&mut Engine<'_>, &mut [u8])) {
         self.client.transmit(&mut self.there);
         let there = self.there.lens.len();
-        self.now = self.now.plus(Duration::from_micros(5));
+        // About what the work takes: delayed acknowledgements fall due among as many exchanges as on a real clock.
+        self.now = self.now.plus(Duration::from_micros(5 + there as u64 / 2));
         self.server.receive(&mut self.there, self.now);
         program(&mut self.server.engine, &mut self.buffer);
         self.server.transmit(&mut self.back);
         // Nothing on the wire: something was lost and is waited for, so time goes faster.
         let idle = there + self.back.lens.len() == 0;
-        self.now = self.now.plus(Duration::from_micros(if idle { 1_000 } else { 5 }));
+        self.now = self.now.plus(Duration::from_micros(if idle {
+            1_000
+        } else {
+            5 + self.back.lens.len() as u64 / 2
+        }));
         self.client.receive(&mut self.back, self.now);
     }
 
