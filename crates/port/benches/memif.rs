@@ -1,6 +1,7 @@
 //! What a wire between two lanes costs: both ends in one thread (for instruction counts), and one on each of two cores.
 //!
-//! `cargo bench -p corelane-port --bench memif [-- one BYTES ROUNDS]`
+//! `cargo bench -p corelane-port --bench memif [-- copy|lend|lent BYTES ROUNDS]`: all, or one case in one thread. `copy`: both ends
+//! copy; `lend`: the sender lends its frames; `lent`: the receiver does.
 #![allow(
     missing_docs,
     unreachable_pub,
@@ -19,7 +20,7 @@ use std::time::Instant;
 
 use base::limits::BATCH_FRAMES;
 use port::Port;
-use port::memif::{MemifPort, WireShape, pair};
+use port::memif::{MemifPort, WireShape, pair, pair_lending};
 use rig::{Memory, pattern, setup, tcp_head, udp_head};
 use state::{RxBatch, TxFrame};
 
@@ -33,14 +34,22 @@ struct End {
     batch: RxBatch,
 }
 
-fn wire() -> (End, End) {
-    let (client, server) = pair(WireShape::default()).unwrap();
-    let end = |parts| {
-        let memory = Memory::new(FRAMES);
+/// The sending and the receiving end.
+fn wire(mode: &str) -> (End, End) {
+    let end = |parts, memory: Memory| {
         let port = MemifPort::from_parts(parts, memory.area, setup()).unwrap();
         End { port, memory, batch: RxBatch::new() }
     };
-    (end(client), end(server))
+    if mode == "copy" {
+        let (client, server) = pair(WireShape::default()).unwrap();
+        return (end(client, Memory::new(FRAMES)), end(server, Memory::new(FRAMES)));
+    }
+    let (memory, fd, lending) = Memory::shared(FRAMES);
+    let (client, server) = pair_lending(WireShape::default(), &fd, lending).unwrap();
+    let (client, server) = (end(client, memory), end(server, Memory::new(FRAMES)));
+    let (from, mut to) = if mode == "lend" { (client, server) } else { (server, client) };
+    to.receive(); // posts its frames
+    (from, to)
 }
 
 impl End {
@@ -63,6 +72,8 @@ impl End {
         let mut frames = self.memory.frames();
         for packet in packets {
             frames.retain(packet.head);
+            // A port may have put the payload behind the headers.
+            frames.meta_mut(packet.head).unwrap().len = packet.header_bytes;
         }
         let taken = self.port.tx(&mut frames, packets).unwrap();
         for packet in packets.iter().skip(taken) {
@@ -83,8 +94,8 @@ impl End {
 }
 
 /// ns a packet, both ends in this thread.
-fn one_thread(bytes: usize, rounds: usize) -> f64 {
-    let (mut a, mut b) = wire();
+fn one_thread(mode: &str, bytes: usize, rounds: usize) -> f64 {
+    let (mut a, mut b) = wire(mode);
     let packets = a.packets(bytes);
     let start = Instant::now();
     for _ in 0..rounds {
@@ -95,8 +106,8 @@ fn one_thread(bytes: usize, rounds: usize) -> f64 {
 }
 
 /// Packets a second from core 0 to core 1.
-fn two_threads(bytes: usize, seconds: u64) -> f64 {
-    let (mut a, mut b) = wire();
+fn two_threads(mode: &str, bytes: usize, seconds: u64) -> f64 {
+    let (mut a, mut b) = wire(mode);
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
     let sender = std::thread::spawn(move || {
@@ -127,19 +138,27 @@ fn two_threads(bytes: usize, seconds: u64) -> f64 {
 
 fn main() {
     let args: Vec<String> = std::env::args().filter(|a| a != "--bench").collect();
-    if let [_, one, bytes, rounds] = &args[..]
-        && one == "one"
-    {
-        println!("{:.1} ns a packet", one_thread(bytes.parse().unwrap(), rounds.parse().unwrap()));
+    if let [_, mode, bytes, rounds] = &args[..] {
+        println!("{:.1} ns a packet", one_thread(mode, bytes.parse().unwrap(), rounds.parse().unwrap()));
         return;
     }
-    println!("{:>8} {:>22} {:>22} {:>10}", "bytes", "one thread, ns/packet", "two cores, Mpackets/s", "Gb/s");
+    println!(
+        "{:>6} {:>8} {:>22} {:>22} {:>10}",
+        "", "bytes", "one thread, ns/packet", "two cores, Mpackets/s", "Gb/s"
+    );
     for bytes in [64, 1500, 60_000] {
-        let mut ones: Vec<f64> = (0..5).map(|_| one_thread(bytes, 2_000_000 / (bytes + 500))).collect();
-        let mut twos: Vec<f64> = (0..5).map(|_| two_threads(bytes, 1)).collect();
-        ones.sort_by(f64::total_cmp);
-        twos.sort_by(f64::total_cmp);
-        let (one, two) = (ones[2], twos[2]);
-        println!("{bytes:>8} {one:>22.1} {:>22.2} {:>10.1}", two / 1e6, two * bytes as f64 * 8.0 / 1e9);
+        for mode in ["copy", "lend", "lent"] {
+            let mut ones: Vec<f64> =
+                (0..5).map(|_| one_thread(mode, bytes, 2_000_000 / (bytes + 500))).collect();
+            let mut twos: Vec<f64> = (0..5).map(|_| two_threads(mode, bytes, 1)).collect();
+            ones.sort_by(f64::total_cmp);
+            twos.sort_by(f64::total_cmp);
+            let (one, two) = (ones[2], twos[2]);
+            println!(
+                "{mode:>6} {bytes:>8} {one:>22.1} {:>22.2} {:>10.1}",
+                two / 1e6,
+                two * bytes as f64 * 8.0 / 1e9
+            );
+        }
     }
 }

@@ -3,7 +3,7 @@
 use base::FrameIdx;
 use base::limits::{CHAIN_FRAMES, FRAME_BYTES, FRAME_HEADROOM};
 use region::Frames;
-use state::TxFrame;
+use state::{Piece, TxFrame};
 
 /// Makes `frame`, with `len` bytes at `offset`, the end of the chain that ends in `last` so far.
 pub(crate) fn append(frames: &mut Frames<'_>, last: FrameIdx, frame: FrameIdx, offset: usize, len: usize) {
@@ -61,4 +61,28 @@ pub(crate) fn read_tx(frames: &Frames<'_>, packet: &TxFrame, bytes: &mut Vec<u8>
         let cell = frames.cell(piece.frame);
         bytes.extend_from_slice(cell.get(from..from + usize::from(piece.len)).unwrap_or(&[]));
     }
+}
+
+/// Copies the payload behind the headers, when it fits into their frame. False when it does not.
+pub(crate) fn join(frames: &mut Frames<'_>, packet: &mut TxFrame) -> bool {
+    let Some(meta) = frames.meta(packet.head) else { return false };
+    let mut end = usize::from(meta.offset) + usize::from(meta.len);
+    let bytes = packet.payload_bytes as usize;
+    if end + bytes > FRAME_BYTES {
+        return false;
+    }
+    for piece in packet.pieces() {
+        let len = usize::from(piece.len);
+        if !frames.copy((piece.frame, usize::from(piece.offset)), (packet.head, end), len) {
+            return false;
+        }
+        end += len;
+    }
+    if let Some(meta) = frames.meta_mut(packet.head) {
+        meta.len += bytes as u16;
+    }
+    packet.header_bytes += bytes as u16;
+    packet.payload = [Piece::default(); CHAIN_FRAMES];
+    (packet.payload_pieces, packet.payload_bytes) = (0, 0);
+    true
 }

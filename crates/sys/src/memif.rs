@@ -122,12 +122,27 @@ impl WireShape {
         self.buffer_bytes + STAGGER_BYTES
     }
 
+    /// Size of a client's ledger: a few indices, and a number for each place of both rings.
+    #[must_use]
+    pub const fn ledger_bytes(&self) -> u64 {
+        (64 + 8 * self.ring_size() as u64).next_multiple_of(PAGE_BYTES as u64)
+    }
+
     /// Size of the memory.
     #[must_use]
     pub const fn bytes(&self) -> u64 {
         let buffers = 2 * self.ring_size() as u64 * self.stride() as u64;
         (2 * self.ring_at(Way::ToClient) as u64 + buffers).next_multiple_of(PAGE_BYTES as u64)
     }
+}
+
+/// Which part of its region a client lends to its server, so that packets are copied once only: its frame area. Plain numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lending {
+    /// Where it begins in the region's memory, a multiple of the page size.
+    pub offset: u64,
+    /// Its bytes, at most 4 GiB.
+    pub bytes: u64,
 }
 
 /// One end of a wire as fds, to be used here or sent to another process.
@@ -143,21 +158,43 @@ pub struct MemifParts {
     pub to_server: Fd,
     /// The eventfd of the ring to the client.
     pub to_client: Fd,
+    /// On a wire that [`pair_lending`] made: what is lent, and for the server the region's memory, for the client its ledger of
+    /// the frames that are lent out, which only its own processes see.
+    pub lent: Option<(Lending, Fd)>,
 }
 
 impl MemifParts {
-    /// Descriptors of one end.
+    /// Descriptors of one end, without that of what is lent.
     pub const FDS: usize = 3;
 
-    /// Its descriptors in the order in which [`MemifParts::from_fds`] wants them.
+    /// Its descriptors in the order in which [`MemifParts::from_fds`] wants them. On a wire that lends there is one more in
+    /// [`MemifParts::lent`].
     #[must_use]
     pub fn fds(&self) -> [BorrowedFd<'_>; Self::FDS] {
         [self.memory.as_fd(), self.to_server.as_fd(), self.to_client.as_fd()]
     }
 
-    /// An end from what was received of it. `None` when there are too few descriptors.
+    /// An end from what was received of it; on a wire that lends the receiver sets [`MemifParts::lent`] then. `None` when there are too
+    /// few descriptors.
     pub fn from_fds(role: Role, shape: WireShape, fds: &mut impl Iterator<Item = Fd>) -> Option<Self> {
-        Some(Self { role, shape, memory: fds.next()?, to_server: fds.next()?, to_client: fds.next()? })
+        let (memory, to_server, to_client) = (fds.next()?, fds.next()?, fds.next()?);
+        Some(Self { role, shape, memory, to_server, to_client, lent: None })
+    }
+
+    /// The same end once more, for another process.
+    ///
+    /// # Errors
+    /// EMFILE.
+    pub fn duplicate(&self) -> Result<Self> {
+        let lent = self.lent.as_ref().map(|(lending, fd)| Ok::<_, Errno>((*lending, fd.duplicate()?)));
+        Ok(Self {
+            role: self.role,
+            shape: self.shape,
+            memory: self.memory.duplicate()?,
+            to_server: self.to_server.duplicate()?,
+            to_client: self.to_client.duplicate()?,
+            lent: lent.transpose()?,
+        })
     }
 
     /// The ring to the server and the ring to the client.
@@ -216,16 +253,35 @@ pub fn pair(shape: WireShape) -> Result<(MemifParts, MemifParts)> {
         return Err(Errno::INVAL);
     }
     let memory = memory::memfd("corelane-wire", shape.bytes(), false)?.fd;
-    let client =
-        MemifParts { role: Role::Client, shape, memory, to_server: fds::event()?, to_client: fds::event()? };
-    let server = MemifParts {
-        role: Role::Server,
+    let client = MemifParts {
+        role: Role::Client,
         shape,
-        memory: client.memory.duplicate()?,
-        to_server: client.to_server.duplicate()?,
-        to_client: client.to_client.duplicate()?,
+        memory,
+        to_server: fds::event()?,
+        to_client: fds::event()?,
+        lent: None,
     };
     client.reset()?;
+    let server = MemifParts { role: Role::Server, ..client.duplicate()? };
+    Ok((client, server))
+}
+
+/// A new wire on which the client's frames themselves are the buffers. The server can then read and write all of the client's region:
+/// only for two programs of one user. `region` is the client's memory.
+///
+/// # Errors
+/// As [`pair`]; EINVAL for an impossible lending.
+pub fn pair_lending(shape: WireShape, region: &Fd, lending: Lending) -> Result<(MemifParts, MemifParts)> {
+    let whole = lending.bytes > 0 && lending.bytes <= 1 << 32;
+    if !whole || !lending.offset.is_multiple_of(u64::from(PAGE_BYTES)) {
+        return Err(Errno::INVAL);
+    }
+    let (mut client, mut server) = pair(shape)?;
+    let [_, to_client] = client.rings()?;
+    to_client.set_head(0); // the client posts its frames
+    let ledger = memory::memfd("corelane-ledger", shape.ledger_bytes(), false)?.fd;
+    client.lent = Some((lending, ledger));
+    server.lent = Some((lending, region.duplicate()?));
     Ok((client, server))
 }
 

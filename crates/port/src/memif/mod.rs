@@ -6,6 +6,7 @@
 
 mod control;
 mod handshake;
+mod lend;
 mod open;
 mod proto;
 mod ring;
@@ -20,10 +21,11 @@ use base::limits::SUPER_SEGMENT_BYTES;
 use region::Frames;
 use state::{RxBatch, TxFrame};
 use sys::fds::Fd;
-pub use sys::memif::{MemifParts, Role, WireShape, pair};
+pub use sys::memif::{Lending, MemifParts, Role, WireShape, pair, pair_lending};
 use sys::memif::{Ring, Way};
 use sys::window::Window;
 
+use self::lend::Ledger;
 use crate::{Port, PortCaps, PortError, PortSetup, PortStats};
 pub use control::{Connection, MemifSpec, News, Wire};
 pub use open::{MemifError, RingPart, ServedParts};
@@ -68,6 +70,8 @@ pub struct MemifPort {
     regions: Vec<Arc<Window>>,
     incoming: Channel,
     outgoing: Channel,
+    /// As a client that lends its frames: which are lent.
+    lent: Option<Ledger>,
     /// Is the peer a lane like this one, which takes unfinished checksums and super-segments?
     offloads: bool,
     setup: PortSetup,
@@ -76,15 +80,16 @@ pub struct MemifPort {
 
 impl Port for MemifPort {
     fn rx(&mut self, frames: &mut Frames<'_>, batch: &mut RxBatch) -> Result<usize, PortError> {
-        self.receive(frames, batch)
+        if self.lent.is_some() { self.receive_lent(frames, batch) } else { self.receive(frames, batch) }
     }
 
     fn tx(&mut self, frames: &mut Frames<'_>, packets: &[TxFrame]) -> Result<usize, PortError> {
-        self.transmit(frames, packets)
+        if self.lent.is_some() { self.transmit_lent(frames, packets) } else { self.transmit(frames, packets) }
     }
 
-    fn release(&mut self, _frames: &mut Frames<'_>) {
-        // Packets are copied into and out of the wire's own buffers.
+    fn release(&mut self, frames: &mut Frames<'_>) {
+        // What is lent belongs to the wire, on which others may go on.
+        self.reap(frames);
     }
 
     fn poll_fd(&self) -> Option<BorrowedFd<'_>> {

@@ -8,6 +8,7 @@ use sys::fds::Fd;
 use sys::memif::{MemifParts, Ring, Role, Way};
 use sys::window::Window;
 
+use super::lend::Ledger;
 use super::{Buffers, Channel, MemifPort};
 use crate::{PortSetup, PortStats};
 
@@ -100,12 +101,20 @@ impl MemifPort {
     ///
     /// # Errors
     /// [`MemifError`].
-    pub fn from_parts(parts: MemifParts, _area: FrameArea, setup: PortSetup) -> Result<Self, MemifError> {
+    pub fn from_parts(parts: MemifParts, area: FrameArea, setup: PortSetup) -> Result<Self, MemifError> {
         let shape = parts.shape;
         if !shape.is_valid() {
             return Err(MemifError::Shape);
         }
-        let memory = Arc::new(Window::map(&parts.memory, 0, shape.bytes())?);
+        let mut regions = vec![Arc::new(Window::map(&parts.memory, 0, shape.bytes())?)];
+        let mut lent = None;
+        match (parts.role, &parts.lent) {
+            (Role::Client, Some((_, ledger))) => lent = Some(Ledger::over(ledger, &shape, area)?),
+            (Role::Server, Some((lending, region))) => {
+                regions.push(Arc::new(Window::map(region, lending.offset, lending.bytes)?));
+            }
+            (Role::Client | Role::Server, None) => {}
+        }
         let [to_server, to_client] = parts.rings()?;
         if !to_server.is_ring() || !to_client.is_ring() {
             return Err(MemifError::NoRing);
@@ -113,7 +122,8 @@ impl MemifPort {
         let channel = |ring, event, way| Channel { ring, event, buffers: Buffers::of(&shape, way) };
         let to_server = channel(to_server, parts.to_server, Way::ToServer);
         let to_client = channel(to_client, parts.to_client, Way::ToClient);
-        Ok(Self::new(parts.role, vec![memory], (to_server, to_client), setup))
+        let port = Self::new(parts.role, regions, (to_server, to_client), setup);
+        Ok(Self { lent, ..port })
     }
 
     /// A port on the memory of a client whom [`super::Connection`] served.
@@ -146,6 +156,15 @@ impl MemifPort {
             Role::Client => (to_client, to_server),
             Role::Server => (to_server, to_client),
         };
-        Self { role, regions, incoming, outgoing, offloads: true, setup, stats: PortStats::default() }
+        Self {
+            role,
+            regions,
+            incoming,
+            outgoing,
+            offloads: true,
+            lent: None,
+            setup,
+            stats: PortStats::default(),
+        }
     }
 }

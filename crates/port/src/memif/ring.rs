@@ -60,10 +60,13 @@ impl MemifPort {
     /// When the wire is closed, or the peer's index makes no sense.
     pub(super) fn arrived(&self) -> Result<Run, PortError> {
         let ring = &self.incoming.ring;
-        let run = match self.role {
-            Role::Server => between(ring, ring.tail(), ring.head()),
+        let run = match (self.role, &self.lent) {
+            (Role::Server, _) => between(ring, ring.tail(), ring.head()),
+            (Role::Client, Some(ledger)) => {
+                between(ring, ledger.taken(), ring.tail()).filter(|run| run.left <= ledger.posted())
+            }
             // All places are always posted: the oldest lies a whole ring before the newest.
-            Role::Client => between(ring, ring.head().wrapping_sub(ring.size()), ring.tail()),
+            (Role::Client, None) => between(ring, ring.head().wrapping_sub(ring.size()), ring.tail()),
         };
         match run {
             // A packet that was sent before the end came is still a packet.
@@ -79,9 +82,7 @@ impl MemifPort {
     /// As [`MemifPort::arrived`].
     pub(super) fn vacant(&self) -> Result<Run, PortError> {
         let ring = &self.outgoing.ring;
-        if ring.is_closed() {
-            return Err(PortError::Device(Errno::PIPE.raw_os_error()));
-        }
+        self.still_open(ring)?;
         let run = match self.role {
             Role::Client => between(ring, ring.head(), ring.tail().wrapping_add(ring.size())),
             Role::Server => between(ring, ring.tail(), ring.head()),
@@ -89,11 +90,26 @@ impl MemifPort {
         run.ok_or_else(|| self.nonsense())
     }
 
+    /// # Errors
+    /// When the wire has ended.
+    pub(super) fn still_open(&self, ring: &Ring) -> Result<(), PortError> {
+        if ring.is_closed() { Err(PortError::Device(Errno::PIPE.raw_os_error())) } else { Ok(()) }
+    }
+
+    /// Ends the wire for both ends, which get errors from now on once they have received what was sent before.
+    pub fn hang_up(&self) {
+        self.incoming.ring.close();
+        self.outgoing.ring.close();
+        for event in [&self.incoming.event, &self.outgoing.event] {
+            // As in `show`.
+            let _ = fds::event_signal(event);
+        }
+    }
+
     /// Closes a wire whose peer writes nonsense.
     #[cold]
     pub(super) fn nonsense(&self) -> PortError {
-        self.incoming.ring.close();
-        self.outgoing.ring.close();
+        self.hang_up();
         PortError::Device(Errno::PROTO.raw_os_error())
     }
 

@@ -122,8 +122,9 @@ impl MemifPort {
         Taken::Packet(self.packet(head, chain.bytes, first.metadata))
     }
 
+    /// What the batch is told of a received packet.
     #[inline]
-    fn packet(&self, head: FrameIdx, len: usize, metadata: u32) -> RxFrame {
+    pub(super) fn packet(&self, head: FrameIdx, len: usize, metadata: u32) -> RxFrame {
         let len = len as u32;
         let (gso_size, csum) = if self.offloads { told_by(metadata, len) } else { (0, CsumState::Unknown) };
         let (port, local_peer) = (self.setup.port, self.setup.local_peer);

@@ -3,14 +3,14 @@
 
 use core::sync::atomic::{Ordering, compiler_fence};
 
-use base::limits::FRAME_BYTES;
 use region::Frames;
 use rustix::io::Errno;
-use state::{Piece, TxFrame};
+use state::TxFrame;
 use sys::xsk::{self, Descriptor, TX_METADATA_BYTES, TxMetadata};
 
 use super::XdpPort;
 use crate::PortError;
+use crate::chain::join;
 use crate::split::{Splitter, complete_checksum};
 
 /// Calls that one [`XdpPort::kick`] makes at most: each sends at least 32 packets.
@@ -176,30 +176,6 @@ impl XdpPort {
         }
         Ok(())
     }
-}
-
-/// Copies the payload behind the headers, when it fits into their frame. False when it does not.
-fn join(frames: &mut Frames<'_>, packet: &mut TxFrame) -> bool {
-    let Some(meta) = frames.meta(packet.head) else { return false };
-    let mut end = usize::from(meta.offset) + usize::from(meta.len);
-    let bytes = packet.payload_bytes as usize;
-    if end + bytes > FRAME_BYTES {
-        return false;
-    }
-    for piece in packet.pieces() {
-        let len = usize::from(piece.len);
-        if !frames.copy((piece.frame, usize::from(piece.offset)), (packet.head, end), len) {
-            return false;
-        }
-        end += len;
-    }
-    if let Some(meta) = frames.meta_mut(packet.head) {
-        meta.len += bytes as u16;
-    }
-    packet.header_bytes += bytes as u16;
-    packet.payload = [Piece::default(); base::limits::CHAIN_FRAMES];
-    (packet.payload_pieces, packet.payload_bytes) = (0, 0);
-    true
 }
 
 /// Writes the request to complete the checksum in front of the packet. False when there is no room.

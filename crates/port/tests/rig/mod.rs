@@ -127,6 +127,17 @@ impl Memory {
         Self { area: region.frame_area(), stock }
     }
 
+    /// In memory that can be lent to the other end of a memif wire.
+    pub fn shared(frames: u32) -> (Self, sys::fds::Fd, sys::memif::Lending) {
+        let shape = RegionShape { lanes: 1, lane_bytes: 4096, frames };
+        let bytes = Region::bytes_needed(&shape);
+        let fd = sys::memory::memfd("rig", bytes, false).unwrap().fd;
+        let region = Region::format(sys::memory::map_shared(&fd, bytes).unwrap(), &shape, 1, [1, 2]).unwrap();
+        let stock = FrameLane { head: FrameIdx::NONE, free: 0, high: 256, failed: 0 };
+        let lending = sys::memif::Lending { offset: region.frames_offset(), bytes: u64::from(frames) * 4096 };
+        (Self { area: region.frame_area(), stock }, fd, lending)
+    }
+
     pub fn frames(&mut self) -> Frames<'_> {
         self.area.frames(&mut self.stock)
     }
