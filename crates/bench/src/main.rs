@@ -24,6 +24,7 @@ mod count;
 mod engine_rows;
 mod lanes;
 mod lwip;
+mod native;
 #[allow(dead_code, reason = "the vocabulary of rows still to come")]
 mod report;
 #[allow(dead_code, reason = "the vocabulary of rows still to come")]
@@ -44,7 +45,7 @@ use rows::{Job, Row, Trouble};
 use runner::{Plan, Reply};
 
 /// Where rows come from, in the order of the report.
-const GROUPS: &[fn() -> Vec<Row>] = &[engine_rows::rows, scale::rows];
+const GROUPS: &[fn() -> Vec<Row>] = &[engine_rows::rows, scale::rows, native::rows];
 
 /// Corelane beside its peers: in turns, pinned, medians.
 #[derive(Parser)]
@@ -87,6 +88,9 @@ enum Action {
     One(OneArgs),
     /// Compare instruction counts with a stored baseline; fails when one is more than 3 % higher
     Baseline(BaselineArgs),
+    /// The server of a native row in a process of its own
+    #[command(hide = true)]
+    NativeServer,
 }
 
 #[derive(Args)]
@@ -122,6 +126,7 @@ fn main() -> ExitCode {
         (Some(Action::One(args)), _) => one(&args),
         (Some(Action::Baseline(args)), _) if args.bless => baseline::bless(&all_rows(), &args.file),
         (Some(Action::Baseline(args)), _) => baseline::check(&all_rows(), &args.file),
+        (Some(Action::NativeServer), _) => native::serve_other_process(),
         (None, Some(words)) => one_run(&words),
         (None, None) => run(&cli.run),
     };

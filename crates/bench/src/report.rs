@@ -19,6 +19,14 @@ pub(crate) const MODES: &[(&str, &str)] = &[
         "memory",
         "Memory of open connections, both ends in one process, each connection proven alive by one exchange of 64 bytes each way.",
     ),
+    (
+        "memif",
+        "Native API over memif: client and server a core each, two threads or two processes, packets copied through shared memory. Linux lo: two processes, epoll.",
+    ),
+    (
+        "onethread",
+        "Native API, both ends in turns in one thread: for the instruction counts, and for profilers.",
+    ),
 ];
 
 /// The sentence for the mode of the row named `id`.

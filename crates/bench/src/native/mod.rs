@@ -1,0 +1,159 @@
+//! Native lanes, server and client on a core each, joined by a wire of shared memory: two threads, or two processes. No kernel on the
+//! way, and no keeper.
+
+mod parts;
+mod place;
+
+use std::ops::ControlFlow;
+
+use lane::native::{Event, Native};
+
+use crate::rows::{Goal, Outcome, Row, Sample, Trouble, Unit};
+use parts::{Bulk, Exchanges, Server, Short};
+pub(crate) use place::serve_other_process;
+use place::{Place, Wire};
+
+/// Bytes of a request and of an answer.
+const MESSAGE: usize = 64;
+
+/// What one end does with its events.
+trait Part {
+    /// Begins: connects or listens.
+    fn begin(&mut self, lane: &mut Native) -> Result<(), Trouble>;
+    /// One event. `Break` when all is done.
+    fn event(&mut self, lane: &mut Native, event: &Event) -> Result<ControlFlow<()>, Trouble>;
+}
+
+/// Runs `part` on `lane` until it is done.
+fn run(lane: &mut Native, part: &mut impl Part) -> Result<(), Trouble> {
+    part.begin(lane)?;
+    let mut events = [Event::NONE; 64];
+    loop {
+        let count = lane.wait(&mut events, None);
+        for event in events.iter().take(count) {
+            if part.event(lane, event)?.is_break() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Runs the client in this thread against a server at `place`.
+fn against(place: Place, wire: Wire, client: &mut impl Part) -> Result<(), Trouble> {
+    let (mut lane, server) = place::start(place, wire)?;
+    let outcome = run(&mut lane, client);
+    drop(server);
+    outcome
+}
+
+/// Client and server in turns in this thread: a function of its input, whose instructions can be counted.
+fn in_one_thread(wire: Wire, client: &mut impl Part) -> Result<(), Trouble> {
+    let (near, far) = place::two_ends(wire)?;
+    let (mut near, mut far) = (place::lane(near)?, place::lane(far)?);
+    let mut server = Server::new();
+    server.begin(&mut far)?;
+    client.begin(&mut near)?;
+    let mut events = [Event::NONE; 64];
+    loop {
+        let count = near.poll(&mut events);
+        for event in events.iter().take(count) {
+            if client.event(&mut near, event)?.is_break() {
+                return Ok(());
+            }
+        }
+        let count = far.poll(&mut events);
+        for event in events.iter().take(count) {
+            if server.event(&mut far, event)?.is_break() {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn short(place: Place, wire: Wire, concurrent: u64, count: u64) -> Outcome {
+    let mut client = Short::new(concurrent, count);
+    match place {
+        Place::OneThread => in_one_thread(wire, &mut client)?,
+        Place::Threads | Place::Processes => against(place, wire, &mut client)?,
+    }
+    Ok(Sample::of(client.per_second()))
+}
+
+fn exchanges(place: Place, wire: Wire, connections: u64, count: u64) -> Result<Exchanges, Trouble> {
+    let mut client = Exchanges::new(connections, count);
+    match place {
+        Place::OneThread => in_one_thread(wire, &mut client)?,
+        Place::Threads | Place::Processes => against(place, wire, &mut client)?,
+    }
+    Ok(client)
+}
+
+fn ping_pong(place: Place, wire: Wire, count: u64) -> Outcome {
+    let client = exchanges(place, wire, 1, count)?;
+    let at = |percent| client.times_ns().value_at_percentile(percent) as f64 / 1000.0;
+    Ok(Sample::of(at(50.0)).with("p99_us", at(99.0)).with("p99.99_us", at(99.99)))
+}
+
+fn bulk(place: Place, wire: Wire, in_frames: bool, bytes: u64) -> Outcome {
+    let mut client = Bulk::new(in_frames, bytes);
+    against(place, wire, &mut client)?;
+    Ok(Sample::of(client.gbit()))
+}
+
+/// The name of the kernel's loopback as a peer.
+const LINUX: &str = "linux lo";
+
+/// The rows of this file; `linux` adds the kernel doing the same.
+pub(crate) fn rows() -> Vec<Row> {
+    use Place::{OneThread, Processes, Threads};
+    let wire = Wire::Memif;
+    vec![
+        Row::new("memif-short-64", "short connections, 64 at a time", Unit::PerSecond)
+            .stack("corelane", move |job| short(Threads, wire, 64, job.count))
+            .stack("corelane, processes", move |job| short(Processes, wire, 64, job.count))
+            .goal(Goal::OfPeer(LINUX, 25.0))
+            .count(400_000)
+            .in_short(),
+        Row::new("memif-rr-64", "request/response, 64 connections", Unit::PerSecond)
+            .stack("corelane", move |job| {
+                exchanges(Threads, wire, 64, job.count).map(|c| Sample::of(c.per_second()))
+            })
+            .stack("corelane, processes", move |job| {
+                exchanges(Processes, wire, 64, job.count).map(|c| Sample::of(c.per_second()))
+            })
+            .goal(Goal::OfPeer(LINUX, 25.0))
+            .count(2_000_000)
+            .in_short(),
+        Row::new("memif-pingpong", "one message there and back, both ends spinning, median", Unit::Us)
+            .stack("corelane", move |job| ping_pong(Threads, wire, job.count))
+            .stack("corelane, processes", move |job| ping_pong(Processes, wire, job.count))
+            .goal(Goal::Value(0.8))
+            .count(400_000)
+            .in_short(),
+        Row::new("memif-bulk-copy", "bulk by copy", Unit::Gbit)
+            .stack("corelane", move |job| bulk(Threads, wire, false, job.count))
+            .stack("corelane, processes", move |job| bulk(Processes, wire, false, job.count))
+            .stack("corelane, in frames", move |job| bulk(Threads, wire, true, job.count))
+            .goal(Goal::OfPeer(LINUX, 1.5))
+            .count(4 << 30)
+            .in_short(),
+        Row::new(
+            "onethread-memif-short-64",
+            "short connections, 64 at a time, over memif in one thread",
+            Unit::PerSecond,
+        )
+        .stack("corelane", move |job| short(OneThread, wire, 64, job.count))
+        .count(100_000)
+        .counted(2_000),
+        Row::new(
+            "onethread-memif-rr-64",
+            "request/response, 64 connections, over memif in one thread",
+            Unit::PerSecond,
+        )
+        .stack("corelane", move |job| {
+            exchanges(OneThread, wire, 64, job.count).map(|c| Sample::of(c.per_second()))
+        })
+        .count(400_000)
+        .counted(20_000),
+    ]
+}
