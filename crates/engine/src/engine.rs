@@ -1,16 +1,19 @@
 //! The engine's edge: what goes in from network and clock, what comes out, and the verbs of programs.
 
-use base::{Idx, Instant, IpAddress, MacAddr};
+use base::{Idx, Instant, IpAddress, LaneId, MacAddr};
+use region::Group;
 use state::ports::PORT_ADDRESSES;
 use state::{
     Counters, Endpoint, Event, Hop, LaneMem, PortInfo, Ready, RxBatch, SockKind, SockRef, TcpOptions,
     TxBatch, TxFrame,
 };
 
-use crate::errors::{AcceptError, ConnectError, ListenError, RecvError, SendError, ShutdownError, SockError};
+use crate::errors::{
+    AcceptError, ConnectError, ListenError, MoveError, RecvError, SendError, ShutdownError, SockError,
+};
 use crate::tcp::{borrow, stream, verbs};
 use crate::types::{Accepted, HopKey, How, RouteTo, TcpInfo};
-use crate::{events, pipeline, transmit, udp};
+use crate::{away, events, pipeline, transmit, udp};
 
 /// One lane's transport, for as long as the lane lock is held. It does no I/O and reads no clock.
 pub struct Engine<'a> {
@@ -80,6 +83,41 @@ impl<'a> Engine<'a> {
     /// Takes every packet of `batch`, which is empty afterwards.
     pub fn handle_frames(&mut self, batch: &mut RxBatch) {
         pipeline::handle_frames(&mut self.mem, self.now, batch);
+    }
+
+    /// Moves what other lanes of the region handed to this one to `batch`, for [`Engine::handle_frames`]. Gives the number of packets.
+    pub fn take_mail(&mut self, batch: &mut RxBatch) -> usize {
+        away::receive(&mut self.mem, batch)
+    }
+
+    /// The lanes that sleep and were handed packets since the last call, as bits: the caller wakes them.
+    pub fn take_rung(&mut self) -> u64 {
+        core::mem::take(&mut self.mem.globals.load.rung)
+    }
+
+    /// Moves every connection of `group` to lane `to` of the same region, and gives their number; from then on the directory says that the
+    /// group is that lane's. What was sent there follows: see [`Engine::take_moved`]. Nothing is lost and no peer sees it.
+    ///
+    /// # Errors
+    /// [`MoveError`]: nothing moved.
+    pub fn move_group(&mut self, to: &mut Engine<'_>, group: Group) -> Result<u32, MoveError> {
+        let (Some(own), Some(other)) = (self.mem.frames.lane(), to.mem.frames.lane()) else {
+            return Err(MoveError::NoLane);
+        };
+        if !own.is_beside(&other) {
+            return Err(MoveError::NoLane);
+        }
+        let directory = own.region().directory().ok_or(MoveError::NoLane)?;
+        let now = self.now.max(to.now);
+        let moved = crate::tcp::travel::move_group(&mut self.mem, &mut to.mem, now, directory, group)?;
+        directory.give(group, Some(other.id()));
+        Ok(moved)
+    }
+
+    /// Where the connection `s` went that was on this lane, and its name there. A name that went is of no use to any verb; each is told
+    /// once, so the caller keeps what it is told.
+    pub fn take_moved(&mut self, s: SockRef) -> Option<(LaneId, SockRef)> {
+        crate::tcp::travel::take_moved(&mut self.mem, s)
     }
 
     /// Does everything that is due.

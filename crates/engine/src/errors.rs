@@ -73,6 +73,21 @@ pub enum ConnectError {
     HostUnreachable,
 }
 
+/// Why a group of flows stays with its lane.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MoveError {
+    /// The new lane has no room for all of its connections.
+    NoRoom,
+    /// A connection goes by a port that the new lane does not have, or by a wire.
+    OtherPorts,
+    /// Connections wait for the program at a listener of which the new lane has no clone.
+    NoListener,
+    /// The new lane has a connection with the same four numbers.
+    NameTaken,
+    /// The lanes are not of one region, or are the same.
+    NoLane,
+}
+
 /// Why nothing was sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum SendError {

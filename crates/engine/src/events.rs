@@ -125,6 +125,12 @@ pub(crate) fn subscribe(mem: &mut LaneMem<'_>, s: SockRef, queue: u16, token: u6
     true
 }
 
+/// Where events of row `at` go, with which token, and what was gathered for it.
+pub(crate) fn taken_from(mem: &LaneMem<'_>, at: u32) -> (u16, u64, Ready) {
+    let row = mem.events.get(Idx::new(at));
+    row.map_or((0, 0, Ready::NONE), |row| (row.queue, row.token, Ready(row.ready)))
+}
+
 /// The oldest event of `queue`.
 pub(crate) fn poll(mem: &mut LaneMem<'_>, queue: u16) -> Option<Event> {
     let at = mem.globals.events.queues.get(usize::from(queue))?.head;

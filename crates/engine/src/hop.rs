@@ -103,6 +103,16 @@ pub(crate) fn poll_unresolved(mem: &mut LaneMem<'_>) -> Option<(Idx<Hop>, HopKey
     Some((at, key))
 }
 
+/// Rows that somebody holds.
+pub(crate) fn referenced(mem: &LaneMem<'_>) -> u32 {
+    mem.hops.rows().iter().filter(|hop| hop.refs > 0).count() as u32
+}
+
+/// Rows that nobody holds: those that [`for_route`] and [`for_source`] can take.
+pub(crate) fn unreferenced(mem: &LaneMem<'_>) -> u32 {
+    mem.hops.len().saturating_sub(referenced(mem))
+}
+
 /// The next hop whose MAC became known, or whose asking failed.
 pub(crate) fn poll_changed(mem: &mut LaneMem<'_>) -> Option<Idx<Hop>> {
     let at = mem.ip.hops.changed.some()?;

@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod arp;
+mod away;
 mod engine;
 mod engine_udp;
 mod errors;
@@ -26,7 +27,9 @@ mod udp_send;
 mod udp_types;
 
 pub use engine::Engine;
-pub use errors::{AcceptError, ConnectError, ListenError, RecvError, SendError, ShutdownError, SockError};
+pub use errors::{
+    AcceptError, ConnectError, ListenError, MoveError, RecvError, SendError, ShutdownError, SockError,
+};
 pub use tcp::{Cause, State};
 pub use types::{Accepted, HopKey, How, RouteTo, TcpInfo};
 pub use udp_types::{Datagram, UdpBindError, UdpConnectError, UdpOptions, UdpRecvError, UdpSendError, UdpTo};

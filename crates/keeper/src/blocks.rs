@@ -30,7 +30,7 @@ pub(crate) fn reserve(rule: &Rule, turn: u32) -> Result<Block, Refusal> {
     let kept = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports").unwrap_or_default();
     let starts = starts(range, &kept);
     let count = u32::try_from(starts.len()).unwrap_or(u32::MAX);
-    let begin = (u64::from(turn.wrapping_mul(SPREAD)) * u64::from(count) >> 32) as usize;
+    let begin = ((u64::from(turn.wrapping_mul(SPREAD)) * u64::from(count)) >> 32) as usize;
     let (late, early) = starts.split_at_checked(begin).unwrap_or((&starts, &[]));
     let mut last = Errno::ADDRINUSE;
     for &first in early.iter().chain(late) {

@@ -4,7 +4,7 @@ use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 
 use base::limits::BATCH_FRAMES;
-use base::{Duration, Instant};
+use base::{Duration, Instant, LaneId};
 use engine::Engine;
 use region::LaneGuard;
 use state::ports::PORT_ADDRESSES;
@@ -16,6 +16,8 @@ use crate::{Ask, LanePort};
 
 /// Batches received in one step; more stays in the ports for the next one, so that a flood cannot keep the caller.
 const ROUNDS: usize = 4;
+/// Packets of the mailbox taken in one step.
+const MAIL_MAX: usize = 2 * BATCH_FRAMES;
 /// Batches sent in one flush.
 const FLUSH_ROUNDS: usize = 64;
 /// Pause before packets are offered again to a port whose ring was full, where asking costs a system call.
@@ -70,6 +72,7 @@ impl<'a> Session<'a> {
         let Some(mut engine) = open(guard, now) else { return progress };
         let held = &mut **held;
         *look_at = held.resolver.run(&mut engine, &held.ports, now);
+        progress.received += receive_mail(&mut engine, held);
         for _ in 0..ROUNDS {
             let (got, full) = receive(&mut engine, held);
             progress.received += got;
@@ -78,7 +81,9 @@ impl<'a> Session<'a> {
                 break;
             }
         }
+        progress.more |= engine.mem().frames.lane().is_some_and(|lane| lane.has_mail());
         engine.handle_timers();
+        wake_lanes(&mut engine);
         progress.asks = held.resolver.has_asks();
         progress
     }
@@ -174,6 +179,37 @@ fn open(guard: &mut Option<LaneGuard>, now: Instant) -> Option<Engine<'_>> {
     let area = guard.frame_area();
     let mem = LaneMem::carve(guard.carver(), area).ok()?;
     Some(Engine::new(mem, now))
+}
+
+/// Takes what other lanes of the region handed over. Gives the number of packets.
+fn receive_mail(engine: &mut Engine<'_>, held: &mut Held) -> usize {
+    let mut received = 0;
+    loop {
+        held.rx.clear();
+        let got = engine.take_mail(&mut held.rx);
+        received += got;
+        if got == 0 {
+            return received;
+        }
+        engine.handle_frames(&mut held.rx);
+        // As many as fit the mailbox, however fast others fill it.
+        if received >= MAIL_MAX {
+            return received;
+        }
+    }
+}
+
+/// Wakes the lanes that sleep and were handed packets.
+fn wake_lanes(engine: &mut Engine<'_>) {
+    let rung = engine.take_rung();
+    if rung == 0 {
+        return;
+    }
+    let Some(own) = engine.mem().frames.lane() else { return };
+    let lanes = (0..u64::BITS as u16).filter(|lane| rung >> lane & 1 != 0);
+    for lane in lanes.filter_map(|lane| own.region().lane(LaneId(lane))) {
+        let _ = sys::futex::wake(&lane.signals().wake_seq, u32::MAX);
+    }
 }
 
 /// One batch from each port. Gives the packets received, and whether some port may have more.

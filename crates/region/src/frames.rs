@@ -7,16 +7,16 @@
 //! Invariant: between any two stores of an operation each frame is owned at most once: a death loses at most a batch.
 //! Invariant: a frame is marked with a lane only while the lane has it: marked after it came out of the pool, unmarked before
 //! it goes back. So what a dead lane has, wherever it is lost, is found again by its mark. Frames change lanes through the
-//! pool only.
+//! pool, or through a mailbox, and are unmarked meanwhile.
 
 use core::marker::PhantomData;
 use core::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 
+use base::FrameIdx;
 use base::limits::{FRAME_BYTES, FRAME_HEADROOM};
-use base::{FrameIdx, LaneId};
 
-use crate::plain;
 use crate::pool::{Mark, Pool};
+use crate::{LaneRef, plain};
 
 plain! {
     /// What is known of one frame: 16 bytes.
@@ -65,7 +65,9 @@ pub struct FrameArea {
     pool: &'static AtomicU64,
     links: &'static [AtomicU64],
     /// The lane with whose mark frames are taken.
-    mark: Mark,
+    pub(crate) mark: Mark,
+    /// That lane, which hands frames to others of its region.
+    pub(crate) lane: Option<LaneRef>,
 }
 
 // SAFETY: the pointers name shared memory for the life of the process; who may touch which frame is the
@@ -95,13 +97,14 @@ impl FrameArea {
             pool,
             links,
             mark: Mark::NONE,
+            lane: None,
         }
     }
 
     /// The same area for the holder of `lane`.
     #[must_use]
-    pub(crate) fn marked(self, lane: LaneId) -> Self {
-        Self { mark: Mark::of(lane), ..self }
+    pub(crate) fn of_lane(self, lane: LaneRef) -> Self {
+        Self { mark: Mark::of(lane.id()), lane: Some(lane), ..self }
     }
 
     /// Puts every frame with this area's mark back into the pool and gives their number. Nothing may name those frames any
@@ -109,6 +112,7 @@ impl FrameArea {
     pub(crate) fn reclaim(&self) -> u32 {
         let mut stock = FrameLane { head: FrameIdx::NONE, free: 0, high: POOL_BATCH, failed: 0 };
         let mut frames = self.frames(&mut stock);
+        while frames.next_mail().is_some() {}
         let mut found = 0;
         for (raw, link) in (0..).zip(self.links) {
             if self.mark != Mark::NONE && self.mark.is_on(link) {
@@ -168,7 +172,7 @@ fn in_order() {
 
 /// The frames as one lane sees them: allocate, release, read and write the ones it owns.
 pub struct Frames<'a> {
-    area: FrameArea,
+    pub(crate) area: FrameArea,
     stock: &'a mut FrameLane,
     kind: PhantomData<&'a mut [u8]>,
 }
@@ -408,7 +412,7 @@ impl Frames<'_> {
         true
     }
 
-    fn mark(&self, frame: FrameIdx, mark: Mark) {
+    pub(crate) fn mark(&self, frame: FrameIdx, mark: Mark) {
         if let Some(link) = self.area.links.get(frame.0 as usize) {
             mark.put(link);
         }

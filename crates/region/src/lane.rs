@@ -8,7 +8,8 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use base::LaneId;
 
 use crate::lock::{Lock, Unlocked};
-use crate::{Carver, FrameArea, Holding, Mpsc, Owner, Region};
+use crate::mailbox::{MAIL_SLOTS, Mailbox};
+use crate::{Carver, FrameArea, Full, Holding, Mail, Mpsc, Owner, Region};
 
 /// Requests that can wait for the holder of one lane.
 const REQUESTS: usize = 256;
@@ -50,9 +51,14 @@ struct Control {
     requests_tail: AtomicU64,
     pad2: [AtomicU64; 7],
     requests: [AtomicU64; REQUESTS],
+    mail_head: AtomicU64,
+    pad3: [AtomicU64; 7],
+    mail_tail: AtomicU64,
+    pad4: [AtomicU64; 7],
+    mail: [AtomicU64; MAIL_SLOTS],
 }
 const _: () = assert!(size_of::<Control>() <= 4096);
-const _: () = assert!(REQUESTS.is_power_of_two());
+const _: () = assert!(REQUESTS.is_power_of_two() && MAIL_SLOTS.is_power_of_two());
 
 /// No room for another request, or too much happening at once: take the lock instead.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,8 +90,46 @@ impl LaneRef {
         Mpsc::new(&self.control.requests_head, &self.control.requests_tail, &self.control.requests)
     }
 
+    fn mailbox(&self) -> Mailbox<'static, AtomicU64, AtomicU32> {
+        let control = self.control;
+        Mailbox {
+            ring: Mpsc::new(&control.mail_head, &control.mail_tail, &control.mail),
+            sleepers: &control.signals.sleepers,
+            wake_seq: &control.signals.wake_seq,
+        }
+    }
+
+    /// Puts `mail`, whose frames carry no lane's mark, into the lane's mailbox. True: somebody sleeps on `signals().wake_seq`, which was
+    /// moved on, and must be woken.
+    pub(crate) fn post(&self, mail: Mail) -> Result<bool, Full> {
+        self.mailbox().post(mail)
+    }
+
+    /// Takes the oldest mail. Only for the holder of the lane.
+    pub(crate) fn take_mail(&self) -> Option<Mail> {
+        self.mailbox().take()
+    }
+
+    /// Is there mail? A look that may be wrong the next moment.
+    #[must_use]
+    pub fn has_mail(&self) -> bool {
+        self.control.mail_head.load(Ordering::Relaxed) != self.control.mail_tail.load(Ordering::Relaxed)
+    }
+
     fn guard(&self, held: u64) -> LaneGuard {
         LaneGuard { lane: *self, held }
+    }
+
+    /// Is `other` another lane of the same mapping of the region?
+    #[must_use]
+    pub fn is_beside(&self, other: &Self) -> bool {
+        self.id != other.id && self.region.is_same(&other.region)
+    }
+
+    /// The region it is in.
+    #[must_use]
+    pub fn region(&self) -> Region {
+        self.region
     }
 
     /// Its number.
@@ -186,11 +230,12 @@ impl LaneGuard {
     /// The frames, as this lane takes them: those it takes carry its mark while it has them.
     #[must_use]
     pub fn frame_area(&self) -> FrameArea {
-        self.lane.region.frame_area().marked(self.lane.id)
+        self.lane.region.frame_area().of_lane(self.lane)
     }
 
     /// Puts every frame that earlier holders of the lane took and did not give back into the shared pool, and gives their
-    /// number. For a lane that is about to be formatted: its tables and its devices' rings must be gone.
+    /// number; so every frame that waits in its mailbox. For a lane that is about to be formatted: its tables and its devices' rings must be
+    /// gone.
     pub fn reclaim_frames(&mut self) -> u32 {
         self.frame_area().reclaim()
     }

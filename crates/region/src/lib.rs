@@ -7,11 +7,14 @@
 extern crate std;
 
 mod carve;
+mod directory;
 mod flow;
 mod frames;
+mod handover;
 mod lane;
 mod list;
 mod lock;
+mod mailbox;
 mod plain;
 mod pool;
 mod region;
@@ -25,11 +28,14 @@ mod word;
 mod loom_tests;
 
 pub use carve::{CarveError, Carver, Layout, TableAt};
+pub use directory::{Directory, Group};
 pub use flow::{FLOW_CAPACITY_MAX, FlowBucket, FlowFull, FlowHead, FlowTable};
 pub use frames::{FrameArea, FrameLane, FrameMeta, Frames, POOL_BATCH};
+pub use handover::NotPosted;
 pub use lane::{Busy, LaneGuard, LaneRef, LaneSignals};
 pub use list::{FreeList, Linked, Links, List};
 pub use lock::{Holding, Owner};
+pub use mailbox::{Mail, NOTE_BITS};
 pub use plain::Plain;
 pub use region::{Region, RegionError, RegionShape};
 pub use ring::{Full, MPSC_VALUE_MAX, Mpsc, Spsc};

@@ -12,6 +12,7 @@ use loom::thread;
 use std::vec::Vec;
 
 use crate::lock::{Lock, Owner, Unlocked};
+use crate::mailbox::{Mail, Mailbox};
 use crate::pool::Pool;
 use crate::{Mpsc, Seqlock, Spsc, Word};
 
@@ -332,5 +333,109 @@ fn a_batch_of_the_pool_has_one_owner() {
         left.sort_unstable();
         assert_eq!(left, [(0, 5), (1, 6), (2, 7)]);
         assert_eq!(head.load(Acquire) as u32, u32::MAX);
+    });
+}
+
+/// A mailbox, the frames that go through it, and what its owner sleeps on.
+struct Post {
+    ring: Vec<AtomicU64>,
+    sleepers: AtomicU32,
+    wake_seq: AtomicU32,
+    frames: [UnsafeCell<u32>; 4],
+    futex: Mutex<()>,
+    bell: Condvar,
+}
+
+// SAFETY: a frame is touched by its owner only, which is being tested; loom says so if two threads meet there.
+unsafe impl Sync for Post {}
+// SAFETY: nothing in it belongs to a thread.
+unsafe impl Send for Post {}
+
+impl Post {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            ring: words(4),
+            sleepers: AtomicU32::new(0),
+            wake_seq: AtomicU32::new(0),
+            frames: [0; 4].map(UnsafeCell::new),
+            futex: Mutex::new(()),
+            bell: Condvar::new(),
+        })
+    }
+
+    fn mailbox(&self) -> Mailbox<'_, AtomicU64, AtomicU32> {
+        let ring = Mpsc::new(&self.ring[0], &self.ring[1], &self.ring[2..]);
+        Mailbox { ring, sleepers: &self.sleepers, wake_seq: &self.wake_seq }
+    }
+
+    /// Writes frame `n` and hands it over. False: no room, the frame is still the caller's.
+    fn send(&self, n: u32) -> bool {
+        // SAFETY: a frame is its sender's until it is posted.
+        self.frames[n as usize].with_mut(|frame| unsafe { *frame += 1 });
+        match self.mailbox().post(Mail { head: base::FrameIdx(n), note: n + 7 }) {
+            Ok(wake) => {
+                if wake {
+                    drop(self.futex.lock().unwrap());
+                    self.bell.notify_all();
+                }
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    fn receive(&self) -> Option<u32> {
+        let mail = self.mailbox().take()?;
+        assert_eq!(mail.note, mail.head.0 + 7);
+        // SAFETY: what came out of the mailbox is the receiver's.
+        self.frames[mail.head.0 as usize].with_mut(|frame| unsafe { *frame += 10 });
+        Some(mail.head.0)
+    }
+}
+
+#[test]
+fn frames_handed_over_have_one_owner_and_arrive_once() {
+    check(2, || {
+        let post = Post::new();
+        let senders = [0, 2].map(|first| {
+            let post = post.clone();
+            thread::spawn(move || (first..first + 2).filter(|n| post.send(*n)).count())
+        });
+        let receiver = {
+            let post = post.clone();
+            thread::spawn(move || (0..3).filter_map(|_| post.receive()).count())
+        };
+        let sent: usize = senders.into_iter().map(|s| s.join().unwrap()).sum();
+        let mut got = receiver.join().unwrap();
+        while post.receive().is_some() {
+            got += 1;
+        }
+        assert_eq!(sent, got);
+        // SAFETY: the only thread left.
+        let touched = post.frames.iter().filter(|f| f.with(|f| unsafe { *f }) == 11).count();
+        assert_eq!(touched, got);
+    });
+}
+
+#[test]
+fn a_lane_that_sleeps_is_woken_for_its_mail() {
+    check(3, || {
+        let post = Post::new();
+        let sender = {
+            let post = post.clone();
+            thread::spawn(move || assert!(post.send(1)))
+        };
+        // The owner: looks, announces its sleep, looks a last time, sleeps.
+        while post.receive().is_none() {
+            let seen = post.mailbox().announce();
+            if post.receive().is_some() {
+                break;
+            }
+            let futex = post.futex.lock().unwrap();
+            if post.wake_seq.load(SeqCst) == seen {
+                drop(post.bell.wait(futex).unwrap());
+            }
+        }
+        sender.join().unwrap();
     });
 }

@@ -2,8 +2,8 @@
 //!
 //! | what | bytes |
 //! |---|---|
-//! | header: magic, layout version, shape, hash key, head of the frame pool | 4096 |
-//! | one control block a lane: lock, signals, request ring | 4096 each |
+//! | header: magic, layout version, shape, hash key, head of the frame pool, directory of flows | 4096 |
+//! | one control block a lane: lock, signals, request ring, mailbox | 4096 each |
 //! | one span a lane: the tables that `state` carves | `lane_bytes` each |
 //! | frame records | 16 a frame |
 //! | links of the frame pool | 8 a frame |
@@ -17,6 +17,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use base::limits::{FRAME_BYTES, LANES};
 use base::{FrameIdx, LaneId};
 
+use crate::directory::{DIRECTORY_BYTES, Directory};
 use crate::frames::{FrameLane, FrameMeta};
 use crate::{FrameArea, LaneRef};
 
@@ -73,6 +74,9 @@ const AT_FRAMES: usize = 4;
 const AT_KEY: [usize; 2] = [5, 6];
 /// Alone in its cache line: every lane changes it.
 const AT_POOL: usize = 16;
+/// The directory.
+const AT_DIRECTORY: usize = 128;
+const _: () = assert!(AT_DIRECTORY * 8 + DIRECTORY_BYTES <= PAGE as usize);
 
 /// Byte offsets of the parts of a region.
 #[derive(Clone, Copy)]
@@ -193,6 +197,12 @@ impl Region {
         Ok(Self { words, shape })
     }
 
+    /// Is `other` the same mapping?
+    #[must_use]
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        core::ptr::eq(self.words, other.words)
+    }
+
     /// Its lanes and frames.
     #[must_use]
     pub fn shape(&self) -> RegionShape {
@@ -203,6 +213,12 @@ impl Region {
     #[must_use]
     pub fn key(&self) -> [u64; 2] {
         AT_KEY.map(|at| self.header(at).load(Ordering::Relaxed))
+    }
+
+    /// Which lane has which flows.
+    #[must_use]
+    pub fn directory(&self) -> Option<Directory> {
+        Directory::new(self.words.get(AT_DIRECTORY..AT_DIRECTORY + DIRECTORY_BYTES / 8)?)
     }
 
     /// The frames and their records.

@@ -70,6 +70,7 @@ drop_reasons! {
     TcpNoHop => "tcp-no-hop", "no free next hop";
     OutOfFrames => "out-of-frames", "no free frame";
     OutboxFull => "outbox-full", "too many packets wait to be sent";
+    LaneMailFull => "lane-mail-full", "the mailbox of the lane that has the flow is full";
     Unreachable => "unreachable", "the next hop does not answer";
 }
 
@@ -96,6 +97,10 @@ plain! {
         pub udp_in: u64,
         /// UDP datagrams sent.
         pub udp_out: u64,
+        /// Packets handed to other lanes of the region, which have their flows.
+        pub handed_out: u64,
+        /// Packets that other lanes handed to this one.
+        pub handed_in: u64,
     }
 }
 

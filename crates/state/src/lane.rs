@@ -7,7 +7,8 @@ use region::{FlowBucket, FlowHead, FlowTable, FrameLane, Layout, TableAt, Timer,
 use crate::dormant::OPTION_SETS;
 use crate::{
     Counters, Dormant, DormantGlobals, EventGlobals, EventRow, Handle, Hop, IpGlobals, LISTEN_BUCKETS,
-    Listener, OptionSet, PortInfo, Reassembly, Scoreboard, TcbCold, TcbHot, TcbQueue, TxFrame, UdpSock,
+    LaneLoad, Listener, OptionSet, PortInfo, Reassembly, Scoreboard, TcbCold, TcbHot, TcbQueue, TxFrame,
+    UdpSock,
 };
 
 plain! {
@@ -186,6 +187,8 @@ plain! {
         pub dormant: DormantGlobals,
         /// Event queues.
         pub events: EventGlobals,
+        /// What it notes for the region's other lanes.
+        pub load: LaneLoad,
     }
 }
 

@@ -10,6 +10,7 @@ mod io;
 mod ip;
 mod lane;
 mod listener;
+mod load;
 mod mem;
 pub mod outbox;
 pub mod ports;
@@ -26,6 +27,7 @@ pub use io::{CsumState, Piece, RxBatch, RxFrame, TxBatch, TxFrame};
 pub use ip::IpGlobals;
 pub use lane::{LaneGlobals, LaneShape, LaneTables, RateLimit, TcpGlobals, TxRing};
 pub use listener::{LISTEN_BUCKETS, Listener, TcbQueue};
+pub use load::LaneLoad;
 pub use mem::LaneMem;
 pub use outbox::Outbox;
 pub use ports::PortInfo;
@@ -38,4 +40,4 @@ pub use tcb::{
 pub use udp::{UdpGlobals, UdpSock};
 
 /// Version of the layout: libraries and processes share a region only when theirs is the same. One up at each change.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;

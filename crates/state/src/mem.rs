@@ -10,8 +10,8 @@ use region::{
 use crate::dormant::{FREE_HANDLE, LAST};
 use crate::{
     Counters, Dormant, DormantGlobals, EventGlobals, EventQueue, EventRow, Handle, Hop, IpGlobals,
-    LaneGlobals, LaneShape, LaneTables, Listener, OptionSet, PortInfo, Reassembly, Scoreboard, TcbCold,
-    TcbHot, TcpCounters, TcpGlobals, TxFrame, UdpSock,
+    LaneGlobals, LaneLoad, LaneShape, LaneTables, Listener, OptionSet, PortInfo, Reassembly, Scoreboard,
+    TcbCold, TcbHot, TcpCounters, TcpGlobals, TxFrame, UdpSock,
 };
 
 /// Every table of one lane, for the time the lane lock is held.
@@ -121,6 +121,7 @@ impl<'a> LaneMem<'a> {
             tcp: TcpGlobals::EMPTY,
             dormant: DormantGlobals::empty(shape.socks),
             events: EventGlobals { queues: [EventQueue { head: u32::MAX, tail: u32::MAX }; EVENT_QUEUES] },
+            load: LaneLoad::EMPTY,
         };
         *carver.one(tables.stock)? = FrameLane {
             head: FrameIdx::NONE,

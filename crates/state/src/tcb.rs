@@ -21,6 +21,12 @@ plain! {
     }
 }
 
+impl FlowKey {
+    /// No connection.
+    pub const NONE: Self =
+        Self { local: IpAddress::ANY, remote: IpAddress::ANY, local_port: Port(0), remote_port: Port(0) };
+}
+
 plain! {
     /// Receive sequence variables (RFC 9293 3.3.1, figure 4).
     #[derive(Debug, Default)]

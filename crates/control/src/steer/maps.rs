@@ -9,19 +9,17 @@ use base::{IpAddress, Port};
 use std::net::Ipv4Addr;
 
 /// Slots of a listener: a remote end hashes to one, and the slot names a lane.
-pub const SLOTS: usize = 64;
+pub const SLOTS: usize = base::hash::FLOW_SLOTS;
 /// A slot without a lane: the packet goes to the kernel.
 pub(super) const NO_LANE: u8 = 0xff;
 /// Shift that turns a 32-bit hash into a slot.
 pub(super) const SLOT_SHIFT: u32 = 32 - SLOTS.ilog2();
 
-/// Ports of a block, which begins at a multiple of this.
-pub const BLOCK_PORTS: u16 = 64;
+pub use base::hash::BLOCK_PORTS;
 /// What the ports of a block have in common.
 pub(super) const BLOCK_MASK: u16 = !(BLOCK_PORTS - 1);
 /// Last byte of the key of a rule for a block; 0 in that of a single port.
 pub(super) const BLOCK_KEY: u8 = 1;
-const _: () = assert!(BLOCK_PORTS.is_power_of_two());
 
 pub(super) const FLOW_KEY_BYTES: usize = 16;
 pub(super) const FLOW_VALUE_BYTES: usize = 4;
@@ -47,8 +45,7 @@ pub(super) fn state_value(flows: usize, blocks: usize, lanes: u64) -> [u8; STATE
     (u128::from(lanes) << 64 | u128::from(blocks as u32) << 32 | u128::from(flows as u32)).to_le_bytes()
 }
 
-/// Multipliers of [`slot_of`].
-pub(super) const MIX: [u32; 3] = [0x9e37_79b1, 0x85eb_ca6b, 0xc2b2_ae35];
+pub(super) use base::hash::SLOT_MIX as MIX;
 
 /// The local end of a listener or of a port taken for outgoing connections.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -111,12 +108,7 @@ impl Flow {
 /// remote ends from choosing their lane.
 #[must_use]
 pub const fn slot_of(seed: u32, remote: Ipv4Addr, remote_port: Port) -> usize {
-    let addr = u32::from_ne_bytes(remote.octets());
-    let port = u16::from_ne_bytes(remote_port.0.to_be_bytes());
-    let mut hash = (seed ^ addr).wrapping_mul(MIX[0]);
-    hash = (hash ^ port as u32).wrapping_mul(MIX[1]);
-    hash = (hash ^ hash >> 15).wrapping_mul(MIX[2]);
-    (hash >> SLOT_SHIFT) as usize
+    base::hash::slot_of(seed, IpAddress::from_v4(remote), remote_port.0) as usize
 }
 
 /// The lanes of one listener.

@@ -10,6 +10,7 @@ use super::conn::{Conn, Fate, Ring, conn};
 use super::segment::{self, Seg};
 use super::table::{self, Whose};
 use super::{State, flag, handshake, listen, reset};
+use crate::away;
 use crate::errors::SockError;
 use crate::ipv4::Packet;
 
@@ -20,9 +21,14 @@ const DUPLICATES_A_SECOND: u32 = 10_000;
 
 /// Takes the TCP segment in `packet`.
 pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, packet: &Packet) {
-    let Some(mut seg) = segment::parse(mem, packet) else { return };
+    let Some(parsed) = segment::parse(mem, packet) else { return };
+    let found = table::find_awake(mem, now, &parsed.seg.key);
+    if found == Whose::Nobody && away::hand_over(mem, packet, &parsed.seg.key) {
+        return;
+    }
+    let mut seg = parsed.strip(&mut mem.frames, packet);
     mem.counters.tcp.segments_in = mem.counters.tcp.segments_in.wrapping_add(1);
-    match table::find_awake(mem, now, &seg.key) {
+    match found {
         Whose::Of(at) if strays(mem, at, &seg) => mem.counters.drop_packet(DropReason::IpSourceBad),
         Whose::Of(at) => for_connection(mem, now, at, &mut seg),
         Whose::Nobody => listen::segment(mem, now, &seg),

@@ -61,6 +61,11 @@ fn find(mem: &LaneMem<'_>, local: Endpoint) -> Option<Idx<Listener>> {
     any
 }
 
+/// The listener at exactly `local`.
+pub(super) fn at_exactly(mem: &LaneMem<'_>, local: Endpoint) -> Option<Idx<Listener>> {
+    find(mem, local).filter(|at| mem.listeners.get(*at).is_some_and(|row| row.local == local))
+}
+
 /// [`Engine::tcp_listen`](crate::Engine::tcp_listen).
 pub(crate) fn open(
     mem: &mut LaneMem<'_>,
@@ -183,6 +188,24 @@ fn join_queue(mem: &mut LaneMem<'_>, at: Idx<TcbHot>, which: u32) {
     }
     if let Some(hot) = mem.hot.get_mut(at) {
         hot.flags |= which;
+    }
+}
+
+/// Connection `at`, from another lane's listener, joins queue `which` (0: none) of `listener`.
+pub(super) fn join_from_twin(
+    mem: &mut LaneMem<'_>,
+    at: Idx<TcbHot>,
+    listener: Option<Idx<Listener>>,
+    which: u32,
+) {
+    let Some(listener) = listener.filter(|_| which != 0) else { return };
+    let Some(generation) = mem.listeners.get(listener).map(|row| row.generation) else { return };
+    let Some(cold) = mem.cold.get_mut(cold_of(at)) else { return };
+    (cold.passive.listener, cold.passive.generation) = (listener, generation);
+    join_queue(mem, at, which);
+    if which & flag::IN_ACCEPT_QUEUE != 0 {
+        let name = name_of(mem, listener);
+        events::notify(mem, name, Ready::IN);
     }
 }
 

@@ -10,6 +10,7 @@
 //! | `congestion`, `recovery`, `board`, `rtt` | how much may be in flight, and what is lost |
 //! | `output`, `header`, `reset`, `window` | what is sent |
 //! | `timers`, `report` | what time and ICMP errors do |
+//! | `travel` | connections that move to another lane |
 //! | `table`, `listen`, `connect`, `verbs`, `stream`, `borrow` | what programs do |
 //! | `hibernate`, `frozen`, `handle` | idle connections in small rows, and their names |
 //!
@@ -40,6 +41,7 @@ mod state;
 pub(crate) mod stream;
 mod table;
 mod timers;
+pub(crate) mod travel;
 pub(crate) mod usual;
 pub(crate) mod verbs;
 mod window;

@@ -56,10 +56,18 @@ impl Seg {
     }
 }
 
-/// The segment in `packet`, whose chain it takes over. `None`: dropped and counted.
-pub(crate) fn parse(mem: &mut LaneMem<'_>, packet: &Packet) -> Option<Seg> {
+/// A segment whose headers are still there.
+pub(crate) struct Parsed {
+    /// What they say; its `head` is the whole packet's.
+    pub(crate) seg: Seg,
+    header_bytes: u16,
+}
+
+/// The segment in `packet`. `None`: dropped and counted.
+#[inline]
+pub(crate) fn parse(mem: &mut LaneMem<'_>, packet: &Packet) -> Option<Parsed> {
     match parse_head(&mem.frames, packet) {
-        Ok((seg, header_bytes)) => Some(strip(&mut mem.frames, seg, packet, header_bytes)),
+        Ok((seg, header_bytes)) => Some(Parsed { seg, header_bytes }),
         Err(reason) => {
             mem.counters.drop_packet(reason);
             mem.frames.release_chain(packet.head);
@@ -109,6 +117,14 @@ fn checksum_ok(frames: &Frames<'_>, packet: &Packet, head: &[u8], field: u16) ->
         next = meta.next;
     }
     sum.is_valid() || (packet.local_peer && field == pseudo.fold())
+}
+
+impl Parsed {
+    /// The segment with the chain, of which nothing but payload is left.
+    #[inline]
+    pub(crate) fn strip(self, frames: &mut Frames<'_>, packet: &Packet) -> Seg {
+        strip(frames, self.seg, packet, self.header_bytes)
+    }
 }
 
 /// Takes the headers off the chain, so that it holds nothing but payload.

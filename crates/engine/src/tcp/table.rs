@@ -39,6 +39,7 @@ pub(super) fn find(mem: &LaneMem<'_>, key: &FlowKey) -> Option<Idx<TcbHot>> {
 }
 
 /// Whose segment with these four numbers is.
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Whose {
     /// That of this connection, which was woken if it slept.
     Of(Idx<TcbHot>),
@@ -175,13 +176,9 @@ pub(super) fn settle(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, fate:
 /// row goes on until the program closes it.
 pub(super) fn end(mem: &mut LaneMem<'_>, at: Idx<TcbHot>, error: Option<SockError>) {
     let Some(hot) = mem.hot.get(at) else { return };
-    let (key, state, flags) = (hot.key, State::from_raw(hot.state), hot.flags);
+    let (state, flags) = (State::from_raw(hot.state), hot.flags);
     if state != State::Closed {
-        let hash = hash_of(mem, &key);
-        mem.flows.remove(hash, |row| row == at.raw());
-        leave_hop(mem, at);
-        leave_time_wait(mem, at);
-        mem.wheel.cancel(at.raw());
+        forget(mem, at);
         if error.is_some() && state.is_synchronized() {
             mem.counters.tcp.resets = mem.counters.tcp.resets.wrapping_add(1);
         }
@@ -196,6 +193,16 @@ pub(super) fn end(mem: &mut LaneMem<'_>, at: Idx<TcbHot>, error: Option<SockErro
     } else if flags & flag::ORPHAN != 0 {
         free(mem, at);
     }
+}
+
+/// Takes `at`, which is not closed, out of all tables that name it but listeners' queues, rings and events.
+pub(super) fn forget(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
+    let Some(key) = mem.hot.get(at).map(|t| t.key) else { return };
+    let hash = hash_of(mem, &key);
+    mem.flows.remove(hash, |row| row == at.raw());
+    leave_hop(mem, at);
+    leave_time_wait(mem, at);
+    mem.wheel.cancel(at.raw());
 }
 
 impl Conn<'_, '_> {
@@ -282,7 +289,7 @@ pub(super) fn orphan(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>) {
 
 /// Notes that `at`, in TIME-WAIT, has only its time to wait for, if nobody holds it. There may be as many of those as half
 /// of all rows; the oldest go first.
-fn enter_time_wait(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>) {
+pub(super) fn enter_time_wait(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>) {
     let Some(mut c) = conn(mem, now, at) else { return };
     if !c.any(flag::ORPHAN) || c.any(flag::IN_TIME_WAIT) {
         return;

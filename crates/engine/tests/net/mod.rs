@@ -482,7 +482,7 @@ impl Net {
 }
 
 /// The bytes of `packet`, its checksum completed as a device would.
-fn flatten(e: &mut Engine<'_>, packet: &TxFrame) -> Packet {
+pub fn flatten(e: &mut Engine<'_>, packet: &TxFrame) -> Packet {
     let frames = &e.mem().frames;
     let mut bytes = frames.data(packet.head).to_vec();
     assert_eq!(bytes.len(), usize::from(packet.header_bytes));
@@ -502,7 +502,7 @@ fn flatten(e: &mut Engine<'_>, packet: &TxFrame) -> Packet {
 }
 
 /// `bytes` in a chain of frames of host `e`; `None` when there are none (the packet is lost as in a full ring).
-fn chain(e: &mut Engine<'_>, bytes: &[u8]) -> Option<FrameIdx> {
+pub fn chain(e: &mut Engine<'_>, bytes: &[u8]) -> Option<FrameIdx> {
     let frames = &mut e.mem().frames;
     let mut head = FrameIdx::NONE;
     let mut last = FrameIdx::NONE;

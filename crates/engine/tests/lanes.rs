@@ -1,0 +1,256 @@
+//! Several lanes of one region: what comes to the wrong lane is handed over, and groups of flows move between lanes under traffic.
+#![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
+
+mod many;
+mod net;
+
+use base::{Duration, LaneId};
+use engine::{AcceptError, MoveError};
+use many::{Sock, Talk, World};
+use region::Group;
+use state::{DropReason, SockRef};
+
+const CLIENTS: u16 = 12;
+const FIRST_PORT: u16 = 40_000;
+
+/// Opens connections from ports of machine 0 on, and accepts each wherever it came to.
+fn open(world: &mut World, listeners: &[SockRef], count: u16, len: usize) -> Vec<Talk> {
+    let ports = FIRST_PORT..FIRST_PORT + count;
+    let clients: Vec<Sock> = ports.map(|port| world.connect((0, 0), port, 80)).collect();
+    let mut talks = Vec::new();
+    while talks.len() < clients.len() {
+        world.step();
+        accept(world, listeners, |world, port, server| {
+            let client = clients[usize::from(port - FIRST_PORT)];
+            let seed = world.rng.next_u64() >> 1;
+            talks.push(Talk::new(client, server, seed, len));
+        });
+    }
+    talks
+}
+
+fn accept(world: &mut World, listeners: &[SockRef], mut f: impl FnMut(&mut World, u16, Sock)) {
+    for (lane, listener) in (0..).zip(listeners) {
+        loop {
+            match world.on((1, lane), |e| e.tcp_accept(*listener)) {
+                Ok(a) => f(world, a.remote.port.0, Sock { machine: 1, lane, name: a.sock }),
+                Err(AcceptError::WouldBlock) => break,
+                Err(error) => panic!("{error:?}"),
+            }
+        }
+    }
+}
+
+fn handed(world: &mut World) -> u64 {
+    let lanes = world.lanes();
+    lanes.into_iter().map(|at| world.on(at, |e| e.counters().handed_in)).sum()
+}
+
+/// Lets every connection write and read. True: all has come, everywhere.
+fn go_on(talks: &mut [Talk], world: &mut World) -> bool {
+    let done = talks.iter_mut().filter_map(|talk| talk.go_on(world).then_some(())).count();
+    done == talks.len()
+}
+
+/// Closes all and waits until nothing is left.
+fn finish(world: &mut World, talks: &mut [Talk], listeners: &[SockRef]) {
+    for talk in talks {
+        talk.check();
+        talk.ends.iter().for_each(|end| world.close(*end));
+    }
+    for (lane, listener) in (0..).zip(listeners) {
+        world.on((1, lane), |e| e.close(*listener));
+    }
+    world.run(Duration::from_secs(200));
+    world.assert_clean();
+}
+
+#[test]
+fn frames_that_come_to_any_lane_reach_the_one_that_has_their_flow() {
+    for seed in 0..4 {
+        let mut world = World::new(seed, 4, 64);
+        world.loss_ppm = if seed % 2 == 0 { 0 } else { 20_000 };
+        let listeners = world.listen(80);
+        let mut talks = open(&mut world, &listeners, CLIENTS, 60_000);
+        for talk in &talks {
+            let port = world.on((0, 0), |e| e.names(talk.ends[0].name)).unwrap().0.port.0;
+            let directory = world.machines[1].directory();
+            assert_eq!(directory.lane_of(world.group_of(port)), Some(LaneId(talk.ends[1].lane)));
+        }
+        while !go_on(&mut talks, &mut world) {
+            world.step();
+        }
+        assert!(handed(&mut world) > 100, "three quarters come to a wrong lane");
+        finish(&mut world, &mut talks, &listeners);
+        assert_eq!((world.resets, world.dropped(DropReason::LaneMailFull)), (0, 0));
+    }
+}
+
+#[test]
+fn a_full_mailbox_drops_and_counts_and_the_peer_sends_again() {
+    let mut world = World::new(3, 2, 256);
+    let listeners = world.listen(80);
+    let mut talks = open(&mut world, &listeners, 60, 20_000);
+    world.hold_mail = true;
+    let mut rounds = 0;
+    while !go_on(&mut talks, &mut world) {
+        world.step();
+        rounds += 1;
+        // The lanes do not come to their mailboxes for long times.
+        world.hold_mail = rounds % 3000 != 0;
+        assert!(rounds < 2_000_000, "it goes on");
+    }
+    world.hold_mail = false;
+    assert!(world.dropped(DropReason::LaneMailFull) > 0, "the mailboxes were full at times");
+    finish(&mut world, &mut talks, &listeners);
+}
+
+#[test]
+fn groups_move_under_traffic_and_no_byte_is_lost() {
+    for seed in 0..12 {
+        let mut world = World::new(1000 + seed, 4, 64);
+        world.misdirect = seed % 3 == 0;
+        world.loss_ppm = [0, 10_000, 50_000][seed as usize % 3];
+        let listeners = world.listen(80);
+        let ports = FIRST_PORT..FIRST_PORT + CLIENTS;
+        let clients: Vec<Sock> = ports.map(|port| world.connect((0, 0), port, 80)).collect();
+        let mut talks: Vec<Talk> = Vec::new();
+        let (mut moves, mut moved) = (0, 0);
+        loop {
+            let done = go_on(&mut talks, &mut world);
+            if done && talks.len() == clients.len() {
+                break;
+            }
+            world.step();
+            // Some time passes before the program accepts, so connections move in listeners' queues as well.
+            if world.rng.chance_ppm(200_000) {
+                accept(&mut world, &listeners, |world, port, server| {
+                    let client = clients[usize::from(port - FIRST_PORT)];
+                    let pattern = world.rng.next_u64() >> 1;
+                    talks.push(Talk::new(client, server, pattern, 50_000));
+                });
+            }
+            if world.rng.chance_ppm(100_000) {
+                let port = FIRST_PORT + world.rng.below(u64::from(CLIENTS)) as u16;
+                let group = world.group_of(port);
+                let from = world.machines[1].directory().lane_of(group).unwrap().0;
+                let to = (from + 1 + world.rng.below(3) as u16) % 4;
+                let now = world.now;
+                moved += world.machines[1].pair((from, to), now, |a, b| a.move_group(b, group)).unwrap();
+                moves += 1;
+                assert_eq!(world.machines[1].directory().lane_of(group), Some(LaneId(to)));
+            }
+        }
+        assert!(moves > 20 && moved > 20, "seed {seed}: {moved} connections in {moves} moves");
+        finish(&mut world, &mut talks, &listeners);
+        assert_eq!(world.resets, 0, "no peer was reset");
+    }
+}
+
+#[test]
+fn events_and_closed_connections_move_too() {
+    let mut world = World::new(7, 2, 64);
+    world.misdirect = false;
+    let listeners = world.listen(80);
+    let mut talks = open(&mut world, &listeners, 1, 1000);
+    let mut server = talks[0].ends[1];
+    let (from, to) = (server.lane, 1 - server.lane);
+    world.on((1, from), |e| assert!(e.set_event_queue(server.name, 3, 77)));
+    let group = world.group_of(FIRST_PORT);
+    // Data comes before the move, unread, with its event; the event is then the new lane's.
+    world.on((0, 0), |e| e.tcp_send(talks[0].ends[0].name, b"before", false)).unwrap();
+    world.run(Duration::from_millis(1));
+    let now = world.now;
+    assert_eq!(world.machines[1].pair((from, to), now, |a, b| a.move_group(b, group)), Ok(1));
+    assert_eq!(world.on((1, from), |e| e.poll_event(3)), None);
+    assert!(!world.on((1, from), |e| e.exists(server.name)));
+    world.follow(&mut server);
+    assert_eq!(server.lane, to);
+    let event = world.on((1, to), |e| e.poll_event(3)).unwrap();
+    assert_eq!((event.token, event.sock), (77, server.name));
+    let mut buf = [0; 10];
+    assert_eq!(world.on((1, to), |e| e.tcp_recv(server.name, &mut buf, false)), Ok(6));
+    assert_eq!(&buf[..6], b"before");
+    // We close first: the connection has no program any more, moves in FIN-WAIT and in TIME-WAIT, and ends there.
+    world.on((1, to), |e| e.close(server.name));
+    let now = world.now;
+    assert_eq!(world.machines[1].pair((to, from), now, |a, b| a.move_group(b, group)), Ok(1));
+    world.run(Duration::from_millis(1));
+    world.close(talks[0].ends[0]);
+    world.run(Duration::from_millis(10));
+    let now = world.now;
+    assert_eq!(world.machines[1].pair((from, to), now, |a, b| a.move_group(b, group)), Ok(1), "in TIME-WAIT");
+    talks.clear();
+    finish(&mut world, &mut talks, &listeners);
+}
+
+#[test]
+fn a_group_that_cannot_move_whole_stays() {
+    let mut world = World::new(9, 2, 16);
+    world.misdirect = false;
+    let listeners = world.listen(80);
+    let mut talks = open(&mut world, &listeners, 8, 1000);
+    let lane = talks[0].ends[1].lane;
+    let port = world.on((0, 0), |e| e.names(talks[0].ends[0].name)).unwrap().0.port.0;
+    let group = world.group_of(port);
+    let now = world.now;
+    let same = world.machines[1].directory();
+    // The other lane is full: its rows are taken by connections that nobody answers.
+    let mut taken = Vec::new();
+    for n in 0..16 {
+        let (l, r) = (world.end(1, 50_000 + n), world.end(0, 9));
+        let (mac, route) = (None, r.addr);
+        let route = engine::RouteTo {
+            port: 0,
+            next_hop: route,
+            local_mac: base::MacAddr([2, 0, 0, 0, 0, 2]),
+            mac,
+            mtu: 0,
+        };
+        taken.extend(world.on((1, 1 - lane), |e| e.tcp_connect(l, r, &route, &Default::default())).ok());
+    }
+    let outcome = world.machines[1].pair((lane, 1 - lane), now, |a, b| a.move_group(b, group));
+    assert_eq!(outcome, Err(MoveError::NoRoom));
+    assert_eq!(same.lane_of(group), Some(LaneId(lane)), "the directory says so still");
+    let outcome = world.machines[1].pair((1 - lane, lane), now, |a, b| a.move_group(b, Group::Slot(63)));
+    assert!(matches!(outcome, Ok(_) | Err(MoveError::NoRoom)));
+    taken.into_iter().for_each(|s| world.on((1, 1 - lane), |e| e.abort(s)));
+    while !go_on(&mut talks, &mut world) {
+        world.step();
+    }
+    finish(&mut world, &mut talks, &listeners);
+}
+
+#[test]
+fn connections_that_hibernate_move_under_their_group() {
+    let mut world = World::with(5, 3, many::shape(64, 64));
+    world.misdirect = false;
+    let listeners = world.listen(80);
+    let mut talks = open(&mut world, &listeners, 6, 3000);
+    world.run(Duration::from_secs(1));
+    for lane in 0..3 {
+        world.on((1, lane), |e| e.hibernate_idle(u32::MAX));
+    }
+    let asleep: u64 = (0..3).map(|lane| world.on((1, lane), |e| e.counters().tcp.dormant)).sum();
+    assert_eq!(asleep, 6);
+    for round in 0..4 {
+        for n in 0..6 {
+            let group = world.group_of(FIRST_PORT + n);
+            let from = world.machines[1].directory().lane_of(group).unwrap().0;
+            let now = world.now;
+            let moved = world.machines[1].pair((from, (from + 1) % 3), now, |a, b| a.move_group(b, group));
+            assert!(moved.is_ok_and(|moved| moved > 0), "round {round}: {moved:?}");
+        }
+        for talk in &mut talks {
+            world.follow(&mut talk.ends[1]);
+        }
+        for lane in 0..3 {
+            world.on((1, lane), |e| e.hibernate_idle(round));
+        }
+    }
+    while !go_on(&mut talks, &mut world) {
+        world.step();
+    }
+    finish(&mut world, &mut talks, &listeners);
+    assert_eq!(world.resets, 0);
+}
