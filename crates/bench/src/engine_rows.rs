@@ -1,10 +1,10 @@
 //! Rows of the engine alone: both ends in one thread on an in-memory wire.
 
 use crate::lanes::Lanes;
-use crate::lwip;
 use crate::rows::{Goal, Job, OURS, Outcome, Row, Sample, Unit};
 use crate::smol::Smoltcp;
 use crate::work::{Figure, Rig, Setting, Work};
+use crate::{lwip, place};
 
 /// Every kind of work with its peers.
 pub(crate) fn rows() -> Vec<Row> {
@@ -90,11 +90,7 @@ fn row(work: Work, setting: Setting, id: &str, words: &str) -> Row {
 
 /// One run in this thread, on the last processor.
 fn run<R: Rig>(rig: R, work: Work, job: &Job) -> Outcome {
-    let cores = sys::affinity::allowed().unwrap_or_default();
-    if let Some(last) = cores.last() {
-        // Where it may not be pinned it runs all the same.
-        let _ = sys::affinity::pin_to(*last);
-    }
+    place::pin();
     let Figure { ns_per_operation, .. } = match work {
         Work::ShortConnections(concurrent) => rig.short_connections(concurrent, job.count),
         Work::RequestResponse(connections) => rig.request_response(connections, job.count),

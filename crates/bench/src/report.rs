@@ -27,6 +27,15 @@ pub(crate) const MODES: &[(&str, &str)] = &[
         "onethread",
         "Native API, both ends in turns in one thread: for the instruction counts, and for profilers.",
     ),
+    (
+        "socket",
+        "Programs as they are: an epoll server and its client, a process and a processor each, both on the stack named. \
+         corelane: on one host, over loopback; corelane veth: in two namespaces joined by a veth pair.",
+    ),
+    (
+        "veth",
+        "Over a veth pair: the server on the stack named, the client on the kernel unless said otherwise.",
+    ),
 ];
 
 /// The sentence for the mode of the row named `id`.

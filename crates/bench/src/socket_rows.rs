@@ -1,0 +1,70 @@
+//! Rows of programs as they are: an epoll server and client on Linux and under `corelane run`, both ends or one.
+
+use crate::kernel::{self, Hosts, Load};
+use crate::peer::Kind;
+use crate::place::Under::{Corelane, Linux};
+use crate::rows::{Goal, OURS, Row, Unit};
+
+/// Both ends under Corelane beside Linux over loopback and veth; then a server alone with a client on the kernel.
+pub(crate) fn rows() -> Vec<Row> {
+    let mut rows = Vec::new();
+    for n in [1, 64, 1_000] {
+        let row =
+            both_ends("conn", n, kernel::short_connections(n)).plot("socket-conn", n as f64).count(10_000);
+        rows.push(if n == 64 { row.goal(Goal::OfPeer("linux lo", 6.0)).in_short() } else { row });
+    }
+    for n in [1, 64, 1_000, 10_000] {
+        let row = both_ends("rr", n, kernel::request_response(n)).plot("socket-rr", n as f64).count(40_000);
+        rows.push(if n == 64 { row.goal(Goal::OfPeer("linux lo", 6.0)).in_short() } else { row });
+    }
+    rows.push(both_ends("bulk", 1, kernel::bulk()).count(1 << 30));
+    rows.push(both_ends("pingpong-blocking", 1, kernel::ping_pong(false)).count(10_000));
+    rows.push(
+        both_ends("pingpong-spinning", 1, kernel::ping_pong(true))
+            .goal(Goal::OfRow("socket-pingpong-blocking", 1.0))
+            .count(40_000)
+            .in_short(),
+    );
+    for (id, load) in
+        [("veth-conn-64", kernel::short_connections(64)), ("veth-rr-64", kernel::request_response(64))]
+    {
+        let load = Load { unit: Unit::ServerCpuUs, ..load };
+        rows.push(
+            Row::new(id, format!("{}, client on the kernel", words(load)), Unit::ServerCpuUs)
+                .stack(OURS, kernel::run(load, Hosts::Two, Corelane, Linux))
+                .stack("linux veth", kernel::veth(load))
+                .count(20_000),
+        );
+    }
+    let spinning = kernel::ping_pong(true);
+    rows.push(
+        Row::new("veth-pingpong-spinning", "one exchange, both ends on Corelane, neither sleeps", Unit::Us)
+            .stack(OURS, kernel::run(spinning, Hosts::Two, Corelane, Corelane))
+            .stack("linux veth", kernel::veth(spinning))
+            .goal(Goal::Value(4.0))
+            .count(40_000)
+            .in_short(),
+    );
+    rows
+}
+
+fn words(load: Load) -> String {
+    match load.kind {
+        Kind::Conn => format!("short connections, {} at a time", load.connections),
+        Kind::Rr if load.connections == 1 => {
+            format!("one exchange, {}", if load.spin { "neither end sleeps" } else { "both ends sleep" })
+        }
+        Kind::Rr => format!("request/response, {} connections", load.connections),
+        Kind::Bulk => "bulk, one stream".to_owned(),
+    }
+}
+
+fn both_ends(kind: &str, n: usize, load: Load) -> Row {
+    let id =
+        if matches!(kind, "conn" | "rr") { format!("socket-{kind}-{n}") } else { format!("socket-{kind}") };
+    Row::new(id, words(load), load.unit)
+        .stack(OURS, kernel::run(load, Hosts::One, Corelane, Corelane))
+        .stack("corelane veth", kernel::run(load, Hosts::Two, Corelane, Corelane))
+        .stack("linux lo", kernel::lo(load))
+        .stack("linux veth", kernel::veth(load))
+}
