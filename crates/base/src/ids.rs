@@ -142,6 +142,9 @@ impl fmt::Display for MacAddr {
 #[repr(transparent)]
 pub struct IpAddress(pub [u8; 16]);
 
+/// What stands in front of the 32 bits of a mapped IPv4 address.
+const MAPPED: u128 = 0xffff;
+
 impl IpAddress {
     /// The unspecified address: any address of either family.
     pub const ANY: Self = Self([0; 16]);
@@ -149,11 +152,12 @@ impl IpAddress {
     /// `a` as a mapped address. The unspecified IPv4 address becomes [`IpAddress::ANY`].
     #[must_use]
     pub const fn from_v4(a: Ipv4Addr) -> Self {
-        let [p, q, r, s] = a.octets();
-        if p | q | r | s == 0 {
+        // As one number: the compiler makes two words of it, where it would put sixteen bytes together one by one.
+        let bits = a.to_bits() as u128;
+        if bits == 0 {
             return Self::ANY;
         }
-        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, p, q, r, s])
+        Self((MAPPED << 32 | bits).to_be_bytes())
     }
 
     /// `a`, which may itself be a mapped IPv4 address.
@@ -165,10 +169,8 @@ impl IpAddress {
     /// The IPv4 address, if it is one. [`IpAddress::ANY`] gives `None`.
     #[must_use]
     pub const fn as_v4(self) -> Option<Ipv4Addr> {
-        match self.0 {
-            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, p, q, r, s] => Some(Ipv4Addr::new(p, q, r, s)),
-            _ => None,
-        }
+        let bits = u128::from_be_bytes(self.0);
+        if bits >> 32 == MAPPED { Some(Ipv4Addr::from_bits(bits as u32)) } else { None }
     }
 
     /// The address as IPv6, IPv4 in its mapped form.
@@ -180,7 +182,7 @@ impl IpAddress {
     /// Is this [`IpAddress::ANY`]?
     #[must_use]
     pub const fn is_any(self) -> bool {
-        matches!(self.0, [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
+        u128::from_ne_bytes(self.0) == 0
     }
 }
 

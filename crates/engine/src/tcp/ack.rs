@@ -1,6 +1,6 @@
 //! What an acceptable acknowledgment does (RFC 9293 3.10.7.4, fifth step): frees, measures, grows, and moves states.
 
-use ::state::{DropReason, Ready};
+use ::state::{DropReason, Ready, TcbHot};
 use base::{Duration, Instant, SeqNum};
 
 use super::conn::{Conn, Fate, Ring};
@@ -19,6 +19,42 @@ pub(super) enum AckWorth {
     Old,
     /// It acknowledges something new.
     New,
+}
+
+/// [`Conn::update_window`].
+#[inline]
+pub(super) fn update_window(hot: &mut TcbHot, seq: SeqNum, ack: SeqNum, window: u16) -> bool {
+    let window = u32::from(window) << hot.snd_shift.min(14);
+    let snd = &mut hot.snd;
+    let older = seq.before(snd.wl1) && !ack.after(snd.una);
+    if older || ack.before(snd.una) {
+        return false;
+    }
+    snd.wl1 = seq;
+    let changed = snd.wnd != window;
+    snd.wnd = window;
+    snd.wnd_max = snd.wnd_max.max(window);
+    changed
+}
+
+/// Starts the retransmission timer after `backoff` timeouts in a row, or the tail loss probe's when that comes first (RFC
+/// 8985 7.2).
+#[inline]
+pub(super) fn start_timer(hot: &mut TcbHot, now: Instant, backoff: u8) {
+    let mut wait = rtt::rto(&hot.rtt, backoff);
+    let srtt = hot.rtt.srtt_us8 >> 3;
+    let probing = flag::SACK | flag::RECOVERY | flag::STALLED | flag::TAIL_PROBED;
+    if hot.snd.nxt.since(hot.snd.una) > u32::from(hot.mss.max(1))
+        && hot.flags & probing == flag::SACK
+        && srtt != 0
+    {
+        let probe = Duration(2000 * u64::from(srtt) + TAIL_PROBE_MIN.0);
+        if probe < wait {
+            wait = probe;
+            hot.flags |= flag::TAIL_PROBE;
+        }
+    }
+    hot.rexmit_at = now.plus(wait);
 }
 
 impl Conn<'_, '_> {
@@ -41,17 +77,7 @@ impl Conn<'_, '_> {
     /// move beyond what the peer announced. True: the window changed.
     #[inline]
     pub(super) fn update_window(&mut self, seg: &Seg) -> bool {
-        let window = u32::from(seg.window) << self.hot.snd_shift.min(14);
-        let snd = &mut self.hot.snd;
-        let older = seg.seq.before(snd.wl1) && !seg.ack.after(snd.una);
-        if older || seg.ack.before(snd.una) {
-            return false;
-        }
-        snd.wl1 = seg.seq;
-        let changed = snd.wnd != window;
-        snd.wnd = window;
-        snd.wnd_max = snd.wnd_max.max(window);
-        changed
+        update_window(self.hot, seg.seq, seg.ack, seg.window)
     }
 
     /// The whole ACK step for a segment that header prediction did not take.
@@ -172,21 +198,7 @@ impl Conn<'_, '_> {
     /// Starts the retransmission timer, or the tail loss probe's when that comes first (RFC 8985 7.2).
     pub(super) fn start_timer(&mut self) {
         let backoff = if self.any(flag::STALLED) { self.cold.loss.backoff } else { 0 };
-        let mut wait = rtt::rto(&self.hot.rtt, backoff);
-        let srtt = self.hot.rtt.srtt_us8 >> 3;
-        if srtt != 0
-            && self.any(flag::SACK)
-            && !self.any(flag::RECOVERY | flag::STALLED | flag::TAIL_PROBED)
-            && self.flight() > self.mss()
-        {
-            let probe =
-                Duration(Duration::from_micros(2 * u64::from(srtt)).0.saturating_add(TAIL_PROBE_MIN.0));
-            if probe < wait {
-                wait = probe;
-                self.set(flag::TAIL_PROBE);
-            }
-        }
-        self.hot.rexmit_at = self.now.plus(wait);
+        start_timer(self.hot, self.now, backoff);
     }
 
     /// Our FIN was acknowledged.

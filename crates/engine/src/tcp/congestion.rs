@@ -1,5 +1,7 @@
 //! How much may be in flight: slow start and congestion avoidance (RFC 5681), initial window (RFC 6928).
 
+use ::state::{TcbCold, TcbHot};
+
 use super::conn::Conn;
 use super::{flag, rtt};
 
@@ -9,6 +11,30 @@ const CWND_MAX: u32 = 1 << 30;
 /// Initial window for segments of `mss` bytes (RFC 6928 2).
 pub(super) fn initial_window(mss: u32) -> u32 {
     (10 * mss).min(14_600.max(2 * mss))
+}
+
+/// `acked` bytes were acknowledged when `flight` bytes were out (RFC 5681 3.1).
+#[inline]
+pub(super) fn grow_window(hot: &mut TcbHot, cold: &mut TcbCold, acked: u32, flight: u32) {
+    let cwnd = hot.snd.cwnd;
+    // A window that was not used says nothing about the path (RFC 7661 4.1): it grows only while it limits.
+    if u64::from(flight) * 2 < u64::from(cwnd) {
+        return;
+    }
+    if cwnd < hot.snd.ssthresh {
+        // An ACK stands for up to a whole super-segment here, so it counts with all its bytes (RFC 3465 2.1; RFC 9438
+        // and Linux do the same).
+        hot.snd.cwnd = cwnd.saturating_add(acked).min(CWND_MAX);
+        return;
+    }
+    // Congestion avoidance: one segment for each window acknowledged (RFC 5681 3.1, byte counting).
+    let sum = cold.loss.acked.saturating_add(acked);
+    if sum >= cwnd {
+        cold.loss.acked = sum - cwnd;
+        hot.snd.cwnd = cwnd.saturating_add(u32::from(hot.mss.max(1))).min(CWND_MAX);
+    } else {
+        cold.loss.acked = sum;
+    }
 }
 
 impl Conn<'_, '_> {
@@ -21,26 +47,7 @@ impl Conn<'_, '_> {
     /// `acked` bytes were acknowledged when `flight` bytes were out (RFC 5681 3.1).
     #[inline]
     pub(super) fn grow_window(&mut self, acked: u32, flight: u32) {
-        let mss = self.mss();
-        let cwnd = self.hot.snd.cwnd;
-        // A window that was not used says nothing about the path (RFC 7661 4.1): it grows only while it limits.
-        if u64::from(flight) * 2 < u64::from(cwnd) {
-            return;
-        }
-        if cwnd < self.hot.snd.ssthresh {
-            // An ACK stands for up to a whole super-segment here, so it counts with all its bytes (RFC 3465 2.1; RFC 9438
-            // and Linux do the same).
-            self.hot.snd.cwnd = cwnd.saturating_add(acked).min(CWND_MAX);
-            return;
-        }
-        // Congestion avoidance: one segment for each window acknowledged (RFC 5681 3.1, byte counting).
-        let sum = self.cold.loss.acked.saturating_add(acked);
-        if sum >= cwnd {
-            self.cold.loss.acked = sum - cwnd;
-            self.hot.snd.cwnd = cwnd.saturating_add(mss).min(CWND_MAX);
-        } else {
-            self.cold.loss.acked = sum;
-        }
+        grow_window(self.hot, self.cold, acked, flight);
     }
 
     /// Half of what is in flight (RFC 5681 3.1, equation 4).

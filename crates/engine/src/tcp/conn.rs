@@ -6,7 +6,7 @@ use ::state::{
 use base::{Idx, Instant, SeqNum};
 use region::{Frames, Table, Wheel};
 
-use super::{Cause, State, flag};
+use super::{Cause, State, flag, window};
 use crate::errors::SockError;
 use crate::events::Notifier;
 
@@ -175,8 +175,7 @@ impl Conn<'_, '_> {
     /// Bytes in the send buffer.
     #[inline]
     pub(crate) fn queued(&self) -> u32 {
-        let end = self.hot.snd.end;
-        if end.before(self.hot.snd.una) { 0 } else { end.since(self.hot.snd.una) }
+        window::queued(self.hot)
     }
 
     /// Is a FIN still to be sent?
@@ -206,22 +205,13 @@ impl Conn<'_, '_> {
     /// Bytes of the window as last announced that are still open.
     #[inline]
     pub(crate) fn rcv_wnd(&self) -> u32 {
-        let (nxt, edge) = (self.hot.rcv.nxt, self.hot.rcv.edge);
-        if edge.before(nxt) { 0 } else { edge.since(nxt) }
+        window::rcv_wnd(self.hot)
     }
 
     /// Makes sure that the wheel fires at the earliest deadline or before it.
     #[inline]
     pub(crate) fn arm(&mut self) {
-        let mut due = self.hot.rexmit_at.min(self.hot.ack_at);
-        if self.any(flag::IDLE_TIMER) {
-            due = due.min(self.cold.idle_at);
-        }
-        // Lazily: an entry that fires too early is armed again then, which is cheaper than moving it at each segment.
-        if due < self.hot.armed_at {
-            self.hot.armed_at = due;
-            self.wheel.arm(self.at.raw(), due);
-        }
+        arm(self.hot, self.cold, self.wheel, self.at);
     }
 
     /// One past the last sequence number that data occupies.
@@ -230,7 +220,22 @@ impl Conn<'_, '_> {
     }
 }
 
+/// Makes sure that the wheel fires at the earliest deadline of connection `at` or before it.
+#[inline]
+pub(crate) fn arm(hot: &mut TcbHot, cold: &TcbCold, wheel: &mut Wheel<'_>, at: Idx<TcbHot>) {
+    let mut due = hot.rexmit_at.min(hot.ack_at);
+    if hot.flags & flag::IDLE_TIMER != 0 {
+        due = due.min(cold.idle_at);
+    }
+    // Lazily: an entry that fires too early is armed again then, which is cheaper than moving it at each segment.
+    if due < hot.armed_at {
+        hot.armed_at = due;
+        wheel.arm(at.raw(), due);
+    }
+}
+
 /// Appends `at` to `ring`.
+#[inline]
 pub(crate) fn push_ring(tcp: &mut TcpGlobals, rings: &mut Table<'_, u32>, ring: Ring, at: Idx<TcbHot>) {
     let slots = rings.len() / 3;
     let Some(TxRing { tail, .. }) = tcp.rings.get_mut(ring.index()) else { return };

@@ -19,7 +19,7 @@ const _: () = assert!(TCP_AT == usual::TCP_AT);
 /// SACK blocks of one segment, at most: so many fit beside timestamps (RFC 2018 3).
 pub(super) const SACKS_MAX: usize = 3;
 /// TTL of a connection whose options name none.
-const TTL_DEFAULT: u8 = 64;
+pub(super) const TTL_DEFAULT: u8 = 64;
 
 /// Why a segment could not be made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -8,7 +8,7 @@
 //! | `usual` | the same for usual segments, a batch at a time |
 //! | `input`, `handshake`, `ack`, `receive`, `queue` | what a received segment does |
 //! | `congestion`, `recovery`, `board`, `rtt` | how much may be in flight, and what is lost |
-//! | `output`, `header`, `reset`, `window` | what is sent |
+//! | `output`, `usual_out`, `header`, `reset`, `window` | what is sent |
 //! | `timers`, `report` | what time and ICMP errors do |
 //! | `travel` | connections that move to another lane |
 //! | `table`, `listen`, `connect`, `verbs`, `stream`, `borrow` | what programs do |
@@ -43,6 +43,7 @@ mod table;
 mod timers;
 pub(crate) mod travel;
 pub(crate) mod usual;
+mod usual_out;
 pub(crate) mod verbs;
 mod window;
 

@@ -1,13 +1,13 @@
 //! What is sent and when (RFC 9293 3.8.6, RFC 5681 3): control segments, ACKs, data new and again.
 
-use ::state::{LaneMem, TxBatch};
+use ::state::{LaneMem, TcbHot, TxBatch};
 use base::limits::SUPER_SEGMENT_BYTES;
 use base::{FrameIdx, Idx, Instant};
 use wire::TcpFlags;
 
-use super::conn::{Conn, Ring, conn, pop_ring};
+use super::conn::{Conn, Ring, arm, cold_of, conn, pop_ring};
 use super::header::{Cut, Stop};
-use super::{RETRY, State, flag, rtt, table};
+use super::{RETRY, State, flag, rtt, table, usual_out};
 
 /// How long a corked partial segment is held back at most (Linux's TCP_CORK).
 const CORK_MAX: base::Duration = base::Duration::from_millis(200);
@@ -24,10 +24,13 @@ pub(crate) fn poll(mem: &mut LaneMem<'_>, now: Instant, out: &mut TxBatch) {
         else {
             return;
         };
-        while out.room() > 0 && left > 0 {
+        while left > 0 && out.room() > 0 {
             let Some(at) = pop_ring(mem, ring) else { break };
             if ring != Ring::Data {
                 left -= 1;
+            } else if let Some(Ok(more)) = usual_out::emit(mem, now, at, out) {
+                again(mem, now, at, more);
+                continue;
             }
             let Some(mut c) = conn(mem, now, at) else { continue };
             let done = match ring {
@@ -51,6 +54,16 @@ pub(crate) fn poll(mem: &mut LaneMem<'_>, now: Instant, out: &mut TxBatch) {
                 }
             }
         }
+    }
+}
+
+/// A usual segment was sent: arms the timer, and takes the connection in again if there is `more`.
+#[inline]
+fn again(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, more: bool) {
+    let (Some(hot), Some(cold)) = (mem.hot.get_mut(at), mem.cold.get(cold_of(at))) else { return };
+    arm(hot, cold, &mut mem.wheel, at);
+    if more && let Some(mut c) = conn(mem, now, at) {
+        c.enqueue(Ring::Data);
     }
 }
 

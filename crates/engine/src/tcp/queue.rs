@@ -3,10 +3,38 @@
 //! Invariant: the frames' `seq` and `len` cover SND.UNA .. SND.END without a gap, in order; `snd_cursor` is the frame that
 //! holds SND.NXT, or none when every byte was sent.
 
-use ::state::{Piece, TxFrame};
+use ::state::{Piece, TcbHot, TxFrame};
 use base::{FrameIdx, SeqNum};
+use region::Frames;
 
 use super::conn::Conn;
+
+/// Releases the bytes before `una`.
+#[inline]
+pub(super) fn trim_acked(hot: &mut TcbHot, frames: &mut Frames<'_>, una: SeqNum) {
+    for _ in 0..frames.count() {
+        let head = hot.snd_queue.head;
+        let Some(meta) = frames.meta_mut(head) else { return };
+        let acked = una.since(SeqNum(meta.seq));
+        if acked as i32 <= 0 {
+            return;
+        }
+        if acked < u32::from(meta.len) {
+            meta.offset = meta.offset.saturating_add(acked as u16);
+            meta.len -= acked as u16;
+            meta.seq = una.0;
+            return;
+        }
+        hot.snd_queue.head = meta.next;
+        if hot.snd_cursor == head {
+            hot.snd_cursor = meta.next;
+        }
+        if meta.next.is_none() {
+            hot.snd_queue.tail = FrameIdx::NONE;
+        }
+        frames.release(head);
+    }
+}
 
 impl Conn<'_, '_> {
     /// Copies as much of `data` as fits into the last frame and up to `frames_max` new ones; gives the number of bytes.
@@ -82,28 +110,7 @@ impl Conn<'_, '_> {
 
     /// Releases the bytes before `una`.
     pub(super) fn trim_acked(&mut self, una: SeqNum) {
-        for _ in 0..self.frames.count() {
-            let head = self.hot.snd_queue.head;
-            let Some(meta) = self.frames.meta_mut(head) else { return };
-            let acked = una.since(SeqNum(meta.seq));
-            if acked as i32 <= 0 {
-                return;
-            }
-            if acked < u32::from(meta.len) {
-                meta.offset = meta.offset.saturating_add(acked as u16);
-                meta.len -= acked as u16;
-                meta.seq = una.0;
-                return;
-            }
-            self.hot.snd_queue.head = meta.next;
-            if self.hot.snd_cursor == head {
-                self.hot.snd_cursor = meta.next;
-            }
-            if meta.next.is_none() {
-                self.hot.snd_queue.tail = FrameIdx::NONE;
-            }
-            self.frames.release(head);
-        }
+        trim_acked(self.hot, self.frames, una);
     }
 
     /// The frame that holds byte `seq` of the send queue.

@@ -3,17 +3,17 @@
 //!
 //! Invariant: the frames from `ooo_head` on are ascending by `seq` and apart from each other; all lie above RCV.NXT.
 
-use ::state::{DropReason, RCV_SACKS, Ready, SeqRange};
+use ::state::{DropReason, RCV_SACKS, Ready, SeqRange, TcbHot};
 use base::limits::FRAME_BYTES;
 use base::{FrameIdx, Instant, SeqNum};
-use region::FrameMeta;
+use region::{FrameMeta, Frames};
 
 use super::conn::{Conn, Fate};
 use super::segment::Seg;
 use super::{Cause, DELAYED_ACK, RESERVE_FRAMES, State, flag};
 
 /// Payloads up to this are copied behind the one before, so that they do not pin a frame each, bytes.
-const COMPACT_MAX: u16 = 512;
+pub(super) const COMPACT_MAX: u16 = 512;
 /// Unread bytes that a connection may hold while frames are short.
 const SHARE_BYTES: u32 = 16 * 1024;
 /// Segments acknowledged at once at the start and after a gap (Linux's TCP_MAX_QUICKACKS).
@@ -165,24 +165,14 @@ impl Conn<'_, '_> {
     /// has left goes on to be there for those whose program reads.
     #[inline]
     pub(super) fn must_refuse(&self) -> bool {
-        let unread = self.hot.rcv_bytes;
-        unread > 0
-            && self.frames.is_short(RESERVE_FRAMES)
-            && (unread > SHARE_BYTES || self.frames.is_short(RESERVE_FRAMES / 4))
+        must_refuse(self.hot, self.frames)
     }
 
     /// When to acknowledge data that came in order (RFC 9293 3.8.6.3, RFC 5681 4.2).
     #[inline]
     pub(super) fn schedule_ack(&mut self, filled_gap: bool, merged: bool) {
-        let unacknowledged = self.hot.rcv.nxt.since(self.hot.rcv.ack_sent);
-        // RFC 5681 4.2: at once when a gap was filled, and at least for every second full segment.
-        if filled_gap || merged || unacknowledged > self.mss() {
+        if ack_is_due(self.hot, self.now, filled_gap || merged) {
             self.ack_now();
-        } else if self.hot.quick_acks > 0 {
-            self.hot.quick_acks -= 1;
-            self.ack_now();
-        } else if self.hot.ack_at == Instant::NEVER {
-            self.hot.ack_at = self.now.plus(DELAYED_ACK);
         }
     }
 
@@ -419,6 +409,33 @@ impl Conn<'_, '_> {
         self.notify(Ready::IN | Ready::RDHUP | hup);
         if state == State::TimeWait { self.start_time_wait() } else { Fate::Keep }
     }
+}
+
+/// [`Conn::must_refuse`].
+#[inline]
+pub(super) fn must_refuse(hot: &TcbHot, frames: &Frames<'_>) -> bool {
+    let unread = hot.rcv_bytes;
+    unread > 0
+        && frames.is_short(RESERVE_FRAMES)
+        && (unread > SHARE_BYTES || frames.is_short(RESERVE_FRAMES / 4))
+}
+
+/// Is data that came in order to be acknowledged now? Else the delayed ACK is started (RFC 9293 3.8.6.3, RFC 5681 4.2).
+#[inline]
+pub(super) fn ack_is_due(hot: &mut TcbHot, now: Instant, at_once: bool) -> bool {
+    let unacknowledged = hot.rcv.nxt.since(hot.rcv.ack_sent);
+    // RFC 5681 4.2: at once when a gap was filled, and at least for every second full segment.
+    if at_once || unacknowledged > u32::from(hot.mss.max(1)) {
+        return true;
+    }
+    if hot.quick_acks > 0 {
+        hot.quick_acks -= 1;
+        return true;
+    }
+    if hot.ack_at == Instant::NEVER {
+        hot.ack_at = now.plus(DELAYED_ACK);
+    }
+    false
 }
 
 /// The sequence numbers of a frame of payload.

@@ -19,6 +19,7 @@ pub(super) fn clock_us(now: Instant) -> u32 {
 }
 
 /// Takes a sample (RFC 6298 2.2, 2.3).
+#[inline]
 pub(super) fn sample(rtt: &mut RttState, us: u32) {
     let us = us.clamp(1, SAMPLE_MAX_US);
     if rtt.srtt_us8 == 0 {
@@ -48,8 +49,8 @@ pub(super) fn set_timeout(rtt: &mut RttState) {
 #[inline]
 pub(super) fn rto(rtt: &RttState, backoff: u8) -> Duration {
     let base = u64::from(if rtt.rto_us == 0 { RTO_INITIAL_US } else { rtt.rto_us });
-    let us = base.checked_shl(u32::from(backoff.min(16))).unwrap_or(u64::MAX);
-    Duration::from_micros(us.min(u64::from(RTO_MAX_US)))
+    let us = (base << backoff.min(16)).min(u64::from(RTO_MAX_US));
+    Duration(us * 1000)
 }
 
 #[cfg(test)]

@@ -2,14 +2,18 @@
 //! prediction. A segment that any stage finds unusual takes the way of all others.
 
 use ::state::dormant::DORMANT;
-use ::state::{CsumState, FlowKey, LaneMem, RxFrame};
-use base::{Idx, Instant, IpAddress};
+use ::state::{CsumState, FlowKey, LaneMem, Ready, RxFrame, TcbCold, TcbHot};
+use base::{FrameIdx, Idx, Instant, IpAddress, SeqNum};
 use region::Frames;
-use wire::{Sum, TcpOptions, Usual, eth, usual};
+use wire::{Sum, Usual, eth, usual};
 
-use super::conn::conn;
-use super::segment::Seg;
-use super::{State, flag, table};
+use super::ack::{start_timer, update_window};
+use super::congestion::grow_window;
+use super::conn::{Ring, arm, cold_of, conn, push_ring};
+use super::queue::trim_acked;
+use super::receive::{COMPACT_MAX, ack_is_due, must_refuse};
+use super::{RESERVE_FRAMES, State, flag, rtt, table, window};
+use crate::events::notifier;
 use crate::ipv4;
 
 /// Does `rx` hold a usual segment for us, whole in one frame and with good checksums? Gives the hash of its connection, and
@@ -51,46 +55,184 @@ pub(crate) fn fetch(mem: &LaneMem<'_>, hash: u32) -> Option<u32> {
     Some(row)
 }
 
-/// Takes the segment in `rx`, which [`verify`] found usual, if it is an ordinary one of the open connection `row`. False: it
-/// was not touched.
+/// A usual segment in its connection's terms.
+struct Facts {
+    key: FlowKey,
+    seq: SeqNum,
+    ack: SeqNum,
+    /// As sent, not scaled.
+    window: u16,
+    /// TSval.
+    stamp: u32,
+    /// Payload bytes.
+    len: u32,
+}
+
+/// Takes the segment in `rx`, which [`verify`] found usual, if it is an ordinary one of the open connection `row`: what
+/// header prediction takes (`Conn::is_predicted`), in one go. False: it was not touched.
 #[inline]
 pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame, row: u32) -> bool {
     let Some(segment) = Usual::again(mem.frames.data(rx.head)) else { return false };
-    let mut seg = Seg {
+    let facts = Facts {
         key: key_of(&segment),
         seq: segment.seq(),
         ack: segment.ack(),
-        flags: segment.flags(),
         window: segment.window(),
-        port: rx.port,
-        gso_size: rx.gso_size,
+        stamp: segment.timestamps().value,
         len: rx.len - usual::HEADER_LEN as u32,
-        head: rx.head,
-        src_mac: segment.src_mac(),
-        options: TcpOptions { timestamps: Some(segment.timestamps()), ..TcpOptions::NONE },
     };
-    let Some(mut c) = conn(mem, now, Idx::new(row)) else { return false };
-    if c.state() != State::Established || c.hot.key != seg.key || !c.any(flag::TIMESTAMPS) {
+    let at = Idx::new(row);
+    let (Some(hot), Some(cold)) = (mem.hot.get_mut(at), mem.cold.get_mut(cold_of(at))) else { return false };
+    if !is_ordinary(hot, cold, &facts) || must_refuse(hot, &mem.frames) {
         return false;
     }
-    let Some(worth) = c.is_predicted(&seg) else { return false };
-    if c.any(flag::KEEPALIVE) {
-        c.heard();
+    let tcp = &mut mem.counters.tcp;
+    tcp.segments_in = tcp.segments_in.wrapping_add(1);
+    tcp.predicted = tcp.predicted.wrapping_add(1);
+    if hot.flags & flag::KEEPALIVE != 0 {
+        cold.heard_at = now;
+        cold.loss.keep_probes = 0;
     }
-    strip(c.frames, &mut seg);
-    c.counters.tcp.segments_in = c.counters.tcp.segments_in.wrapping_add(1);
-    c.take_predicted(&mut seg, worth);
+    // RFC 7323 4.3: TS.Recent follows the segment that holds Last.ACK.sent.
+    if facts.seq.at_or_before(hot.rcv.ack_sent) {
+        hot.rcv.ts_recent = facts.stamp;
+        cold.ts_recent_at = now;
+    }
+    let mut ready = Ready::NONE;
+    let mut wants = 0;
+    let opened = update_window(hot, facts.seq, facts.ack, facts.window);
+    if facts.ack != hot.snd.una {
+        acknowledge(hot, cold, &mut mem.frames, now, facts.ack);
+        if hot.flags & flag::WANTS_ROOM != 0 && window::has_room(hot) {
+            hot.flags &= !flag::WANTS_ROOM;
+            ready = Ready::OUT;
+        }
+        wants = has_unsent(hot);
+    } else if opened {
+        if hot.flags & flag::PERSIST != 0 && hot.snd.wnd > 0 {
+            hot.flags &= !flag::PERSIST;
+            hot.rexmit_at = Instant::NEVER;
+        }
+        wants = has_unsent(hot);
+    }
+    if facts.len == 0 {
+        mem.frames.release(rx.head);
+        arm(hot, cold, &mut mem.wheel, at);
+    } else {
+        strip(&mut mem.frames, rx.head);
+        let small = facts.len <= u32::from(COMPACT_MAX) || mem.frames.is_short(RESERVE_FRAMES);
+        if hot.rcv_queue.head.is_none() || !small {
+            link(hot, cold, &mut mem.frames, rx.head, facts.len);
+            if hot.rcv_bytes >= cold.options.rcv_low_bytes.min(hot.rcv_buf / 2) {
+                ready |= Ready::IN;
+            }
+        } else if let Some(mut c) = conn(mem, now, at) {
+            c.deliver(rx.head);
+        }
+        wants |= acknowledge_later(mem, now, at, rx.gso_size != 0);
+    }
+    if !ready.is_none() {
+        notifier(mem).notify(row, ready);
+    }
+    if wants != 0 {
+        enlist(mem, at, wants);
+    }
     true
+}
+
+/// Is the segment what header prediction takes?
+#[inline]
+fn is_ordinary(hot: &TcbHot, cold: &TcbCold, facts: &Facts) -> bool {
+    const NEEDED: u32 = flag::TIMESTAMPS;
+    const UNUSUAL: u32 = flag::RECOVERY | flag::STALLED | flag::FIN_AHEAD;
+    let acked = facts.ack.since(hot.snd.una);
+    hot.state == State::Established as u8
+        && hot.flags & (NEEDED | UNUSUAL) == NEEDED
+        && facts.seq == hot.rcv.nxt
+        && hot.ooo_head.is_none()
+        && facts.len <= window::rcv_wnd(hot)
+        && acked <= hot.snd.nxt.since(hot.snd.una)
+        && acked | facts.len != 0
+        && (facts.stamp.wrapping_sub(hot.rcv.ts_recent) as i32) >= 0
+        && cold.loss.board.is_none()
+        && hot.key == facts.key
+}
+
+/// SEG.ACK acknowledges something new (as `Conn::acknowledge`, without losses).
+#[inline]
+fn acknowledge(hot: &mut TcbHot, cold: &mut TcbCold, frames: &mut Frames<'_>, now: Instant, ack: SeqNum) {
+    let acked = ack.since(hot.snd.una);
+    let flight = hot.snd.nxt.since(hot.snd.una);
+    if hot.flags & flag::TIMING != 0 && ack.at_or_after(hot.rtt.timed_seq) {
+        hot.flags &= !flag::TIMING;
+        let us = rtt::clock_us(now).wrapping_sub(hot.rtt.timed_at_us);
+        rtt::sample(&mut hot.rtt, us);
+    }
+    trim_acked(hot, frames, ack);
+    hot.snd.una = ack;
+    hot.dup_acks = 0;
+    grow_window(hot, cold, acked, flight);
+    hot.flags &= !(flag::TAIL_PROBED | flag::PERSIST | flag::TAIL_PROBE);
+    // RFC 6298 5.2, 5.3.
+    if ack == hot.snd.nxt {
+        hot.rexmit_at = Instant::NEVER;
+    } else {
+        start_timer(hot, now, 0);
+    }
+}
+
+/// The ring to be in while data waits to be sent.
+#[inline]
+fn has_unsent(hot: &TcbHot) -> u32 {
+    if hot.snd.end.after(hot.snd.nxt) { flag::RING_DATA } else { 0 }
 }
 
 /// Takes the headers off.
 #[inline]
-fn strip(frames: &mut Frames<'_>, seg: &mut Seg) {
-    if seg.len == 0 {
-        frames.release(core::mem::take(&mut seg.head));
-    } else if let Some(meta) = frames.meta_mut(seg.head) {
+fn strip(frames: &mut Frames<'_>, head: FrameIdx) {
+    if let Some(meta) = frames.meta_mut(head) {
         meta.offset = meta.offset.saturating_add(usual::HEADER_LEN as u16);
         meta.len = meta.len.saturating_sub(usual::HEADER_LEN as u16);
+    }
+}
+
+/// Appends `frame`, which holds the next `len` bytes, to the receive queue.
+#[inline]
+fn link(hot: &mut TcbHot, cold: &mut TcbCold, frames: &mut Frames<'_>, frame: FrameIdx, len: u32) {
+    let before = core::mem::replace(&mut hot.rcv_queue.tail, frame);
+    if hot.rcv_queue.head.is_none() {
+        hot.rcv_queue.head = frame;
+    } else if let Some(last) = frames.meta_mut(before) {
+        last.next = frame;
+    }
+    hot.rcv.nxt = hot.rcv.nxt.plus(len);
+    hot.rcv_bytes = hot.rcv_bytes.saturating_add(len);
+    cold.bytes_in = cold.bytes_in.wrapping_add(u64::from(len));
+}
+
+/// When to acknowledge the data that came. Gives the ring to be in for it.
+#[inline]
+fn acknowledge_later(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, merged: bool) -> u32 {
+    let (Some(hot), Some(cold)) = (mem.hot.get_mut(at), mem.cold.get_mut(cold_of(at))) else { return 0 };
+    let due = ack_is_due(hot, now, merged);
+    arm(hot, cold, &mut mem.wheel, at);
+    if due {
+        hot.flags |= flag::ACK_NOW;
+        flag::RING_ACK
+    } else {
+        0
+    }
+}
+
+/// Puts connection `at` into the rings whose flags are in `wants`.
+fn enlist(mem: &mut LaneMem<'_>, at: Idx<TcbHot>, wants: u32) {
+    let Some(hot) = mem.hot.get_mut(at) else { return };
+    let new = wants & !hot.flags;
+    hot.flags |= new;
+    for ring in [Ring::Ack, Ring::Data] {
+        if new & ring.flag() != 0 {
+            push_ring(&mut mem.globals.tcp, &mut mem.rings, ring, at);
+        }
     }
 }
 

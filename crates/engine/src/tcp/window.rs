@@ -1,6 +1,8 @@
 //! The windows we announce, and the room in our buffers (RFC 9293 3.8.6.2, RFC 7323 2).
 
+use ::state::TcbHot;
 use base::SeqNum;
+use region::Frames;
 
 use super::conn::Conn;
 use super::{RESERVE_FRAMES, State};
@@ -17,24 +19,72 @@ pub(super) fn shift_for(bytes: u32) -> u8 {
     shift
 }
 
+/// Bytes of the window as last announced that are still open.
+#[inline]
+pub(super) fn rcv_wnd(hot: &TcbHot) -> u32 {
+    let (nxt, edge) = (hot.rcv.nxt, hot.rcv.edge);
+    if edge.before(nxt) { 0 } else { edge.since(nxt) }
+}
+
+/// The shift of the windows we announce from now on.
+#[inline]
+fn rcv_window_shift(hot: &TcbHot) -> u32 {
+    if hot.state == State::SynSent as u8 { 0 } else { u32::from(hot.rcv_shift.min(14)) }
+}
+
+/// Room in the receive buffer, as far as 16 bits shifted by `shift` can tell of it, bytes.
+#[inline]
+fn room_to_offer(hot: &TcbHot, shift: u32) -> u32 {
+    hot.rcv_buf.saturating_sub(hot.rcv_bytes).min(SYN_WINDOW_MAX << shift)
+}
+
+/// The window field of the next segment, RCV.EDGE moved accordingly.
+#[inline]
+pub(super) fn announce_window(hot: &mut TcbHot, frames: &Frames<'_>) -> u16 {
+    let shift = rcv_window_shift(hot);
+    let now = rcv_wnd(hot);
+    let free = room_to_offer(hot, shift);
+    let mut window = now;
+    // RFC 9293 3.8.6.2.2: the edge moves only by a segment or half the buffer, so that the peer sends no small
+    // segments; and never back (3.8.6.2.1).
+    let step = u32::from(hot.mss.max(1)).min(hot.rcv_buf / 2);
+    if free >= now.saturating_add(step) && !frames.is_short(RESERVE_FRAMES) {
+        window = free;
+    }
+    // Rounded up, or the edge would move back by what the shift cuts off.
+    let field = (window.saturating_add((1 << shift) - 1) >> shift).min(SYN_WINDOW_MAX);
+    hot.rcv.edge = hot.rcv.nxt.plus(field << shift).later(hot.rcv.edge);
+    field as u16
+}
+
+/// The program has read: is it worth an ACK to tell the peer of the room (RFC 9293 3.8.6.2.2)?
+#[inline]
+pub(super) fn room_is_news(hot: &TcbHot) -> bool {
+    let now = rcv_wnd(hot);
+    let free = room_to_offer(hot, rcv_window_shift(hot));
+    // As Linux: when the window at least doubles by it.
+    free >= now.saturating_mul(2)
+        && free.saturating_sub(now) >= u32::from(hot.mss.max(1)).min(hot.rcv_buf / 2)
+}
+
+/// Bytes in the send buffer.
+#[inline]
+pub(super) fn queued(hot: &TcbHot) -> u32 {
+    if hot.snd.end.before(hot.snd.una) { 0 } else { hot.snd.end.since(hot.snd.una) }
+}
+
+/// Is there enough room in the send buffer to tell the program (Linux: a third of the buffer)?
+#[inline]
+pub(super) fn has_room(hot: &TcbHot) -> bool {
+    let queued = queued(hot);
+    hot.snd_buf.saturating_sub(queued) >= queued / 2 && queued < hot.snd_buf
+}
+
 impl Conn<'_, '_> {
     /// The window field of the next segment, RCV.EDGE moved accordingly.
     #[inline]
     pub(super) fn announce_window(&mut self) -> u16 {
-        let shift = self.rcv_window_shift();
-        let now = self.rcv_wnd();
-        let free = self.room_to_offer(shift);
-        let mut window = now;
-        // RFC 9293 3.8.6.2.2: the edge moves only by a segment or half the buffer, so that the peer sends no small
-        // segments; and never back (3.8.6.2.1).
-        let step = self.mss().min(self.hot.rcv_buf / 2);
-        if free >= now.saturating_add(step) && !self.frames.is_short(RESERVE_FRAMES) {
-            window = free;
-        }
-        // Rounded up, or the edge would move back by what the shift cuts off.
-        let field = (window.saturating_add((1 << shift) - 1) >> shift).min(SYN_WINDOW_MAX);
-        self.hot.rcv.edge = self.hot.rcv.nxt.plus(field << shift).later(self.hot.rcv.edge);
-        field as u16
+        announce_window(self.hot, self.frames)
     }
 
     /// The window field of a SYN or SYN,ACK (RFC 7323 2.2: not scaled).
@@ -44,31 +94,15 @@ impl Conn<'_, '_> {
         window as u16
     }
 
-    /// The shift of the windows we announce from now on.
-    #[inline]
-    fn rcv_window_shift(&self) -> u32 {
-        if self.state() == State::SynSent { 0 } else { u32::from(self.hot.rcv_shift.min(14)) }
-    }
-
-    /// Room in the receive buffer, as far as 16 bits shifted by `shift` can tell of it, bytes.
-    #[inline]
-    fn room_to_offer(&self, shift: u32) -> u32 {
-        self.hot.rcv_buf.saturating_sub(self.hot.rcv_bytes).min(SYN_WINDOW_MAX << shift)
-    }
-
     /// The program has read: is it worth an ACK to tell the peer of the room (RFC 9293 3.8.6.2.2)?
     pub(super) fn room_is_news(&self) -> bool {
-        let now = self.rcv_wnd();
-        let free = self.room_to_offer(self.rcv_window_shift());
-        // As Linux: when the window at least doubles by it.
-        free >= now.saturating_mul(2) && free.saturating_sub(now) >= self.mss().min(self.hot.rcv_buf / 2)
+        room_is_news(self.hot)
     }
 
     /// Is there enough room in the send buffer to tell the program (Linux: a third of the buffer)?
     #[inline]
     pub(super) fn has_room(&self) -> bool {
-        let queued = self.queued();
-        self.hot.snd_buf.saturating_sub(queued) >= queued / 2 && queued < self.hot.snd_buf
+        has_room(self.hot)
     }
 
     /// The right edge of what may be sent now by the peer's window.
