@@ -149,6 +149,13 @@ impl IpAddress {
     /// The unspecified address: any address of either family.
     pub const ANY: Self = Self([0; 16]);
 
+    /// `a` as a mapped address, the unspecified address too: for comparing and hashing.
+    #[inline]
+    #[must_use]
+    pub const fn mapped(a: Ipv4Addr) -> Self {
+        Self((MAPPED << 32 | a.to_bits() as u128).to_be_bytes())
+    }
+
     /// `a` as a mapped address. The unspecified IPv4 address becomes [`IpAddress::ANY`].
     #[must_use]
     pub const fn from_v4(a: Ipv4Addr) -> Self {

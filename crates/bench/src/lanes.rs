@@ -25,6 +25,8 @@ const CLIENT_PORTS: usize = 60_000;
 /// Token of a listener's events; those of connections are smaller.
 const LISTENER: u64 = u64::MAX;
 pub(crate) const QUEUE: u16 = 1;
+/// Bytes of the headers of a usual segment.
+const USUAL: usize = wire::usual::HEADER_LEN;
 /// Buffers of the two ends of a stream, bytes.
 const BULK_BUFFER: u32 = 256 << 10;
 /// What a program writes and reads of a stream at once, bytes.
@@ -34,24 +36,29 @@ const BULK_PIECE: usize = 64 << 10;
 struct Wire {
     bytes: Vec<u8>,
     stride: usize,
-    lens: Vec<usize>,
+    lens: [usize; BATCH_FRAMES],
+    count: usize,
     loss: Loss,
 }
 
 impl Wire {
     fn new(setting: &Setting) -> Self {
         let stride = (setting.mtu + wire::eth::HEADER_LEN).next_multiple_of(base::CACHE_LINE);
-        let (bytes, lens) = (vec![0; stride * BATCH_FRAMES], Vec::with_capacity(BATCH_FRAMES));
-        Self { bytes, stride, lens, loss: Loss::new(setting) }
+        let (bytes, lens) = (vec![0; stride * BATCH_FRAMES], [0; BATCH_FRAMES]);
+        Self { bytes, stride, lens, count: 0, loss: Loss::new(setting) }
     }
 
     /// Copies `packet` onto the wire, as a device does that completes checksums.
     fn put(&mut self, frames: &region::Frames<'_>, packet: &TxFrame, checksums: bool) {
-        let slot = self.stride * self.lens.len();
+        let slot = self.stride * self.count;
         let buffer = &mut self.bytes[slot..slot + self.stride];
         let head = frames.data(packet.head);
         let mut len = head.len();
-        buffer[..len].copy_from_slice(head);
+        // Most headers are those of usual segments, whose copy is a few instructions.
+        match (head.first_chunk::<USUAL>(), buffer.first_chunk_mut::<USUAL>()) {
+            (Some(from), Some(to)) if len == USUAL => *to = *from,
+            _ => buffer[..len].copy_from_slice(head),
+        }
         for piece in packet.pieces() {
             let from = usize::from(piece.offset);
             let bytes = &frames.cell(piece.frame)[from..from + usize::from(piece.len)];
@@ -64,25 +71,33 @@ impl Wire {
             let at = start + usize::from(packet.csum_offset);
             buffer[at..at + 2].copy_from_slice(&sum.to_be_bytes());
         }
-        self.lens.push(len);
+        self.lens[self.count] = len;
+        self.count += 1;
     }
 
     /// Copies what is on the wire to `rx`, in frames, or in chains where a packet is longer than one.
     fn take(&mut self, frames: &mut region::Frames<'_>, rx: &mut RxBatch, checksums: bool) {
         let csum = if checksums { CsumState::Unknown } else { CsumState::Verified };
-        for (buffer, len) in self.bytes.chunks_exact(self.stride).zip(&self.lens) {
+        for (buffer, len) in self.bytes.chunks_exact(self.stride).zip(&self.lens[..self.count]) {
             if self.loss.next() {
                 continue;
             }
             let head = fill(frames, &buffer[..*len]).expect("a free frame");
             rx.push(RxFrame { head, len: *len as u32, gso_size: 0, port: 0, local_peer: false, csum });
         }
-        self.lens.clear();
+        self.count = 0;
     }
 }
 
 /// A chain of frames with `packet`.
+#[inline]
 fn fill(frames: &mut region::Frames<'_>, packet: &[u8]) -> Option<FrameIdx> {
+    if packet.len() <= FRAME_BYTES - FRAME_HEADROOM {
+        let frame = frames.alloc()?;
+        frames.meta_mut(frame)?.len = packet.len() as u16;
+        frames.data_mut(frame).copy_from_slice(packet);
+        return Some(frame);
+    }
     let (mut head, mut last) = (FrameIdx::NONE, FrameIdx::NONE);
     for piece in packet.chunks(FRAME_BYTES - FRAME_HEADROOM) {
         let frame = frames.alloc()?;

@@ -114,6 +114,7 @@ pub(crate) fn unreferenced(mem: &LaneMem<'_>) -> u32 {
 }
 
 /// The next hop whose MAC became known, or whose asking failed.
+#[inline]
 pub(crate) fn poll_changed(mem: &mut LaneMem<'_>) -> Option<Idx<Hop>> {
     let at = mem.ip.hops.changed.some()?;
     let hop = mem.hops.get_mut(at)?;

@@ -70,6 +70,7 @@ pub(crate) fn port_info<'m>(mem: &'m LaneMem<'_>, port: u8) -> Option<&'m PortIn
 }
 
 /// Is `addr` an address of `port`?
+#[inline]
 pub(crate) fn is_local(info: &PortInfo, addr: IpAddress) -> bool {
     !addr.is_any() && info.addrs.iter().take(info.addr_count as usize).any(|a| *a == addr)
 }

@@ -5,15 +5,14 @@ use state::{DropReason, Hop, LaneMem, RxBatch, RxFrame};
 use wire::{EthFrame, EtherType, IpProtocol};
 
 use crate::types::HopKey;
-use crate::{arp, hop, icmp, ip_timers, ipv4, outbox, tcp, transmit, udp_recv};
+use crate::{arp, hop, icmp, ip_timers, ipv4, tcp, transmit, udp_recv};
 
 /// The note of a packet that is no usual segment.
 const UNUSUAL: u32 = u32::MAX;
 
 /// In stages, each over the whole batch, so that the memory of one packet's connection is loaded while others are looked at.
 pub(crate) fn handle_frames(mem: &mut LaneMem<'_>, now: Instant, batch: &mut RxBatch) {
-    outbox::release_given_out(mem);
-    transmit::settle_lent(mem);
+    transmit::settle(mem);
     let (packets, notes) = batch.items_and_notes();
     let (mut count, mut bytes) = (0_u64, 0_u64);
     for (rx, note) in packets.iter().zip(notes.iter_mut()) {
@@ -23,8 +22,10 @@ pub(crate) fn handle_frames(mem: &mut LaneMem<'_>, now: Instant, batch: &mut RxB
     }
     mem.counters.rx_packets = mem.counters.rx_packets.wrapping_add(count);
     mem.counters.rx_bytes = mem.counters.rx_bytes.wrapping_add(bytes);
-    for note in notes.iter_mut().filter(|n| **n != UNUSUAL) {
-        *note = tcp::usual::fetch(mem, *note).unwrap_or(UNUSUAL);
+    for note in &mut *notes {
+        if *note != UNUSUAL {
+            *note = tcp::usual::fetch(mem, *note).unwrap_or(UNUSUAL);
+        }
     }
     for (rx, note) in packets.iter().zip(notes) {
         if *note == UNUSUAL || !tcp::usual::input(mem, now, rx, *note) {
@@ -36,12 +37,14 @@ pub(crate) fn handle_frames(mem: &mut LaneMem<'_>, now: Instant, batch: &mut RxB
 }
 
 /// Goes on with connections that waited for a next hop.
+#[inline]
 fn hops_changed(mem: &mut LaneMem<'_>, now: Instant) {
     while let Some(at) = hop::poll_changed(mem) {
         tcp::hop_changed(mem, now, at);
     }
 }
 
+#[inline(never)]
 fn handle_frame(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame) {
     let reason = match EthFrame::parse(mem.frames.data(rx.head)).map(|eth| eth.ethertype()) {
         Ok(EtherType::IPV4) => return handle_ipv4(mem, now, rx),

@@ -16,8 +16,11 @@ const _: () = assert!(ROWS.is_power_of_two());
 
 pub(crate) fn poll(mem: &mut LaneMem<'_>, now: Instant, out: &mut TxBatch) -> usize {
     let before = out.items().len();
-    settle_lent(mem);
-    outbox::release_given_out(mem);
+    settle(mem);
+    if outbox::is_empty(mem) && mem.globals.tcp.requeued_len == 0 {
+        tcp::poll(mem, now, out);
+        return out.items().len() - before;
+    }
     // A port that is slow takes only the first packets of a batch, so who comes first takes turns: else datagrams starve
     // connections, or the other way round.
     mem.ip.turn = mem.ip.turn.wrapping_add(1);
@@ -48,8 +51,19 @@ pub(crate) fn pending(mem: &LaneMem<'_>) -> bool {
     !outbox::is_empty(mem) || tcp::pending(mem) || mem.globals.tcp.requeued_len > mem.globals.tcp.lent
 }
 
+/// Releases what the last poll gave out and kept: the ports have read it by now.
+#[inline]
+pub(crate) fn settle(mem: &mut LaneMem<'_>) {
+    if mem.globals.tcp.lent != 0 {
+        settle_lent(mem);
+    }
+    if !mem.ip.outbox.given_out.is_none() {
+        outbox::release_given_out(mem);
+    }
+}
+
 /// Releases what the last poll gave out again.
-pub(crate) fn settle_lent(mem: &mut LaneMem<'_>) {
+fn settle_lent(mem: &mut LaneMem<'_>) {
     let tcp = &mut mem.globals.tcp;
     let (first, lent) = (tcp.requeued_head, core::mem::take(&mut tcp.lent).min(ROWS));
     tcp.requeued_head = first.wrapping_add(lent);

@@ -58,8 +58,8 @@ plain! {
         tick: u64,
         /// Timers armed.
         armed: u32,
-        /// Room.
-        spare: u32,
+        /// 1: nothing that was due at `tick` is left.
+        settled: u32,
         /// For each level, the slots that hold timers.
         occupied: [u64; LEVELS as usize],
         /// First timer of each occupied slot, level by level.
@@ -74,7 +74,7 @@ impl WheelHead {
         Self {
             tick: now.0 >> TICK_SHIFT,
             armed: 0,
-            spare: 0,
+            settled: 0,
             occupied: [0; LEVELS as usize],
             heads: [Idx::NONE; (LEVELS * SLOTS) as usize],
         }
@@ -155,11 +155,21 @@ impl<'a> Wheel<'a> {
 
     /// The next timer due at `now`, no longer armed. Each timer looked at costs 1 of `budget`; at 0 there is no answer, and
     /// [`Wheel::next_deadline`] says whether to come back at once.
+    #[inline]
     pub fn expire(&mut self, now: Instant, budget: &mut u32) -> Option<u32> {
         let target = now.0 >> TICK_SHIFT;
+        if target <= self.head.tick && self.head.settled == 1 {
+            return None;
+        }
+        self.expire_by(target, budget)
+    }
+
+    fn expire_by(&mut self, target: u64, budget: &mut u32) -> Option<u32> {
+        self.head.settled = 0;
         while *budget > 0 {
             let Some((slot, start)) = self.earliest().filter(|(_, start)| *start <= target) else {
                 self.head.tick = self.head.tick.max(target);
+                self.head.settled = 1;
                 return None;
             };
             *budget -= 1;
@@ -199,6 +209,9 @@ impl<'a> Wheel<'a> {
     /// Puts `row`, which is not armed, in front of the slot for `tick`.
     fn insert(&mut self, row: Idx<Timer>, tick: u64) {
         let slot = self.slot_for(tick);
+        if tick <= self.head.tick {
+            self.head.settled = 0;
+        }
         let next = self.first(slot).unwrap_or(Idx::NONE);
         if let Some(after) = self.timers.get_mut(next) {
             after.prev = row;

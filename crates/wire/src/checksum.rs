@@ -34,11 +34,14 @@ const fn add(a: u64, b: u64) -> u64 {
 /// The 16-bit one's complement sum that `total` stands for.
 #[inline(always)]
 const fn fold64(total: u64) -> u16 {
-    let x = (total & 0xffff_ffff) + (total >> 32);
-    let x = (x & 0xffff) + ((x >> 16) & 0xffff) + (x >> 32);
-    let x = (x & 0xffff) + (x >> 16);
-    ((x & 0xffff) + (x >> 16)) as u16
+    let (x, carry) = (total as u32).overflowing_add((total >> 32) as u32);
+    let x = x.wrapping_add(carry as u32);
+    // Both halves added at once: the carry out of the lower sum goes into the upper one, which is the folded sum.
+    (x.wrapping_add(x.rotate_left(16)) >> 16) as u16
 }
+
+/// Up to so many words vector code does not pay.
+const SHORT_WORDS: usize = 16;
 
 /// Sum of 64-bit words. Exact up to 2^32 words.
 // Beside the words their upper halves are added; the lower halves follow from the two sums: low = all - (high << 32),
@@ -46,6 +49,9 @@ const fn fold64(total: u64) -> u16 {
 // vector code of the loop on every x86-64.
 #[inline]
 fn sum_words(words: &[[u8; 8]]) -> u64 {
+    if words.len() <= SHORT_WORDS {
+        return words.iter().fold(0, |sum, word| add(sum, u64::from_ne_bytes(*word)));
+    }
     let mut all = 0_u64;
     let mut high = 0_u64;
     for word in words {

@@ -32,7 +32,7 @@ pub struct Usual<'a> {
 
 impl<'a> Usual<'a> {
     /// The headers at the front of `bytes`, if they are those of a usual segment with a valid IPv4 header whose control bits
-    /// are ACK, and PSH or not.
+    /// are ACK, and perhaps PSH and FIN.
     #[inline]
     #[must_use]
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
@@ -40,7 +40,7 @@ impl<'a> Usual<'a> {
         let is_one = be32::<12, _>(head) & 0xffff_ff00 == IPV4_PLAIN
             && be16::<20, _>(head) & !DONT_FRAGMENT == 0
             && head[23] == IpProtocol::TCP.0
-            && be16::<46, _>(head) & !TcpFlags::PSH.0 == 0x8000 | TcpFlags::ACK.0
+            && be16::<46, _>(head) & !(TcpFlags::PSH.0 | TcpFlags::FIN.0) == 0x8000 | TcpFlags::ACK.0
             && be32::<54, _>(head) == TIMESTAMPS;
         let usual = Self { head };
         (is_one && usual.ip_sum().is_valid() && usual.total_len() >= HEADER_LEN as u16 - 14).then_some(usual)
@@ -121,7 +121,7 @@ impl<'a> Usual<'a> {
         SeqNum(be32::<42, _>(self.head))
     }
 
-    /// Control bits: ACK, and PSH or not.
+    /// Control bits: ACK, and perhaps PSH and FIN.
     #[inline]
     #[must_use]
     pub const fn flags(&self) -> TcpFlags {

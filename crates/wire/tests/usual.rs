@@ -1,5 +1,6 @@
 //! The usual segment read and written as one array is the same as its three headers one by one.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where its assumptions do")]
 use std::net::Ipv4Addr;
 
 use base::{MacAddr, Port, SeqNum};
@@ -13,9 +14,16 @@ use wire::{
 fn any_header() -> impl Strategy<Value = UsualHeader> {
     let link = (any::<[u8; 6]>(), any::<[u8; 6]>());
     let network = (any::<u8>(), any::<u8>(), any::<[u8; 4]>(), any::<[u8; 4]>());
-    let transport = (any::<[u16; 2]>(), any::<[u32; 4]>(), any::<bool>(), any::<u16>());
+    let transport = (any::<[u16; 2]>(), any::<[u32; 4]>(), any::<[bool; 2]>(), any::<u16>());
     (link, network, transport).prop_map(|(link, network, transport)| {
-        let ([src_port, dst_port], [seq, ack, value, echo], push, window) = transport;
+        let ([src_port, dst_port], [seq, ack, value, echo], [push, fin], window) = transport;
+        let mut flags = TcpFlags::ACK;
+        if push {
+            flags = flags | TcpFlags::PSH;
+        }
+        if fin {
+            flags = flags | TcpFlags::FIN;
+        }
         UsualHeader {
             dst_mac: MacAddr(link.0),
             src_mac: MacAddr(link.1),
@@ -27,7 +35,7 @@ fn any_header() -> impl Strategy<Value = UsualHeader> {
             dst_port: Port(dst_port),
             seq: SeqNum(seq),
             ack: SeqNum(ack),
-            flags: if push { TcpFlags::ACK | TcpFlags::PSH } else { TcpFlags::ACK },
+            flags,
             window,
             timestamps: Timestamps { value, echo },
         }

@@ -46,7 +46,7 @@ fn strays(mem: &LaneMem<'_>, at: Idx<TcbHot>, seg: &Seg) -> bool {
     port != seg.port && (wire(port) || wire(seg.port))
 }
 
-fn for_connection(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, seg: &mut Seg) {
+pub(super) fn for_connection(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, seg: &mut Seg) {
     let Some(mut c) = conn(mem, now, at) else { return };
     if c.any(flag::KEEPALIVE) {
         c.heard();

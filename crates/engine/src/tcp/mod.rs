@@ -11,7 +11,7 @@
 //! | `output`, `usual_out`, `header`, `reset`, `window` | what is sent |
 //! | `timers`, `report` | what time and ICMP errors do |
 //! | `travel` | connections that move to another lane |
-//! | `table`, `listen`, `connect`, `verbs`, `stream`, `borrow` | what programs do |
+//! | `table`, `listen`, `connect`, `verbs`, `stream`, `usual_io`, `borrow` | what programs do |
 //! | `hibernate`, `frozen`, `handle` | idle connections in small rows, and their names |
 //!
 //! Left out: urgent data (read in line, as RFC 6093 wants), ECN, RACK, fast open, cookies.
@@ -43,6 +43,7 @@ mod table;
 mod timers;
 pub(crate) mod travel;
 pub(crate) mod usual;
+mod usual_io;
 mod usual_out;
 pub(crate) mod verbs;
 mod window;

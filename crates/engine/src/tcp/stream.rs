@@ -5,7 +5,7 @@ use base::limits::FRAME_BYTES;
 use base::{FrameIdx, Idx, Instant};
 
 use super::conn::{Conn, conn};
-use super::{State, flag, handle, lookup};
+use super::{State, flag, handle, lookup, usual_io};
 use crate::errors::{RecvError, SendError, SockError};
 
 /// Why nothing can be written to the connection in its state.
@@ -32,6 +32,19 @@ pub(super) fn to_write(mem: &mut LaneMem<'_>, now: Instant, s: SockRef) -> Resul
 
 /// [`Engine::tcp_send`](crate::Engine::tcp_send).
 pub(crate) fn send(
+    mem: &mut LaneMem<'_>,
+    now: Instant,
+    s: SockRef,
+    data: &[u8],
+    more: bool,
+) -> Result<usize, SendError> {
+    if !more && usual_io::send(mem, s, data) {
+        return Ok(data.len());
+    }
+    send_any(mem, now, s, data, more)
+}
+
+fn send_any(
     mem: &mut LaneMem<'_>,
     now: Instant,
     s: SockRef,
@@ -89,6 +102,19 @@ pub(super) fn no_row(mem: &LaneMem<'_>, s: SockRef) -> RecvError {
 
 /// [`Engine::tcp_recv`](crate::Engine::tcp_recv).
 pub(crate) fn recv(
+    mem: &mut LaneMem<'_>,
+    now: Instant,
+    s: SockRef,
+    buf: &mut [u8],
+    peek: bool,
+) -> Result<usize, RecvError> {
+    if !peek && let Some(n) = usual_io::recv(mem, s, buf) {
+        return Ok(n);
+    }
+    recv_any(mem, now, s, buf, peek)
+}
+
+fn recv_any(
     mem: &mut LaneMem<'_>,
     now: Instant,
     s: SockRef,

@@ -5,13 +5,15 @@ use ::state::dormant::DORMANT;
 use ::state::{CsumState, FlowKey, LaneMem, Ready, RxFrame, TcbCold, TcbHot};
 use base::{FrameIdx, Idx, Instant, IpAddress, SeqNum};
 use region::Frames;
-use wire::{Sum, Usual, eth, usual};
+use wire::{Sum, TcpOptions, Usual, eth, usual};
 
 use super::ack::{start_timer, update_window};
 use super::congestion::grow_window;
 use super::conn::{Ring, arm, cold_of, conn, push_ring};
+use super::input::for_connection;
 use super::queue::trim_acked;
 use super::receive::{COMPACT_MAX, ack_is_due, must_refuse};
+use super::segment::Seg;
 use super::{RESERVE_FRAMES, State, flag, rtt, table, window};
 use crate::events::notifier;
 use crate::ipv4;
@@ -22,12 +24,15 @@ use crate::ipv4;
 pub(crate) fn verify(mem: &LaneMem<'_>, rx: &RxFrame) -> Option<u32> {
     let data = mem.frames.data(rx.head);
     let segment = Usual::parse(data)?;
+    mem.frames.meta(rx.head).filter(|meta| meta.next.is_none())?;
     let info = ipv4::port_info(mem, rx.port)?;
     let total = eth::HEADER_LEN + usize::from(segment.total_len());
     if rx.len as usize != total || data.len() != total || segment.dst_mac() != info.mac {
         return None;
     }
-    if !ipv4::is_local(info, IpAddress::from_v4(segment.dst())) {
+    let local = IpAddress::mapped(segment.dst());
+    let first = info.addr_count > 0 && info.addrs.first() == Some(&local);
+    if !first && !ipv4::is_local(info, local) {
         return None;
     }
     if rx.csum == CsumState::Unknown {
@@ -58,33 +63,39 @@ pub(crate) fn fetch(mem: &LaneMem<'_>, hash: u32) -> Option<u32> {
 /// A usual segment in its connection's terms.
 struct Facts {
     key: FlowKey,
+    /// The port it came by.
+    port: u8,
     seq: SeqNum,
     ack: SeqNum,
     /// As sent, not scaled.
     window: u16,
     /// TSval.
     stamp: u32,
+    /// Is FIN set?
+    fin: bool,
     /// Payload bytes.
     len: u32,
 }
 
 /// Takes the segment in `rx`, which [`verify`] found usual, if it is an ordinary one of the open connection `row`: what
 /// header prediction takes (`Conn::is_predicted`), in one go. False: it was not touched.
-#[inline]
+#[inline(never)] // on its own the compiler keeps more of it in registers
 pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame, row: u32) -> bool {
     let Some(segment) = Usual::again(mem.frames.data(rx.head)) else { return false };
     let facts = Facts {
         key: key_of(&segment),
+        port: rx.port,
         seq: segment.seq(),
         ack: segment.ack(),
         window: segment.window(),
         stamp: segment.timestamps().value,
+        fin: segment.flags().is_fin(),
         len: rx.len - usual::HEADER_LEN as u32,
     };
     let at = Idx::new(row);
     let (Some(hot), Some(cold)) = (mem.hot.get_mut(at), mem.cold.get_mut(cold_of(at))) else { return false };
-    if !is_ordinary(hot, cold, &facts) || must_refuse(hot, &mem.frames) {
-        return false;
+    if !is_ordinary(hot, cold, &facts) || (hot.rcv_bytes > 0 && must_refuse(hot, &mem.frames)) {
+        return input_any(mem, now, rx, at);
     }
     let tcp = &mut mem.counters.tcp;
     tcp.segments_in = tcp.segments_in.wrapping_add(1);
@@ -120,8 +131,8 @@ pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame, row: u32)
         arm(hot, cold, &mut mem.wheel, at);
     } else {
         strip(&mut mem.frames, rx.head);
-        let small = facts.len <= u32::from(COMPACT_MAX) || mem.frames.is_short(RESERVE_FRAMES);
-        if hot.rcv_queue.head.is_none() || !small {
+        let large = || facts.len > u32::from(COMPACT_MAX) && !mem.frames.is_short(RESERVE_FRAMES);
+        if hot.rcv_queue.head.is_none() || large() {
             link(hot, cold, &mut mem.frames, rx.head, facts.len);
             if hot.rcv_bytes >= cold.options.rcv_low_bytes.min(hot.rcv_buf / 2) {
                 ready |= Ready::IN;
@@ -140,6 +151,43 @@ pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame, row: u32)
     true
 }
 
+/// Takes the segment in `rx` if it is one of the connection `at`, whatever the connection's state. False: it was not touched.
+fn input_any(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame, at: Idx<TcbHot>) -> bool {
+    let (Some(hot), Some(segment)) = (mem.hot.get(at), Usual::again(mem.frames.data(rx.head))) else {
+        return false;
+    };
+    let key = key_of(&segment);
+    if hot.key != key
+        || hot.port != rx.port
+        || hot.flags & flag::HELD == 0
+        || hot.state == State::Closed as u8
+    {
+        return false;
+    }
+    let mut seg = Seg {
+        key,
+        seq: segment.seq(),
+        ack: segment.ack(),
+        flags: segment.flags(),
+        window: segment.window(),
+        port: rx.port,
+        gso_size: rx.gso_size,
+        len: rx.len - usual::HEADER_LEN as u32,
+        head: rx.head,
+        src_mac: segment.src_mac(),
+        options: TcpOptions { timestamps: Some(segment.timestamps()), ..TcpOptions::NONE },
+    };
+    mem.counters.tcp.segments_in = mem.counters.tcp.segments_in.wrapping_add(1);
+    if seg.len == 0 {
+        mem.frames.release(seg.take_payload());
+    } else {
+        strip(&mut mem.frames, rx.head);
+    }
+    for_connection(mem, now, at, &mut seg);
+    mem.frames.release_chain(seg.head);
+    true
+}
+
 /// Is the segment what header prediction takes?
 #[inline]
 fn is_ordinary(hot: &TcbHot, cold: &TcbCold, facts: &Facts) -> bool {
@@ -148,6 +196,7 @@ fn is_ordinary(hot: &TcbHot, cold: &TcbCold, facts: &Facts) -> bool {
     let acked = facts.ack.since(hot.snd.una);
     hot.state == State::Established as u8
         && hot.flags & (NEEDED | UNUSUAL) == NEEDED
+        && !facts.fin
         && facts.seq == hot.rcv.nxt
         && hot.ooo_head.is_none()
         && facts.len <= window::rcv_wnd(hot)
@@ -156,6 +205,8 @@ fn is_ordinary(hot: &TcbHot, cold: &TcbCold, facts: &Facts) -> bool {
         && (facts.stamp.wrapping_sub(hot.rcv.ts_recent) as i32) >= 0
         && cold.loss.board.is_none()
         && hot.key == facts.key
+        // Over a wire between lanes comes what is its connections' only: see `strays`.
+        && hot.port == facts.port
 }
 
 /// SEG.ACK acknowledges something new (as `Conn::acknowledge`, without losses).
@@ -240,8 +291,8 @@ fn enlist(mem: &mut LaneMem<'_>, at: Idx<TcbHot>, wants: u32) {
 #[inline]
 fn key_of(segment: &Usual<'_>) -> FlowKey {
     FlowKey {
-        local: IpAddress::from_v4(segment.dst()),
-        remote: IpAddress::from_v4(segment.src()),
+        local: IpAddress::mapped(segment.dst()),
+        remote: IpAddress::mapped(segment.src()),
         local_port: segment.dst_port(),
         remote_port: segment.src_port(),
     }
