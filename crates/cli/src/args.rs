@@ -71,6 +71,9 @@ pub(crate) struct SettingArgs {
     /// Packet buffers (4 KiB each) of one process
     #[arg(long, value_name = "N")]
     pub(crate) frames: Option<u32>,
+    /// How long a thread looks for packets before it sleeps, us: auto, 0 (never) or a number
+    #[arg(long, value_name = "US")]
+    pub(crate) spin_us: Option<String>,
     /// Configuration file (TOML). Default: /etc/corelane.toml if there is one
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,

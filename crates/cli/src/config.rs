@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use keeper::{DeviceSpec, PortChoice, RegionSizes};
+use keeper::{DeviceSpec, PortChoice, RegionSizes, Spin};
 use serde::Deserialize;
 
 use crate::args::SettingArgs;
@@ -21,6 +21,7 @@ struct Layer {
     user: Option<String>,
     sockets: Option<u32>,
     frames: Option<u32>,
+    spin_us: Option<NumberOrWord>,
 }
 
 /// `device = "eth1"` or `device = ["eth1", "eth2"]`.
@@ -29,6 +30,23 @@ struct Layer {
 enum OneOrMany {
     One(String),
     Many(Vec<String>),
+}
+
+/// `spin_us = 20` or `spin_us = "auto"`.
+#[derive(Deserialize, Clone, Debug, PartialEq)]
+#[serde(untagged)]
+enum NumberOrWord {
+    Number(u32),
+    Word(String),
+}
+
+impl NumberOrWord {
+    fn into_text(self) -> String {
+        match self {
+            Self::Number(number) => number.to_string(),
+            Self::Word(word) => word,
+        }
+    }
 }
 
 impl OneOrMany {
@@ -49,6 +67,7 @@ impl Layer {
             user: other.user.or(self.user),
             sockets: other.sockets.or(self.sockets),
             frames: other.frames.or(self.frames),
+            spin_us: other.spin_us.or(self.spin_us),
         }
     }
 
@@ -59,6 +78,7 @@ impl Layer {
             user: args.user.clone(),
             sockets: args.sockets,
             frames: args.frames,
+            spin_us: args.spin_us.clone().map(NumberOrWord::Word),
         }
     }
 
@@ -77,6 +97,7 @@ impl Layer {
             user: get("CORELANE_USER"),
             sockets: number("CORELANE_SOCKETS")?,
             frames: number("CORELANE_FRAMES")?,
+            spin_us: get("CORELANE_SPIN_US").map(NumberOrWord::Word),
         })
     }
 }
@@ -89,6 +110,7 @@ pub(crate) struct Config {
     pub(crate) port: PortChoice,
     pub(crate) user: Option<String>,
     pub(crate) sizes: RegionSizes,
+    pub(crate) spin: Spin,
 }
 
 /// Reads every layer.
@@ -162,13 +184,20 @@ fn finish(layer: Layer) -> Result<Config, Failure> {
             Failure::new(format!("port kind `{text}`"), "unknown").fix("use auto, xdp, packet or tap")
         })?,
     };
+    let spin = match layer.spin_us.map(NumberOrWord::into_text) {
+        None => Spin::Auto,
+        Some(text) => Spin::parse(&text).ok_or_else(|| {
+            Failure::new(format!("spin_us `{text}`"), "neither a number of microseconds nor auto")
+                .fix("use auto, 0 (never) or up to 1000000")
+        })?,
+    };
     let defaults = RegionSizes::default();
     let sizes = RegionSizes {
         sockets: layer.sockets.unwrap_or(defaults.sockets),
         frames: layer.frames.unwrap_or(defaults.frames),
     };
     sizes.check().map_err(|why| Failure::new("the size of a region", why))?;
-    Ok(Config { devices, port, user: layer.user, sizes })
+    Ok(Config { devices, port, user: layer.user, sizes, spin })
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ pub(crate) fn run(args: RunArgs) -> Result<ExitCode, Failure> {
         devices: config.devices,
         port: config.port,
         sizes: config.sizes,
+        spin: config.spin,
         verbose: args.verbose,
     };
     Ok(ExitCode::from(keeper::run(&run)?))

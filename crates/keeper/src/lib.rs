@@ -30,7 +30,7 @@ pub use devices::{Choice, PortKind, choose};
 pub use error::{StartError, StartFailure};
 pub use mirror::links;
 pub use run::{Run, run};
-pub use settings::{DeviceSpec, OwnSpec, PortChoice, RegionSizes};
+pub use settings::{DeviceSpec, OwnSpec, PortChoice, RegionSizes, Spin};
 pub use steward::steward_main;
 
 /// Name of the hidden sub-command of `corelane` that is a steward.

@@ -13,7 +13,7 @@ use crate::children::{is_daemon, left_running};
 use crate::command::{Program, exit_code};
 use crate::error::StartError;
 use crate::session::Session;
-use crate::settings::{DeviceSpec, PortChoice, RegionSizes};
+use crate::settings::{DeviceSpec, PortChoice, RegionSizes, Spin};
 
 /// What to run, and how.
 #[derive(Clone, Debug)]
@@ -28,6 +28,8 @@ pub struct Run {
     pub port: PortChoice,
     /// Sizes of each process's region.
     pub sizes: RegionSizes,
+    /// How long threads spin before they sleep.
+    pub spin: Spin,
     /// Say on standard error what is done.
     pub verbose: bool,
 }

@@ -22,7 +22,7 @@ use crate::mirror::Mirror;
 use crate::regions::RegionMemory;
 use crate::rules::{RuleBook, Slot};
 use crate::run::Run;
-use crate::settings::RegionSizes;
+use crate::settings::{RegionSizes, Spin};
 use crate::stewards::{START_DELAY, Steward};
 
 /// Processes of one family at a time.
@@ -90,6 +90,7 @@ pub(crate) struct Session {
 /// What of the run's settings a session needs.
 struct Settings {
     sizes: RegionSizes,
+    spin: Spin,
     port: String,
     verbose: bool,
     identity: Option<Identity>,
@@ -120,6 +121,7 @@ impl Session {
             .map_err(|e| StartError::new("the keeper's socket", e, ""))?;
         let settings = Settings {
             sizes: run.sizes,
+            spin: run.spin,
             port: run.port.to_string(),
             verbose: run.verbose,
             identity: run.program.identity.clone(),
@@ -165,8 +167,8 @@ impl Session {
     pub(crate) fn program_config(&self) -> String {
         let RegionSizes { sockets, frames } = self.settings.sizes;
         format!(
-            "CORELANE_SOCKETS={sockets}\nCORELANE_FRAMES={frames}\nCORELANE_PORT={}\n",
-            self.settings.port
+            "CORELANE_SOCKETS={sockets}\nCORELANE_FRAMES={frames}\nCORELANE_PORT={}\nCORELANE_SPIN_US={}\n",
+            self.settings.port, self.settings.spin
         )
     }
 

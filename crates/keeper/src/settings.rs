@@ -133,6 +133,36 @@ impl fmt::Display for PortChoice {
     }
 }
 
+/// How long a thread looks at its ports before it sleeps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Spin {
+    /// As long as it pays, learnt from each lane's waits.
+    #[default]
+    Auto,
+    /// So many microseconds before every sleep; 0: never.
+    Micros(u32),
+}
+
+impl Spin {
+    /// Reads `auto` or a number of microseconds up to 1000000.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text.trim() {
+            "auto" => Some(Self::Auto),
+            number => number.parse().ok().filter(|us| *us <= 1_000_000).map(Self::Micros),
+        }
+    }
+}
+
+impl fmt::Display for Spin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Micros(us) => write!(f, "{us}"),
+        }
+    }
+}
+
 /// How large one process's lane is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RegionSizes {

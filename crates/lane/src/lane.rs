@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use base::{Duration, Instant, LaneId, MacAddr};
 use control::tables::Tables;
@@ -159,6 +159,17 @@ impl Lane {
                 port.port.disarm(false);
             }
         }
+    }
+
+    /// Have the ports packets to give, as far as memory shows? `None`: only their fds tell. False also while somebody else has the lane.
+    #[must_use]
+    pub fn packets_wait(&self) -> Option<bool> {
+        let held = match self.held.try_lock() {
+            Ok(held) => held,
+            Err(TryLockError::Poisoned(held)) => held.into_inner(),
+            Err(TryLockError::WouldBlock) => return Some(false),
+        };
+        held.ports.iter().try_fold(false, |any, port| Some(any | port.port.packets_wait()?))
     }
 
     /// Number of devices.

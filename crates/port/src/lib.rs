@@ -127,6 +127,11 @@ pub trait Port {
     /// Gives back every frame the port holds between calls. Called before it is dropped; it may go on working.
     fn release(&mut self, frames: &mut Frames<'_>);
 
+    /// Has [`Port::rx`] something, as far as memory shows? `None`: only the fd tells.
+    fn packets_wait(&self) -> Option<bool> {
+        None
+    }
+
     /// The fd that polls readable when [`Port::rx`] has something.
     fn poll_fd(&self) -> Option<BorrowedFd<'_>>;
 
@@ -161,6 +166,10 @@ impl<P: Port + ?Sized> Port for Box<P> {
 
     fn release(&mut self, frames: &mut Frames<'_>) {
         (**self).release(frames);
+    }
+
+    fn packets_wait(&self) -> Option<bool> {
+        (**self).packets_wait()
     }
 
     fn poll_fd(&self) -> Option<BorrowedFd<'_>> {

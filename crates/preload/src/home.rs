@@ -17,6 +17,7 @@ use state::{Endpoint, LaneMem, LaneShape};
 use sys::fds::Fd;
 
 use crate::family;
+use crate::hub;
 use crate::ports::Devices;
 use crate::reason::Reason;
 use crate::table;
@@ -263,6 +264,7 @@ fn exchange(link: &Fd, request: &Request<'_>, fds: &[BorrowedFd<'_>]) -> Option<
         Reply::Error { errno: _, text } => Answer::Refused(text.to_owned()),
         Reply::Done => Answer::Done,
         Reply::Welcome { session: _, config } => {
+            hub::configure_spin(config);
             let (sockets, frames) = sizes(config);
             Answer::Welcome(sockets, frames, got.fds)
         }

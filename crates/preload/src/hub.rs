@@ -6,6 +6,8 @@
 
 mod interest;
 mod sleep;
+mod spin;
+mod turns;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -13,7 +15,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub(crate) use interest::{
     Move, add, collect, forget_epoll, forget_sock, list_view, modify, moves, new_epoll, peek, remove, spread,
 };
-pub(crate) use sleep::{Target, Wait, Wakes, block, nudge_poller, wake_all};
+pub(crate) use sleep::{Wait, Wakes, block, nudge_poller, wake_all};
+pub(crate) use spin::{Waits, configure as configure_spin};
+pub(crate) use turns::Target;
 
 use crate::sock::Sock;
 use interest::Interests;
@@ -45,8 +49,9 @@ pub(crate) fn fire(sock: &'static Sock, wakes: &mut Wakes) {
     let mut hub = hub();
     FIRED.fetch_add(1, Ordering::Release);
     let Hub { interests, sleepers } = &mut *hub;
-    sleepers.wake_for_sock(sock, wakes);
-    interests.list_all_of(sock, |epoll| sleepers.wake_for_epoll(epoll, wakes));
+    let turns = &mut sleepers.turns;
+    turns.wake_for_sock(sock, &mut |w| wakes.push(w));
+    interests.list_all_of(sock, |epoll| turns.wake_for_epoll(epoll, &mut |w| wakes.push(w)));
 }
 
 /// Holds the hub over a fork, so that the child finds it whole.

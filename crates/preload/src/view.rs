@@ -13,7 +13,7 @@ use libc::pollfd;
 use state::{SockKind, SockRef};
 
 use crate::family;
-use crate::hub::{self, Wakes};
+use crate::hub::{self, Waits, Wakes};
 use crate::ports::Devices;
 use crate::sock::{Seat, Sock, flag};
 
@@ -91,6 +91,8 @@ pub(crate) struct View {
     habit: AtomicU32,
     /// When packets were last let out, ns.
     flushed_ns: AtomicU64,
+    /// How long its waits are.
+    pub(crate) waits: Waits,
 }
 
 impl View {
@@ -117,7 +119,12 @@ impl View {
             answered: AtomicU64::new(0),
             habit: AtomicU32::new(0),
             flushed_ns: AtomicU64::new(0),
+            waits: Waits::new(),
         }));
+        // The engine learns the ports' addresses in a step, and must know them before the first connection goes out.
+        if let Ok(mut session) = lane.enter(sys::clock::now()) {
+            session.step();
+        }
         ALL.get(number)?.store(view, Ordering::Release);
         Some(view)
     }
@@ -389,6 +396,11 @@ impl View {
             *heard = true;
             session.engine(|engine| engine.set_event_queue(seat.name, self.queue(), sock.token()));
         });
+    }
+
+    /// Have the ports packets? `None`: only their descriptors tell.
+    pub(crate) fn packets_wait(&self) -> Option<bool> {
+        self.lane().packets_wait()
     }
 
     /// Adds what to wait on for packets.

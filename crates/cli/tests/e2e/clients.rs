@@ -1,6 +1,6 @@
 //! Clients on Corelane, servers on the kernel.
 
-use crate::world::{PEER, Process, Side, World, sha256};
+use crate::world::{DEVICE, PEER, Process, Side, World, sha256};
 
 fn kernel_http(world: &World) -> Process {
     let mut server = world.spawn(Side::Peer, "peer-python", &["python3", "-m", "http.server", "8000"]);
@@ -78,4 +78,24 @@ fn redis_cli_talks_to_a_kernel_server() {
     };
     assert_eq!(run(&["SET", "lane", "core"]).trim(), "OK");
     assert_eq!(run(&["GET", "lane"]).trim(), "core");
+}
+
+#[test]
+fn both_ends_on_corelane_meet_at_the_first_packet() {
+    let Some(world) = World::new(&["python3", "curl", "ip"]) else { return };
+    let file = world.random_file("data", 300_001);
+    let mut line = World::corelane(&["python3", "-m", "http.server", "8000"]);
+    for word in line.iter_mut().filter(|word| *word == DEVICE) {
+        *word = "peer0".to_owned();
+    }
+    let mut server = world.spawn(Side::Peer, "peer-lane", &line);
+    // Also makes the kernels know their neighbours, so that no packet waits for that.
+    world.wait_for_port_from(Side::Ours, PEER, &mut server, 8000);
+    let fetched = world.dir.join("fetched");
+    let url = format!("http://{PEER}:8000/data");
+    let fetch = ["curl", "-sSf", "--connect-timeout", "3", "-o", &fetched.display().to_string(), &url];
+    for _ in 0..3 {
+        world.check(Side::Ours, 30, &World::corelane(&fetch));
+        assert_eq!(sha256(&file), sha256(&fetched));
+    }
 }

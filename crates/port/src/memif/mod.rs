@@ -96,6 +96,10 @@ impl Port for MemifPort {
         Some(self.incoming.event.as_fd())
     }
 
+    fn packets_wait(&self) -> Option<bool> {
+        Some(self.arrived().is_ok_and(|run| run.left > 0))
+    }
+
     fn arm(&mut self) -> bool {
         self.watch()
     }

@@ -85,6 +85,10 @@ impl Port for XdpPort {
         self.reap(frames);
     }
 
+    fn packets_wait(&self) -> Option<bool> {
+        Some(self.rings.rx.ready() > 0)
+    }
+
     fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.socket.fd.as_fd())
     }

@@ -1,7 +1,8 @@
 //! Threads that sleep until a lane, a kernel descriptor or another thread has something for them.
 //!
 //! Each sleeper waits in `ppoll` on its own eventfd and the program's kernel descriptors. One of the sleepers of a lane also waits on
-//! the lane's port descriptors and until the lane's next timer: its poller. A poller that leaves wakes the next.
+//! the lane's port descriptors and until the lane's next timer: its poller. Whose turn that is: [`super::turns`]. A poller may look at the
+//! ports for a moment before it sleeps: [`super::spin`].
 
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::os::fd::AsRawFd;
@@ -10,10 +11,10 @@ use base::Instant;
 use libc::{pollfd, sigset_t, timespec};
 use sys::fds::Fd;
 
-use super::{FIRED, hub};
+use super::turns::{Target, Turns};
+use super::{FIRED, hub, spin};
 use crate::errno::{self, Outcome};
 use crate::interpose::real;
-use crate::sock::Sock;
 use crate::view::View;
 use crate::{fork, home};
 
@@ -22,17 +23,30 @@ use crate::{fork, home};
 const FOREIGN_WAIT_NS: u64 = 5_000_000;
 
 /// A sleeping thread's eventfd. Kept for the next sleeper, never closed.
-pub(crate) struct Waiter {
+pub(super) struct Waiter {
     event: Fd,
-    /// Signalled and not yet cleared.
+    /// Woken and not yet cleared.
     raised: AtomicBool,
+    /// It spins and looks at `raised`: the eventfd need not be signalled.
+    spins: AtomicBool,
+}
+
+impl PartialEq for Waiter {
+    fn eq(&self, other: &Self) -> bool {
+        core::ptr::eq(self, other)
+    }
 }
 
 impl Waiter {
     fn raise(&self) {
-        self.raised.store(true, Ordering::Release);
+        self.raised.store(true, Ordering::SeqCst);
+        if self.spins.load(Ordering::SeqCst) {
+            return;
+        }
         // A waiter that cannot be woken would be a lost wake-up; eventfd writes of 1 fail only when it is full, which also wakes.
         let _ = sys::fds::event_signal(&self.event);
+        // Again: who cleared it between the two must clear the eventfd too, or it would never sleep again.
+        self.raised.store(true, Ordering::Release);
     }
 
     fn clear(&self) {
@@ -40,17 +54,22 @@ impl Waiter {
             let _ = sys::fds::event_clear(&self.event);
         }
     }
-}
 
-/// What a thread sleeps for.
-#[derive(Clone, Copy)]
-pub(crate) enum Target {
-    /// A socket.
-    Sock(&'static Sock),
-    /// An epoll instance.
-    Epoll(u32),
-    /// Several sockets: any event wakes it.
-    Any,
+    /// Wake-ups from now on are told by [`Waiter::is_raised`] alone.
+    pub(super) fn begin_spin(&self) {
+        self.spins.store(true, Ordering::SeqCst);
+    }
+
+    /// The end of [`Waiter::begin_spin`]. True: it was woken meanwhile.
+    pub(super) fn end_spin(&self) -> bool {
+        self.spins.store(false, Ordering::SeqCst);
+        self.raised.load(Ordering::SeqCst)
+    }
+
+    /// Was it woken?
+    pub(super) fn is_raised(&self) -> bool {
+        self.raised.load(Ordering::Acquire)
+    }
 }
 
 /// Threads to wake once no lock is held.
@@ -64,7 +83,7 @@ impl Wakes {
         Self { list: [None; 8], len: 0 }
     }
 
-    fn push(&mut self, waiter: &'static Waiter) {
+    pub(super) fn push(&mut self, waiter: &'static Waiter) {
         match self.list.get_mut(self.len) {
             Some(place) => {
                 *place = Some(waiter);
@@ -82,50 +101,15 @@ impl Wakes {
     }
 }
 
-struct Sleeper {
-    waiter: &'static Waiter,
-    target: Target,
-    views: u32,
-    /// The lanes whose poller it is, as bits.
-    polls: u32,
-    signalled: bool,
-}
-
 /// All sleepers, and eventfds for the next ones.
 pub(super) struct Sleepers {
-    rows: Vec<Sleeper>,
+    pub(super) turns: Turns<&'static Waiter>,
     spare: Vec<&'static Waiter>,
-    /// The lanes that have a poller, as bits.
-    polled: u32,
 }
 
 impl Sleepers {
     pub(super) const fn new() -> Self {
-        Self { rows: Vec::new(), spare: Vec::new(), polled: 0 }
-    }
-
-    fn wake_if(&mut self, wakes: &mut Wakes, one: bool, wanted: impl Fn(&Sleeper) -> bool) {
-        for sleeper in self.rows.iter_mut().filter(|s| !s.signalled) {
-            if wanted(sleeper) {
-                sleeper.signalled = true;
-                wakes.push(sleeper.waiter);
-                if one {
-                    return;
-                }
-            }
-        }
-    }
-
-    pub(super) fn wake_for_sock(&mut self, sock: &Sock, wakes: &mut Wakes) {
-        self.wake_if(wakes, false, |s| match s.target {
-            Target::Sock(wanted) => core::ptr::eq(wanted, sock),
-            Target::Any => true,
-            Target::Epoll(_) => false,
-        });
-    }
-
-    pub(super) fn wake_for_epoll(&mut self, epoll: u32, wakes: &mut Wakes) {
-        self.wake_if(wakes, true, |s| matches!(s.target, Target::Epoll(wanted) if wanted == epoll));
+        Self { turns: Turns::new(), spare: Vec::new() }
     }
 
     fn enter(&mut self, target: Target, views: u32) -> Outcome<(&'static Waiter, u32)> {
@@ -133,29 +117,17 @@ impl Sleepers {
             Some(waiter) => waiter,
             None => {
                 let event = crate::table::keep(sys::fds::event()?);
-                Box::leak(Box::new(Waiter { event, raised: AtomicBool::new(false) }))
+                let (raised, spins) = (AtomicBool::new(false), AtomicBool::new(false));
+                Box::leak(Box::new(Waiter { event, raised, spins }))
             }
         };
-        let polls = views & !self.polled;
-        self.polled |= polls;
-        self.rows.push(Sleeper { waiter, target, views, polls, signalled: false });
-        Ok((waiter, polls))
+        Ok((waiter, self.turns.enter(waiter, target, views)))
     }
 
-    /// `unserved`: it leaves without looking at what it may have been woken for.
+    /// As [`Turns::leave`].
     fn leave(&mut self, waiter: &'static Waiter, unserved: bool, wakes: &mut Wakes) {
-        let Some(at) = self.rows.iter().position(|s| core::ptr::eq(s.waiter, waiter)) else { return };
-        let gone = self.rows.swap_remove(at);
         self.spare.push(waiter);
-        self.polled &= !gone.polls;
-        // Also one that was woken to be the next poller and found something to do instead passes the turn on.
-        let unpolled = gone.views & !self.polled;
-        if unpolled != 0 {
-            self.wake_if(wakes, true, |s| s.views & unpolled != 0);
-        }
-        if let (Target::Epoll(epoll), true, true) = (gone.target, gone.signalled, unserved) {
-            self.wake_for_epoll(epoll, wakes);
-        }
+        self.turns.leave(waiter, unserved, &mut |w| wakes.push(w));
     }
 }
 
@@ -186,12 +158,13 @@ pub(crate) fn block(wait: &Wait<'_>, seen: u64) -> Outcome<()> {
         hub.sleepers.enter(wait.target, wait.views)?
     };
     let touched = View::in_mask(polls).filter(|view| !view.start_polling()).count();
-    let outcome = if touched == 0 { sleep(wait, waiter, polls) } else { Ok(()) };
+    let sleeps = touched == 0 && !spin::serve(wait, waiter, polls);
+    let outcome = if sleeps { sleep(wait, waiter, polls) } else { Ok(()) };
     let mut wakes = Wakes::new();
     for view in View::in_mask(polls) {
         view.sleep_until.store(0, Ordering::Release);
         view.stop_polling();
-        if touched == 0 {
+        if sleeps {
             view.disarm();
         }
     }
@@ -237,6 +210,9 @@ fn sleep(wait: &Wait<'_>, waiter: &Waiter, polls: u32) -> Outcome<()> {
     let limit = if until == Instant::NEVER { core::ptr::null() } else { &raw const limit };
     // SAFETY: `fds` is a live array of that length, `limit` null or a live local, the mask the program's own.
     let ready = unsafe { real::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, limit, wait.mask) };
+    if let Some(view) = View::in_mask(polls).next() {
+        view.waits.took(sys::clock::now().since(now).0);
+    }
     if ready < 0 {
         return Err(errno::last());
     }
@@ -250,7 +226,7 @@ fn sleep(wait: &Wait<'_>, waiter: &Waiter, polls: u32) -> Outcome<()> {
 /// A lane's next timer moved ahead of what its poller sleeps until: wakes the poller.
 pub(crate) fn nudge_poller(view: &View, wakes: &mut Wakes) {
     let bit = 1 << view.number();
-    hub().sleepers.wake_if(wakes, true, |s| s.polls & bit != 0);
+    hub().sleepers.turns.wake_poller(bit, &mut |w| wakes.push(w));
 }
 
 /// Wakes every sleeper: a socket became another kind of thing.
@@ -258,7 +234,7 @@ pub(crate) fn wake_all() {
     let mut wakes = Wakes::new();
     let mut hub = hub();
     FIRED.fetch_add(1, Ordering::Release);
-    hub.sleepers.wake_if(&mut wakes, false, |_| true);
+    hub.sleepers.turns.wake_all(&mut |w| wakes.push(w));
     drop(hub);
     wakes.send();
 }
