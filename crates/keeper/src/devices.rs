@@ -371,8 +371,12 @@ impl Device {
         let fds = match (&mut self.back, steering) {
             (Back::Packet, Some(steering)) => {
                 let filter = steering.filter_program(lane).map_err(unsteered)?;
-                let spec =
-                    PacketSpec { ifindex: row.ifindex, filter: Some(filter.as_fd()), qdisc_bypass: false };
+                let spec = PacketSpec {
+                    ifindex: row.ifindex,
+                    filter: Some(filter.as_fd()),
+                    ring: true,
+                    qdisc_bypass: false,
+                };
                 let fd = port::packet::open(&spec).map_err(failed)?;
                 sys::bpf::lock_filter(&fd).map_err(failed)?;
                 vec![fd]
@@ -406,7 +410,7 @@ impl Device {
                 if *taken {
                     return Err(busy());
                 }
-                let spec = PacketSpec { ifindex: row.ifindex, filter: None, qdisc_bypass: false };
+                let spec = PacketSpec { ifindex: row.ifindex, filter: None, ring: true, qdisc_bypass: false };
                 let fd = port::packet::open(&spec).map_err(failed)?;
                 *taken = true;
                 row.flags |= device_flags::OWN_ADDRESS;

@@ -109,7 +109,7 @@ fn make(rig: &Rig, memory: &mut Memory, kind: Kind, quiet_far: bool) -> Bench {
     }
     if matches!(kind, Kind::Packet | Kind::PacketBypass) {
         quiet.push(drop_ingress("near0"));
-        let spec = PacketSpec { ifindex, filter: None, qdisc_bypass: kind == Kind::PacketBypass };
+        let spec = PacketSpec { ifindex, filter: None, ring: true, qdisc_bypass: kind == Kind::PacketBypass };
         let port = PacketPort::from_fd(port::packet::open(&spec).unwrap(), memory.area, setup());
         return Bench { port: Box::new(port), _steered: None, _quiet: quiet };
     }
@@ -189,7 +189,8 @@ fn receive_super(table: &mut Table, rig: &Rig, kind: Kind) {
     let mut far = Memory::new(FRAMES);
     let mut sender = rig.far(|| {
         let ifindex = sys::links::index("far0").unwrap();
-        let fd = port::packet::open(&PacketSpec { ifindex, filter: None, qdisc_bypass: true }).unwrap();
+        let fd = port::packet::open(&PacketSpec { ifindex, filter: None, ring: false, qdisc_bypass: true })
+            .unwrap();
         PacketPort::from_fd(fd, far.area, setup())
     });
     let packet = packet(&mut far, SUPER_BYTES, 1448);

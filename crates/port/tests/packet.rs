@@ -10,20 +10,24 @@ use rig::{FRAMES, Memory, NEAR, Rig, pattern, receive_ipv4, setup, tcp_head, udp
 use state::CsumState;
 use sys::fds::Fd;
 
-fn socket(device: &str) -> Fd {
+fn socket(device: &str, ring: bool) -> Fd {
     let ifindex = sys::links::index(device).unwrap();
-    open(&PacketSpec { ifindex, filter: None, qdisc_bypass: false }).unwrap()
+    open(&PacketSpec { ifindex, filter: None, ring, qdisc_bypass: false }).unwrap()
 }
 
 fn near_port(memory: &Memory) -> PacketPort {
-    PacketPort::from_fd(socket("near0"), memory.area, setup())
+    PacketPort::from_fd(socket("near0", true), memory.area, setup())
 }
 
-#[test]
-fn a_kernel_datagram_arrives_whole_with_its_checksum_unfinished() {
+/// Without a ring.
+fn plain_port(memory: &Memory) -> PacketPort {
+    PacketPort::from_fd(socket("near0", false), memory.area, setup())
+}
+
+fn check_a_kernel_datagram_arrives_whole_with_its_checksum_unfinished(make: fn(&Memory) -> PacketPort) {
     let Some(rig) = Rig::veth() else { return };
     let mut memory = Memory::new(FRAMES);
-    let mut port = near_port(&memory);
+    let mut port = make(&memory);
     let udp = rig.far_udp(4000);
     let payload = pattern(1000);
     udp.send_to(&payload, (NEAR, 5000)).unwrap();
@@ -35,6 +39,12 @@ fn a_kernel_datagram_arrives_whole_with_its_checksum_unfinished() {
     assert_eq!(bytes[42..], payload);
     assert_eq!(memory.free(), FRAMES, "no frame is lost");
     assert!(port.stats().rx_packets >= 1);
+}
+
+#[test]
+fn a_kernel_datagram_arrives_whole_with_its_checksum_unfinished_with_and_without_a_ring() {
+    check_a_kernel_datagram_arrives_whole_with_its_checksum_unfinished(near_port);
+    check_a_kernel_datagram_arrives_whole_with_its_checksum_unfinished(plain_port);
 }
 
 #[test]
@@ -65,13 +75,14 @@ fn the_kernel_cuts_a_super_datagram() {
     rig::the_kernel_cuts_a_super_datagram(&mut port, &mut memory, &udp);
 }
 
-#[test]
-fn super_segments_arrive_as_one_chain_the_first_and_those_that_were_expected() {
+fn check_super_segments_arrive_as_one_chain_the_first_and_those_that_were_expected(
+    make: fn(&Memory) -> PacketPort,
+) {
     let Some(rig) = Rig::veth() else { return };
     let mut memory = Memory::new(FRAMES);
     let mut far_memory = Memory::new(FRAMES);
-    let mut port = near_port(&memory);
-    let mut sender = rig.far(|| PacketPort::from_fd(socket("far0"), far_memory.area, setup()));
+    let mut port = make(&memory);
+    let mut sender = rig.far(|| PacketPort::from_fd(socket("far0", true), far_memory.area, setup()));
     // The first lands in the overflow buffer of a narrow message, the others in wide ones.
     for round in 0..3 {
         let payload = pattern(60_000 + round);
@@ -88,10 +99,15 @@ fn super_segments_arrive_as_one_chain_the_first_and_those_that_were_expected() {
 }
 
 #[test]
-fn many_packets_come_in_few_calls_and_in_order() {
+fn super_segments_arrive_as_one_chain_the_first_and_those_that_were_expected_with_and_without_a_ring() {
+    check_super_segments_arrive_as_one_chain_the_first_and_those_that_were_expected(near_port);
+    check_super_segments_arrive_as_one_chain_the_first_and_those_that_were_expected(plain_port);
+}
+
+fn check_many_packets_come_in_few_calls_and_in_order(make: fn(&Memory) -> PacketPort) {
     let Some(rig) = Rig::veth() else { return };
     let mut memory = Memory::new(FRAMES);
-    let mut port = near_port(&memory);
+    let mut port = make(&memory);
     let udp = rig.far_udp(4000);
     for number in 0..200_u32 {
         udp.send_to(&number.to_be_bytes(), (NEAR, 5000)).unwrap();
@@ -105,10 +121,15 @@ fn many_packets_come_in_few_calls_and_in_order() {
 }
 
 #[test]
-fn without_free_frames_packets_wait_in_the_kernel() {
+fn many_packets_come_in_few_calls_and_in_order_with_and_without_a_ring() {
+    check_many_packets_come_in_few_calls_and_in_order(near_port);
+    check_many_packets_come_in_few_calls_and_in_order(plain_port);
+}
+
+fn check_without_free_frames_packets_wait_in_the_kernel(make: fn(&Memory) -> PacketPort) {
     let Some(rig) = Rig::veth() else { return };
     let mut memory = Memory::new(64);
-    let mut port = near_port(&memory);
+    let mut port = make(&memory);
     let udp = rig.far_udp(4000);
     let mut frames = memory.frames();
     let taken: Vec<_> = std::iter::from_fn(|| frames.alloc()).collect();
@@ -119,6 +140,12 @@ fn without_free_frames_packets_wait_in_the_kernel() {
     }
     let packets = receive_ipv4(&mut port, &mut memory, 17, 1);
     assert_eq!(memory.take(&packets[0])[42..50], *b"patience");
+}
+
+#[test]
+fn without_free_frames_packets_wait_in_the_kernel_with_and_without_a_ring() {
+    check_without_free_frames_packets_wait_in_the_kernel(near_port);
+    check_without_free_frames_packets_wait_in_the_kernel(plain_port);
 }
 
 #[test]
@@ -140,13 +167,41 @@ fn a_packet_the_kernel_refuses_does_not_hold_up_the_next() {
     assert_eq!(memory.free(), FRAMES);
 }
 
-#[test]
-fn a_device_that_goes_away_is_an_error() {
+fn check_a_device_that_goes_away_is_an_error(make: fn(&Memory) -> PacketPort) {
     let Some(_rig) = Rig::veth() else { return };
     let mut memory = Memory::new(FRAMES);
-    let mut port = near_port(&memory);
+    let mut port = make(&memory);
     rig::run("ip link del near0");
     let packet = memory.packet(&udp_head(1, 2, 4), b"gone");
     assert!(port.tx(&mut memory.frames(), &[packet]).is_err());
     assert!(port.rx(&mut memory.frames(), &mut state::RxBatch::new()).is_err());
+}
+
+#[test]
+fn a_device_that_goes_away_is_an_error_with_and_without_a_ring() {
+    check_a_device_that_goes_away_is_an_error(near_port);
+    check_a_device_that_goes_away_is_an_error(plain_port);
+}
+
+#[test]
+fn the_ring_goes_on_with_whichever_process_or_port_reads_it() {
+    let Some(rig) = Rig::veth() else { return };
+    let mut memory = Memory::new(FRAMES);
+    let fd = socket("near0", true);
+    let mut ports = [
+        PacketPort::from_fd(fd.duplicate().unwrap(), memory.area, setup()),
+        PacketPort::from_fd(fd, memory.area, setup()),
+    ];
+    let udp = rig.far_udp(4000);
+    // More than the ring has slots, so that it comes round.
+    for round in 0..40_u32 {
+        for number in 0..50_u32 {
+            udp.send_to(&(round * 50 + number).to_be_bytes(), (NEAR, 5000)).unwrap();
+        }
+        let packets = receive_ipv4(&mut ports[round as usize % 2], &mut memory, 17, 50);
+        for (number, packet) in (0..).zip(&packets) {
+            assert_eq!(memory.take(packet)[42..46], (round * 50 + number).to_be_bytes());
+        }
+    }
+    assert_eq!((memory.free(), ports[0].packets_wait()), (FRAMES, Some(false)));
 }

@@ -57,7 +57,8 @@ fn a_super_frame_arrives_as_one_chain() {
     let (mut port, _steered) = near_port(&mut memory, false);
     let mut sender = rig.far(|| {
         let ifindex = sys::links::index("far0").unwrap();
-        let fd = port::packet::open(&PacketSpec { ifindex, filter: None, qdisc_bypass: false }).unwrap();
+        let fd = port::packet::open(&PacketSpec { ifindex, filter: None, ring: false, qdisc_bypass: false })
+            .unwrap();
         PacketPort::from_fd(fd, far_memory.area, setup())
     });
     let payload = pattern(60_000);

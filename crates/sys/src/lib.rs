@@ -19,6 +19,7 @@ pub mod messages;
 pub mod namespace;
 pub mod netlink;
 pub mod packet;
+pub mod packet_ring;
 pub mod poll;
 pub mod process;
 pub mod raw;

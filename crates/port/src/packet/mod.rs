@@ -5,6 +5,7 @@
 //! see them too is the business of a TCX program on the device, which runs after this tap.
 
 mod open;
+mod ring;
 mod rx;
 mod stats;
 mod tx;
@@ -16,6 +17,7 @@ use base::limits::{BATCH_FRAMES, SUPER_SEGMENT_BYTES};
 use region::{FrameArea, Frames};
 use state::{RxBatch, TxFrame};
 use sys::fds::Fd;
+use sys::packet_ring::PacketRing;
 
 use crate::egress::Egress;
 use crate::intake::Intake;
@@ -26,6 +28,10 @@ use rx::Appetite;
 /// An AF_PACKET socket as a port.
 pub struct PacketPort {
     fd: Fd,
+    /// Where packets come in, if the socket has a ring.
+    ring: Option<PacketRing>,
+    /// Looks at the ring that found nothing.
+    idle: u32,
     setup: PortSetup,
     intake: Intake,
     egress: Egress,
@@ -39,6 +45,8 @@ impl PacketPort {
     #[must_use]
     pub fn from_fd(fd: Fd, area: FrameArea, setup: PortSetup) -> Self {
         Self {
+            ring: PacketRing::map(&fd).ok(),
+            idle: 0,
             fd,
             setup,
             intake: Intake::new(area, BATCH_FRAMES),
@@ -52,7 +60,7 @@ impl PacketPort {
 
 impl Port for PacketPort {
     fn rx(&mut self, frames: &mut Frames<'_>, batch: &mut RxBatch) -> Result<usize, PortError> {
-        self.receive(frames, batch)
+        if self.ring.is_some() { self.receive_ring(frames, batch) } else { self.receive(frames, batch) }
     }
 
     fn tx(&mut self, frames: &mut Frames<'_>, packets: &[TxFrame]) -> Result<usize, PortError> {
@@ -61,6 +69,10 @@ impl Port for PacketPort {
 
     fn release(&mut self, _frames: &mut Frames<'_>) {
         // Nothing stays posted between calls, and the kernel copies what it sends.
+    }
+
+    fn packets_wait(&self) -> Option<bool> {
+        self.ring.as_ref().map(PacketRing::has_packet)
     }
 
     fn poll_fd(&self) -> Option<BorrowedFd<'_>> {

@@ -12,7 +12,7 @@ use crate::intake::{HEAD_ROOM, Width};
 /// Messages posted when nothing is known of the traffic.
 const POST_MIN: usize = 4;
 /// Wide messages posted at most in one call: 272 frames.
-const WIDE_MAX: usize = 16;
+pub(super) const WIDE_MAX: usize = 16;
 /// Calls with packets but without a super-frame after which messages are posted narrow again.
 const WIDE_CALLS: u32 = 64;
 
@@ -82,7 +82,7 @@ impl PacketPort {
     }
 
     /// One call into the first `posted` messages; gives how many packets arrived.
-    fn take(
+    pub(super) fn take(
         &mut self,
         frames: &mut Frames<'_>,
         batch: &mut RxBatch,
