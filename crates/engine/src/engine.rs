@@ -11,9 +11,10 @@ use state::{
 use crate::errors::{
     AcceptError, ConnectError, ListenError, MoveError, RecvError, SendError, ShutdownError, SockError,
 };
+use crate::load::Load;
 use crate::tcp::{borrow, stream, verbs};
 use crate::types::{Accepted, HopKey, How, RouteTo, TcpInfo};
-use crate::{away, events, pipeline, transmit, udp};
+use crate::{away, events, load, pipeline, transmit, udp};
 
 /// One lane's transport, for as long as the lane lock is held. It does no I/O and reads no clock.
 pub struct Engine<'a> {
@@ -88,6 +89,11 @@ impl<'a> Engine<'a> {
     /// Moves what other lanes of the region handed to this one to `batch`, for [`Engine::handle_frames`]. Gives the number of packets.
     pub fn take_mail(&mut self, batch: &mut RxBatch) -> usize {
         away::receive(&mut self.mem, batch)
+    }
+
+    /// How what was received since the last call is made up; empty while the region's directory names no lane.
+    pub fn take_load(&mut self) -> Load {
+        load::take(&mut self.mem)
     }
 
     /// The lanes that sleep and were handed packets since the last call, as bits: the caller wakes them.

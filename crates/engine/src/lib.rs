@@ -14,6 +14,7 @@ mod hop;
 mod icmp;
 mod ip_timers;
 mod ipv4;
+mod load;
 mod outbox;
 mod packet;
 mod pipeline;
@@ -30,6 +31,7 @@ pub use engine::Engine;
 pub use errors::{
     AcceptError, ConnectError, ListenError, MoveError, RecvError, SendError, ShutdownError, SockError,
 };
+pub use load::Load;
 pub use tcp::{Cause, State};
 pub use types::{Accepted, HopKey, How, RouteTo, TcpInfo};
 pub use udp_types::{Datagram, UdpBindError, UdpConnectError, UdpOptions, UdpRecvError, UdpSendError, UdpTo};

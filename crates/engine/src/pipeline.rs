@@ -5,7 +5,7 @@ use state::{DropReason, Hop, LaneMem, RxBatch, RxFrame};
 use wire::{EthFrame, EtherType, IpProtocol};
 
 use crate::types::HopKey;
-use crate::{arp, hop, icmp, ip_timers, ipv4, tcp, transmit, udp_recv};
+use crate::{arp, hop, icmp, ip_timers, ipv4, load, tcp, transmit, udp_recv};
 
 /// The note of a packet that is no usual segment.
 const UNUSUAL: u32 = u32::MAX;
@@ -13,6 +13,7 @@ const UNUSUAL: u32 = u32::MAX;
 /// In stages, each over the whole batch, so that the memory of one packet's connection is loaded while others are looked at.
 pub(crate) fn handle_frames(mem: &mut LaneMem<'_>, now: Instant, batch: &mut RxBatch) {
     transmit::settle(mem);
+    load::note(mem, batch.items());
     let (packets, notes) = batch.items_and_notes();
     let (mut count, mut bytes) = (0_u64, 0_u64);
     for (rx, note) in packets.iter().zip(notes.iter_mut()) {

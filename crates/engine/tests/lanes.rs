@@ -254,3 +254,29 @@ fn connections_that_hibernate_move_under_their_group() {
     finish(&mut world, &mut talks, &listeners);
     assert_eq!(world.resets, 0);
 }
+
+#[test]
+fn a_flow_that_is_most_of_a_lane_is_seen_as_an_elephant() {
+    let mut world = World::new(11, 2, 64);
+    world.misdirect = false;
+    let listeners = world.listen(80);
+    let mut talks = open(&mut world, &listeners, 6, 4000);
+    let heavy = talks[0].ends[1];
+    for lane in 0..2 {
+        world.on((1, lane), |e| e.take_load());
+    }
+    let slots = world.on((1, heavy.lane), |e| e.take_load()).slots;
+    assert_eq!(slots.iter().sum::<u64>(), 0, "what was told is forgotten");
+    talks[0].flows[0] = net::Flow::new(net::pattern(1, 3_000_000));
+    while !go_on(&mut talks, &mut world) {
+        world.step();
+    }
+    let port = world.on((0, 0), |e| e.names(talks[0].ends[0].name)).unwrap().0.port;
+    let load = world.on((1, heavy.lane), |e| e.take_load());
+    let (flow, packets) = load.elephant.unwrap();
+    assert_eq!((flow.remote_port, flow.local_port.0), (port, 80));
+    assert!(packets * 10 > load.slots.iter().sum::<u64>() * 9);
+    let Group::Slot(slot) = world.group_of(port.0) else { panic!("a slot") };
+    assert!(load.slots[usize::from(slot)] >= packets);
+    finish(&mut world, &mut talks, &listeners);
+}

@@ -8,6 +8,7 @@
 mod devices;
 mod lane;
 pub mod native;
+pub mod rebalance;
 mod resolve;
 mod session;
 

@@ -182,7 +182,7 @@ fn open(guard: &mut Option<LaneGuard>, now: Instant) -> Option<Engine<'_>> {
 }
 
 /// Takes what other lanes of the region handed over. Gives the number of packets.
-fn receive_mail(engine: &mut Engine<'_>, held: &mut Held) -> usize {
+pub(crate) fn receive_mail(engine: &mut Engine<'_>, held: &mut Held) -> usize {
     let mut received = 0;
     loop {
         held.rx.clear();
@@ -200,7 +200,7 @@ fn receive_mail(engine: &mut Engine<'_>, held: &mut Held) -> usize {
 }
 
 /// Wakes the lanes that sleep and were handed packets.
-fn wake_lanes(engine: &mut Engine<'_>) {
+pub(crate) fn wake_lanes(engine: &mut Engine<'_>) {
     let rung = engine.take_rung();
     if rung == 0 {
         return;

@@ -1,6 +1,6 @@
 //! The SACK scoreboard: what the peer has beyond SND.UNA (RFC 2018 4, RFC 6675 3).
 
-use ::state::{BOARD_RANGES, Scoreboard, SeqRange};
+use ::state::{BOARD_RANGES, LaneMem, Scoreboard, SeqRange};
 use base::{Idx, SeqNum};
 use wire::SackBlocks;
 
@@ -9,6 +9,19 @@ use super::conn::Conn;
 /// The runs in use.
 fn runs(board: &Scoreboard) -> &[SeqRange] {
     board.ranges.get(..board.count as usize).unwrap_or(&board.ranges)
+}
+
+/// How many scoreboards nobody has; counted up to `most`.
+pub(super) fn spare(mem: &LaneMem<'_>, most: u32) -> u32 {
+    let mut count = mem.boards.len().saturating_sub(mem.globals.tcp.fresh_board).min(most);
+    let mut at = mem.globals.tcp.free_board;
+    while count < most
+        && let Some(board) = mem.boards.get(at)
+    {
+        count += 1;
+        at = board.next;
+    }
+    count
 }
 
 impl Conn<'_, '_> {
@@ -59,6 +72,15 @@ impl Conn<'_, '_> {
         board.bytes = runs(board).iter().map(|r| r.right.since(r.left)).fold(0, u32::saturating_add);
         if board.count == 0 {
             self.drop_board();
+        }
+    }
+
+    /// Has what `board`, of the lane that the connection was on, says.
+    pub(super) fn take_board_over(&mut self, board: &Scoreboard) {
+        if self.ensure_board()
+            && let Some(own) = self.boards.get_mut(self.cold.loss.board)
+        {
+            *own = Scoreboard { next: own.next, ..*board };
         }
     }
 

@@ -9,7 +9,7 @@ use base::{FrameIdx, Idx, Instant, LaneId};
 use region::{Directory, Frames, Group};
 
 use super::conn::{Ring, cold_of, conn};
-use super::{State, flag, frozen, hibernate, listen, table};
+use super::{State, board, flag, frozen, hibernate, listen, table};
 use crate::errors::MoveError;
 use crate::events;
 use crate::hop::{self, HopMac};
@@ -146,9 +146,8 @@ fn twin(from: &LaneMem<'_>, to: &LaneMem<'_>, listener: Idx<Listener>) -> Option
 /// Sees that `to` has room for `needs`, and takes the frames for copies, as one chain.
 fn set_aside(from: &LaneMem<'_>, to: &mut LaneMem<'_>, needs: &Needs) -> Result<FrameIdx, MoveError> {
     let rows = to.hot.len().saturating_sub(to.globals.tcp.used);
-    let mut board = to.globals.tcp.free_board;
-    for _ in 0..needs.boards {
-        board = to.boards.get(board).map(|b| b.next).ok_or(MoveError::NoRoom)?;
+    if board::spare(to, needs.boards) < needs.boards {
+        return Err(MoveError::NoRoom);
     }
     let own = from.hot.len().saturating_sub(from.globals.tcp.used);
     if needs.rows > rows
@@ -213,7 +212,11 @@ fn move_one(
         *c = cold;
         (c.passive, c.loss.board, c.handle) = (passive, board, handle);
     }
-    move_board(from, to, (cold.loss.board, new));
+    if let Some(board) = from.boards.get(cold.loss.board)
+        && let Some(mut c) = conn(to, now, new)
+    {
+        c.take_board_over(board);
+    }
     move_queues(from, to, (at, new), spare);
     listen::join_from_twin(to, new, listener, queued & QUEUED);
     if queued & flag::IN_TIME_WAIT != 0 {
@@ -242,21 +245,6 @@ fn same_hop(from: &LaneMem<'_>, to: &mut LaneMem<'_>, now: Instant, hot: &TcbHot
         HopMac::Asking | HopMac::Failed => None,
     };
     hop::for_route(to, now, &RouteTo { port, next_hop: addr, local_mac, mac, mtu: 0 })
-}
-
-fn move_board(
-    from: &LaneMem<'_>,
-    to: &mut LaneMem<'_>,
-    (board, new): (Idx<::state::Scoreboard>, Idx<TcbHot>),
-) {
-    let Some(old) = from.boards.get(board).copied() else { return };
-    let at = to.globals.tcp.free_board;
-    let Some(row) = to.boards.get_mut(at) else { return };
-    to.globals.tcp.free_board = row.next;
-    *row = ::state::Scoreboard { next: Idx::NONE, ..old };
-    if let Some(cold) = to.cold.get_mut(cold_of(new)) {
-        cold.loss.board = at;
-    }
 }
 
 /// Takes the queues of `old` over for `new`: frames that nobody else has change hands, others are copied.

@@ -5,12 +5,15 @@ use state::Event;
 use sys::poll::{PollFd, PollFlags, poll};
 
 use super::{Native, QUEUE, Wait};
-use crate::session::transmit;
+use crate::session::{receive_mail, transmit, wake_lanes};
 
 /// Polls that find nothing before the clock is read for the timers: reading it takes as long as a poll.
 const IDLE_LOOKS: u32 = 32;
 /// How often timers are looked at while packets come without a pause. They are for milliseconds.
 const TIMERS_EVERY: Duration = Duration::from_micros(20);
+
+/// Longest sleep of a lane that others may hand packets to.
+const MAIL_WAIT: Duration = Duration::from_millis(1);
 
 /// Where a batch has its time from.
 #[derive(Clone, Copy)]
@@ -114,7 +117,7 @@ impl Native {
     /// packets.
     fn receive(&mut self, clock: Clock) -> usize {
         let Self { engine: Some(engine), held, timers_at, .. } = self else { return 0 };
-        let mut received = 0;
+        let mut received = receive_mail(engine, held);
         for port in &mut held.ports {
             held.rx.clear();
             // A device that is gone delivers nothing; its connections run into their time-outs as on the kernel.
@@ -130,6 +133,7 @@ impl Native {
             engine.handle_frames(&mut held.rx);
             received += got;
         }
+        wake_lanes(engine);
         if received > 0 {
             let now = engine.now();
             if let Clock::At(_) = clock {
@@ -167,7 +171,14 @@ impl Native {
     /// Sleeps until a port has something, the lane's next deadline, or `end`. A lane with a port that cannot be slept on does
     /// not sleep.
     fn sleep(&mut self, now: Instant, end: Instant) {
-        let until = self.deadline().min(end);
+        let mut until = self.deadline().min(end);
+        if self.lane.has_mail() {
+            return;
+        }
+        if self.lane.region().directory().is_some_and(|d| d.is_open()) {
+            // What another lane hands over makes no port readable.
+            until = until.min(now.plus(MAIL_WAIT));
+        }
         let limit = (until != Instant::NEVER).then(|| until.since(now));
         let ports = &mut self.held.ports;
         let mut something = false;
