@@ -149,11 +149,12 @@ fn python_http_server_serves_files_unchanged() {
 fn iperf3_runs_in_both_directions() {
     let Some(world) = World::new(&["iperf3", "ip"]) else { return };
     let mut server = world.spawn(Side::Ours, "iperf3", &World::corelane(&["iperf3", "-s", "--forceflush"]));
-    wait_until("iperf3 listens", 20, || {
-        server.assert_running();
-        server.output().contains("Server listening")
-    });
-    for direction in [&[][..], &["-R"], &["--bidir"], &["-P", "4"]] {
+    for (round, direction) in [&[][..], &["-R"], &["--bidir"], &["-P", "4"]].into_iter().enumerate() {
+        // It closes its listener after each client and opens another.
+        wait_until("iperf3 listens", 20, || {
+            server.assert_running();
+            server.output().matches("Server listening").count() > round
+        });
         let mut line = vec!["iperf3", "-c", OURS, "-t", "2", "-J"];
         line.extend(direction);
         let out = world.check(Side::Peer, 60, &line);
