@@ -14,6 +14,8 @@ struct Process {
     pid: u32,
     /// Its lanes.
     lanes: Vec<String>,
+    /// Wires to other programs of this host.
+    wires: Vec<String>,
     /// Local ports whose packets go to its lanes.
     ports: Vec<String>,
     /// What it says about its sockets, a line each.
@@ -40,6 +42,7 @@ fn parse(text: &str) -> Description {
                 found.processes.push(Process { pid, ..Process::default() });
             }
             ("lane", Some(process)) => process.lanes.push(rest),
+            ("wire", Some(process)) => process.wires.push(rest),
             ("port", Some(process)) => process.ports.push(rest),
             ("socket", Some(process)) => process.sockets.push(rest),
             _ => {}
@@ -90,6 +93,9 @@ fn for_people(pid: u32, description: &Description) -> String {
     }
     if process.lanes.is_empty() {
         lines.push("lane      none: no socket of this process is accelerated".to_owned());
+    }
+    for wire in &process.wires {
+        lines.push(format!("wire      {wire}"));
     }
     for port in &process.ports {
         lines.push(format!("port      {port}  accelerated: its packets go to the lane"));

@@ -138,7 +138,7 @@ impl Ours {
         drop(guard);
         let wire = Arc::new(Mutex::new(Wire::default()));
         let port = Box::new(WirePort { wire: Arc::clone(&wire), mtu: script.mtu });
-        let port = LanePort { port, ifindex: 0, mac: STACK_MAC };
+        let port = LanePort { port, ifindex: 0, mac: STACK_MAC, wire: None };
         let lane = Lane::new(region, LaneId(0), vec![port], None).ok_or("the region has no lane")?;
         let session = lane.enter(now).map_err(|_| "the lane is poisoned");
         session?.set_addresses(0, &[IpAddress::from_v4(STACK_ADDR)]);

@@ -5,9 +5,11 @@
 //! often and are followed one by one. When the kernel had to drop events, everything is read anew. IPv4 only.
 
 mod codec;
+mod far;
 mod mirror;
 mod parse;
 
+pub use far::{FarEnd, far_end, namespace_number};
 pub use mirror::{Changes, Mirror, OwnAddress};
 
 use codec::{Message, Request};

@@ -3,13 +3,17 @@
 //! One message is one packet of at most [`KEEPER_MESSAGE_BYTES`] bytes: a kind byte, then the fields in the order they are declared,
 //! little-endian, without padding. A text is its length (u16) and its bytes. Decoding is strict: an unknown kind, a value
 //! out of range, a missing or a surplus byte is an error, because either side may be hostile. Each request gets exactly one reply,
-//! [`Reply::Error`] or the kind named at the request. Which fds belong to a message is said at the message; this file never sees them.
+//! [`Reply::Error`] or the kind named at the request; notices ([`Reply::is_notice`]) may come at any time. Which fds belong to a message is said at the message; this file never sees them.
 
-mod codec;
+pub(crate) mod codec;
+mod devices;
+mod wire;
 
-use base::limits::{DEVICES, KEEPER_MESSAGE_BYTES};
-use base::{IpAddress, LaneId, MacAddr, Port};
+use base::limits::KEEPER_MESSAGE_BYTES;
+use base::{IpAddress, LaneId, Port};
 use codec::{Reader, Writer};
+pub use devices::{DeviceKind, DeviceList, LaneDevice, device_flags};
+pub use wire::WireEnd;
 
 /// Version of this protocol. The keeper refuses any other with `EPROTONOSUPPORT`.
 pub const VERSION: u16 = 1;
@@ -114,99 +118,21 @@ pub enum Request<'a> {
         /// Lines, each ended by a newline.
         text: &'a str,
     },
+    /// Ask for a wire to a program of this host that listens at (`rule.addr`, `rule.port`), for the lane that the rule names.
+    /// Reply: [`Reply::Wire`], with the fds of the wire's end if it is new; an error of ENOENT: nobody that a wire leads to listens there.
+    Introduce {
+        /// The lane that connects, and whereto.
+        rule: Rule,
+        /// The device by which the route leaves; 0: the address is one of this network namespace.
+        ifindex: u32,
+        /// Which of the lanes that listen there, below [`Reply::Wire`]'s `lanes`.
+        turn: u8,
+    },
     /// Ask for what the keeper knows. Reply: [`Reply::Description`].
     Describe {
         /// First byte of the description wanted: a long one is fetched in pieces.
         offset: u32,
     },
-}
-
-/// How a port was chosen for a device.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
-#[repr(u8)]
-pub enum DeviceKind {
-    /// AF_XDP; one fd: the XSK.
-    #[default]
-    Xdp = 1,
-    /// AF_PACKET; one fd: the packet socket.
-    Packet = 2,
-    /// TAP; one fd: the tun file. The device's address belongs to Corelane alone.
-    Tap = 3,
-}
-
-/// Flags of a [`LaneDevice`].
-pub mod device_flags {
-    /// AF_XDP in native mode (generic mode without it).
-    pub const XDP_NATIVE: u32 = 1;
-    /// AF_XDP zero-copy.
-    pub const XDP_ZEROCOPY: u32 = 1 << 1;
-    /// AF_XDP with XDP_USE_SG: frames may come as chains.
-    pub const XDP_MULTI_BUFFER: u32 = 1 << 2;
-    /// A second fd follows: an AF_PACKET socket with PACKET_VNET_HDR for sending super-frames.
-    pub const GSO_SOCKET: u32 = 1 << 3;
-    /// The peer may leave checksums unfinished (veth, virtio).
-    pub const UNFINISHED_CHECKSUMS: u32 = 1 << 4;
-    /// Answer ARP and ICMP echo here: the address is not the kernel's.
-    pub const OWN_ADDRESS: u32 = 1 << 5;
-    /// Another lane owns the fill and completion rings of this device's queue (XDP_SHARED_UMEM).
-    pub const SHARED_RINGS: u32 = 1 << 6;
-    /// The kernel completes checksums of what AF_XDP sends; a packet to send then lies in one frame.
-    pub const XDP_TX_CHECKSUM: u32 = 1 << 7;
-}
-
-/// One device of a lane, as handed out by the keeper.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct LaneDevice {
-    /// Interface index.
-    pub ifindex: u32,
-    /// Which back-end the fds are for.
-    pub kind: DeviceKind,
-    /// Bits of [`device_flags`].
-    pub flags: u32,
-    /// MTU in bytes, without the link header.
-    pub mtu: u32,
-    /// Queue of the device.
-    pub queue: u16,
-    /// Ethernet address of the device.
-    pub mac: MacAddr,
-    /// How many of the message's fds are this device's; they come in the order of the devices.
-    pub fds: u8,
-}
-
-/// The devices of a lane, at most `limits::DEVICES`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct DeviceList {
-    count: u8,
-    rows: [LaneDevice; DEVICES],
-}
-
-impl DeviceList {
-    /// No device.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Adds `device`; gives it back when the list is full.
-    ///
-    /// # Errors
-    /// The device itself, when `limits::DEVICES` are in the list.
-    pub fn push(&mut self, device: LaneDevice) -> Result<(), LaneDevice> {
-        match self.rows.get_mut(usize::from(self.count)) {
-            Some(row) => {
-                *row = device;
-                self.count += 1;
-                Ok(())
-            }
-            None => Err(device),
-        }
-    }
-
-    /// The devices in order.
-    #[must_use]
-    pub fn as_slice(&self) -> &[LaneDevice] {
-        self.rows.get(..usize::from(self.count)).unwrap_or(&[])
-    }
 }
 
 /// What the keeper answers.
@@ -253,6 +179,25 @@ pub enum Reply<'a> {
         first: Port,
         /// How many there are, one after the other.
         count: u16,
+    },
+    /// Answer to Introduce.
+    Wire {
+        /// The end. The message has its fds if `fresh`.
+        end: WireEnd,
+        /// How many lanes listen there.
+        lanes: u8,
+        /// Is the wire new? Else the lane has it already.
+        fresh: bool,
+    },
+    /// Nobody asked for this one: another lane has a wire to this lane now. The fds of its end.
+    Met {
+        /// The end.
+        end: WireEnd,
+    },
+    /// Nobody asked for this one: a wire is no more.
+    Parted {
+        /// Its number.
+        wire: u32,
     },
     /// Answer to Describe.
     Description {
@@ -306,6 +251,10 @@ impl<'a> Request<'a> {
                 w.u8(10).u32(*offset);
             }
             Self::TakePorts(rule) => rule.encode(w.u8(11)),
+            Self::Introduce { rule, ifindex, turn } => {
+                rule.encode(w.u8(12));
+                w.u32(*ifindex).u8(*turn);
+            }
         }
         w.finish()
     }
@@ -333,6 +282,7 @@ impl<'a> Request<'a> {
             9 => Self::Reasons { text: r.text()? },
             10 => Self::Describe { offset: r.u32()? },
             11 => Self::TakePorts(Rule::decode(&mut r)?),
+            12 => Self::Introduce { rule: Rule::decode(&mut r)?, ifindex: r.u32()?, turn: r.u8()? },
             other => return Err(ProtoError::UnknownKind(other)),
         };
         r.finish(request)
@@ -360,8 +310,8 @@ impl<'a> Reply<'a> {
                 w.u8(131).u32(*id);
             }
             Self::Lane { lane, devices } => {
-                w.u8(132).u16(lane.0).u8(devices.count);
-                devices.as_slice().iter().for_each(|device| device.encode(&mut w));
+                w.u8(132).u16(lane.0);
+                devices.encode(&mut w);
             }
             Self::Port { port } => {
                 w.u8(133).u16(port.0);
@@ -369,11 +319,25 @@ impl<'a> Reply<'a> {
             Self::Ports { first, count } => {
                 w.u8(135).u16(first.0).u16(*count);
             }
+            Self::Wire { end, lanes, fresh } => {
+                end.encode(w.u8(136));
+                w.u8(*lanes).u8(u8::from(*fresh));
+            }
+            Self::Met { end } => end.encode(w.u8(137)),
+            Self::Parted { wire } => {
+                w.u8(138).u32(*wire);
+            }
             Self::Description { text, more } => {
                 w.u8(134).u32(*more).text(text);
             }
         }
         w.finish()
+    }
+
+    /// Does the keeper say it without being asked, between a request and its reply perhaps?
+    #[must_use]
+    pub fn is_notice(&self) -> bool {
+        matches!(self, Self::Met { .. } | Self::Parted { .. })
     }
 
     /// Reads one whole message.
@@ -394,6 +358,9 @@ impl<'a> Reply<'a> {
                 Self::Description { text: r.text()?, more }
             }
             135 => Self::Ports { first: Port(r.u16()?), count: r.u16()? },
+            136 => Self::Wire { end: WireEnd::decode(&mut r)?, lanes: r.u8()?, fresh: r.bool()? },
+            137 => Self::Met { end: WireEnd::decode(&mut r)? },
+            138 => Self::Parted { wire: r.u32()? },
             other => return Err(ProtoError::UnknownKind(other)),
         };
         r.finish(reply)
@@ -429,34 +396,5 @@ impl Proto {
             17 => Some(Self::Udp),
             _ => None,
         }
-    }
-}
-
-impl LaneDevice {
-    fn encode(&self, w: &mut Writer<'_>) {
-        w.u32(self.ifindex).u8(self.kind as u8).u32(self.flags).u32(self.mtu);
-        w.u16(self.queue).bytes(&self.mac.0).u8(self.fds);
-    }
-
-    fn decode(r: &mut Reader<'_>) -> Result<Self, ProtoError> {
-        let ifindex = r.u32()?;
-        let kind = match r.u8()? {
-            1 => DeviceKind::Xdp,
-            2 => DeviceKind::Packet,
-            3 => DeviceKind::Tap,
-            _ => return Err(ProtoError::BadValue),
-        };
-        let (flags, mtu, queue) = (r.u32()?, r.u32()?, r.u16()?);
-        Ok(Self { ifindex, kind, flags, mtu, queue, mac: MacAddr(r.array()?), fds: r.u8()? })
-    }
-}
-
-impl DeviceList {
-    fn decode(r: &mut Reader<'_>) -> Result<Self, ProtoError> {
-        let mut list = Self::new();
-        for _ in 0..r.u8()? {
-            list.push(LaneDevice::decode(r)?).map_err(|_| ProtoError::BadValue)?;
-        }
-        Ok(list)
     }
 }

@@ -19,6 +19,7 @@ pub use lookup::{NeighbourEntry, Route, RouteAnswer, Unknown};
 pub use rows::{Address, Link, LinkKind, Neighbour, NeighbourState, RouteKind, RouteRow, Scope};
 pub use writer::TablesWriter;
 
+use base::IpAddress;
 use layout::Section;
 use std::sync::atomic::AtomicU64;
 
@@ -30,6 +31,8 @@ pub const ADDRESSES: usize = 256;
 pub const ROUTES: usize = 4096;
 /// Most neighbours mirrored.
 pub const NEIGHBOURS: usize = 4096;
+/// Addresses of a namespace that wires inside it carry packets of.
+pub const HOST_ADDRESSES: usize = 8;
 /// Size of the memfd, bytes; a multiple of 4096.
 pub const TABLES_BYTES: usize = (layout::TOTAL_WORDS * 8).next_multiple_of(4096);
 
@@ -53,6 +56,29 @@ impl Tables {
     #[must_use]
     pub fn generation(&self) -> u64 {
         layout::load(self.words, layout::GENERATION)
+    }
+
+    /// Grows when a program of this host begins or stops to listen where wires lead: what [`crate::proto::Request::Introduce`] answered
+    /// is true until then.
+    #[inline]
+    #[must_use]
+    pub fn meetings(&self) -> u64 {
+        layout::load(self.words, layout::MEETINGS)
+    }
+
+    /// Grows when the keeper has sent a notice to some program: look at the connection to it.
+    #[inline]
+    #[must_use]
+    pub fn notices(&self) -> u64 {
+        layout::load(self.words, layout::NOTICES)
+    }
+
+    /// The addresses of this namespace between which wires inside it carry packets, besides those of 127.0.0.0/8: the first
+    /// [`HOST_ADDRESSES`], in the kernel's order.
+    #[must_use]
+    pub fn host_addresses(&self) -> Vec<IpAddress> {
+        let outside = |addr: &IpAddress| addr.as_v4().is_some_and(|v4| !v4.is_loopback());
+        self.addresses().iter().map(|row| row.addr).filter(outside).take(HOST_ADDRESSES).collect()
     }
 
     /// Every link, in the order of interface indices; empty while the keeper is writing for long.

@@ -4,7 +4,7 @@
 mod hosts;
 
 use base::{IpAddress, MacAddr};
-use control::netlink::{Changes, Mirror};
+use control::netlink::{Changes, FarEnd, Mirror, far_end, namespace_number};
 use control::tables::{
     LinkKind, NeighbourEntry, Route, RouteAnswer, TABLES_BYTES, Tables, TablesWriter, Unknown,
 };
@@ -171,5 +171,20 @@ fn lost_events_are_made_up_for() {
         follow(&mut mirror, || matches!(ask(&tables, "192.0.2.9"), RouteAnswer::Via(_)));
         assert_eq!(tables.neighbours().len(), control::tables::NEIGHBOURS, "the tables are full, not wrong");
         assert!(tables.neighbour(near, v4("10.66.0.1")).is_some());
+    });
+}
+
+#[test]
+fn the_other_end_of_a_veth_pair_is_known_with_its_namespace() {
+    two_hosts(|hosts| {
+        let near = sys::links::index("near").unwrap();
+        let far = hosts.on_the_other(|| sys::links::index("far")).unwrap();
+        let namespace = namespace_number(hosts.there()).unwrap().unwrap();
+        assert_eq!(far_end(near), Ok(Some(FarEnd { ifindex: far, namespace })));
+        assert_eq!(far_end(sys::links::index("lo").unwrap()), Ok(None));
+        assert!(far_end(9999).is_err());
+        let stranger = std::thread::spawn(sys::namespace::enter_new_net).join().unwrap().unwrap();
+        assert_ne!(namespace_number(&stranger).unwrap(), Some(namespace));
+        assert!(namespace_number(&std::fs::File::open("/dev/null").unwrap()).is_err());
     });
 }

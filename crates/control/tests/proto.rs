@@ -4,7 +4,7 @@
 use base::{IpAddress, LaneId, MacAddr, Port};
 use control::proto::{
     DeviceKind, DeviceList, LaneDevice, MessageBuffer, Proto, ProtoError, RegionWish, Reply, Request, Rule,
-    TEXT_BYTES_MAX, fit_text,
+    TEXT_BYTES_MAX, WireEnd, fit_text,
 };
 use proptest::prelude::*;
 
@@ -71,6 +71,7 @@ proptest! {
         check_request(Request::TakePort(rule));
         check_request(Request::GivePort(rule));
         check_request(Request::TakePorts(rule));
+        check_request(Request::Introduce { rule, ifindex: numbers[0], turn: token[0] });
         check_request(Request::Resolve { ifindex: numbers[0], addr: rule.addr });
         check_request(Request::Reasons { text: &text });
         check_request(Request::Describe { offset: numbers[1] });
@@ -92,6 +93,21 @@ proptest! {
         check_reply(Reply::Lane { lane: LaneId(short), devices: list });
         check_reply(Reply::Port { port: Port(short) });
         check_reply(Reply::Ports { first: Port(short), count: short });
+        let end = WireEnd {
+            wire: number,
+            lane: LaneId(short),
+            port: 63,
+            asked: number > 9,
+            peer_pid: number ^ 1,
+            ifindex: 3,
+            log2_ring: 9,
+            buffer_bytes: 2048,
+        };
+        check_reply(Reply::Wire { end, lanes: 4, fresh: number & 1 == 0 });
+        check_reply(Reply::Met { end });
+        check_reply(Reply::Parted { wire: number });
+        let notice = Reply::Parted { wire: number };
+        prop_assert!(notice.is_notice() && !Reply::Done.is_notice());
         check_reply(Reply::Description { text: &text, more: number });
     }
 

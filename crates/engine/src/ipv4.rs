@@ -81,6 +81,15 @@ fn is_inside(info: &PortInfo, src: Ipv4Addr, dst: Ipv4Addr) -> bool {
     own(src) && own(dst)
 }
 
+/// Is a packet between these, of a connection that is open, for us?
+#[inline]
+pub(crate) fn is_for_us(info: &PortInfo, src: Ipv4Addr, dst: Ipv4Addr) -> bool {
+    if info.flags & PORT_LOOPBACK != 0 {
+        return is_inside(info, src, dst);
+    }
+    is_local(info, IpAddress::from_v4(dst))
+}
+
 /// Does the address of `port` belong to us alone, so that we speak ARP and ICMP there?
 pub(crate) fn is_own(mem: &LaneMem<'_>, port: u8) -> bool {
     port_info(mem, port).is_some_and(|p| p.flags & PORT_OWN_ADDRESS != 0)

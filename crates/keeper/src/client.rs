@@ -1,5 +1,6 @@
 //! One connection of a process of the family: who is at the other end, and messages whole or not at all.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use base::limits::KEEPER_MESSAGE_BYTES;
@@ -7,6 +8,8 @@ use control::proto::Reply;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use sys::fds::{self, Fd, Received};
+
+use crate::meeting::namespace_of;
 
 /// One connected process.
 pub(crate) struct Client {
@@ -21,6 +24,8 @@ pub(crate) struct Client {
     pub(crate) may_look: bool,
     /// What it last said about its sockets.
     pub(crate) reasons: String,
+    /// Is it in the keeper's network namespace? `None`: nobody asked yet.
+    inside: Cell<Option<bool>>,
 }
 
 /// A message that arrived.
@@ -44,12 +49,24 @@ impl Client {
             welcome: false,
             may_look: cred.uid == 0 || cred.uid == rustix::process::geteuid().as_raw(),
             reasons: String::new(),
+            inside: Cell::new(None),
         })
     }
 
     /// What to poll: the messages, and the death of the process.
     pub(crate) fn poll_fds(&self) -> [BorrowedFd<'_>; 2] {
         [self.socket.as_fd(), self.pidfd.as_fd()]
+    }
+
+    /// Is it in the keeper's network namespace, as it was when this was first asked? One that cannot be looked at is not.
+    pub(crate) fn is_inside(&self) -> bool {
+        let look = || {
+            let theirs = namespace_of(&format!("/proc/{}/ns/net", self.pid));
+            theirs.is_some() && theirs == namespace_of("/proc/self/ns/net")
+        };
+        let inside = self.inside.get().unwrap_or_else(look);
+        self.inside.set(Some(inside));
+        inside
     }
 
     /// Is the process dead?

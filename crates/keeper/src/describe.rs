@@ -25,6 +25,9 @@ impl Session {
             for (region, home) in &self.regions {
                 for (lane, handle) in home.lanes.iter().filter(|(_, l)| l.owner == *id) {
                     let _ = writeln!(out, "lane {} of region {}", lane.0, region.0);
+                    for wire in self.wires.of((*region, *lane)) {
+                        let _ = writeln!(out, "wire to process {}", wire.end.peer_pid);
+                    }
                     for end in self.rules.ends_of(handle.slot) {
                         let proto = match end.proto() {
                             Some(proto::Proto::Tcp) => "tcp",

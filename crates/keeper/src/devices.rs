@@ -134,6 +134,10 @@ impl Devices {
             match spec {
                 DeviceSpec::Kernel(name) => {
                     let link = named(links, name)?;
+                    if link.kind == LinkKind::Loopback {
+                        // Wires carry what goes over it, and need no device.
+                        continue;
+                    }
                     let chosen = choose(link, choice).map_err(|why| {
                         StartError::new(
                             format!("device `{name}`"),
@@ -152,11 +156,11 @@ impl Devices {
                 devices.attach(link, &chosen, seed)?;
             }
         }
-        if devices.list.is_empty() {
+        if devices.list.is_empty() && specs.is_empty() {
             return Err(StartError::new(
                 "devices",
                 "none here can be used",
-                "name one with --device; `corelane doctor` says what is wrong with each",
+                "name one with --device (`lo`: only for programs of this machine); `corelane doctor` says what is wrong with each",
             ));
         }
         Ok(devices)

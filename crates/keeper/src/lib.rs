@@ -12,7 +12,9 @@ mod command;
 mod describe;
 mod devices;
 mod error;
+mod introduce;
 mod kernel_flows;
+mod meeting;
 mod mirror;
 mod orders;
 mod regions;
@@ -23,6 +25,7 @@ mod session;
 mod settings;
 mod steward;
 mod stewards;
+mod wires;
 
 pub use command::{Linkage, Program, check_readable, exit_code, find_preload, find_user, linkage};
 pub use describe::{AskError, ask_keeper_of};

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use base::IpAddress;
 use control::netlink::Mirror as Netlink;
-use control::tables::{Link, TABLES_BYTES, TablesWriter};
+use control::tables::{Link, TABLES_BYTES, Tables, TablesWriter};
 use rustix::io::Errno;
 use sys::fds::Fd;
 use sys::memory::{memfd, seal_writes};
@@ -69,6 +69,21 @@ impl Mirror {
         }
         self.update();
         Ok(())
+    }
+
+    /// The tables as programs see them.
+    pub(crate) fn tables(&self) -> Tables {
+        self.netlink.tables()
+    }
+
+    /// Who listens where on this host has changed.
+    pub(crate) fn count_meeting(&mut self) {
+        self.netlink.writer().count_meeting();
+    }
+
+    /// A notice was sent to some program.
+    pub(crate) fn count_notice(&mut self) {
+        self.netlink.writer().count_notice();
     }
 
     /// What to poll.

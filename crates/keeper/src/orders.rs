@@ -2,7 +2,7 @@
 
 use base::limits::KEEPER_MESSAGE_BYTES;
 use base::{IpAddress, LaneId};
-use control::proto::{DeviceList, MessageBuffer, Reply};
+use control::proto::{DeviceList, MessageBuffer, Reply, WireEnd};
 
 /// What the keeper orders.
 // Boxing the devices would need the heap for a value that lives for one message.
@@ -13,6 +13,10 @@ pub(crate) enum Order {
     Region { bytes: u64, identity: Option<(u32, u32)> },
     /// A lane, with the fds of its devices.
     Lane { lane: LaneId, devices: DeviceList },
+    /// A wire of a lane, with the fds of its end.
+    Wire { end: WireEnd },
+    /// The wire at this port of the lane is no more.
+    Part { lane: LaneId, port: u8 },
     /// The lane's process is gone: close what it left and say when it is done.
     Dead { lane: LaneId },
     /// A process of the family is gone: take over the locks it held.
@@ -49,6 +53,13 @@ fn u32_of(bytes: &mut &[u8]) -> Result<u32, Garbled> {
     take(bytes).map(|b| u32::from_le_bytes(*b))
 }
 
+/// Appends what a program would be told. A list of devices always fits: that is asserted where messages are defined.
+fn wrap(out: &mut Vec<u8>, reply: &Reply<'_>) {
+    let mut buffer: MessageBuffer = [0; KEEPER_MESSAGE_BYTES];
+    let len = reply.encode(&mut buffer).unwrap_or(0);
+    out.extend(buffer.get(..len).unwrap_or(&[]));
+}
+
 impl Order {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(KEEPER_MESSAGE_BYTES);
@@ -62,10 +73,16 @@ impl Order {
             }
             Self::Lane { lane, devices } => {
                 out.push(2);
-                let mut buffer: MessageBuffer = [0; KEEPER_MESSAGE_BYTES];
-                // A list of devices always fits: that is asserted where messages are defined.
-                let len = Reply::Lane { lane: *lane, devices: *devices }.encode(&mut buffer).unwrap_or(0);
-                out.extend(buffer.get(..len).unwrap_or(&[]));
+                wrap(&mut out, &Reply::Lane { lane: *lane, devices: *devices });
+            }
+            Self::Wire { end } => {
+                out.push(5);
+                wrap(&mut out, &Reply::Met { end: *end });
+            }
+            Self::Part { lane, port } => {
+                out.push(6);
+                out.extend(lane.0.to_le_bytes());
+                out.push(*port);
             }
             Self::Dead { lane } => {
                 out.push(3);
@@ -93,6 +110,15 @@ impl Order {
             },
             [3] => Ok(Self::Dead { lane: LaneId(u16_of(rest)?) }),
             [4] => Ok(Self::Gone { pid: u32_of(rest)? }),
+            [5] => match Reply::decode(rest) {
+                Ok(Reply::Met { end }) => Ok(Self::Wire { end }),
+                Ok(_) | Err(_) => Err(Garbled),
+            },
+            [6] => {
+                let lane = LaneId(u16_of(rest)?);
+                let [port] = *take(rest)?;
+                Ok(Self::Part { lane, port })
+            }
             [_] => Err(Garbled),
         }
     }
@@ -141,6 +167,10 @@ mod tests {
             Order::Lane { lane: LaneId(3), devices },
             Order::Dead { lane: LaneId(3) },
             Order::Gone { pid: 77 },
+            Order::Wire {
+                end: WireEnd { wire: 5, lane: LaneId(2), port: 3, peer_pid: 9, ..WireEnd::default() },
+            },
+            Order::Part { lane: LaneId(2), port: 3 },
         ] {
             assert_eq!(Order::decode(&order.encode()), Ok(order));
         }

@@ -10,6 +10,7 @@ use sys::fds::Fd;
 
 use crate::blocks;
 use crate::client::{Incoming, Refusal};
+use crate::introduce::Introduced;
 use crate::regions;
 use crate::rules::{self, End, Slot};
 use crate::session::{ClientId, LaneHandle, REGIONS_MAX, RegionHandle, RegionId, Session};
@@ -27,6 +28,7 @@ enum Answer {
     Lane(RegionId, LaneId),
     Port(Port),
     Block(Port),
+    Wire(Introduced),
     Description(u32),
 }
 
@@ -81,6 +83,10 @@ impl Session {
                 }
                 Ok(Answer::Done)
             }
+            Request::Introduce { rule, ifindex, turn } => {
+                self.own_slot(id, rule)?;
+                self.introduce(id, rule, *ifindex, *turn).map(Answer::Wire)
+            }
             Request::Describe { offset } => Ok(Answer::Description(*offset)),
         }
     }
@@ -109,6 +115,11 @@ impl Session {
                 let handle = self.regions.get(&region).and_then(|r| r.lanes.get(&lane)).ok_or(Errno::PIPE)?;
                 let fds: Vec<BorrowedFd<'_>> = handle.fds.iter().map(AsFd::as_fd).collect();
                 client.send(&Reply::Lane { lane, devices: handle.devices }, &fds)
+            }
+            Ok(Answer::Wire(Introduced { wire, lanes, fresh })) => {
+                let (end, fds) = self.end_of(wire).ok_or(Errno::PIPE)?;
+                let fds: &[BorrowedFd<'_>] = if fresh { &fds } else { &[] };
+                client.send(&Reply::Wire { end, lanes, fresh }, fds)
             }
             Ok(Answer::Description(offset)) => {
                 let text = self.describe();
@@ -195,6 +206,7 @@ impl Session {
         self.enter(end, slot, listen, vec![socket])?;
         if listen {
             self.unsettle();
+            self.has_news = true;
         }
         Ok(port)
     }
@@ -224,7 +236,10 @@ impl Session {
     fn give(&mut self, id: ClientId, rule: &Rule) -> Result<(), Refusal> {
         let slot = self.own_slot(id, rule)?;
         match self.rules.remove(End::of(rule), slot) {
-            Some(changes) => self.devices.steer(&changes),
+            Some(changes) => {
+                self.has_news = true;
+                self.devices.steer(&changes)
+            }
             None => Err(Refusal::new(Errno::NOENT, "the lane does not have this port")),
         }
     }

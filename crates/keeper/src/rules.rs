@@ -159,7 +159,26 @@ impl RuleBook {
         self.holds.iter().filter(move |(_, h)| h.iter().any(|h| h.slot == slot)).map(|(&end, _)| end)
     }
 
+    /// The lanes with a listener at exactly `end`.
+    pub(crate) fn listeners_at(&self, end: End) -> Vec<Slot> {
+        let holds = self.holds.get(&end).map(Vec::as_slice).unwrap_or_default();
+        holds.iter().filter(|h| h.listens).map(|h| h.slot).collect()
+    }
+
+    /// Every listener.
+    pub(crate) fn listeners(&self) -> impl Iterator<Item = (End, Slot)> {
+        let listening = |(&end, holds): (&End, &Vec<Hold>)| {
+            let slots: Vec<Slot> = holds.iter().filter(|h| h.listens).map(|h| h.slot).collect();
+            slots.into_iter().map(move |slot| (end, slot))
+        };
+        self.holds.iter().flat_map(listening)
+    }
+
     fn changes(&self, end: End) -> Vec<Change> {
+        // No device brings packets to a loopback address; wires do.
+        if end.addr().as_v4().is_some_and(|v4| v4.is_loopback()) {
+            return Vec::new();
+        }
         let touched = if end.addr().is_any() {
             self.addresses.iter().map(|&addr| end.at(IpAddress(addr))).collect()
         } else {

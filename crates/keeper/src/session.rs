@@ -18,17 +18,21 @@ use sys::poll::{PollFd, PollFlags, poll};
 use crate::client::Client;
 use crate::devices::Devices;
 use crate::error::StartError;
+use crate::meeting::Meeting;
 use crate::mirror::Mirror;
 use crate::regions::RegionMemory;
 use crate::rules::{RuleBook, Slot};
 use crate::run::Run;
 use crate::settings::{RegionSizes, Spin};
 use crate::stewards::{START_DELAY, Steward};
+use crate::wires::WireBook;
 
 /// Processes of one family at a time.
 const CLIENTS_MAX: usize = 1024;
 /// Messages of one client that are handled before others have their turn.
 const TURN_MESSAGES: usize = 64;
+/// Longest wait for what other keepers say at first.
+const MEETING_WAIT: Duration = Duration::from_millis(200);
 /// Time between two looks at the connections that the kernel has on ports of lanes.
 const SETTLE_LOOK: Duration = Duration::from_secs(2);
 /// Regions of one session at a time.
@@ -83,6 +87,11 @@ pub(crate) struct Session {
     unsettled: bool,
     /// When that was last looked at.
     looked_at: Instant,
+    /// This keeper among those of the host.
+    pub(crate) meeting: Meeting,
+    pub(crate) wires: WireBook,
+    /// Something that other keepers are told may have changed.
+    pub(crate) has_news: bool,
     /// Something went away: look for regions that nobody has.
     pub(crate) sweep: bool,
 }
@@ -126,6 +135,7 @@ impl Session {
             verbose: run.verbose,
             identity: run.program.identity.clone(),
         };
+        let (meeting, met) = Meeting::open(u64::from_ne_bytes(random()?));
         let mut session = Self {
             listener,
             name,
@@ -139,13 +149,37 @@ impl Session {
             next_number: 1,
             unsettled: false,
             looked_at: Instant(0),
+            meeting,
+            wires: WireBook::default(),
+            has_news: true,
             sweep: false,
         };
+        if let Err(why) = met {
+            session.say(&format!("programs of other keepers are not met: {why}"));
+        }
         session.follow_addresses();
+        session.await_meeting();
         for device in session.devices.list() {
             session.say(&format!("device {}", device.describe()));
         }
         Ok(session)
+    }
+
+    /// Hears who listens where already, so that the command's first connection finds them. Keepers answer at once; not long, because one
+    /// may be stopped.
+    fn await_meeting(&mut self) {
+        let until = sys::clock::now().plus(MEETING_WAIT);
+        self.serve_meeting();
+        while !self.meeting.has_heard_all() {
+            let left = until.since(sys::clock::now());
+            let fds: Vec<BorrowedFd<'_>> = self.meeting.poll_fds().collect();
+            let mut polled: Vec<PollFd<'_>> =
+                fds.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
+            if left == Duration::ZERO || poll(&mut polled, Some(left)).is_err() {
+                return;
+            }
+            self.serve_meeting();
+        }
     }
 
     /// What the command and its descendants find in their environment.
@@ -208,6 +242,7 @@ impl Session {
     pub(crate) fn wait(&self, signals: BorrowedFd<'_>, limit: Option<Duration>) -> Result<(), Errno> {
         let mut wanted = vec![signals, self.listener.as_fd()];
         wanted.extend(self.mirror.poll_fd());
+        wanted.extend(self.meeting.poll_fds());
         wanted.extend(self.clients.values().flat_map(Client::poll_fds));
         wanted.extend(self.regions.values().filter_map(|r| r.steward.as_ref()).map(Steward::poll_fd));
         let mut polled: Vec<PollFd<'_>> =
@@ -230,6 +265,7 @@ impl Session {
     pub(crate) fn serve(&mut self) {
         if self.mirror.update() {
             self.follow_addresses();
+            self.has_news = true;
         }
         self.accept();
         let ids: Vec<ClientId> = self.clients.keys().copied().collect();
@@ -237,6 +273,7 @@ impl Session {
             self.serve_client(id);
         }
         self.serve_stewards();
+        self.serve_meeting();
         self.drop_unused_regions();
         let now = sys::clock::now();
         if self.unsettled && now.since(self.looked_at) >= SETTLE_LOOK {
@@ -301,6 +338,7 @@ impl Session {
             self.say(&format!("process {} is gone", client.pid));
             self.orphan_lanes(id, client.pid);
             self.sweep = true;
+            self.has_news = true;
         }
     }
 

@@ -13,9 +13,9 @@ use std::sync::atomic::{Ordering, fence};
 
 use base::limits::KEEPER_MESSAGE_BYTES;
 use base::{Duration, Instant, LaneId};
-use control::proto::DeviceList;
+use control::proto::{DeviceList, WireEnd};
 use control::tables::{TABLES_BYTES, Tables};
-use lane::{Ask, Lane, Poisoned, open_device};
+use lane::{Ask, Lane, Poisoned, open_device, open_wire};
 use region::Region;
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
@@ -122,6 +122,16 @@ fn serve() -> Result<(), Broken> {
                 Some((Order::Lane { lane, devices }, fds)) => {
                     let care = Care::new((region, lane), &devices, fds, tables)?;
                     cares.insert(lane, care);
+                }
+                Some((Order::Wire { end }, fds)) => {
+                    if let Some(care) = cares.get_mut(&end.lane) {
+                        care.add_wire(region, &end, fds)?;
+                    }
+                }
+                Some((Order::Part { lane, port }, _)) => {
+                    if let Some(care) = cares.get_mut(&lane) {
+                        care.drop_wire(port)?;
+                    }
                 }
                 Some((Order::Dead { lane }, _)) => {
                     if let Some(care) = cares.get_mut(&lane) {
@@ -289,13 +299,10 @@ impl Care {
         }
         let lane = Lane::new(region, id, ports, Some(tables));
         let lane = lane.ok_or_else(|| Broken("a lane that the region does not have".to_owned()))?;
-        let mut copies = Vec::new();
-        lane.with_poll_fds(|fd| copies.push(fds::duplicate(&fd)));
-        let copies = copies.into_iter().collect::<Result<Vec<Fd>, Errno>>()?;
         let looked_ns = lane.lane_ref().signals().last_held_ns.load(Ordering::Acquire);
-        Ok(Self {
+        let mut care = Self {
             lane,
-            fds: copies,
+            fds: Vec::new(),
             dead_since: None,
             closed: false,
             aborted: 0,
@@ -303,7 +310,37 @@ impl Care {
             ours_ns: u64::MAX,
             look: LOOK_MIN,
             looked_ns,
-        })
+        };
+        care.find_fds()?;
+        Ok(care)
+    }
+
+    /// The lane has a wire.
+    fn add_wire(&mut self, region: Region, end: &WireEnd, fds: Vec<Fd>) -> Result<(), Broken> {
+        let port = open_wire(region, end, &mut fds.into_iter())?;
+        if let Ok(mut session) = self.lane.enter(sys::clock::now()) {
+            session.add_port(end.port, port);
+            session.gather();
+        }
+        self.find_fds()
+    }
+
+    /// The wire at `port` is no more. While its program lives, that ends the connections.
+    fn drop_wire(&mut self, port: u8) -> Result<(), Broken> {
+        if self.dead_since.is_none() {
+            self.lane.forget_port(port);
+        } else if let Ok(mut session) = self.lane.enter(sys::clock::now()) {
+            session.drop_port(port);
+        }
+        self.find_fds()
+    }
+
+    /// Notes the ports' fds, to wait on.
+    fn find_fds(&mut self) -> Result<(), Broken> {
+        let mut copies = Vec::new();
+        self.lane.with_poll_fds(|fd| copies.push(fds::duplicate(&fd)));
+        self.fds = copies.into_iter().collect::<Result<Vec<Fd>, Errno>>()?;
+        Ok(())
     }
 
     /// What to do about this lane now.

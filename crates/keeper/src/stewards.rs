@@ -17,6 +17,7 @@ use crate::children::is_mapped;
 use crate::orders::{Order, Report};
 use crate::rules::Change;
 use crate::session::{ClientId, LaneHandle, RegionHandle, RegionId, Session};
+use crate::wires::WireBook;
 
 /// A program that ends sooner than this gets its steward only when it is dead: most short programs leave nothing to do.
 pub(crate) const START_DELAY: Duration = Duration::from_millis(30);
@@ -44,7 +45,7 @@ impl Steward {
         Ok(Self { socket: ours, pid: child.id() })
     }
 
-    fn send(&self, order: &Order, fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
+    pub(crate) fn send(&self, order: &Order, fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
         fds::send(&self.socket, &order.encode(), fds)
     }
 
@@ -82,7 +83,12 @@ impl LaneHandle {
 
 impl RegionHandle {
     /// Starts the region's steward, unless it runs, and tells it of every lane.
-    fn ensure_steward(&mut self, tables: BorrowedFd<'_>, identity: Option<(u32, u32)>) -> Result<(), String> {
+    fn ensure_steward(
+        &mut self,
+        (id, wires): (RegionId, &WireBook),
+        tables: BorrowedFd<'_>,
+        identity: Option<(u32, u32)>,
+    ) -> Result<(), String> {
         if self.steward.is_some() {
             return Ok(());
         }
@@ -90,8 +96,11 @@ impl RegionHandle {
         let told = |e: Errno| format!("telling a steward: {e}");
         let region = Order::Region { bytes: self.memory.bytes, identity };
         steward.send(&region, &[self.memory.fd.as_fd(), tables]).map_err(told)?;
-        for (&id, lane) in &self.lanes {
-            steward.send(&lane.order(id), &lane.borrowed_fds()).map_err(told)?;
+        for (&number, lane) in &self.lanes {
+            steward.send(&lane.order(number), &lane.borrowed_fds()).map_err(told)?;
+            for wire in wires.of((id, number)) {
+                steward.send(&Order::Wire { end: wire.end }, &wire.parts.fds()).map_err(told)?;
+            }
         }
         self.steward = Some(steward);
         Ok(())
@@ -113,7 +122,7 @@ impl Session {
         let identity = self.identity().map(|i| (i.uid, i.gid));
         let tables = self.mirror.tables_fd();
         let Some(home) = self.regions.get_mut(&region) else { return false };
-        match home.ensure_steward(tables, identity) {
+        match home.ensure_steward((region, &self.wires), tables, identity) {
             Ok(()) => true,
             Err(why) => {
                 log::error!("{why}: connections of a program that ends are cut");
@@ -166,6 +175,7 @@ impl Session {
         self.apply(&changes);
         self.devices.forget_lane(handle.slot);
         self.devices.close_lane(handle.slot, &handle.devices, handle.fds);
+        self.part_all((region, lane));
         self.sweep = true;
     }
 

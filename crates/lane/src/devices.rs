@@ -1,7 +1,12 @@
 //! The ports of a lane from what the keeper hands out: a description and fds for each device.
 
-use control::proto::{DeviceKind, LaneDevice, device_flags};
+use base::limits::SUPER_SEGMENT_BYTES;
+use base::{IpAddress, MacAddr};
+use control::proto::{DeviceKind, LaneDevice, WireEnd, device_flags};
+use engine::RouteTo;
+use port::absent::AbsentPort;
 use port::fault::{FaultPort, FaultSpec, Rates};
+use port::memif::{MemifError, MemifParts, MemifPort, Role, WireShape};
 use port::packet::PacketPort;
 use port::tap::TapPort;
 use port::xdp::{XdpParts, XdpPort, XdpSocket};
@@ -9,7 +14,7 @@ use port::{Port, PortSetup};
 use region::Region;
 use sys::fds::Fd;
 
-use crate::LanePort;
+use crate::{LanePort, Wire};
 
 /// Why a device could not be opened in this process.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,6 +23,8 @@ pub enum OpenError {
     MissingFd,
     /// The kernel refused to map the rings of an AF_XDP socket, with this errno.
     Rings(i32),
+    /// The wire cannot be used.
+    Wire(MemifError),
 }
 
 impl core::fmt::Display for OpenError {
@@ -27,6 +34,7 @@ impl core::fmt::Display for OpenError {
             Self::Rings(errno) => {
                 write!(f, "the rings of the AF_XDP socket cannot be mapped (errno {errno})")
             }
+            Self::Wire(error) => write!(f, "the wire cannot be used: {error}"),
         }
     }
 }
@@ -68,10 +76,56 @@ pub fn open_device(
             Box::new(port.map_err(|errno| OpenError::Rings(errno.raw_os_error()))?)
         }
     };
-    Ok(LanePort { port, ifindex: device.ifindex, mac: device.mac })
+    Ok(LanePort { port, ifindex: device.ifindex, mac: device.mac, wire: None })
 }
 
+/// MTU of a wire: a full segment with timestamps is the longest super-frame.
+const WIRE_MTU: u16 = SUPER_SEGMENT_BYTES as u16 + 52;
+/// Ethernet addresses of the two ends of every wire: who asked for it, and the other. Nobody else is on it.
+const WIRE_MACS: [MacAddr; 2] = [MacAddr([0x02, 0xc1, 0x77, 0, 0, 1]), MacAddr([0x02, 0xc1, 0x77, 0, 0, 2])];
+
+/// Opens an end of a wire as a port of a lane of `region`; takes its fds from the front of `fds`.
+///
+/// # Errors
+/// [`OpenError`].
+pub fn open_wire(
+    region: Region,
+    end: &WireEnd,
+    fds: &mut impl Iterator<Item = Fd>,
+) -> Result<LanePort, OpenError> {
+    let shape = WireShape { log2_ring: u32::from(end.log2_ring), buffer_bytes: end.buffer_bytes };
+    let role = if end.asked { Role::Client } else { Role::Server };
+    let parts = MemifParts::from_fds(role, shape, fds).ok_or(OpenError::MissingFd)?;
+    let setup = PortSetup { port: end.port, mtu: WIRE_MTU, local_peer: true, own_address: false };
+    let port = MemifPort::from_parts(parts, region.frame_area(), setup).map_err(OpenError::Wire)?;
+    let [asker, listener] = WIRE_MACS;
+    let (mac, peer) = if end.asked { (asker, listener) } else { (listener, asker) };
+    let wire = Some(Wire { peer, ifindex: end.ifindex });
+    Ok(LanePort { port: Box::new(port), ifindex: 0, mac, wire })
+}
+
+/// The way over the wire at index `port`, which the lane asked for, to `remote`.
+#[must_use]
+pub fn wire_route(port: u8, remote: IpAddress) -> RouteTo {
+    let [local_mac, peer] = WIRE_MACS;
+    RouteTo { port, next_hop: remote, local_mac, mac: Some(peer), mtu: 0 }
+}
+
+/// Interface index of [`LanePort::absent`]: no device has it.
+const ABSENT: u32 = u32::MAX;
+
 impl LanePort {
+    /// In the place of a port that this process does not have, or has no more.
+    #[must_use]
+    pub(crate) fn absent() -> Self {
+        Self { port: Box::new(AbsentPort), ifindex: ABSENT, mac: MacAddr::default(), wire: None }
+    }
+
+    /// Is it [`LanePort::absent`]?
+    pub(crate) fn is_absent(&self) -> bool {
+        self.ifindex == ABSENT
+    }
+
     /// The same device behind a bad network.
     #[must_use]
     pub fn with_faults(self, spec: FaultSpec) -> Self {

@@ -5,6 +5,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
+use base::limits::PORTS;
 use base::{Duration, Instant, LaneId, MacAddr};
 use control::tables::Tables;
 use port::Port;
@@ -17,6 +18,9 @@ use crate::resolve::Resolver;
 
 /// Longest sleep for the lane lock before looking at it again: its holder may have died just before waking us.
 const LOCK_SLEEP: Duration = Duration::from_millis(100);
+/// How long packets wait for a port that takes none, before they are lost: the program at the other end of a wire may be stopped, and others of ours
+/// have a share of what waits.
+const STUCK: Duration = Duration::from_millis(100);
 /// Sleeps through one and the same holding before we look whether its holder lives: the steward, which saves more, has
 /// had its time by then.
 const SLEEPS_MAX: u32 = 10;
@@ -33,12 +37,24 @@ pub struct LanePort {
     pub ifindex: u32,
     /// Ethernet address we send from.
     pub mac: MacAddr,
+    /// What a wire to another lane is beside that.
+    pub wire: Option<Wire>,
+}
+
+/// What makes a port a wire.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Wire {
+    /// Ethernet address of the other end.
+    pub peer: MacAddr,
+    /// The device whose addresses are ours on the wire; 0: both ends are in one network namespace, and all of its addresses are.
+    pub ifindex: u32,
 }
 
 /// What a lane's holder needs besides the tables in the region.
 pub(crate) struct Held {
     pub(crate) ports: Vec<LanePort>,
     pub(crate) resolver: Resolver,
+    pub(crate) stuck_since: StuckSince,
     /// When a port refused packets: do not offer them again before this moment.
     pub(crate) blocked_until: Option<Instant>,
     /// How long that is.
@@ -53,10 +69,44 @@ impl Held {
         Self {
             ports,
             resolver: Resolver::new(tables),
+            stuck_since: StuckSince([None; PORTS]),
             blocked_until: None,
             retry: crate::session::RETRY,
             rx: RxBatch::new(),
             tx: TxBatch::new(),
+        }
+    }
+}
+
+impl Held {
+    /// Puts `port` at index `at`. False: there is one, or can be none.
+    pub(crate) fn place(&mut self, at: u8, port: LanePort) -> bool {
+        let index = usize::from(at);
+        if index >= PORTS || self.ports.get(index).is_some_and(|port| !port.is_absent()) {
+            return false;
+        }
+        while self.ports.len() <= index {
+            self.ports.push(LanePort::absent());
+        }
+        self.stuck_since.clear(at);
+        self.ports.get_mut(index).map(|place| *place = port).is_some()
+    }
+}
+
+/// Since when each port has taken nothing.
+pub(crate) struct StuckSince([Option<Instant>; PORTS]);
+
+impl StuckSince {
+    /// Port `at` takes nothing. True: so it has been for long.
+    pub(crate) fn for_long(&mut self, at: u8, now: Instant) -> bool {
+        let Some(since) = self.0.get_mut(usize::from(at)) else { return true };
+        now.since(*since.get_or_insert(now)) >= STUCK
+    }
+
+    /// It does, or is another one.
+    pub(crate) fn clear(&mut self, at: u8) {
+        if let Some(since) = self.0.get_mut(usize::from(at)) {
+            *since = None;
         }
     }
 }
@@ -170,6 +220,18 @@ impl Lane {
             Err(TryLockError::WouldBlock) => return Some(false),
         };
         held.ports.iter().try_fold(false, |any, port| Some(any | port.port.packets_wait()?))
+    }
+
+    /// Puts `port` at index `at` of a lane that is made anew, whose engine knows the port already.
+    pub fn place_port(&self, at: u8, port: LanePort) {
+        self.held().place(at, port);
+    }
+
+    /// Forgets the port at index `at`, which another process of the family sees off.
+    pub fn forget_port(&self, at: u8) {
+        if let Some(port) = self.held().ports.get_mut(usize::from(at)) {
+            *port = LanePort::absent();
+        }
     }
 
     /// Number of devices.

@@ -12,7 +12,7 @@ pub mod rebalance;
 mod resolve;
 mod session;
 
-pub use devices::{OpenError, open_device, parse_faults};
-pub use lane::{Lane, LanePort, Poisoned, forked, lock};
+pub use devices::{OpenError, open_device, open_wire, parse_faults, wire_route};
+pub use lane::{Lane, LanePort, Poisoned, Wire, forked, lock};
 pub use resolve::Ask;
 pub use session::{Progress, Session};

@@ -6,15 +6,16 @@
 use base::{Duration, Idx, Instant, IpAddress};
 use control::tables::{NeighbourEntry, Tables};
 use engine::{Engine, HopKey};
-use state::ports::{PORT_ADDRESSES, PORT_LOCAL_PEER, PORT_OWN_ADDRESS, PORT_UP};
+use state::ports::{PORT_ADDRESSES, PORT_LOCAL_PEER, PORT_LOOPBACK, PORT_OWN_ADDRESS, PORT_UP, PORT_WIRE};
 use state::{Hop, PortInfo};
 
-use crate::LanePort;
+use crate::{LanePort, Wire};
 
 /// How long a neighbour may be silent before its connections fail (Linux: 3 probes, 1 s each).
 const GIVE_UP: Duration = Duration::from_secs(3);
 /// How often the tables are looked at for an answer.
 const LOOK: Duration = Duration::from_millis(2);
+const _: () = assert!(control::tables::HOST_ADDRESSES == PORT_ADDRESSES);
 /// Hops that wait for an answer at the same time.
 const PENDING_MAX: usize = 256;
 
@@ -72,7 +73,12 @@ impl Resolver {
     }
 
     fn begin(&mut self, engine: &mut Engine<'_>, ports: &[LanePort], pending: Pending) {
-        let ifindex = ports.get(usize::from(pending.key.port)).map_or(0, |p| p.ifindex);
+        let port = ports.get(usize::from(pending.key.port));
+        if let Some(wire) = port.and_then(|p| p.wire) {
+            engine.handle_hop(pending.hop, &pending.key, Some(wire.peer));
+            return;
+        }
+        let ifindex = port.map_or(0, |p| p.ifindex);
         let Some(tables) = &self.tables else {
             engine.handle_hop(pending.hop, &pending.key, None);
             return;
@@ -115,18 +121,30 @@ impl Resolver {
             return;
         }
         self.generation = Some(generation);
-        let Some(tables) = &self.tables else { return };
-        let addresses = tables.addresses();
-        for (at, port) in (0..).zip(ports) {
-            let mut info = port_info(port);
-            let own = addresses.iter().filter(|a| a.ifindex == port.ifindex).map(|a| a.addr);
-            for (slot, addr) in info.addrs.iter_mut().zip(own) {
-                *slot = addr;
-                info.addr_count += 1;
-            }
-            engine.set_port(at, &info);
+        for (at, port) in (0..).zip(ports).filter(|(_, port)| !port.is_absent()) {
+            self.describe(engine, at, port);
         }
     }
+
+    /// Tells the engine the addresses and abilities of port `at`.
+    pub(crate) fn describe(&self, engine: &mut Engine<'_>, at: u8, port: &LanePort) {
+        let Some(tables) = &self.tables else { return };
+        let mut info = port_info(port);
+        let own = match port.wire {
+            Some(Wire { ifindex: 0, .. }) => tables.host_addresses(),
+            Some(Wire { ifindex, .. }) => addresses_on(tables, ifindex),
+            None => addresses_on(tables, port.ifindex),
+        };
+        for (slot, addr) in info.addrs.iter_mut().zip(own) {
+            *slot = addr;
+            info.addr_count += 1;
+        }
+        engine.set_port(at, &info);
+    }
+}
+
+fn addresses_on(tables: &Tables, ifindex: u32) -> Vec<IpAddress> {
+    tables.addresses().iter().filter(|a| a.ifindex == ifindex).map(|a| a.addr).collect()
 }
 
 /// What the engine must know of a port, without addresses.
@@ -138,6 +156,9 @@ pub(crate) fn port_info(port: &LanePort) -> PortInfo {
     }
     if caps.local_peer {
         flags |= PORT_LOCAL_PEER;
+    }
+    if let Some(wire) = port.wire {
+        flags |= PORT_WIRE | if wire.ifindex == 0 { PORT_LOOPBACK } else { 0 };
     }
     PortInfo {
         addrs: [IpAddress::ANY; PORT_ADDRESSES],

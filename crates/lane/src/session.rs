@@ -7,10 +7,10 @@ use base::limits::BATCH_FRAMES;
 use base::{Duration, Instant, LaneId};
 use engine::Engine;
 use region::LaneGuard;
-use state::ports::PORT_ADDRESSES;
+use state::ports::{PORT_ADDRESSES, PORT_UP};
 use state::{LaneMem, TxBatch};
 
-use crate::lane::{Held, sock_of, wake_one};
+use crate::lane::{Held, StuckSince, sock_of, wake_one};
 use crate::resolve::port_info;
 use crate::{Ask, LanePort};
 
@@ -20,6 +20,8 @@ const ROUNDS: usize = 4;
 const MAIL_MAX: usize = 2 * BATCH_FRAMES;
 /// Batches sent in one flush.
 const FLUSH_ROUNDS: usize = 64;
+/// Batches that a port which goes may still deliver.
+const LAST_BATCHES: usize = 1024;
 /// Pause before packets are offered again to a port whose ring was full, where asking costs a system call.
 pub(crate) const RETRY: Duration = Duration::from_micros(200);
 
@@ -120,6 +122,40 @@ impl<'a> Session<'a> {
         }
         info.addr_count = addrs.len().min(PORT_ADDRESSES) as u32;
         self.engine(|engine| engine.set_port(at, &info));
+    }
+
+    /// Puts `port` at index `at`, where there is none: a wire that the keeper introduced. False: the lane has no such row, or a port there.
+    pub fn add_port(&mut self, at: u8, port: LanePort) -> bool {
+        let Self { guard, held, now, .. } = self;
+        let held = &mut **held;
+        let Some(mut engine) = open(guard, *now) else { return false };
+        if !held.place(at, port) {
+            return false;
+        }
+        if let Some(port) = held.ports.get(usize::from(at)) {
+            held.resolver.describe(&mut engine, at, port);
+        }
+        true
+    }
+
+    /// Takes the wire at index `at` away, whose other end is gone: what came by it is still taken, then its connections end as by a
+    /// reset.
+    pub fn drop_port(&mut self, at: u8) {
+        let Self { guard, held, now, .. } = self;
+        let held = &mut **held;
+        let Some(mut engine) = open(guard, *now) else { return };
+        let Some(port) = held.ports.get_mut(usize::from(at)) else { return };
+        let mut gone = core::mem::replace(port, LanePort::absent());
+        for _ in 0..LAST_BATCHES {
+            held.rx.clear();
+            let got = gone.port.rx(&mut engine.mem().frames, &mut held.rx).unwrap_or(0);
+            engine.handle_frames(&mut held.rx);
+            if got == 0 {
+                break;
+            }
+        }
+        gone.port.release(&mut engine.mem().frames);
+        engine.drop_port(at);
     }
 
     /// Neighbours the keeper must ask the kernel for.
@@ -241,7 +277,7 @@ pub(crate) fn transmit(engine: &mut Engine<'_>, held: &mut Held, now: Instant) -
         if engine.poll_transmit(&mut held.tx) == 0 {
             break;
         }
-        let taken = send(engine, &mut held.ports, &held.tx);
+        let taken = send(engine, (&mut held.ports, &mut held.stuck_since), &held.tx, now);
         sent += taken;
         let left = held.tx.items().get(taken..).unwrap_or(&[]);
         if !left.is_empty() {
@@ -254,15 +290,33 @@ pub(crate) fn transmit(engine: &mut Engine<'_>, held: &mut Held, now: Instant) -
 }
 
 /// Offers a batch to the ports, one run of packets for the same port at a time. Gives how many were taken from the front.
-fn send(engine: &mut Engine<'_>, ports: &mut [LanePort], batch: &TxBatch) -> usize {
+fn send(
+    engine: &mut Engine<'_>,
+    (ports, stuck): (&mut [LanePort], &mut StuckSince),
+    batch: &TxBatch,
+    now: Instant,
+) -> usize {
     let mut taken = 0;
     for run in batch.items().chunk_by(|a, b| a.port == b.port) {
-        let Some(at) = run.first().map(|first| usize::from(first.port)) else { break };
+        let Some(at) = run.first().map(|first| first.port) else { break };
+        let up = engine.mem().ports.rows().get(usize::from(at)).is_some_and(|p| p.flags & PORT_UP != 0);
         let frames = &mut engine.mem().frames;
-        let went = match ports.get_mut(at) {
+        let went = match ports.get_mut(usize::from(at)) {
             // A device that is gone takes everything and delivers nothing.
-            Some(port) => port.port.tx(frames, run).unwrap_or_else(|_| discard(frames, run)),
-            None => discard(frames, run),
+            Some(port) if !port.is_absent() => {
+                port.port.tx(frames, run).unwrap_or_else(|_| discard(frames, run))
+            }
+            // Another process of the family has the port, and is to send this.
+            Some(_) | None if up => 0,
+            Some(_) | None => discard(frames, run),
+        };
+        let went = match went {
+            0 if stuck.for_long(at, now) => discard(frames, run),
+            0 => 0,
+            some => {
+                stuck.clear(at);
+                some
+            }
         };
         taken += went;
         if went < run.len() {

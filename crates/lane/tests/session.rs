@@ -45,7 +45,7 @@ fn lane() -> Lane {
     let mut guard = region.lane(LaneId(0)).unwrap().try_lock(Owner { pid: 1, tid: 1 }).unwrap();
     LaneMem::format(&mut guard, &shape, [3, 4], NOW).unwrap();
     drop(guard);
-    let port = LanePort { port: Box::new(FullPort), ifindex: 1, mac: MAC };
+    let port = LanePort { port: Box::new(FullPort), ifindex: 1, mac: MAC, wire: None };
     Lane::new(region, LaneId(0), vec![port], None).unwrap()
 }
 

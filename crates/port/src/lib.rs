@@ -10,6 +10,7 @@ use region::Frames;
 use rustix::io::Errno;
 use state::{RxBatch, TxFrame};
 
+pub mod absent;
 pub mod capture;
 mod chain;
 mod egress;

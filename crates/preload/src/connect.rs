@@ -1,10 +1,11 @@
 //! `connect`: over a lane if the route leaves by one of its devices, else over the kernel, with the reason.
 
 use std::collections::VecDeque;
+use std::net::Ipv4Addr;
 use std::sync::{Mutex, PoisonError};
 
 use base::{Instant, IpAddress, Port};
-use control::tables::RouteAnswer;
+use control::tables::{LinkKind, Route, RouteAnswer, Tables};
 use engine::{ConnectError, RouteTo};
 use state::{Endpoint, Ready, SockRef};
 
@@ -17,6 +18,7 @@ use crate::reason::Reason;
 use crate::sock::{Inner, Seat, Sock, State, flag};
 use crate::stream;
 use crate::view::View;
+use crate::wires::{self, Spread};
 use crate::{explain, family, home};
 
 /// Ports tried before the keeper is asked for more.
@@ -35,7 +37,16 @@ struct Plan {
     view: &'static View,
     local: Endpoint,
     remote: Endpoint,
-    route: RouteTo,
+    way: Way,
+}
+
+/// How packets leave the lane.
+#[derive(Clone, Copy)]
+enum Way {
+    /// By a device.
+    Device(RouteTo),
+    /// By a wire to a program of this host.
+    Wire(Spread),
 }
 
 /// Begins a lane's connection of `sock` to `named`. `Err(reason)`: the kernel shall connect.
@@ -80,15 +91,14 @@ fn leave_kernel(sock: &Handle<Sock>, seat: Seat) {
 }
 
 fn plan(sock: &Sock, inner: &Inner, fd: i32, named: &Named) -> Result<Plan, Reason> {
-    let remote = match named {
+    let mut remote = match named {
         Named::V4(end) => *end,
         Named::V6(_) => return Err(Reason::Ipv6),
         Named::Other => return Err(Reason::Protocol),
     };
-    let Some(addr) = remote.addr.as_v4() else { return Err(Reason::Loopback) };
-    if addr.is_loopback() || addr.is_unspecified() {
-        return Err(Reason::Loopback);
-    }
+    // As Linux: the unspecified address is this host.
+    let addr = remote.addr.as_v4().filter(|addr| !addr.is_unspecified()).unwrap_or(Ipv4Addr::LOCALHOST);
+    remote.addr = IpAddress::from_v4(addr);
     if inner.foreign_option || remote.port.0 == 0 || addr.is_multicast() || addr.is_broadcast() {
         return Err(Reason::Option);
     }
@@ -97,19 +107,44 @@ fn plan(sock: &Sock, inner: &Inner, fd: i32, named: &Named) -> Result<Plan, Reas
     }
     let bound = if sock.has(flag::BOUND) { bound_to(fd)? } else { Endpoint::default() };
     let tables = home::reach()?;
-    let route = match tables.route_to(remote.addr, bound.addr, 0) {
-        RouteAnswer::Via(route) => route,
-        RouteAnswer::Local(_) | RouteAnswer::LoopbackOnly => return Err(Reason::Loopback),
-        RouteAnswer::Unreachable => return Err(Reason::NoRoute),
-        RouteAnswer::Unknown(_) => return Err(Reason::RouteUnknown),
-    };
+    let from = |source| Endpoint { addr: if bound.addr.is_any() { source } else { bound.addr }, ..bound };
+    match tables.route_to(remote.addr, bound.addr, 0) {
+        RouteAnswer::Via(route) => by_device(&tables, remote, from(route.source), &route),
+        RouteAnswer::Local(_) | RouteAnswer::LoopbackOnly => {
+            // As Linux: from the loopback address to any of 127.0.0.0/8, from the address itself to any other of ours.
+            let own = if addr.is_loopback() { IpAddress::from_v4(Ipv4Addr::LOCALHOST) } else { remote.addr };
+            let local = from(own);
+            let inside = |end: IpAddress| {
+                end.as_v4().is_some_and(|v4| v4.is_loopback()) || tables.host_addresses().contains(&end)
+            };
+            if !inside(local.addr) {
+                return Err(Reason::Loopback);
+            }
+            let view = home::lane()?;
+            let spread = wires::to(view, remote, 0).ok_or(Reason::Loopback)?;
+            Ok(Plan { view, local, remote, way: Way::Wire(spread) })
+        }
+        RouteAnswer::Unreachable => Err(Reason::NoRoute),
+        RouteAnswer::Unknown(_) => Err(Reason::RouteUnknown),
+    }
+}
+
+/// Over the device that the route names; or past it, by a wire, if the neighbour is a network namespace of this host where a program with
+/// a lane listens.
+fn by_device(tables: &Tables, remote: Endpoint, local: Endpoint, route: &Route) -> Result<Plan, Reason> {
     let view = home::lane()?;
+    let veth = || tables.link(route.ifindex).is_some_and(|link| link.kind == LinkKind::Veth);
+    if route.next_hop == remote.addr
+        && veth()
+        && let Some(spread) = wires::to(view, remote, route.ifindex)
+    {
+        return Ok(Plan { view, local, remote, way: Way::Wire(spread) });
+    }
     let (port, local_mac) = view.port_of(route.ifindex).ok_or(Reason::NotOurDevice)?;
-    let local =
-        Endpoint { addr: if bound.addr.is_any() { route.source } else { bound.addr }, port: bound.port };
     let mac = tables.neighbour(route.ifindex, route.next_hop);
     let mtu = route.mtu.min(u32::from(u16::MAX)) as u16;
-    Ok(Plan { view, local, remote, route: RouteTo { port, next_hop: route.next_hop, local_mac, mac, mtu } })
+    let way = Way::Device(RouteTo { port, next_hop: route.next_hop, local_mac, mac, mtu });
+    Ok(Plan { view, local, remote, way })
 }
 
 fn bound_to(fd: i32) -> Result<Endpoint, Reason> {
@@ -133,9 +168,12 @@ fn open(inner: &mut Inner, fd: i32, mut plan: Plan) -> Result<Seat, Reason> {
 }
 
 fn try_connect(plan: &Plan, inner: &Inner) -> Result<SockRef, ConnectError> {
+    let route = match plan.way {
+        Way::Device(route) => route,
+        Way::Wire(spread) => lane::wire_route(spread.pick(plan.local.port), plan.remote.addr),
+    };
     let begun = plan.view.enter(|session| {
-        session
-            .engine(|engine| Some(engine.tcp_connect(plan.local, plan.remote, &plan.route, &inner.options)))
+        session.engine(|engine| Some(engine.tcp_connect(plan.local, plan.remote, &route, &inner.options)))
     });
     begun.flatten().unwrap_or(Err(ConnectError::NoRoom))
 }

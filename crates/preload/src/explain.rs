@@ -49,15 +49,20 @@ pub(crate) fn tell() {
 fn line(text: &mut String, fd: i32, sock: &Sock) -> core::fmt::Result {
     let inner = sock.inner();
     match (sock.state(), sock.seat.get()) {
-        (State::Stream, Some(seat)) => writeln!(
-            text,
-            "fd {fd} lane {}: {}:{} to {}:{}",
-            seat.view.id.0, inner.local.addr, inner.local.port.0, inner.remote.addr, inner.remote.port.0
-        ),
+        (State::Stream, Some(seat)) => {
+            let (local, remote) = (inner.local, inner.remote);
+            let number = seat.view.id.0;
+            write!(text, "fd {fd} lane {number}: {}:{} to ", local.addr, local.port.0)?;
+            write!(text, "{}:{}", remote.addr, remote.port.0)?;
+            match home::peer_of(seat) {
+                Some(pid) => writeln!(text, ", wire to PID {pid}"),
+                None => writeln!(text),
+            }
+        }
         (State::Listening, Some(seat)) => {
             writeln!(
                 text,
-                "fd {fd} lane {}: listens on port {}; loopback and other devices through the kernel",
+                "fd {fd} lane {}: listens on port {}; programs without a lane and other devices through the kernel",
                 seat.view.id.0, inner.local.port.0
             )
         }

@@ -3,25 +3,29 @@
 //! Everything is made on first need. A keeper that is absent, refuses or dies means kernel sockets with a reason,
 //! never an error for the program.
 
+mod talk;
+
 use core::ops::Range;
-use core::sync::atomic::{AtomicI32, Ordering};
+use core::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use base::limits::KEEPER_MESSAGE_BYTES;
 use base::{IpAddress, LaneId, Port};
-use control::proto::{DeviceList, Proto, RegionWish, Reply, Request, Rule, SHAPE_WORDS, VERSION, fit_text};
+use control::proto::{Proto, RegionWish, Reply, Request, Rule, SHAPE_WORDS, VERSION, fit_text};
 use control::tables::{TABLES_BYTES, Tables};
 use region::Region;
 use state::{Endpoint, LaneMem, LaneShape};
 use sys::fds::Fd;
 
+use self::talk::{Answer, Notice, exchange};
 use crate::family;
-use crate::hub;
 use crate::ports::Devices;
 use crate::reason::Reason;
+use crate::sock::Seat;
 use crate::table;
 use crate::view::View;
+use crate::wires;
 
 /// Lanes in a region: this process's and its forks'.
 const REGION_LANES: u16 = base::limits::LANES as u16;
@@ -50,6 +54,8 @@ static HOME: Mutex<Home> =
     Mutex::new(Home { link: None, refused: None, sockets: SOCKETS, frames: FRAMES, region: None, own: None });
 /// Descriptor of the connection, for those who wait; -1: none.
 static LINK: AtomicI32 = AtomicI32::new(-1);
+/// How many notices the keeper had sent to all its programs when we last looked for ours.
+static HEARD: AtomicU64 = AtomicU64::new(0);
 static TABLES: OnceLock<Tables> = OnceLock::new();
 static WAY: OnceLock<Option<Way>> = OnceLock::new();
 
@@ -95,23 +101,46 @@ pub(crate) fn tables() -> Option<Tables> {
     TABLES.get().copied()
 }
 
-/// What the keeper said, with whatever descriptors came along.
-enum Answer {
-    Done,
-    Welcome(u32, u32, Vec<Fd>),
-    Number(u32, Vec<Fd>),
-    Lane(LaneId, Box<DeviceList>, Vec<Fd>),
-    Ports(Port, u16),
-    Refused(String),
-}
-
 impl Home {
     fn ask(&mut self, request: &Request<'_>, fds: &[BorrowedFd<'_>]) -> Result<Answer, Reason> {
-        let answer = self.link.as_ref().and_then(|link| exchange(link, request, fds));
+        let mut notices = Vec::new();
+        let answer = self.link.as_ref().and_then(|link| exchange(link, request, fds, &mut notices));
+        notices.into_iter().for_each(|notice| self.take_notice(notice));
         if answer.is_none() {
             self.lose();
         }
         answer.ok_or(Reason::NoKeeper)
+    }
+
+    /// What the keeper said unasked.
+    fn take_notice(&mut self, notice: Notice) {
+        let Some(view) = self.own else { return };
+        match notice {
+            Notice::Met(end, fds) if end.lane == view.id => view.add_wire(&end, fds),
+            Notice::Met(..) => {}
+            Notice::Parted(wire) => {
+                wires::forget();
+                view.drop_wire(wire);
+            }
+        }
+    }
+
+    /// Takes in what the keeper has said unasked.
+    fn hear(&mut self) {
+        let mut bytes = [0; KEEPER_MESSAGE_BYTES];
+        loop {
+            let Some(link) = &self.link else { return };
+            let got = match sys::fds::recv_now(link, &mut bytes) {
+                Ok(got) if got.bytes > 0 => got,
+                Err(sys::Errno::AGAIN) => return,
+                Ok(_) | Err(_) => return self.lose(),
+            };
+            let reply = bytes.get(..got.bytes).and_then(|bytes| Reply::decode(bytes).ok());
+            match reply.and_then(|reply| Notice::of(&reply, got.fds)) {
+                Some(notice) => self.take_notice(notice),
+                None => return self.lose(),
+            }
+        }
     }
 
     /// The keeper is gone, and the steering of packets to our lane with it: its connections end, new ones go to the kernel.
@@ -154,9 +183,9 @@ impl Home {
                 if TABLES.get().is_some() { Ok(()) } else { self.refuse("its tables cannot be mapped") }
             }
             Ok(Answer::Refused(text)) => self.refuse(&text),
-            Ok(Answer::Done | Answer::Number(..) | Answer::Lane(..) | Answer::Ports(..)) => {
-                self.refuse("it speaks another protocol")
-            }
+            Ok(
+                Answer::Done | Answer::Number(..) | Answer::Lane(..) | Answer::Ports(..) | Answer::Wire(..),
+            ) => self.refuse("it speaks another protocol"),
             Err(reason) => {
                 complain("the keeper does not answer: every socket stays with the kernel");
                 self.refused = Some(reason);
@@ -195,7 +224,7 @@ impl Home {
         let (id, fds) = match self.ask(&Request::NewRegion(wish), &[])? {
             Answer::Number(id, fds) => (id, fds),
             Answer::Refused(text) => return self.refuse(&text),
-            Answer::Done | Answer::Welcome(..) | Answer::Lane(..) | Answer::Ports(..) => {
+            Answer::Done | Answer::Welcome(..) | Answer::Lane(..) | Answer::Ports(..) | Answer::Wire(..) => {
                 return self.refuse("no region");
             }
         };
@@ -220,7 +249,11 @@ impl Home {
         let (lane, devices, fds) = match self.ask(&Request::NewLane { region: region_id }, &[])? {
             Answer::Lane(lane, devices, fds) => (lane, devices, fds),
             Answer::Refused(text) => return self.refuse(&text),
-            Answer::Done | Answer::Welcome(..) | Answer::Number(..) | Answer::Ports(..) => {
+            Answer::Done
+            | Answer::Welcome(..)
+            | Answer::Number(..)
+            | Answer::Ports(..)
+            | Answer::Wire(..) => {
                 return self.refuse("no lane");
             }
         };
@@ -251,38 +284,6 @@ fn format(region: Region, lane: LaneId, shape: &LaneShape) -> Option<()> {
     signals.poisoned.store(0, Ordering::Release);
     signals.ready.store(1, Ordering::Release);
     Some(())
-}
-
-/// One request and its reply. `None`: the keeper is gone or talks nonsense.
-fn exchange(link: &Fd, request: &Request<'_>, fds: &[BorrowedFd<'_>]) -> Option<Answer> {
-    let mut bytes = [0; KEEPER_MESSAGE_BYTES];
-    let len = request.encode(&mut bytes).ok()?;
-    sys::fds::send(link, bytes.get(..len)?, fds).ok()?;
-    let got = sys::fds::recv(link, &mut bytes).ok()?;
-    let reply = Reply::decode(bytes.get(..got.bytes)?).ok()?;
-    Some(match reply {
-        Reply::Error { errno: _, text } => Answer::Refused(text.to_owned()),
-        Reply::Done => Answer::Done,
-        Reply::Welcome { session: _, config } => {
-            hub::configure_spin(config);
-            let (sockets, frames) = sizes(config);
-            Answer::Welcome(sockets, frames, got.fds)
-        }
-        Reply::Region { id } => Answer::Number(id, got.fds),
-        Reply::Lane { lane, devices } => Answer::Lane(lane, Box::new(devices), got.fds),
-        Reply::Port { port } => Answer::Number(u32::from(port.0), got.fds),
-        Reply::Ports { first, count } => Answer::Ports(first, count),
-        Reply::Description { .. } => return None,
-    })
-}
-
-/// What the keeper's `KEY=VALUE` lines say about sizes: connections a lane and frames a region.
-fn sizes(config: &str) -> (u32, u32) {
-    let number = |key: &str, default: u32| {
-        let value = config.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
-        value.and_then(|v| v.trim().parse().ok()).unwrap_or(default)
-    };
-    (number("CORELANE_SOCKETS", SOCKETS), number("CORELANE_FRAMES", FRAMES))
 }
 
 /// Maps the region, so that children to come share it.
@@ -322,7 +323,8 @@ pub(crate) fn listen(view: &View, local: Endpoint, fd: BorrowedFd<'_>) -> Result
         | Answer::Welcome(..)
         | Answer::Number(..)
         | Answer::Lane(..)
-        | Answer::Ports(..) => Err(Reason::NotOurDevice),
+        | Answer::Ports(..)
+        | Answer::Wire(..) => Err(Reason::NotOurDevice),
     }
 }
 
@@ -338,9 +340,12 @@ pub(crate) fn take_port(view: &View, local: Endpoint, fd: Option<BorrowedFd<'_>>
     let fds: &[BorrowedFd<'_>] = fd.as_slice();
     match home.ask(&Request::TakePort(rule(view, local)), fds)? {
         Answer::Number(port, _) => Ok(Port(port as u16)),
-        Answer::Refused(..) | Answer::Done | Answer::Welcome(..) | Answer::Lane(..) | Answer::Ports(..) => {
-            Err(Reason::PortTaken)
-        }
+        Answer::Refused(..)
+        | Answer::Done
+        | Answer::Welcome(..)
+        | Answer::Lane(..)
+        | Answer::Ports(..)
+        | Answer::Wire(..) => Err(Reason::PortTaken),
     }
 }
 
@@ -350,9 +355,12 @@ pub(crate) fn take_ports(view: &View, addr: IpAddress) -> Result<Range<u16>, Rea
     home.connect()?;
     match home.ask(&Request::TakePorts(rule(view, Endpoint { addr, port: Port(0) })), &[])? {
         Answer::Ports(first, count) => Ok(first.0..first.0.saturating_add(count)),
-        Answer::Number(..) | Answer::Refused(..) | Answer::Done | Answer::Welcome(..) | Answer::Lane(..) => {
-            Err(Reason::PortTaken)
-        }
+        Answer::Number(..)
+        | Answer::Refused(..)
+        | Answer::Done
+        | Answer::Welcome(..)
+        | Answer::Lane(..)
+        | Answer::Wire(..) => Err(Reason::PortTaken),
     }
 }
 
@@ -369,9 +377,43 @@ pub(crate) fn link() -> i32 {
     LINK.load(Ordering::Relaxed)
 }
 
-/// The connection hung up.
-pub(crate) fn hung_up() {
-    home().lose();
+/// The connection has something: a notice, a reply for another thread, or its end.
+pub(crate) fn hear() {
+    home().hear();
+}
+
+/// Takes in notices if the keeper has sent any to its programs since. The caller holds no lock that comes after the home.
+#[inline]
+pub(crate) fn hear_news() {
+    if let Some(tables) = TABLES.get()
+        && tables.notices() != HEARD.load(Ordering::Relaxed)
+    {
+        HEARD.store(tables.notices(), Ordering::Relaxed);
+        home().hear();
+    }
+}
+
+/// A wire to who listens at `remote`, by device `ifindex` (0: in this network namespace): its index among the lane's ports, and how many
+/// lanes listen there. `None`: nobody does that a wire leads to.
+pub(crate) fn introduce(view: &View, remote: Endpoint, ifindex: u32, turn: u8) -> Option<(u8, u8)> {
+    let mut home = home();
+    home.connect().ok()?;
+    let request = Request::Introduce { rule: rule(view, remote), ifindex, turn };
+    match home.ask(&request, &[]) {
+        Ok(Answer::Wire(end, lanes, fds)) => {
+            if let Some(fds) = fds {
+                view.add_wire(&end, fds);
+            }
+            Some((end.port, lanes))
+        }
+        Ok(_) | Err(_) => None,
+    }
+}
+
+/// The process at the other end of the wire by which a socket sends.
+pub(crate) fn peer_of(seat: Seat) -> Option<u32> {
+    let _home = home();
+    seat.view.peer_of(seat.name)
 }
 
 /// Tells the keeper, for `corelane explain`, what became of this process's sockets; replaces what was told before.
@@ -408,14 +450,4 @@ pub(crate) fn after_fork_in_child() {
 pub(crate) fn borrow(fd: &i32) -> BorrowedFd<'_> {
     // SAFETY: the program keeps its descriptor open during its own call; if it does not, the kernel says EBADF.
     unsafe { BorrowedFd::borrow_raw(*fd) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::sizes;
-
-    #[test]
-    fn sizes_come_from_the_keepers_lines_or_have_defaults() {
-        assert_eq!(sizes("A=1\nCORELANE_SOCKETS=20\nCORELANE_FRAMES=x\n"), (20, super::FRAMES));
-    }
 }

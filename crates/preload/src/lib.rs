@@ -45,6 +45,7 @@ mod table;
 mod user;
 mod view;
 mod waiting;
+mod wires;
 
 /// Runs when the library is loaded: finds the functions we stand in front of while no other thread exists.
 extern "C" fn loaded() {

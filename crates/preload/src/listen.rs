@@ -93,9 +93,6 @@ fn open(sock: &Handle<Sock>, inner: &mut Inner, fd: i32) -> Result<Seat, Reason>
         Ok(Named::V6(_)) => return Err(Reason::Ipv6),
         Ok(Named::Other) | Err(_) => return Err(Reason::Protocol),
     };
-    if local.addr.as_v4().is_some_and(|a| a.is_loopback()) {
-        return Err(Reason::Loopback);
-    }
     let view = home::lane()?;
     let name = view.enter(|session| {
         session.engine(|engine| engine.tcp_listen(local, inner.backlog, &inner.options).ok())

@@ -3,7 +3,7 @@
 use std::os::fd::{BorrowedFd, RawFd};
 
 use base::LaneId;
-use control::proto::{DeviceList, LaneDevice};
+use control::proto::{DeviceList, LaneDevice, WireEnd};
 use control::tables::Tables;
 use lane::{Lane, LanePort};
 use port::fault::FaultSpec;
@@ -11,6 +11,7 @@ use region::Region;
 use sys::fds::Fd;
 
 use crate::table;
+use crate::wires::Wires;
 
 /// One device and the descriptors of it.
 struct Device {
@@ -23,6 +24,8 @@ pub(crate) struct Devices {
     region: Region,
     tables: Option<Tables>,
     list: Vec<Device>,
+    /// Wires that the lane got since it was made.
+    pub(crate) wires: Wires,
     /// A bad network, for tests (`CORELANE_FAULT`).
     faults: Option<FaultSpec>,
 }
@@ -37,7 +40,7 @@ impl Devices {
         };
         let list = devices.as_slice().iter().map(&mut take).collect();
         let faults = std::env::var("CORELANE_FAULT").ok().and_then(|text| lane::parse_faults(&text).ok());
-        Self { region, tables, list, faults }
+        Self { region, tables, list, wires: Wires::new(), faults }
     }
 
     /// A lane with new ports on these devices. `again`: on copies of the descriptors, because the first lane has them.
@@ -46,7 +49,16 @@ impl Devices {
         for (at, device) in (0..).zip(&self.list) {
             ports.push(self.make_port(at, device, again)?);
         }
-        Lane::new(self.region, id, ports, self.tables)
+        let lane = Lane::new(self.region, id, ports, self.tables)?;
+        for (at, port) in self.wires.again(self.region) {
+            lane.place_port(at, port);
+        }
+        Some(lane)
+    }
+
+    /// A port on a wire that the lane gets.
+    pub(crate) fn add_wire(&self, end: &WireEnd, fds: Vec<Fd>) -> Option<LanePort> {
+        self.wires.add(self.region, end, fds)
     }
 
     fn make_port(&self, at: u8, from: &Device, again: bool) -> Option<LanePort> {

@@ -7,15 +7,17 @@ use std::os::fd::AsRawFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use base::{Instant, LaneId};
+use control::proto::WireEnd;
 use engine::Engine;
 use lane::{Ask, Lane, Session};
 use libc::pollfd;
 use state::{SockKind, SockRef};
+use sys::fds::Fd;
 
-use crate::family;
 use crate::hub::{self, Waits, Wakes};
 use crate::ports::Devices;
 use crate::sock::{Seat, Sock, flag};
+use crate::{family, home};
 
 /// Rounds of a step in which a port's batch was full.
 const STEPS: usize = 4;
@@ -266,6 +268,7 @@ impl View {
         visit: Visit,
         f: impl FnOnce(&mut Session<'_>, &mut bool) -> R,
     ) -> Option<R> {
+        home::hear_news();
         let mut wakes = Wakes::new();
         let lane = self.lane();
         let gate = self.close_gate();
@@ -321,6 +324,7 @@ impl View {
     /// Lets packets in, hands the events on, and then runs `f` on the engine. Packets go out too, unless `f` says that the program will
     /// work on events of its sockets, of which it names the last. Gives also what [`hub::seen`] was when `f` looked.
     pub(crate) fn step_then<R>(&self, f: impl FnOnce(&mut Engine<'_>) -> (R, u64)) -> Option<(R, u64)> {
+        home::hear_news();
         let mut wakes = Wakes::new();
         let lane = self.lane();
         let gate = self.close_gate();
@@ -378,7 +382,7 @@ impl View {
 
     fn pass_on(asks: &[Ask]) {
         for ask in asks {
-            crate::home::resolve(ask.ifindex, ask.addr);
+            home::resolve(ask.ifindex, ask.addr);
         }
     }
 
@@ -420,23 +424,62 @@ impl View {
         self.lane().disarm();
     }
 
+    /// The lane gets a wire. The caller holds the home.
+    pub(crate) fn add_wire(&self, end: &WireEnd, fds: Vec<Fd>) {
+        if let Some(port) = self.devices.add_wire(end, fds) {
+            self.change_ports(|session| {
+                let _ = session.add_port(end.port, port);
+            });
+        }
+    }
+
+    /// A wire of the lane is gone, and its connections end. The caller holds the home.
+    pub(crate) fn drop_wire(&self, number: u32) {
+        if let Some(at) = self.devices.wires.remove(number) {
+            self.change_ports(|session| session.drop_port(at));
+        }
+    }
+
+    /// The process at the other end of the wire by which `name` sends; `None`: it goes by a device. The caller holds the home.
+    pub(crate) fn peer_of(&self, name: SockRef) -> Option<u32> {
+        let gate = self.close_gate();
+        let mut session = self.lane().enter(sys::clock::now()).ok()?;
+        session.gather();
+        let port = session.engine(|engine| engine.port_of(name));
+        drop(session);
+        drop(gate);
+        self.devices.wires.peer_at(port?)
+    }
+
+    /// [`View::enter`] for a caller that holds the home, which is what asks for neighbours; none is asked for here. Whoever sleeps wakes:
+    /// there are other descriptors to wait on.
+    fn change_ports(&self, f: impl FnOnce(&mut Session<'_>)) {
+        let mut wakes = Wakes::new();
+        let lane = self.lane();
+        let gate = self.close_gate();
+        if let Ok(mut session) = lane.enter(sys::clock::now()) {
+            f(&mut session);
+            self.tell(&mut session, &mut wakes);
+            drop(self.leave(lane, session, false, &mut wakes));
+        }
+        drop(gate);
+        wakes.send();
+        hub::wake_all();
+    }
+
     /// The program's last reference to the socket `name` in this process is gone.
     pub(crate) fn end(&self, name: SockRef, sock: &Sock) {
         if !family::let_go(self, name) {
             return;
         }
-        let local = self.enter_as(Visit::closing(sock), |session, _| {
-            session.engine(|engine| {
-                let names = engine.names(name);
-                engine.close(name);
-                names.map(|(local, _)| local)
-            })
-        });
-        if name.kind() == Some(SockKind::Listener)
-            && let Some(Some(local)) = local
-        {
-            crate::home::unlisten(self, local);
+        if name.kind() == Some(SockKind::Listener) {
+            // First, so that nobody is sent here any more.
+            let names = self.enter_as(Visit::taking(sock), |session, _| session.engine(|e| e.names(name)));
+            if let Some(Some((local, _))) = names {
+                home::unlisten(self, local);
+            }
         }
+        self.enter_as(Visit::closing(sock), |session, _| session.engine(|engine| engine.close(name)));
     }
 
     /// The port at this lane of the device `ifindex`, and its Ethernet address.

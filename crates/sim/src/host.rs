@@ -80,7 +80,7 @@ impl Host {
         drop(guard);
         let number = lock(network).attach(mac, spec.link);
         let port = SimPort::new(network.clone(), number, spec.piece_bytes);
-        let port = LanePort { port: Box::new(port), ifindex: 0, mac: mac(number) };
+        let port = LanePort { port: Box::new(port), ifindex: 0, mac: mac(number), wire: None };
         let lane = Lane::new(region, id, vec![port], None).ok_or("the region has no lane")?;
         let mut host = Self { lane, region, words, addr: address(number), frames_at_start: 0 };
         let addr = host.addr;

@@ -132,11 +132,23 @@ pub fn send(socket: &impl AsFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<
 /// # Errors
 /// What recvmsg gives (EAGAIN, ECONNRESET ...).
 pub fn recv(socket: &impl AsFd, buffer: &mut [u8]) -> Result<Received> {
+    recv_with(socket, buffer, RecvFlags::CMSG_CLOEXEC)
+}
+
+/// [`recv`] that does not wait, whatever the socket is set to.
+///
+/// # Errors
+/// EAGAIN when there is no message; else as [`recv`].
+pub fn recv_now(socket: &impl AsFd, buffer: &mut [u8]) -> Result<Received> {
+    recv_with(socket, buffer, RecvFlags::CMSG_CLOEXEC | RecvFlags::DONTWAIT)
+}
+
+fn recv_with(socket: &impl AsFd, buffer: &mut [u8], flags: RecvFlags) -> Result<Received> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let mut parts = [IoSliceMut::new(buffer)];
     let message = loop {
-        match rustix::net::recvmsg(socket, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC) {
+        match rustix::net::recvmsg(socket, &mut parts, &mut control, flags) {
             Err(Errno::INTR) => {}
             other => break other?,
         }
@@ -243,7 +255,7 @@ pub fn listen_path(path: &str) -> Result<Fd> {
         }
         done => done?,
     }
-    rustix::net::listen(&fd, 8)?;
+    rustix::net::listen(&fd, 128)?;
     Ok(fd)
 }
 

@@ -9,4 +9,5 @@ mod errors;
 mod lossy;
 mod servers;
 mod sockets;
+mod wires;
 mod world;

@@ -125,6 +125,11 @@ impl Mirror {
         self.writer.reader()
     }
 
+    /// The tables, for what does not come from the kernel.
+    pub fn writer(&mut self) -> &mut TablesWriter {
+        &mut self.writer
+    }
+
     /// Takes in what the kernel reported, without blocking. Call it when the fd is readable.
     ///
     /// # Errors

@@ -15,6 +15,10 @@ pub(super) const SEQUENCE: usize = 2;
 pub(super) const GENERATION: usize = 3;
 /// Bits of [`flags`].
 pub(super) const FLAGS: usize = 4;
+/// Counts changes of who listens where on this host, as far as wires lead there.
+pub(super) const MEETINGS: usize = 5;
+/// Counts the notices sent to programs of this keeper.
+pub(super) const NOTICES: usize = 6;
 /// Row counts, in the order of [`Section`].
 const COUNTS: usize = 8;
 const HEADER_WORDS: usize = 16;

@@ -58,6 +58,21 @@ impl TablesWriter {
         });
     }
 
+    /// Somebody of this host begins or stops to listen where wires lead.
+    pub fn count_meeting(&mut self) {
+        self.count(layout::MEETINGS);
+    }
+
+    /// A notice was sent to some program.
+    pub fn count_notice(&mut self) {
+        self.count(layout::NOTICES);
+    }
+
+    /// Outside the sequence: each of these words is read alone.
+    fn count(&mut self, at: usize) {
+        store(self.words, at, load(self.words, at).wrapping_add(1));
+    }
+
     fn replace<T>(&mut self, section: Section, rows: &[T], write: impl Fn(&[AtomicU64], &T)) {
         self.change(|words| {
             layout::all_rows(words, section).zip(rows).for_each(|(words, row)| write(words, row));

@@ -37,6 +37,12 @@ pub(crate) fn two_hosts(test: impl FnOnce(&Hosts) + Send) {
 }
 
 impl Hosts {
+    /// The network namespace of the other host.
+    #[allow(dead_code, reason = "each test file uses its own part of the hosts")]
+    pub(crate) fn there(&self) -> &OwnedFd {
+        &self.there
+    }
+
     /// Runs `what` on the other host.
     pub(crate) fn on_the_other<R>(&self, what: impl FnOnce() -> R) -> R {
         enter_net(&self.there).unwrap();

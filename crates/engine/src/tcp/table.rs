@@ -154,6 +154,19 @@ pub(crate) fn drop_port(mem: &mut LaneMem<'_>, now: Instant, port: u8) -> u32 {
         settle(mem, now, at, fate);
         ended += 1;
     }
+    for raw in 0..mem.globals.dormant.fresh.min(mem.dormant.len()) {
+        let at = Idx::new(raw);
+        let Some(row) = mem.dormant.get(at) else { break };
+        let by = mem.hops.get(Idx::new(u32::from(row.hop))).map(|hop| hop.port);
+        // One for which no row can be had fails when it is used.
+        if row.handle != u32::MAX
+            && by == Some(port)
+            && let Some(awake) = hibernate::wake(mem, now, at)
+        {
+            settle(mem, now, awake, Fate::Dead(SockError::Reset));
+            ended += 1;
+        }
+    }
     ended
 }
 

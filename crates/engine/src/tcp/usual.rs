@@ -32,7 +32,7 @@ pub(crate) fn verify(mem: &LaneMem<'_>, rx: &RxFrame) -> Option<u32> {
     }
     let local = IpAddress::mapped(segment.dst());
     let first = info.addr_count > 0 && info.addrs.first() == Some(&local);
-    if !first && !ipv4::is_local(info, local) {
+    if !first && !ipv4::is_for_us(info, segment.src(), segment.dst()) {
         return None;
     }
     if rx.csum == CsumState::Unknown {

@@ -40,7 +40,7 @@ impl Routes {
         let mut handles = Vec::with_capacity(links.len());
         for Link { port, mac, addr, prefix, gateway, peer } in links {
             ways.push(Way { mac, addr, prefix, gateway, peer });
-            handles.push(LanePort { port, ifindex: 0, mac });
+            handles.push(LanePort { port, ifindex: 0, mac, wire: None });
         }
         Ok((Self { ways, first_port, ports: ports.saturating_add(1), opened: random as u16 }, handles))
     }

@@ -181,7 +181,7 @@ fn sleep(wait: &Wait<'_>, waiter: &Waiter, polls: u32) -> Outcome<()> {
     fds.extend_from_slice(wait.kernel);
     fds.push(pollfd { fd: waiter.event.as_raw_fd(), events: libc::POLLIN, revents: 0 });
     let link_at = fds.len();
-    fds.push(pollfd { fd: home::link(), events: 0, revents: 0 });
+    fds.push(pollfd { fd: home::link(), events: libc::POLLIN, revents: 0 });
     fork::add_wait_fds(&mut fds);
     let mut until = wait.deadline;
     let now = sys::clock::now();
@@ -216,9 +216,9 @@ fn sleep(wait: &Wait<'_>, waiter: &Waiter, polls: u32) -> Outcome<()> {
     if ready < 0 {
         return Err(errno::last());
     }
-    // The keeper says nothing unasked: this is its end. A request of another thread may be under way.
-    if fds.get(link_at).is_some_and(|f| f.fd >= 0 && f.revents & (libc::POLLHUP | libc::POLLERR) != 0) {
-        home::hung_up();
+    // A notice, or the keeper's end; or the reply to a request of another thread, who holds the home until it has it.
+    if fds.get(link_at).is_some_and(|f| f.fd >= 0 && f.revents != 0) {
+        home::hear();
     }
     Ok(())
 }
