@@ -14,7 +14,9 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         install::install(needs).unwrap_or_else(|why| println!("{why}"));
     }
     build(&["corelane-bench", "corelane-cli", "corelane-preload"])?;
-    run::run_command(program().args(["--json", FIGURES]).args(args))
+    // The page in the repository is that of a whole run.
+    let page = if args.is_empty() { "docs" } else { "target/bench" };
+    run::run_command(program().args(["--json", FIGURES, "--page", page]).args(args))
 }
 
 /// Compares instruction counts with the stored ones, or stores them.

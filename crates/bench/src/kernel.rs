@@ -22,26 +22,36 @@ pub(crate) struct Load {
     pub(crate) spin: bool,
     /// What a sample's value is.
     pub(crate) unit: Unit,
+    /// A part of the row's work: so many times less, where the row is made for a much quicker stack.
+    pub(crate) less: u64,
+}
+
+impl Load {
+    /// Does so many times less than the row says.
+    pub(crate) const fn less(mut self, times: u64) -> Self {
+        self.less = times;
+        self
+    }
 }
 
 /// Short connections, so many at a time: connections a second.
 pub(crate) const fn short_connections(connections: usize) -> Load {
-    Load { kind: Kind::Conn, connections, spin: false, unit: Unit::PerSecond }
+    Load { kind: Kind::Conn, connections, spin: false, unit: Unit::PerSecond, less: 1 }
 }
 
 /// Requests and answers of 64 B on so many connections: exchanges a second.
 pub(crate) const fn request_response(connections: usize) -> Load {
-    Load { kind: Kind::Rr, connections, spin: false, unit: Unit::PerSecond }
+    Load { kind: Kind::Rr, connections, spin: false, unit: Unit::PerSecond, less: 1 }
 }
 
 /// One stream, client to server.
 pub(crate) const fn bulk() -> Load {
-    Load { kind: Kind::Bulk, connections: 1, spin: false, unit: Unit::Gbit }
+    Load { kind: Kind::Bulk, connections: 1, spin: false, unit: Unit::Gbit, less: 1 }
 }
 
 /// Time of one exchange on one connection, p50.
 pub(crate) const fn ping_pong(spin: bool) -> Load {
-    Load { kind: Kind::Rr, connections: 1, spin, unit: Unit::Us }
+    Load { kind: Kind::Rr, connections: 1, spin, unit: Unit::Us, less: 1 }
 }
 
 /// The hosts of a run.
@@ -70,7 +80,7 @@ pub(crate) fn run(load: Load, hosts: Hosts, server: Under, client: Under) -> imp
             Hosts::One => World::one_host()?,
             Hosts::Two => World::two_hosts(1_500, load.unit == Unit::ServerCpuUs)?,
         };
-        once(&world, load, (server, client), job.count)
+        once(&world, load, (server, client), job.count / load.less)
     }
 }
 
@@ -85,14 +95,14 @@ fn once(world: &World, load: Load, (server, client): (Under, Under), count: u64)
     let mut server_process = world.spawn(Side::Server, server, &words)?;
     let keep_open = server_process.stdin.take();
     wait_until_ready(&mut server_process)?;
-    let mut words = peer("peer-client", "")?;
-    words.pop();
     let kind = match load.kind {
         Kind::Conn => "conn",
         Kind::Rr => "rr",
         Kind::Bulk => "bulk",
+        Kind::Memcached => "memcached",
     };
-    words.extend([kind.to_owned(), format!("{}:{PORT}", world.address())]);
+    let mut words = peer("peer-client", kind)?;
+    words.push(format!("{}:{PORT}", world.address()));
     words.extend(["--connections".to_owned(), load.connections.to_string()]);
     words.extend(["--count".to_owned(), count.to_string()]);
     if load.spin {
@@ -138,9 +148,9 @@ fn sample(unit: Unit, found: &Found, (server, core): (f64, f64)) -> Sample {
 }
 
 /// This program as one of the peers.
-fn peer(name: &str, address: &str) -> Result<Vec<String>, Trouble> {
+pub(crate) fn peer(name: &str, first: &str) -> Result<Vec<String>, Trouble> {
     let this = std::env::current_exe().map_err(|e| Trouble::failed("this program's path", e))?;
-    Ok(vec![this.display().to_string(), name.to_owned(), address.to_owned()])
+    Ok(vec![this.display().to_string(), name.to_owned(), first.to_owned()])
 }
 
 /// Waits for the server's word.

@@ -25,14 +25,15 @@ mod engine_rows;
 mod kernel;
 mod lanes;
 mod lwip;
+mod machine;
 mod native;
+mod page;
 mod peer;
 mod place;
-#[allow(dead_code, reason = "the page is still to come")]
+mod plot;
+mod programs;
 mod report;
-#[allow(dead_code, reason = "the vocabulary of rows still to come")]
 mod rows;
-#[allow(dead_code, reason = "the vocabulary of rows still to come")]
 mod runner;
 mod scale;
 mod smol;
@@ -56,6 +57,7 @@ const GROUPS: &[fn() -> Vec<Row>] = &[
     scale::rows,
     native::rows,
     socket_rows::rows,
+    programs::rows,
 ];
 
 /// Corelane beside its peers: in turns, pinned, medians.
@@ -88,6 +90,9 @@ struct RunArgs {
     /// Write the figures as JSON to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write the page bench.md and its plots to this folder
+    #[arg(long, value_name = "DIR")]
+    page: Option<PathBuf>,
     /// Exactly COUNT operations of row ID on RIG (default: corelane) in this process; one JSON line
     #[arg(long, num_args = 2..=3, value_names = ["ID", "COUNT", "RIG"])]
     one_run: Option<Vec<String>>,
@@ -185,6 +190,7 @@ fn run(args: &RunArgs) -> Result<(), String> {
     let instructions = !args.no_instructions && count::possible();
     let plan = Plan { short: args.short, rounds, instructions };
     lwip::forget_failure();
+    let machine = machine::Machine::here();
     let mut results = Vec::new();
     for (n, row) in rows.iter().enumerate() {
         eprintln!("[{}/{}] {}: {}", n + 1, rows.len(), row.id, row.work);
@@ -192,10 +198,13 @@ fn run(args: &RunArgs) -> Result<(), String> {
         report::say(row, &runs);
         results.push(runs);
     }
-    let report = report::Report::new(&rows, &results, &plan);
+    let report = report::Report::new(&rows, &results, &plan, &machine);
     report.print();
     if let Some(file) = &args.json {
         report.write_json(file)?;
+    }
+    if let Some(dir) = &args.page {
+        page::write(&report, &machine, dir)?;
     }
     report.verdict()
 }

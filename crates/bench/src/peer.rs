@@ -35,6 +35,18 @@ pub(crate) enum Kind {
     Rr,
     /// One stream to the server.
     Bulk,
+    /// Gets of a memcached that has nothing, on lasting connections.
+    Memcached,
+}
+
+impl Kind {
+    /// What is asked, and the length of the answer.
+    fn message(self) -> (&'static [u8], usize) {
+        match self {
+            Self::Conn | Self::Rr | Self::Bulk => (&[7; MESSAGE], MESSAGE),
+            Self::Memcached => (b"get corelane\r\n", b"END\r\n".len()),
+        }
+    }
 }
 
 /// `peer-server`.
@@ -182,7 +194,7 @@ pub(crate) fn drive(args: &ClientArgs) -> Result<(), Failure> {
     let mut found = match args.kind {
         Kind::Conn => connections(args, &mut times)?,
         Kind::Rr if args.connections == 1 && args.spin => ping_pong(args, &mut times)?,
-        Kind::Rr => requests(args, &mut times)?,
+        Kind::Rr | Kind::Memcached => requests(args, &mut times)?,
         Kind::Bulk => stream(args)?,
     };
     found.percentiles_us =
@@ -216,13 +228,14 @@ struct Slot {
     asked: bool,
     /// Bytes of the answer so far.
     got: usize,
+    kind: Kind,
 }
 
 impl Slot {
     fn ask(&mut self) -> Result<(), Failure> {
         self.asked = true;
         self.got = 0;
-        Ok(self.stream.write_all(&[7; MESSAGE])?)
+        Ok(self.stream.write_all(self.kind.message().0)?)
     }
 
     /// Reads; true when the answer is whole. An answer may come in parts.
@@ -233,10 +246,11 @@ impl Slot {
             Err(e) if e.kind() == ErrorKind::WouldBlock => {}
             Err(e) => return Err(e.into()),
         }
-        if self.got > MESSAGE {
-            return Err(format!("{} bytes instead of {MESSAGE}", self.got).into());
+        let whole = self.kind.message().1;
+        if self.got > whole {
+            return Err(format!("{} bytes instead of {whole}", self.got).into());
         }
-        Ok(self.got == MESSAGE)
+        Ok(self.got == whole)
     }
 }
 
@@ -268,7 +282,7 @@ fn connections(args: &ClientArgs, times: &mut Histogram<u64>) -> Result<Found, F
         let mut stream = TcpStream::connect(args.address)?;
         stream.set_nodelay(true)?;
         poll.registry().register(&mut stream, Token(at), Interest::READABLE | Interest::WRITABLE)?;
-        Ok(Slot { stream, start, asked: false, got: 0 })
+        Ok(Slot { stream, start, asked: false, got: 0, kind: args.kind })
     };
     let (mut started, mut done) = (0, 0);
     let mut slots = Vec::new();
@@ -311,7 +325,13 @@ fn connected(args: &ClientArgs) -> Result<std::net::TcpStream, Failure> {
 fn watched(args: &ClientArgs) -> Result<Slot, Failure> {
     let stream = connected(args)?;
     stream.set_nonblocking(true)?;
-    Ok(Slot { stream: TcpStream::from_std(stream), start: Instant::now(), asked: false, got: 0 })
+    Ok(Slot {
+        stream: TcpStream::from_std(stream),
+        start: Instant::now(),
+        asked: false,
+        got: 0,
+        kind: args.kind,
+    })
 }
 
 fn requests(args: &ClientArgs, times: &mut Histogram<u64>) -> Result<Found, Failure> {

@@ -175,7 +175,6 @@ impl World {
     }
 
     /// Runs `task` in the namespace of a side.
-    #[allow(dead_code, reason = "rows to come")]
     pub(crate) fn on<R: Send + 'static>(&self, side: Side, task: impl FnOnce() -> R + Send + 'static) -> R {
         self.place(side).run(task)
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::machine::Machine;
 use crate::rows::{Goal, OURS, Row, Trouble};
 use crate::runner::{Plan, Runs};
 use crate::stats::figure;
@@ -33,9 +34,16 @@ pub(crate) const MODES: &[(&str, &str)] = &[
          corelane: on one host, over loopback; corelane veth: in two namespaces joined by a veth pair.",
     ),
     (
-        "veth",
-        "Over a veth pair: the server on the stack named, the client on the kernel unless said otherwise.",
+        "program",
+        "Programs from the distribution, server and client both on the stack named. corelane: on one host, over loopback; \
+         corelane veth: in two namespaces joined by a veth pair.",
     ),
+    (
+        "veth",
+        "Over a veth pair: the server on the stack named, the client on the kernel unless said otherwise. Server CPU: all that the \
+         server's processor did, on which also its device's packets are received, keeper and steward included.",
+    ),
+    ("idle", "A program with nothing to do: CPU time of its processes, on Corelane with keeper and steward."),
 ];
 
 /// The sentence for the mode of the row named `id`.
@@ -99,6 +107,7 @@ pub(crate) struct Line {
 /// The whole run.
 #[derive(Serialize)]
 pub(crate) struct Report {
+    pub(crate) machine: Machine,
     pub(crate) short: bool,
     pub(crate) rounds: usize,
     pub(crate) rows: Vec<Line>,
@@ -106,7 +115,7 @@ pub(crate) struct Report {
 
 impl Report {
     /// Medians and verdicts.
-    pub(crate) fn new(rows: &[Row], results: &[Vec<Runs>], plan: &Plan) -> Self {
+    pub(crate) fn new(rows: &[Row], results: &[Vec<Runs>], plan: &Plan, machine: &Machine) -> Self {
         let ours_in = |id: &str| {
             let (_, runs) = rows.iter().zip(results).find(|(row, _)| row.id == id)?;
             runs.first()?.median()
@@ -120,7 +129,12 @@ impl Report {
             plot: row.plot.map(|plot| (plot.id, plot.x)),
             obstacle: row.obstacle,
         };
-        Self { short: plan.short, rounds: plan.rounds, rows: rows.iter().zip(results).map(line).collect() }
+        Self {
+            machine: machine.clone(),
+            short: plan.short,
+            rounds: plan.rounds,
+            rows: rows.iter().zip(results).map(line).collect(),
+        }
     }
 
     /// The tables on the terminal.

@@ -69,11 +69,6 @@ impl Runs {
             .filter_map(|(name, _)| Some((name.clone(), median(&all(name) as &Vec<f64>)?)))
             .collect()
     }
-
-    /// A further figure.
-    pub(crate) fn named(&self, name: &str) -> Option<f64> {
-        self.more().into_iter().find(|(n, _)| n == name).map(|(_, v)| v)
-    }
 }
 
 /// Measures one row.

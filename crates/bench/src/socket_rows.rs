@@ -42,6 +42,10 @@ pub(crate) fn rows() -> Vec<Row> {
             .stack(OURS, kernel::run(spinning, Hosts::Two, Corelane, Corelane))
             .stack("linux veth", kernel::veth(spinning))
             .goal(Goal::Value(4.0))
+            .obstacle(
+                "each packet is sent by a system call and goes through the kernel's veth driver and packet socket (docs/ports.md has \
+                 the cost of each part): two system calls and two packets an exchange.",
+            )
             .count(40_000)
             .in_short(),
     );
@@ -56,6 +60,7 @@ fn words(load: Load) -> String {
         }
         Kind::Rr => format!("request/response, {} connections", load.connections),
         Kind::Bulk => "bulk, one stream".to_owned(),
+        Kind::Memcached => "memcached".to_owned(),
     }
 }
 

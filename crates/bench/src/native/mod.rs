@@ -8,6 +8,7 @@ use std::ops::ControlFlow;
 
 use lane::native::{Event, Native};
 
+use crate::kernel;
 use crate::rows::{Goal, Outcome, Row, Sample, Trouble, Unit};
 use parts::{Bulk, Exchanges, Server, Short};
 pub(crate) use place::serve_other_process;
@@ -111,6 +112,7 @@ pub(crate) fn rows() -> Vec<Row> {
         Row::new("memif-short-64", "short connections, 64 at a time", Unit::PerSecond)
             .stack("corelane", move |job| short(Threads, wire, 64, job.count))
             .stack("corelane, processes", move |job| short(Processes, wire, 64, job.count))
+            .stack(LINUX, kernel::lo(kernel::short_connections(64).less(40)))
             .goal(Goal::OfPeer(LINUX, 25.0))
             .count(400_000)
             .in_short(),
@@ -121,22 +123,29 @@ pub(crate) fn rows() -> Vec<Row> {
             .stack("corelane, processes", move |job| {
                 exchanges(Processes, wire, 64, job.count).map(|c| Sample::of(c.per_second()))
             })
+            .stack(LINUX, kernel::lo(kernel::request_response(64).less(40)))
             .goal(Goal::OfPeer(LINUX, 25.0))
             .count(2_000_000)
             .in_short(),
         Row::new("memif-pingpong", "one message there and back, both ends spinning, median", Unit::Us)
             .stack("corelane", move |job| ping_pong(Threads, wire, job.count))
             .stack("corelane, processes", move |job| ping_pong(Processes, wire, job.count))
+            .stack(LINUX, kernel::lo(kernel::ping_pong(true).less(10)))
             .goal(Goal::Value(0.8))
             .count(400_000)
             .in_short(),
         Row::new("memif-bulk-copy", "bulk by copy", Unit::Gbit)
             .stack("corelane", move |job| bulk(Threads, wire, false, job.count))
             .stack("corelane, processes", move |job| bulk(Processes, wire, false, job.count))
-            .stack("corelane, in frames", move |job| bulk(Threads, wire, true, job.count))
+            .stack(LINUX, kernel::lo(kernel::bulk().less(2)))
             .goal(Goal::OfPeer(LINUX, 1.5))
             .count(4 << 30)
             .in_short(),
+        Row::new("memif-bulk-zerocopy", "bulk, written and read in frames", Unit::Gbit)
+            .stack("corelane", move |job| bulk(Threads, wire, true, job.count))
+            .stack(LINUX, kernel::lo(kernel::bulk().less(2)))
+            .goal(Goal::OfPeer(LINUX, 3.0))
+            .count(4 << 30),
         Row::new(
             "onethread-memif-short-64",
             "short connections, 64 at a time, over memif in one thread",
