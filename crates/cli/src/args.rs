@@ -65,10 +65,10 @@ pub(crate) struct SettingArgs {
     /// Run the command as this user, without any privilege
     #[arg(long, short = 'u', value_name = "NAME")]
     pub(crate) user: Option<String>,
-    /// Sockets one process can have open on Corelane
+    /// TCP connections one process can have open on Corelane; of more than 65536 idle ones hibernate
     #[arg(long, value_name = "N")]
     pub(crate) sockets: Option<u32>,
-    /// Packet buffers (4 KiB each) of one process
+    /// Packet buffers (4 KiB each) of one process at most; memory is taken as they are used and given back
     #[arg(long, value_name = "N")]
     pub(crate) frames: Option<u32>,
     /// How long a thread looks for packets before it sleeps, us: auto, 0 (never) or a number

@@ -241,6 +241,11 @@ impl Devices {
         &self.list
     }
 
+    /// Does a device register the frames of regions?
+    pub(crate) fn has_xdp(&self) -> bool {
+        self.list.iter().any(|d| matches!(d.back, Back::Xdp { .. }))
+    }
+
     /// Is `ifindex` one of the devices whose addresses are the kernel's?
     pub(crate) fn is_steered(&self, ifindex: u32) -> bool {
         self.list.iter().any(|d| d.ifindex == ifindex && matches!(d.back, Back::Packet | Back::Xdp { .. }))

@@ -64,8 +64,8 @@ fn lane_shape(wish: &RegionWish) -> Result<LaneShape, Refusal> {
     Ok(shape)
 }
 
-/// Makes a region as wished.
-pub(crate) fn make(wish: &RegionWish, key: [u64; 2]) -> Result<RegionMemory, Refusal> {
+/// Makes a region as wished; `elastic`: no device will register its frames.
+pub(crate) fn make(wish: &RegionWish, key: [u64; 2], elastic: bool) -> Result<RegionMemory, Refusal> {
     let wrong = |what: &str| Refusal::new(Errno::INVAL, format!("region: {what}"));
     if wish.lanes == 0 || usize::from(wish.lanes) > LANES {
         return Err(wrong("1 to 16 lanes"));
@@ -84,6 +84,9 @@ pub(crate) fn make(wish: &RegionWish, key: [u64; 2]) -> Result<RegionMemory, Ref
     let mapping = Mapping::shared(&memory.fd, memory.bytes, Access::Write).map_err(failed)?;
     Region::prepare(mapping.words(), &shape, LAYOUT_VERSION, key)
         .map_err(|e| Refusal::new(Errno::INVAL, format!("region: {e}")))?;
+    if elastic && !memory.huge {
+        Region::make_elastic(mapping.words());
+    }
     Ok(RegionMemory { fd: memory.fd, bytes: memory.bytes, shape })
 }
 
@@ -110,7 +113,7 @@ mod tests {
 
     #[test]
     fn a_region_that_was_made_opens_with_its_shape() {
-        let made = make(&wish(), [1, 2]).expect("made");
+        let made = make(&wish(), [1, 2], true).expect("made");
         let words = sys::memory::map_shared(&made.fd, made.bytes).expect("mapped");
         let region = Region::open(words, LAYOUT_VERSION).expect("a region");
         assert_eq!(region.shape(), made.shape);
@@ -122,7 +125,7 @@ mod tests {
         let refused = |change: fn(&mut RegionWish)| {
             let mut wish = wish();
             change(&mut wish);
-            make(&wish, [1, 2]).err().map(|refusal| refusal.errno)
+            make(&wish, [1, 2], false).err().map(|refusal| refusal.errno)
         };
         assert_eq!(refused(|w| w.lanes = 0), Some(Errno::INVAL));
         assert_eq!(refused(|w| w.lanes = 17), Some(Errno::INVAL));

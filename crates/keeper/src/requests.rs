@@ -149,7 +149,7 @@ impl Session {
         if self.regions.len() >= REGIONS_MAX {
             return Err(Refusal::new(Errno::NOBUFS, "the session has as many regions as it can"));
         }
-        let memory = regions::make(wish, random_key()?)?;
+        let memory = regions::make(wish, random_key()?, !self.devices.has_xdp())?;
         let region = RegionId(self.next_number());
         let handle = RegionHandle {
             memory,

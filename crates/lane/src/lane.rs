@@ -9,7 +9,7 @@ use base::limits::PORTS;
 use base::{Duration, Instant, LaneId, MacAddr};
 use control::tables::Tables;
 use port::Port;
-use region::{Holding, LaneGuard, LaneRef, Owner, Region};
+use region::{Holding, LaneGuard, LaneRef, Owner, Region, TrimAgain};
 use state::{RxBatch, SockRef, TxBatch};
 use sys::futex::Woken;
 
@@ -59,6 +59,8 @@ pub(crate) struct Held {
     pub(crate) blocked_until: Option<Instant>,
     /// How long that is.
     pub(crate) retry: Duration,
+    /// When memory of free frames is looked at again.
+    pub(crate) trim: TrimAgain,
     /// Packets on their way in and out; kept here because they are too large to be cleared for each step.
     pub(crate) rx: RxBatch,
     pub(crate) tx: TxBatch,
@@ -72,6 +74,7 @@ impl Held {
             stuck_since: StuckSince([None; PORTS]),
             blocked_until: None,
             retry: crate::session::RETRY,
+            trim: TrimAgain { due: Instant::NEVER, look: Instant(0) },
             rx: RxBatch::new(),
             tx: TxBatch::new(),
         }

@@ -86,6 +86,9 @@ impl<'a> Session<'a> {
         progress.more |= engine.mem().frames.lane().is_some_and(|lane| lane.has_mail());
         engine.handle_timers();
         wake_lanes(&mut engine);
+        if now >= held.trim.look {
+            held.trim = engine.mem().frames.trim(now, sys::memory::give_back);
+        }
         progress.asks = held.resolver.has_asks();
         progress
     }
@@ -166,7 +169,7 @@ impl<'a> Session<'a> {
     /// When the lane next has something to do without a packet coming in.
     pub fn deadline(&mut self) -> Instant {
         let look_at = self.look_at;
-        let blocked = self.held.blocked_until.unwrap_or(Instant::NEVER);
+        let blocked = self.held.blocked_until.unwrap_or(Instant::NEVER).min(self.held.trim.due);
         self.engine(|engine| Some(engine.next_deadline())).unwrap_or(Instant::NEVER).min(look_at).min(blocked)
     }
 

@@ -33,6 +33,8 @@ const REGION_LANES: u16 = base::limits::LANES as u16;
 const SOCKETS: u32 = 16_384;
 /// Frames of a region unless the keeper's settings say otherwise.
 const FRAMES: u32 = 16_384;
+/// Connections of which each has a row of its own.
+const AWAKE: u32 = 65_536;
 
 /// How to reach the keeper, from the environment.
 struct Way {
@@ -205,7 +207,7 @@ impl Home {
         if let Some(region) = self.region {
             return Ok(region);
         }
-        let shape = LaneShape::for_socks(self.sockets);
+        let shape = shape_for(self.sockets);
         let mut words = [0; SHAPE_WORDS];
         let fields = [
             shape.socks,
@@ -236,7 +238,8 @@ impl Home {
         let Some(region) = fds.first().and_then(open) else {
             return self.refuse("its region cannot be mapped");
         };
-        family::found(self.sockets);
+        // Names of connections that may hibernate go beyond the rows.
+        family::found(shape.handles().max(shape.socks));
         self.region = Some((id, region));
         Ok((id, region))
     }
@@ -257,7 +260,7 @@ impl Home {
                 return self.refuse("no lane");
             }
         };
-        if format(region, lane, &LaneShape::for_socks(self.sockets)).is_none() {
+        if format(region, lane, &shape_for(self.sockets)).is_none() {
             return self.refuse("its lane cannot be formatted");
         }
         family::begin_lane(lane);
@@ -268,6 +271,12 @@ impl Home {
         self.own = Some(view);
         Ok(view)
     }
+}
+
+/// A lane for so many connections. Of very many only a part can be busy at one time; the rest hibernates.
+const fn shape_for(connections: u32) -> LaneShape {
+    let busy = connections / 4;
+    LaneShape::for_connections(connections, if busy < AWAKE { AWAKE } else { busy })
 }
 
 /// Brings a lane of ours to its first state, whoever had it before.

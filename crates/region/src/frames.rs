@@ -15,7 +15,8 @@ use core::sync::atomic::{AtomicU64, Ordering, compiler_fence};
 use base::FrameIdx;
 use base::limits::{FRAME_BYTES, FRAME_HEADROOM};
 
-use crate::pool::{Mark, Pool};
+use crate::elastic::Shared;
+use crate::pool::Mark;
 use crate::{LaneRef, plain};
 
 plain! {
@@ -62,8 +63,8 @@ pub struct FrameArea {
     metas: *mut FrameMeta,
     bytes: *mut u8,
     count: u32,
-    pool: &'static AtomicU64,
-    links: &'static [AtomicU64],
+    pub(crate) shared: Shared,
+    pub(crate) links: &'static [AtomicU64],
     /// The lane with whose mark frames are taken.
     pub(crate) mark: Mark,
     /// That lane, which hands frames to others of its region.
@@ -78,7 +79,7 @@ unsafe impl Sync for FrameArea {}
 
 impl FrameArea {
     /// The frame area with one frame for each word of `links`, whose records begin at `metas` and whose cells at
-    /// `bytes`. `pool` and `links` are the shared pool's.
+    /// `bytes`. `shared` and `links` are the shared pool's.
     ///
     /// # Safety
     /// Both point to shared memory for that many records and cells, the cells on an 8-byte bound, that stays mapped
@@ -87,14 +88,14 @@ impl FrameArea {
     pub(crate) unsafe fn new(
         metas: *mut FrameMeta,
         bytes: *mut u8,
-        pool: &'static AtomicU64,
+        shared: Shared,
         links: &'static [AtomicU64],
     ) -> Self {
         Self {
             metas,
             bytes,
             count: u32::try_from(links.len()).unwrap_or(u32::MAX),
-            pool,
+            shared,
             links,
             mark: Mark::NONE,
             lane: None,
@@ -114,7 +115,8 @@ impl FrameArea {
         let mut frames = self.frames(&mut stock);
         while frames.next_mail().is_some() {}
         let mut found = 0;
-        for (raw, link) in (0..).zip(self.links) {
+        let used = frames.ever_used() as usize;
+        for (raw, link) in (0..).zip(self.links).take(used) {
             if self.mark != Mark::NONE && self.mark.is_on(link) {
                 found += 1;
                 let next = frames.stock.head;
@@ -199,8 +201,7 @@ impl Frames<'_> {
     /// stock and an empty pool?
     #[must_use]
     pub fn is_short(&self, reserve: u32) -> bool {
-        self.stock.free < reserve.min(self.area.count / 8)
-            && self.area.pool.load(Ordering::Relaxed) as u32 == u32::MAX
+        self.stock.free < reserve.min(self.area.count / 8) && self.area.shared.is_empty(self.area.count)
     }
 
     /// A free frame with `refs` 1, empty, its offset at the headroom. `None` when stock and pool are empty.
@@ -395,13 +396,9 @@ impl Frames<'_> {
         }
     }
 
-    fn pool(&self) -> Pool<'static, AtomicU64> {
-        Pool { head: self.area.pool, links: self.area.links }
-    }
-
     /// Takes a batch from the shared pool into the stock, which is empty.
     fn refill(&mut self) -> bool {
-        let Some((first, len)) = self.pool().pop() else { return false };
+        let Some((first, len)) = self.take_batch() else { return false };
         let mut at = FrameIdx(first);
         for _ in 0..len {
             self.mark(at, self.area.mark);
@@ -439,23 +436,6 @@ impl Frames<'_> {
             self.mark(at, Mark::NONE);
             at = self.meta(at).map_or(FrameIdx::NONE, |m| m.next);
         }
-        self.pool().push(top.0, taken);
-    }
-
-    /// Puts every frame of the area into the shared pool; for a region that is being made.
-    pub(crate) fn fill_pool(&mut self) {
-        let count = self.area.count;
-        let mut first = 0;
-        while first < count {
-            let end = count.min(first + POOL_BATCH);
-            for raw in first..end {
-                let next = if raw + 1 < end { FrameIdx(raw + 1) } else { FrameIdx::NONE };
-                if let Some(meta) = self.meta_mut(FrameIdx(raw)) {
-                    *meta = FrameMeta { next, offset: 0, len: 0, refs: 0, flags: 0, seq: 0 };
-                }
-            }
-            self.pool().push(first, end - first);
-            first = end;
-        }
+        self.put_batch(top.0, taken);
     }
 }

@@ -8,6 +8,7 @@ extern crate std;
 
 mod carve;
 mod directory;
+mod elastic;
 mod flow;
 mod frames;
 mod handover;
@@ -29,6 +30,7 @@ mod loom_tests;
 
 pub use carve::{CarveError, Carver, Layout, TableAt};
 pub use directory::{Directory, Group};
+pub use elastic::TrimAgain;
 pub use flow::{FLOW_CAPACITY_MAX, FlowBucket, FlowFull, FlowHead, FlowTable};
 pub use frames::{FrameArea, FrameLane, FrameMeta, Frames, POOL_BATCH};
 pub use handover::NotPosted;

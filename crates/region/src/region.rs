@@ -2,7 +2,7 @@
 //!
 //! | what | bytes |
 //! |---|---|
-//! | header: magic, layout version, shape, hash key, head of the frame pool, directory of flows | 4096 |
+//! | header: magic, layout version, shape, hash key, what lanes share of the frame pool, directory of flows | 4096 |
 //! | one control block a lane: lock, signals, request ring, mailbox | 4096 each |
 //! | one span a lane: the tables that `state` carves | `lane_bytes` each |
 //! | frame records | 16 a frame |
@@ -14,11 +14,12 @@
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use base::LaneId;
 use base::limits::{FRAME_BYTES, LANES};
-use base::{FrameIdx, LaneId};
 
 use crate::directory::{DIRECTORY_BYTES, Directory};
-use crate::frames::{FrameLane, FrameMeta};
+use crate::elastic::Shared;
+use crate::frames::FrameMeta;
 use crate::{FrameArea, LaneRef};
 
 /// How many lanes and frames a region has.
@@ -77,6 +78,13 @@ const AT_POOL: usize = 16;
 /// The directory.
 const AT_DIRECTORY: usize = 128;
 const _: () = assert!(AT_DIRECTORY * 8 + DIRECTORY_BYTES <= PAGE as usize);
+/// Changed with the pool.
+const AT_SPARE: usize = 17;
+const AT_LOW: usize = 18;
+const AT_TRIM: usize = 19;
+const AT_BARE: usize = 24;
+const AT_FRESH: usize = 32;
+const AT_ELASTIC: usize = 40;
 
 /// Byte offsets of the parts of a region.
 #[derive(Clone, Copy)]
@@ -128,7 +136,7 @@ impl Region {
     }
 
     /// Formats zeroed memory. `layout_version` is that of crate `state`; `key` keys the flow hash and is secret.
-    /// Every frame is in the shared pool afterwards; the lanes' spans stay zero.
+    /// Every frame is free afterwards, and no memory of one was touched; the lanes' spans stay zero.
     ///
     /// # Errors
     /// [`RegionError::Shape`] or [`RegionError::TooSmall`].
@@ -147,8 +155,10 @@ impl Region {
         put(AT_KEY[0], key[0]);
         put(AT_KEY[1], key[1]);
         put(AT_POOL, u64::from(u32::MAX));
-        let mut stock = FrameLane { head: FrameIdx::NONE, free: 0, high: 0, failed: 0 };
-        region.frame_area().frames(&mut stock).fill_pool();
+        put(AT_BARE, u64::from(u32::MAX));
+        for at in [AT_SPARE, AT_LOW, AT_TRIM, AT_FRESH, AT_ELASTIC] {
+            put(at, 0);
+        }
         region.header(AT_MAGIC).store(MAGIC, Ordering::Release);
         Ok(region)
     }
@@ -166,6 +176,14 @@ impl Region {
         // SAFETY: the same words; `format` keeps them nowhere but in the `Region` it gives, which ends here.
         let words = unsafe { core::slice::from_raw_parts(words.as_ptr(), words.len()) };
         Self::format(words, shape, layout_version, key).map(|_| ())
+    }
+
+    /// The memory of frames that are free for long may go back to the kernel from now on. Only for a region whose frames
+    /// no device has registered, nor will: an AF_XDP UMEM keeps the pages that it was registered with.
+    pub fn make_elastic(words: &[AtomicU64]) {
+        if let Some(word) = words.get(AT_ELASTIC) {
+            word.store(1, Ordering::Release);
+        }
     }
 
     /// Opens a region that [`Region::format`] made, here or in another process.
@@ -228,9 +246,17 @@ impl Region {
         let metas = self.span(parts.metas, frames * size_of::<FrameMeta>());
         let links = self.span(parts.links, frames * 8);
         let cells = self.span(parts.frames, frames * FRAME_BYTES);
-        let pool = self.header(AT_POOL);
+        let shared = Shared {
+            pool: self.header(AT_POOL),
+            spare: self.header(AT_SPARE),
+            low: self.header(AT_LOW),
+            trim_at: self.header(AT_TRIM),
+            bare: self.header(AT_BARE),
+            fresh: self.header(AT_FRESH),
+            elastic: self.header(AT_ELASTIC),
+        };
         // SAFETY: both spans lie in the mapping, which lasts as long as the process, and are as long as `frames` asks.
-        unsafe { FrameArea::new(metas.as_ptr() as *mut FrameMeta, cells.as_ptr() as *mut u8, pool, links) }
+        unsafe { FrameArea::new(metas.as_ptr() as *mut FrameMeta, cells.as_ptr() as *mut u8, shared, links) }
     }
 
     /// Byte offset of the first frame in the region: where the UMEM begins in the memfd. A multiple of 4096.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::AtomicU64;
 
-use base::{FrameIdx, LaneId, Rng};
+use base::{Duration, FrameIdx, Instant, LaneId, Rng};
 use proptest::prelude::*;
 use region::{FrameLane, Layout, Owner, POOL_BATCH, Region, RegionShape, TableAt};
 
@@ -282,4 +282,96 @@ fn what_a_dead_lane_took_is_found_again_and_nothing_else() {
     let mut frames = region.frame_area().frames(&mut stock);
     let all: BTreeSet<_> = std::iter::from_fn(|| frames.alloc()).map(|f| f.0).collect();
     assert_eq!(all.len(), FRAMES as usize);
+}
+
+/// What a kernel does to cells whose memory is given back; notes how much.
+fn forget(cells: &'static [AtomicU64], given: &mut usize) -> bool {
+    assert!(cells.len().is_multiple_of(512), "whole pages");
+    cells.iter().for_each(|word| word.store(0, std::sync::atomic::Ordering::Relaxed));
+    *given += cells.len() / 512;
+    true
+}
+
+/// A region of 8192 elastic frames, of which `used` were in use for a moment.
+fn after_a_peak(used: usize) -> (Region, FrameLane) {
+    let shape = RegionShape { lanes: 1, lane_bytes: 4096, frames: 8192 };
+    let words = (0..Region::bytes_needed(&shape) / 8).map(|_| AtomicU64::new(0)).collect::<Vec<_>>().leak();
+    let region = Region::format(words, &shape, 1, [1, 2]).unwrap();
+    Region::make_elastic(words);
+    let mut stock = stock(64);
+    let mut frames = region.frame_area().frames(&mut stock);
+    assert_eq!(frames.ever_used(), 0, "a new region has touched no frame");
+    let all: Vec<_> = (0..used).map(|_| frames.alloc().unwrap()).collect();
+    for frame in all {
+        frames.cell_mut(frame).fill(7);
+        frames.release(frame);
+    }
+    (region, stock)
+}
+
+#[test]
+fn memory_of_frames_that_stay_free_goes_back_in_steps_and_comes_again_on_demand() {
+    let (region, mut stock) = after_a_peak(6000);
+    let mut frames = region.frame_area().frames(&mut stock);
+    assert_eq!(frames.ever_used(), 6016, "whole batches, no more than needed");
+    let (mut given, mut now) = (0, Instant(1_000_000_000));
+    let first = frames.trim(now, |cells| forget(cells, &mut given));
+    assert_eq!((first.due, given), (now.plus(Duration::from_secs(10)), 0), "nothing at once");
+    let mut steps = 0;
+    while steps < 1000 {
+        let again = frames.trim(now, |cells| forget(cells, &mut given));
+        if given > 0 {
+            steps += 1;
+        }
+        if again.due >= now.plus(Duration::from_secs(9)) && given > 0 {
+            break;
+        }
+        now = again.due;
+    }
+    assert!((4700..=5000).contains(&given), "all but about 1024 of 6000: {given}");
+    assert!((9..=12).contains(&steps), "512 a step at most: {steps} steps");
+    // Nobody is woken again for what stays.
+    for _ in 0..3 {
+        now = now.plus(Duration::from_secs(11));
+        frames.trim(now, |cells| forget(cells, &mut given));
+    }
+    assert_eq!(frames.trim(now, |_| panic!("there is nothing to give")).due, Instant::NEVER);
+    let all: BTreeSet<_> = std::iter::from_fn(|| frames.alloc()).map(|f| f.0).collect();
+    assert_eq!(all.len(), 8192, "every frame is there again, once");
+}
+
+#[test]
+fn frames_that_were_needed_in_between_keep_their_memory() {
+    let (region, mut stock) = after_a_peak(6000);
+    let mut frames = region.frame_area().frames(&mut stock);
+    let mut now = Instant(1_000_000_000);
+    for _ in 0..20 {
+        frames.trim(now, |_| panic!("these frames are needed now and then"));
+        let burst: Vec<_> = (0..5500).map(|_| frames.alloc().unwrap()).collect();
+        burst.into_iter().for_each(|frame| frames.release(frame));
+        now = now.plus(Duration::from_secs(4));
+    }
+}
+
+#[test]
+fn frames_that_a_device_registered_keep_their_memory() {
+    let region = region(8192);
+    let mut stock = stock(64);
+    let mut frames = region.frame_area().frames(&mut stock);
+    let all: Vec<_> = (0..6000).map(|_| frames.alloc().unwrap()).collect();
+    all.into_iter().for_each(|frame| frames.release(frame));
+    for s in 0..100 {
+        let again = frames.trim(Instant(s * 1_000_000_000), |_| panic!("not elastic"));
+        assert_eq!((again.due, again.look), (Instant::NEVER, Instant::NEVER));
+    }
+}
+
+#[test]
+fn frames_whose_memory_cannot_be_given_back_stay_in_the_pool() {
+    let (region, mut stock) = after_a_peak(6000);
+    let mut frames = region.frame_area().frames(&mut stock);
+    for s in 0..100 {
+        frames.trim(Instant(s * 1_000_000_000), |_| false);
+    }
+    assert_eq!(std::iter::from_fn(|| frames.alloc()).count(), 8192);
 }

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create};
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 
 use crate::Result;
 use crate::fds::Fd;
@@ -159,6 +159,15 @@ impl Drop for Mapping {
     }
 }
 
+/// Gives the memory of `words`, part of a shared mapping, back to the kernel: they are zero afterwards, for everybody who maps the
+/// object. False: nothing happened, as with parts of huge pages.
+#[must_use]
+pub fn give_back(words: &[AtomicU64]) -> bool {
+    let at = words.as_ptr().cast_mut().cast();
+    // SAFETY: the range is that of a slice of atomics, which others may store to at any moment, zero included.
+    unsafe { madvise(at, size_of_val(words), Advice::LinuxRemove) }.is_ok()
+}
+
 /// [`Mapping::shared`] to read and write, for the rest of the process's life.
 ///
 /// # Errors
@@ -207,6 +216,20 @@ mod tests {
         assert_eq!(made.bytes, if made.huge { HUGE_PAGE_BYTES } else { 4096 });
         let words = Mapping::shared(&made.fd, made.bytes, Access::Write).unwrap();
         assert_eq!(words.words()[511].load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn memory_given_back_is_zero_and_no_longer_counted() {
+        let made = memfd("sys-test", 1 << 20, false).unwrap();
+        let mapping = Mapping::shared(&made.fd, 1 << 20, Access::Write).unwrap();
+        mapping.words().iter().for_each(|w| w.store(7, Ordering::Relaxed));
+        let blocks = || fstat(&made.fd).unwrap().st_blocks;
+        let before = blocks();
+        assert!(give_back(&mapping.words()[512..128 * 512]));
+        assert!(blocks() <= before - 127 * 8, "{} of {before} blocks of 512 bytes", blocks());
+        assert_eq!([511, 512, 128 * 512].map(|at| mapping.words()[at].load(Ordering::Relaxed)), [7, 0, 7]);
+        mapping.words()[512].store(9, Ordering::Relaxed);
+        assert_eq!(mapping.words()[512].load(Ordering::Relaxed), 9);
     }
 
     #[test]
