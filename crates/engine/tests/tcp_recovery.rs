@@ -328,7 +328,7 @@ fn sack_blocks_that_lie_are_ignored() {
     }
     // They are duplicate ACKs all the same, but report nothing.
     assert_eq!(peer.sent(&mut net), vec![0]);
-    let board = net.on(0, |e| e.mem().cold.rows()[0].loss.board);
+    let board = net.on(0, |e| e.mem().cold.rows()[0].board);
     assert!(board.is_none());
     peer.ack(&mut net, 5000);
     assert_eq!(net.on(0, |e| e.tcp_info(a)).unwrap().unacked_bytes, 0);

@@ -173,6 +173,19 @@ impl<'a> Session<'a> {
         self.engine(|engine| Some(engine.next_deadline())).unwrap_or(Instant::NEVER).min(look_at).min(blocked)
     }
 
+    /// Sends what is queued if `send` says so; gives the deadline. The tables are looked up once for both.
+    fn finish(&mut self, send: bool) -> Instant {
+        let Self { guard, held, now, look_at, .. } = self;
+        let Some(mut engine) = open(guard, *now) else {
+            self.poison();
+            return Instant::NEVER;
+        };
+        if send {
+            transmit(&mut engine, held, *now);
+        }
+        engine.next_deadline().min(*look_at).min(held.blocked_until.unwrap_or(Instant::NEVER))
+    }
+
     fn poison(&self) {
         if let Some(guard) = &self.guard {
             guard.lane().signals().poisoned.store(1, Ordering::Release);
@@ -193,12 +206,10 @@ impl Drop for Session<'_> {
             self.poison();
             return;
         }
-        if !self.gather {
-            self.flush();
-        }
+        let mut send = !self.gather;
         while self.guard.is_some() {
             // Anew each time: what others deferred may have started timers.
-            let deadline = self.deadline();
+            let deadline = self.finish(send);
             let Some(guard) = self.guard.take() else { return };
             let signals = guard.lane().signals();
             signals.deadline_ns.store(deadline.0, Ordering::Relaxed);
@@ -206,7 +217,7 @@ impl Drop for Session<'_> {
             if let Err(guard) = guard.unlock(wake_one) {
                 self.guard = Some(guard);
                 self.run_requests();
-                self.flush();
+                send = true;
             }
         }
     }

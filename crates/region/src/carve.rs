@@ -74,7 +74,7 @@ pub enum CarveError {
 /// part of the span, so no two tables can overlap whatever offsets a corrupted region holds.
 pub struct Carver<'a> {
     rest: &'a mut [u64],
-    taken_words: usize,
+    taken_words: u64,
 }
 
 impl<'a> Carver<'a> {
@@ -87,20 +87,22 @@ impl<'a> Carver<'a> {
     ///
     /// # Errors
     /// [`CarveError`] when `at` overlaps an earlier table or leaves the span.
+    #[inline]
     pub fn table<T: Plain>(&mut self, at: TableAt<T>) -> Result<Table<'a, T>, CarveError> {
         const { assert!(align_of::<T>() <= 8 && size_of::<T>().is_multiple_of(4)) };
-        let start = usize::try_from(at.offset / 8).map_err(|_| CarveError::Outside)?;
-        let bytes = size_of::<T>().checked_mul(at.rows as usize).ok_or(CarveError::Outside)?;
-        let words = bytes.div_ceil(8);
+        const { assert!(size_of::<usize>() == 8 && size_of::<T>() < 1 << 31) };
+        let start = at.offset / 8;
+        let words = (size_of::<T>() as u64 * u64::from(at.rows)).div_ceil(8); // no overflow: 31 and 32 bits
         let skip = start.checked_sub(self.taken_words).ok_or(CarveError::Overlap)?;
-        if skip.checked_add(words).is_none_or(|end| end > self.rest.len()) {
-            return Err(CarveError::Outside);
-        }
         let rest = core::mem::take(&mut self.rest);
-        let (span, rest) = rest.split_at_mut(skip + words);
+        let Some((_, rest)) = rest.split_at_mut_checked(skip as usize) else {
+            return Err(CarveError::Outside);
+        };
+        let Some((first, rest)) = rest.split_at_mut_checked(words as usize) else {
+            return Err(CarveError::Outside);
+        };
         self.rest = rest;
         self.taken_words = start + words;
-        let first = span.split_at_mut(skip).1;
         // SAFETY: `first` is an exclusive span of at least `rows * size_of::<T>()` bytes, aligned to 8, and
         // every bit pattern is a `T` because `T: Plain`.
         let rows =
@@ -112,6 +114,7 @@ impl<'a> Carver<'a> {
     ///
     /// # Errors
     /// As [`Carver::table`]; [`CarveError::Outside`] too when the table is empty.
+    #[inline]
     pub fn one<T: Plain>(&mut self, at: TableAt<T>) -> Result<&'a mut T, CarveError> {
         let table = self.table(at)?;
         table.into_first().ok_or(CarveError::Outside)

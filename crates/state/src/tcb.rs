@@ -200,8 +200,6 @@ plain! {
         pub head_mark: SeqNum,
         /// Bytes acknowledged towards the next growth of the congestion window.
         pub acked: u32,
-        /// Scoreboard row; NONE while nothing is SACKed.
-        pub board: Idx<Scoreboard>,
         /// Timeouts in a row.
         pub backoff: u8,
         /// Zero-window probes in a row.
@@ -209,7 +207,7 @@ plain! {
         /// Keepalive probes in a row.
         pub keep_probes: u8,
         /// Room.
-        pub spare: [u8; 5],
+        pub spare: u8,
         /// Since when the peer has acknowledged nothing.
         pub stalled_at: Instant,
     }
@@ -256,8 +254,12 @@ plain! {
         pub acks_owed: u8,
         /// Room.
         pub spare: u16,
+        /// Scoreboard row; NONE while nothing is SACKed.
+        pub board: Idx<Scoreboard>,
         /// The options set by the program.
         pub options: TcpOptions,
+        /// Room.
+        pub room: u32,
         /// When a state that may not last ends: keepalive, FIN-WAIT-2 of an orphan, want of frames.
         pub idle_at: Instant,
         /// Sequence number of a FIN that came out of order.

@@ -132,7 +132,7 @@ impl Conn<'_, '_> {
         if self.any(flag::STALLED) {
             self.alive_again();
         }
-        if !self.cold.loss.board.is_none() {
+        if !self.cold.board.is_none() {
             self.trim_board();
         }
         if self.any(flag::RECOVERY) {

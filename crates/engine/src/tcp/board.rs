@@ -27,12 +27,12 @@ pub(super) fn spare(mem: &LaneMem<'_>, most: u32) -> u32 {
 impl Conn<'_, '_> {
     /// What the peer has, ascending.
     pub(super) fn sacked_runs(&self) -> &[SeqRange] {
-        self.boards.get(self.cold.loss.board).map_or(&[], runs)
+        self.boards.get(self.cold.board).map_or(&[], runs)
     }
 
     /// Bytes the peer has beyond SND.UNA.
     pub(super) fn sacked_bytes(&self) -> u32 {
-        self.boards.get(self.cold.loss.board).map_or(0, |b| b.bytes)
+        self.boards.get(self.cold.board).map_or(0, |b| b.bytes)
     }
 
     /// Notes what `blocks` report. True: something new.
@@ -47,7 +47,7 @@ impl Conn<'_, '_> {
                 && block.right.since(una) <= nxt.since(una);
             if sane && self.ensure_board() {
                 let run = SeqRange { left: block.left, right: block.right };
-                if let Some(board) = self.boards.get_mut(self.cold.loss.board) {
+                if let Some(board) = self.boards.get_mut(self.cold.board) {
                     news |= insert(board, run);
                 }
             }
@@ -58,7 +58,7 @@ impl Conn<'_, '_> {
     /// Forgets what is below SND.UNA.
     pub(super) fn trim_board(&mut self) {
         let una = self.hot.snd.una;
-        let Some(board) = self.boards.get_mut(self.cold.loss.board) else { return };
+        let Some(board) = self.boards.get_mut(self.cold.board) else { return };
         let count = board.count.min(BOARD_RANGES as u32) as usize;
         let gone = board.ranges.iter().take(count).take_while(|r| r.right.at_or_before(una)).count();
         board.ranges.copy_within(gone..count, 0);
@@ -78,14 +78,14 @@ impl Conn<'_, '_> {
     /// Has what `board`, of the lane that the connection was on, says.
     pub(super) fn take_board_over(&mut self, board: &Scoreboard) {
         if self.ensure_board()
-            && let Some(own) = self.boards.get_mut(self.cold.loss.board)
+            && let Some(own) = self.boards.get_mut(self.cold.board)
         {
             *own = Scoreboard { next: own.next, ..*board };
         }
     }
 
     fn ensure_board(&mut self) -> bool {
-        if !self.cold.loss.board.is_none() {
+        if !self.cold.board.is_none() {
             return true;
         }
         let (free, fresh) = (self.tcp.free_board, Idx::new(self.tcp.fresh_board));
@@ -99,13 +99,13 @@ impl Conn<'_, '_> {
         board.next = Idx::NONE;
         board.count = 0;
         board.bytes = 0;
-        self.cold.loss.board = at;
+        self.cold.board = at;
         true
     }
 
     /// Gives the scoreboard up.
     pub(super) fn drop_board(&mut self) {
-        let at = core::mem::replace(&mut self.cold.loss.board, Idx::NONE);
+        let at = core::mem::replace(&mut self.cold.board, Idx::NONE);
         if let Some(board) = self.boards.get_mut(at) {
             board.count = 0;
             board.next = core::mem::replace(&mut self.tcp.free_board, at);

@@ -81,7 +81,7 @@ pub(super) fn is_idle(hot: &TcbHot, cold: &TcbCold) -> bool {
         && hot.rcv_bytes == 0
         && hot.ooo_head.is_none()
         && hot.rcv.ack_sent == hot.rcv.nxt
-        && cold.loss.board.is_none()
+        && cold.board.is_none()
         && cold.loss.keep_probes == 0
         && cold.acks_owed == 0
         && cold.error == 0

@@ -105,7 +105,7 @@ impl Conn<'_, '_> {
             && !self.any(flag::RECOVERY | flag::FIN_AHEAD)
             && seg.options.sack.is_empty()
             && seg.len <= self.rcv_wnd()
-            && self.cold.loss.board.is_none()
+            && self.cold.board.is_none()
             && !self.must_refuse();
         if !usual {
             return None;

@@ -84,7 +84,7 @@ fn count(from: &LaneMem<'_>, to: &LaneMem<'_>, at: Idx<TcbHot>, needs: &mut Need
         return Err(MoveError::NameTaken);
     }
     needs.rows += 1;
-    needs.boards += u32::from(!cold.loss.board.is_none());
+    needs.boards += u32::from(!cold.board.is_none());
     for head in [hot.rcv_queue.head, hot.snd_queue.head, hot.ooo_head] {
         needs.copies += chain(&from.frames, head).filter(|f| is_shared(&from.frames, *f)).count() as u32;
     }
@@ -208,11 +208,11 @@ fn move_one(
         let (generation, armed_at) = (h.generation, h.armed_at);
         *h = TcbHot { hop, generation, armed_at, ..hot };
         h.flags = hot.flags & !(flag::RINGS | flag::WAITS_FOR_HOP | QUEUED | flag::IN_TIME_WAIT) | keep;
-        let (passive, board, handle) = (c.passive, c.loss.board, c.handle);
+        let (passive, board, handle) = (c.passive, c.board, c.handle);
         *c = cold;
-        (c.passive, c.loss.board, c.handle) = (passive, board, handle);
+        (c.passive, c.board, c.handle) = (passive, board, handle);
     }
-    if let Some(board) = from.boards.get(cold.loss.board)
+    if let Some(board) = from.boards.get(cold.board)
         && let Some(mut c) = conn(to, now, new)
     {
         c.take_board_over(board);

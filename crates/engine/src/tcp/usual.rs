@@ -56,7 +56,7 @@ pub(crate) fn fetch(mem: &LaneMem<'_>, hash: u32) -> Option<u32> {
         return None;
     }
     mem.hot.prefetch_lines(Idx::new(row), 0, 3);
-    mem.cold.prefetch_lines(Idx::new(row), 0, 1);
+    mem.cold.prefetch_lines(Idx::new(row), 0, 2);
     Some(row)
 }
 
@@ -203,7 +203,7 @@ fn is_ordinary(hot: &TcbHot, cold: &TcbCold, facts: &Facts) -> bool {
         && acked <= hot.snd.nxt.since(hot.snd.una)
         && acked | facts.len != 0
         && (facts.stamp.wrapping_sub(hot.rcv.ts_recent) as i32) >= 0
-        && cold.loss.board.is_none()
+        && cold.board.is_none()
         && hot.key == facts.key
         // Over a wire between lanes comes what is its connections' only: see `strays`.
         && hot.port == facts.port

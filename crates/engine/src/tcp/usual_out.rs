@@ -78,7 +78,7 @@ pub(super) fn emit(
 }
 
 /// Payload bytes of the next segment, if nothing is unusual about it.
-#[inline]
+#[inline(always)]
 fn next_len(hot: &TcbHot, cold: &TcbCold, now: Instant) -> Option<u32> {
     const NEEDED: u32 = flag::TIMESTAMPS;
     const UNUSUAL: u32 = flag::RECOVERY | flag::STALLED | flag::FIN_QUEUED | flag::CORK | flag::PERSIST;
@@ -90,7 +90,7 @@ fn next_len(hot: &TcbHot, cold: &TcbCold, now: Instant) -> Option<u32> {
         && hot.flags & (NEEDED | UNUSUAL) == NEEDED
         && hot.ooo_head.is_none()
         && hot.dup_acks == 0
-        && cold.loss.board.is_none()
+        && cold.board.is_none()
         && len > 0
         && hot.snd.end.after(hot.snd.nxt)
         && u64::from(flight) + u64::from(len) <= u64::from(hot.snd.wnd.min(hot.snd.cwnd))
@@ -108,7 +108,7 @@ fn next_len(hot: &TcbHot, cold: &TcbCold, now: Instant) -> Option<u32> {
 }
 
 /// The first piece of the `len` bytes from `seq` on, which lies in `frame`, and the frame in which the byte behind it lies.
-#[inline]
+#[inline(always)]
 fn cut(frames: &Frames<'_>, frame: FrameIdx, seq: u32, len: u32) -> Option<(Piece, FrameIdx)> {
     let meta = frames.meta(frame)?;
     let into = seq.wrapping_sub(meta.seq);
@@ -118,7 +118,7 @@ fn cut(frames: &Frames<'_>, frame: FrameIdx, seq: u32, len: u32) -> Option<(Piec
 }
 
 /// Writes the headers into the fresh frame `head`.
-#[inline]
+#[inline(always)]
 fn write(frames: &mut Frames<'_>, head: FrameIdx, header: &UsualHeader, payload: u16) {
     if let Some(meta) = frames.meta_mut(head) {
         meta.len = usual::HEADER_LEN as u16;
@@ -129,7 +129,7 @@ fn write(frames: &mut Frames<'_>, head: FrameIdx, header: &UsualHeader, payload:
     }
 }
 
-#[inline]
+#[inline(always)]
 fn count(counters: &mut Counters, bytes: u32) {
     counters.tx_packets = counters.tx_packets.wrapping_add(1);
     counters.tx_bytes = counters.tx_bytes.wrapping_add(u64::from(bytes));
@@ -137,7 +137,7 @@ fn count(counters: &mut Counters, bytes: u32) {
 }
 
 /// `len` new bytes were sent, and with them whatever ACK was due; the next byte lies in `behind`.
-#[inline]
+#[inline(always)]
 fn advance(hot: &mut TcbHot, cold: &mut TcbCold, now: Instant, len: u32, behind: FrameIdx) {
     hot.flags &= !(flag::ACK_NOW | flag::TAIL_PROBE);
     hot.ack_at = Instant::NEVER;
