@@ -44,6 +44,7 @@ fn bytes_arrive_whole_through_loss_duplication_and_reordering() {
             reorder_ppm: [0, 10_000, 200_000][(seed as usize / 3) % 3],
             delay: Duration::from_micros([50, 1000, 20_000][(seed as usize / 2) % 3]),
             split: seed % 5 != 0,
+            padding: 0,
         };
         transfer(seed, faults, &Setup::USUAL, 200_000, 30_000);
     }
@@ -62,4 +63,35 @@ fn bytes_arrive_whole_with_few_frames() {
 fn jumbo_packets_arrive_whole() {
     let setup = Setup { mtu: 9000, ..Setup::USUAL };
     transfer(4, Faults { loss_ppm: 5000, ..Faults::NONE }, &setup, 1_000_000, 10);
+}
+
+/// Each packet of a conversation, and when it was sent.
+fn conversation(seed: u64, faults: Faults, setup: &Setup) -> Vec<(base::Instant, usize, Vec<u8>)> {
+    let mut net = Net::new(seed, setup);
+    let (_, a, b) = net.open();
+    net.keep_trace = true;
+    net.faults = faults;
+    net.transfer(a, b, 60_000, 20_000);
+    net.run(base::Duration::from_secs(10));
+    net.trace.into_iter().map(|(at, from, packet)| (at, from, packet.bytes)).collect()
+}
+
+#[test]
+fn usual_segments_have_the_effect_they_have_on_the_general_way() {
+    for seed in 0..40 {
+        let faults = Faults {
+            loss_ppm: [0, 2000, 20_000, 50_000][seed as usize % 4],
+            dup_ppm: [0, 10_000][seed as usize % 2],
+            reorder_ppm: [0, 10_000, 100_000][seed as usize % 3],
+            ..Faults::NONE
+        };
+        let setup = Setup { super_segment_max: [0, 61_440][(seed as usize / 4) % 2], ..Setup::USUAL };
+        let usual = conversation(seed, faults, &setup);
+        // Padding keeps a packet off the short path.
+        let general = conversation(seed, Faults { padding: 7, ..faults }, &setup);
+        assert_eq!(usual.len(), general.len(), "seed {seed}");
+        for (n, (one, other)) in usual.iter().zip(&general).enumerate() {
+            assert_eq!(one, other, "seed {seed}, packet {n}");
+        }
+    }
 }

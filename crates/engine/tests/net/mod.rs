@@ -83,11 +83,19 @@ pub struct Faults {
     pub delay: Duration,
     /// Cuts super-segments, so that each segment can be lost alone.
     pub split: bool,
+    /// Bytes behind each packet, as of a short Ethernet frame. A packet with padding is none of the usual segments.
+    pub padding: usize,
 }
 
 impl Faults {
-    pub const NONE: Self =
-        Self { loss_ppm: 0, dup_ppm: 0, reorder_ppm: 0, delay: Duration::from_micros(50), split: true };
+    pub const NONE: Self = Self {
+        loss_ppm: 0,
+        dup_ppm: 0,
+        reorder_ppm: 0,
+        delay: Duration::from_micros(50),
+        split: true,
+        padding: 0,
+    };
 }
 
 /// How hosts are made.
@@ -293,10 +301,12 @@ impl Net {
 
     /// Delivers a packet to `host` at once.
     pub fn deliver(&mut self, host: usize, packet: &Packet) {
+        let padding = self.faults.padding;
         self.on(host, |e| {
-            let Some(head) = chain(e, &packet.bytes) else { return };
+            let bytes = [&packet.bytes[..], &[0; 64][..padding]].concat();
+            let Some(head) = chain(e, &bytes) else { return };
             let mut batch = RxBatch::new();
-            let len = packet.bytes.len() as u32;
+            let len = bytes.len() as u32;
             let gso_size = packet.gso_size;
             assert!(batch.push(RxFrame {
                 head,
