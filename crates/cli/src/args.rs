@@ -56,7 +56,8 @@ the later wins.")]
 pub(crate) struct SettingArgs {
     /// Network device to work on. A name: its addresses stay shared with the kernel. Or, with an address that belongs to
     /// Corelane alone, tap:NAME=ADDRESS/PREFIX[,gw=ADDRESS] for a TAP device to be made, own:NAME=... for a device that
-    /// is there. May be given several times. Without it: every usable device except loopback
+    /// is there. May be given several times. Without it: every usable device except loopback. `lo`: none, for a program that
+    /// talks to others of this machine on Corelane; needs no privileges
     #[arg(long, short = 'd', value_name = "IFNAME")]
     pub(crate) device: Vec<String>,
     /// How packets come and go: auto, xdp, packet or tap
