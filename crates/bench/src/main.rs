@@ -20,6 +20,7 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a bench ends where its assumptions do")]
 
 mod baseline;
+mod cores;
 mod count;
 mod engine_rows;
 mod kernel;
@@ -56,6 +57,7 @@ const GROUPS: &[fn() -> Vec<Row>] = &[
     engine_rows::rows,
     scale::rows,
     native::rows,
+    cores::rows,
     socket_rows::rows,
     programs::rows,
 ];

@@ -21,6 +21,14 @@ pub(crate) const MODES: &[(&str, &str)] = &[
         "Memory of open connections, both ends in one process, each connection proven alive by one exchange of 64 bytes each way.",
     ),
     (
+        "cores",
+        "Scaling over lanes, and the x-kernel experiment: one load on threads of their own, each flow group with one thread, or each turn of a group the next thread's (packet-level). Exchanges a second of all threads.",
+    ),
+    (
+        "coresmodel",
+        "The same on more processors than this machine has, by model: one thread's time an exchange as measured, plus the cache lines of a group's state that move with each turn.",
+    ),
+    (
         "memif",
         "Native API over memif: client and server a core each, two threads or two processes, packets copied through shared memory. Linux lo: two processes, epoll.",
     ),

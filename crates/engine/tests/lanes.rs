@@ -280,3 +280,25 @@ fn a_flow_that_is_most_of_a_lane_is_seen_as_an_elephant() {
     assert!(load.slots[usize::from(slot)] >= packets);
     finish(&mut world, &mut talks, &listeners);
 }
+
+#[test]
+fn packets_that_come_to_their_lanes_write_no_line_of_another_lane() {
+    let mut world = World::new(13, 8, 64);
+    world.misdirect = false;
+    let listeners = world.listen(80);
+    let mut talks = open(&mut world, &listeners, 24, 400_000);
+    let packets = |world: &mut World| -> u64 {
+        let count = |e: &mut engine::Engine<'_>| e.counters().rx_packets + e.counters().tx_packets;
+        (0..8).map(|lane| world.on((1, lane), count)).sum()
+    };
+    let (before, changes) = (packets(&mut world), world.pool_changes(1));
+    while !go_on(&mut talks, &mut world) {
+        world.step();
+    }
+    let count = packets(&mut world) - before;
+    // The shared pool moves 64 frames at a time, and only where a lane runs dry or over.
+    let changes = u64::from(world.pool_changes(1).wrapping_sub(changes));
+    assert!(count > 10_000 && changes * 200 < count, "{changes} changes of the pool for {count} packets");
+    assert_eq!(handed(&mut world), 0, "nothing went through a mailbox");
+    finish(&mut world, &mut talks, &listeners);
+}

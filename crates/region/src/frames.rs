@@ -141,6 +141,12 @@ impl FrameArea {
         self.count
     }
 
+    /// How often any lane changed the shared pool, wrapping: the one line of a region that more than one lane writes while flows stay where they are.
+    #[must_use]
+    pub fn pool_changes(&self) -> u32 {
+        (self.shared.pool.load(Ordering::Relaxed) >> 32) as u32
+    }
+
     /// Start of the frame area in this mapping, for UMEM registration.
     #[must_use]
     pub fn base(&self) -> *mut u8 {

@@ -294,6 +294,11 @@ impl World {
         self.lanes().into_iter().map(|at| self.on(at, |e| e.counters().dropped(reason))).sum()
     }
 
+    /// How often the shared pool of machine `m` was changed.
+    pub fn pool_changes(&self, m: usize) -> u32 {
+        self.machines[m].guards[0].frame_area().pool_changes()
+    }
+
     /// Free frames of machine `m`, those of the pool included.
     pub fn free_frames(&mut self, m: usize) -> u32 {
         let mut all: Vec<Vec<FrameIdx>> = Vec::new();
