@@ -13,6 +13,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     for needs in [install::DEMO, install::BENCH] {
         install::install(needs).unwrap_or_else(|why| println!("{why}"));
     }
+    install::install_dpdk_memif();
     build(&["corelane-bench", "corelane-cli", "corelane-preload"])?;
     // The page in the repository is that of a whole run.
     let page = if args.is_empty() { "docs" } else { "target/bench" };

@@ -32,6 +32,19 @@ pub(crate) const BENCH: &[Need] = &[
     ("dpdk-testpmd", "dpdk"),
 ];
 
+/// DPDK's memif driver: a plug-in without a program to look for, whose package is named after DPDK's version.
+pub(crate) fn install_dpdk_memif() {
+    // Without it a row is skipped and says so.
+    let _ = run::run(
+        "sh",
+        &[
+            "-c",
+            "ls /usr/lib/*/dpdk/pmds-*/librte_net_memif.so >/dev/null 2>&1 || apt-get install -y -qq --no-install-recommends \
+             \"$(apt-cache search --names-only '^librte-net-memif' | cut -d' ' -f1 | head -1)\" >/dev/null",
+        ],
+    );
+}
+
 /// Installs the packages of the programs that are not there. Without root or `apt-get` it says what is missing.
 pub(crate) fn install(needs: &[Need]) -> Result<(), String> {
     let missing: Vec<&str> =

@@ -28,6 +28,7 @@ mod lanes;
 mod lwip;
 mod machine;
 mod native;
+mod packets;
 mod page;
 mod peer;
 mod place;
@@ -58,6 +59,7 @@ const GROUPS: &[fn() -> Vec<Row>] = &[
     scale::rows,
     native::rows,
     cores::rows,
+    packets::rows,
     socket_rows::rows,
     programs::rows,
 ];

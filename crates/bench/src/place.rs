@@ -151,10 +151,12 @@ impl World {
             Under::Corelane => {
                 let mut command = Command::new(corelane()?);
                 command.arg("run");
-                if self.client.is_some() {
-                    let device = if side == Side::Server { SERVER_DEVICE } else { CLIENT_DEVICE };
-                    command.args(["--device", device]);
-                }
+                let device = match (&self.client, side) {
+                    (None, _) => "lo",
+                    (Some(_), Side::Server) => SERVER_DEVICE,
+                    (Some(_), Side::Client) => CLIENT_DEVICE,
+                };
+                command.args(["--device", device]);
                 command.arg("--").arg(first);
                 command
             }

@@ -2,7 +2,7 @@
 
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -152,8 +152,23 @@ pub(crate) fn this_program() -> Result<Command, Trouble> {
     std::env::current_exe().map(Command::new).map_err(|e| Trouble::failed("this program's path", e))
 }
 
-/// Runs `command` to its end and gives what it printed; after `limit` it is killed. Its error output goes to ours.
+/// Runs `command` to its end, which has to be a good one, and gives what it printed. Its error output goes to ours.
 pub(crate) fn finish(command: &mut Command, limit: Duration) -> Result<String, Trouble> {
+    let (text, status) = to_the_end(command, limit)?;
+    if status.is_some_and(|s| s.success()) {
+        return Ok(text);
+    }
+    let how = status.map_or_else(|| format!("not done after {} s", limit.as_secs()), |s| s.to_string());
+    Err(Trouble::Failed(format!("{}: {how}", command.get_program().display())))
+}
+
+/// What `command` printed, however it ended.
+pub(crate) fn output_of(command: &mut Command, limit: Duration) -> Result<String, Trouble> {
+    to_the_end(command, limit).map(|(text, _)| text)
+}
+
+/// Runs `command`; after `limit` it is killed, and there is no status.
+fn to_the_end(command: &mut Command, limit: Duration) -> Result<(String, Option<ExitStatus>), Trouble> {
     let name = command.get_program().display().to_string();
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let launch = Launch { dies_with_parent: true, ..Launch::default() };
@@ -170,19 +185,15 @@ pub(crate) fn finish(command: &mut Command, limit: Duration) -> Result<String, T
             .map(|_| String::from_utf8_lossy(&text).into_owned())
     });
     let status = wait(&mut child, limit).map_err(|e| Trouble::failed(&name, e))?;
-    if !status.is_some_and(|s| s.success()) {
-        let how = status.map_or_else(|| format!("not done after {} s", limit.as_secs()), |s| s.to_string());
-        return Err(Trouble::Failed(format!("{name}: {how}")));
-    }
     match reader.join() {
-        Ok(Ok(text)) => Ok(text),
+        Ok(Ok(text)) => Ok((text, status)),
         Ok(Err(error)) => Err(Trouble::failed(&name, error)),
         Err(_) => Err(Trouble::failed(&name, "its output could not be read")),
     }
 }
 
 /// Waits for `child`; after `limit` it is killed, and there is no status.
-fn wait(child: &mut Child, limit: Duration) -> std::io::Result<Option<std::process::ExitStatus>> {
+fn wait(child: &mut Child, limit: Duration) -> std::io::Result<Option<ExitStatus>> {
     let start = Instant::now();
     let mut pause = Duration::from_millis(1);
     loop {
