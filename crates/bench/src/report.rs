@@ -33,6 +33,10 @@ pub(crate) const MODES: &[(&str, &str)] = &[
         "Native API over memif: client and server a core each, two threads or two processes, packets copied through shared memory. Linux lo: two processes, epoll.",
     ),
     (
+        "lend",
+        "Native API between two lanes of one region that lend each other their frames: nothing of bulk is copied; the sender stamps each 4 KiB, the receiver checks the stamps.",
+    ),
+    (
         "onethread",
         "Native API, both ends in turns in one thread: for the instruction counts, and for profilers.",
     ),

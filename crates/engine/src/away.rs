@@ -13,9 +13,13 @@ const HOPS_MAX: u32 = 4;
 const HOPS_SHIFT: u32 = 12;
 const HOPS_MASK: u16 = 7 << HOPS_SHIFT;
 
-// The note of a chain: the port it came by, whether that port's peer may be on this machine, and the lanes it was handed on by.
+// The note of a chain: the port it came by, whether that port's peer may be on this machine, the lanes it was handed on by, and the
+// payload size of the segments merged in it.
 const LOCAL_PEER: u32 = 1 << 8;
 const NOTE_HOPS_SHIFT: u32 = 9;
+const NOTE_HOPS_MASK: u32 = 7;
+const NOTE_GSO_SHIFT: u32 = 12;
+const _: () = assert!(NOTE_GSO_SHIFT + u16::BITS <= region::NOTE_BITS);
 
 /// Hands `packet`, a TCP segment of flow `key` for which this lane has no connection, to the lane that the flow belongs to. True: it is gone
 /// (perhaps dropped, and counted). False: it is for this lane to answer.
@@ -26,10 +30,10 @@ pub(crate) fn hand_over(mem: &mut LaneMem<'_>, packet: &Packet, key: &FlowKey) -
     if hops >= HOPS_MAX {
         return false;
     }
-    meta.flags = packet.gso_size;
     meta.seq = u32::from(packet.l4_offset) + packet.l4_bytes;
     let local_peer = if packet.local_peer { LOCAL_PEER } else { 0 };
     let note = u32::from(packet.port) | local_peer | (hops + 1) << NOTE_HOPS_SHIFT;
+    let note = note | u32::from(packet.gso_size) << NOTE_GSO_SHIFT;
     match mem.frames.hand_over(to, packet.head, note) {
         Ok(wake) => {
             mem.counters.handed_out = mem.counters.handed_out.wrapping_add(1);
@@ -59,9 +63,9 @@ pub(crate) fn receive(mem: &mut LaneMem<'_>, batch: &mut RxBatch) -> usize {
     while batch.room() > 0
         && let Some(mail) = mem.frames.next_mail()
     {
-        let hops = (mail.note >> NOTE_HOPS_SHIFT).min(HOPS_MAX) as u16;
+        let hops = (mail.note >> NOTE_HOPS_SHIFT & NOTE_HOPS_MASK).min(HOPS_MAX) as u16;
         let Some(meta) = mem.frames.meta_mut(mail.head) else { continue };
-        let (len, gso_size) = (meta.seq, meta.flags);
+        let (len, gso_size) = (meta.seq, (mail.note >> NOTE_GSO_SHIFT) as u16);
         meta.flags = hops << HOPS_SHIFT;
         batch.push(RxFrame {
             head: mail.head,

@@ -1,6 +1,7 @@
 //! Sources and sinks of frames, one folder a back-end, with the same files in each: open rx tx stats.
 //!
-//! Back-ends: [`packet`] (AF_PACKET with virtio_net_hdr), [`tap`], [`xdp`], [`memif`] (memory shared with another program), [`simwire`]
+//! Back-ends: [`packet`] (AF_PACKET with virtio_net_hdr), [`tap`], [`xdp`], [`memif`] (memory shared with another program), [`lend`] (frames lent to another
+//! lane of the same region), [`simwire`]
 //! (no device at all). Around any of them: [`fault`], [`capture`]. For those without offloads: [`split`]. What they share: [`vnet`] (checksum and super-frame state in
 //! front of a packet) and the posting of frames to receive into.
 
@@ -16,6 +17,7 @@ mod chain;
 mod egress;
 pub mod fault;
 mod intake;
+pub mod lend;
 pub mod memif;
 pub mod packet;
 pub mod simwire;

@@ -16,6 +16,7 @@ use base::FrameIdx;
 use base::limits::{FRAME_BYTES, FRAME_HEADROOM};
 
 use crate::elastic::Shared;
+use crate::lent::STAND_IN;
 use crate::pool::Mark;
 use crate::{LaneRef, plain};
 
@@ -31,7 +32,7 @@ plain! {
         pub len: u16,
         /// Owners; the frame is free when it reaches 0.
         pub refs: u16,
-        /// For the owner's use.
+        /// For the owner's use, except bit 11: the bytes are another lane's, which lends them.
         pub flags: u16,
         /// For the owner's use: the engine keeps the sequence number of the first byte here.
         pub seq: u32,
@@ -260,6 +261,11 @@ impl Frames<'_> {
     pub fn release(&mut self, frame: FrameIdx) {
         let head = self.stock.head;
         let Some(meta) = self.meta_mut(frame) else { return };
+        if meta.flags & STAND_IN != 0 && meta.refs == 1 {
+            meta.flags = 0;
+            self.report(frame);
+        }
+        let Some(meta) = self.meta_mut(frame) else { return };
         match meta.refs {
             0 => return, // already free: a corrupted or double release must not make a loop of the free list
             u16::MAX => return, // more owners than could be counted: lost rather than freed too early
@@ -354,20 +360,33 @@ impl Frames<'_> {
     pub fn data(&self, frame: FrameIdx) -> &[u8] {
         let Some(meta) = self.meta(frame) else { return &[] };
         let from = meta.offset as usize;
-        self.cell(frame).get(from..from + meta.len as usize).unwrap_or(&[])
+        let cell = if meta.flags & STAND_IN == 0 { frame } else { self.origin_of(frame) };
+        self.cell(cell).get(from..from + meta.len as usize).unwrap_or(&[])
     }
 
-    /// The bytes in use of `frame`, to write them.
+    /// The bytes of the cell of `frame` from byte `from` on, to write them: those before may be lent to another lane.
+    #[inline]
+    #[must_use]
+    pub fn room_mut(&mut self, frame: FrameIdx, from: usize) -> &mut [u8] {
+        if frame.0 >= self.area.count || from > FRAME_BYTES {
+            return &mut [];
+        }
+        let at = self.area.bytes.wrapping_add(frame.0 as usize * FRAME_BYTES + from);
+        // SAFETY: in bounds; owned by this lane, which lent none of these bytes; `&mut self` makes this the only view.
+        unsafe { core::slice::from_raw_parts_mut(at, FRAME_BYTES - from) }
+    }
+
+    /// The bytes in use of `frame`, to write them. None for what another lane lends.
     #[inline]
     #[must_use]
     pub fn data_mut(&mut self, frame: FrameIdx) -> &mut [u8] {
-        let Some(meta) = self.meta(frame) else { return &mut [] };
+        let Some(meta) = self.meta(frame).filter(|m| m.flags & STAND_IN == 0) else { return &mut [] };
         let (from, len) = (meta.offset as usize, meta.len as usize);
         self.cell_mut(frame).get_mut(from..from + len).unwrap_or(&mut [])
     }
 
     /// Copies `len` bytes at `from_offset` of one cell to `to_offset` of another, or of the same. False, and nothing
-    /// copied, when they do not lie inside the cells.
+    /// copied, when they do not lie inside the cells, or the bytes to be written would be another lane's.
     #[inline]
     pub fn copy(
         &mut self,
@@ -375,11 +394,16 @@ impl Frames<'_> {
         (to, to_offset): (FrameIdx, usize),
         len: usize,
     ) -> bool {
+        let is_stand_in = |frame| self.meta(frame).is_some_and(|m| m.flags & STAND_IN != 0);
+        if is_stand_in(to) {
+            return false;
+        }
+        let from = if is_stand_in(from) { self.origin_of(from) } else { from };
         let Some(source) = self.cell(from).get(from_offset..).and_then(|b| b.get(..len)) else {
             return false;
         };
         let source = source.as_ptr();
-        let Some(target) = self.cell_mut(to).get_mut(to_offset..).and_then(|b| b.get_mut(..len)) else {
+        let Some(target) = self.room_mut(to, to_offset).get_mut(..len) else {
             return false;
         };
         // SAFETY: both spans were just found inside cells that this lane owns; `copy` allows them to overlap.
@@ -418,6 +442,13 @@ impl Frames<'_> {
     pub(crate) fn mark(&self, frame: FrameIdx, mark: Mark) {
         if let Some(link) = self.area.links.get(frame.0 as usize) {
             mark.put(link);
+        }
+    }
+
+    /// Moves the whole stock to the shared pool.
+    pub(crate) fn empty_stock(&mut self) {
+        while self.stock.free > 0 && !self.stock.head.is_none() {
+            self.give_back();
         }
     }
 

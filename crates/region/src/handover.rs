@@ -3,6 +3,7 @@
 use base::limits::CHAIN_FRAMES;
 use base::{FrameIdx, LaneId};
 
+use crate::lent::STAND_IN;
 use crate::pool::Mark;
 use crate::{Frames, LaneRef, Mail};
 
@@ -51,7 +52,8 @@ impl Frames<'_> {
         let mut at = head;
         for _ in 0..CHAIN_FRAMES {
             match self.meta(at) {
-                Some(meta) if meta.refs == 1 => at = meta.next,
+                // A frame that stands for another lane's is reported by the lane that borrowed it.
+                Some(meta) if meta.refs == 1 && meta.flags & STAND_IN == 0 => at = meta.next,
                 Some(_) => return false,
                 None => return at != head,
             }

@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use lane::native::{Event, Native};
 
 use crate::kernel;
-use crate::rows::{Goal, Outcome, Row, Sample, Trouble, Unit};
+use crate::rows::{Goal, Job, OURS, Outcome, Row, Sample, Trouble, Unit};
 use parts::{Bulk, Exchanges, Server, Short};
 pub(crate) use place::serve_other_process;
 use place::{Place, Wire};
@@ -97,72 +97,98 @@ fn ping_pong(place: Place, wire: Wire, count: u64) -> Outcome {
 
 fn bulk(place: Place, wire: Wire, in_frames: bool, bytes: u64) -> Outcome {
     let mut client = Bulk::new(in_frames, bytes);
-    against(place, wire, &mut client)?;
+    match place {
+        Place::OneThread => in_one_thread(wire, &mut client)?,
+        Place::Threads | Place::Processes => against(place, wire, &mut client)?,
+    }
     Ok(Sample::of(client.gbit()))
 }
 
 /// The name of the kernel's loopback as a peer.
 const LINUX: &str = "linux lo";
 
-/// The rows of this file; `linux` adds the kernel doing the same.
+/// The rows of this file.
 pub(crate) fn rows() -> Vec<Row> {
-    use Place::{OneThread, Processes, Threads};
-    let wire = Wire::Memif;
-    vec![
-        Row::new("memif-short-64", "short connections, 64 at a time", Unit::PerSecond)
-            .stack("corelane", move |job| short(Threads, wire, 64, job.count))
+    let mut rows = Vec::new();
+    for wire in [Wire::Memif, Wire::Lend] {
+        rows.extend(two_cores(wire));
+        rows.extend(one_thread(wire));
+    }
+    rows
+}
+
+/// Client and server on a core each.
+fn two_cores(wire: Wire) -> [Row; 4] {
+    use Place::{Processes, Threads};
+    let name = wire.name();
+    let rate =
+        move |place, job: &Job| exchanges(place, wire, 64, job.count).map(|c| Sample::of(c.per_second()));
+    let bulk_row = match wire {
+        Wire::Memif => Row::new("memif-bulk-copy", "bulk by copy", Unit::Gbit)
+            .stack(OURS, move |job| bulk(Threads, wire, false, job.count))
+            .stack("corelane, processes", move |job| bulk(Processes, wire, false, job.count))
+            .goal(Goal::OfPeer(LINUX, 1.5)),
+        Wire::Lend => {
+            Row::new("lend-bulk-frames", "bulk without a copy, written and read in frames", Unit::Gbit)
+                .stack(OURS, move |job| bulk(Threads, wire, true, job.count))
+                .stack("corelane, processes", move |job| bulk(Processes, wire, true, job.count))
+                .goal(Goal::OfPeer(LINUX, 3.0))
+        }
+    };
+    [
+        Row::new(format!("{name}-short-64"), "short connections, 64 at a time", Unit::PerSecond)
+            .stack(OURS, move |job| short(Threads, wire, 64, job.count))
             .stack("corelane, processes", move |job| short(Processes, wire, 64, job.count))
             .stack(LINUX, kernel::lo(kernel::short_connections(64).less(40)))
             .goal(Goal::OfPeer(LINUX, 25.0))
             .count(400_000)
             .in_short(),
-        Row::new("memif-rr-64", "request/response, 64 connections", Unit::PerSecond)
-            .stack("corelane", move |job| {
-                exchanges(Threads, wire, 64, job.count).map(|c| Sample::of(c.per_second()))
-            })
-            .stack("corelane, processes", move |job| {
-                exchanges(Processes, wire, 64, job.count).map(|c| Sample::of(c.per_second()))
-            })
+        Row::new(format!("{name}-rr-64"), "request/response, 64 connections", Unit::PerSecond)
+            .stack(OURS, move |job| rate(Threads, job))
+            .stack("corelane, processes", move |job| rate(Processes, job))
             .stack(LINUX, kernel::lo(kernel::request_response(64).less(40)))
             .goal(Goal::OfPeer(LINUX, 25.0))
             .count(2_000_000)
             .in_short(),
-        Row::new("memif-pingpong", "one message there and back, both ends spinning, median", Unit::Us)
-            .stack("corelane", move |job| ping_pong(Threads, wire, job.count))
-            .stack("corelane, processes", move |job| ping_pong(Processes, wire, job.count))
-            .stack(LINUX, kernel::lo(kernel::ping_pong(true).less(10)))
-            .goal(Goal::Value(0.8))
-            .count(400_000)
-            .in_short(),
-        Row::new("memif-bulk-copy", "bulk by copy", Unit::Gbit)
-            .stack("corelane", move |job| bulk(Threads, wire, false, job.count))
-            .stack("corelane, processes", move |job| bulk(Processes, wire, false, job.count))
-            .stack(LINUX, kernel::lo(kernel::bulk().less(2)))
-            .goal(Goal::OfPeer(LINUX, 1.5))
-            .count(4 << 30)
-            .in_short(),
-        Row::new("memif-bulk-zerocopy", "bulk, written and read in frames", Unit::Gbit)
-            .stack("corelane", move |job| bulk(Threads, wire, true, job.count))
-            .stack(LINUX, kernel::lo(kernel::bulk().less(2)))
-            .goal(Goal::OfPeer(LINUX, 3.0))
-            .count(4 << 30),
         Row::new(
-            "onethread-memif-short-64",
-            "short connections, 64 at a time, over memif in one thread",
+            format!("{name}-pingpong"),
+            "one message there and back, both ends spinning, median",
+            Unit::Us,
+        )
+        .stack(OURS, move |job| ping_pong(Threads, wire, job.count))
+        .stack("corelane, processes", move |job| ping_pong(Processes, wire, job.count))
+        .stack(LINUX, kernel::lo(kernel::ping_pong(true).less(10)))
+        .goal(Goal::Value(0.8))
+        .count(400_000)
+        .in_short(),
+        bulk_row.stack(LINUX, kernel::lo(kernel::bulk().less(2))).count(4 << 30).in_short(),
+    ]
+}
+
+/// Both ends in turns in one thread, whose instructions can be counted.
+fn one_thread(wire: Wire) -> [Row; 3] {
+    use Place::OneThread;
+    let name = wire.name();
+    [
+        Row::new(
+            format!("onethread-{name}-short-64"),
+            format!("short connections, 64 at a time, {name} wire"),
             Unit::PerSecond,
         )
-        .stack("corelane", move |job| short(OneThread, wire, 64, job.count))
+        .stack(OURS, move |job| short(OneThread, wire, 64, job.count))
         .count(100_000)
         .counted(2_000),
         Row::new(
-            "onethread-memif-rr-64",
-            "request/response, 64 connections, over memif in one thread",
+            format!("onethread-{name}-rr-64"),
+            format!("request/response, 64 connections, {name} wire"),
             Unit::PerSecond,
         )
-        .stack("corelane", move |job| {
-            exchanges(OneThread, wire, 64, job.count).map(|c| Sample::of(c.per_second()))
-        })
+        .stack(OURS, move |job| exchanges(OneThread, wire, 64, job.count).map(|c| Sample::of(c.per_second())))
         .count(400_000)
         .counted(20_000),
+        Row::new(format!("onethread-{name}-bulk"), format!("bulk, {name} wire"), Unit::Gbit)
+            .stack(OURS, move |job| bulk(OneThread, wire, wire == Wire::Lend, job.count))
+            .count(1 << 30)
+            .counted(64 << 20),
     ]
 }

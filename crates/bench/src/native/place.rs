@@ -3,7 +3,9 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 
+use base::{FrameIdx, LaneId};
 use lane::native::{Config, Link, Memory, Native, Shape, Wait};
+use port::lend::{self, LendParts};
 use port::memif::{MemifParts, Role, WireShape, pair};
 
 use super::parts::{CLIENT, SERVER, Server};
@@ -26,18 +28,32 @@ pub(super) enum Place {
 pub(super) enum Wire {
     /// Packets are copied through shared memory.
     Memif,
+    /// Both lanes lie in one region, and lend each other their frames.
+    Lend,
+}
+
+impl Wire {
+    /// As ids of rows have it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Memif => "memif",
+            Self::Lend => "lend",
+        }
+    }
 }
 
 /// One end of a wire before there is a lane.
 pub(super) enum End {
     Memif(MemifParts),
+    Lend(LendParts, Memory),
 }
 
 /// Connections a lane has room for; half of them may be in TIME-WAIT.
 const SOCKETS: u32 = 65_536;
 const FRAMES: u32 = 32_768;
-/// The hidden word on the command line of a server in a process of its own.
-const HELLO: &[u8] = b"memif";
+/// What the server in a process of its own is told of its end.
+const MEMIF: &[u8] = b"memif";
+const LEND: &[u8] = b"lend ";
 
 /// The server in its own process ends with this.
 pub(super) struct ServerHandle(Option<Child>);
@@ -63,18 +79,43 @@ pub(super) fn two_ends(wire: Wire) -> Result<(End, End), Trouble> {
             let (near, far) = pair(WireShape::default()).map_err(failed("memif"))?;
             Ok((End::Memif(near), End::Memif(far)))
         }
+        Wire::Lend => {
+            let memory = memory(2)?;
+            let lanes = (LaneId(0), LaneId(1));
+            let (near, far) = lend::pair(memory.region(), lanes).map_err(failed("lending wire"))?;
+            Ok((End::Lend(near, memory.clone()), End::Lend(far, memory)))
+        }
     }
+}
+
+fn memory(lanes: u16) -> Result<Memory, Trouble> {
+    let shape = Shape { lanes, sockets: SOCKETS, frames: FRAMES };
+    Memory::shared(shape, true).map_err(failed("memory"))
 }
 
 /// A lane at `end`.
 pub(super) fn lane(end: End) -> Result<Native, Trouble> {
-    let End::Memif(parts) = end;
-    let shape = Shape { lanes: 1, sockets: SOCKETS, frames: FRAMES };
-    let memory = Memory::shared(shape, true).map_err(failed("memory"))?;
-    let (own, peer) = if parts.role == Role::Client { (CLIENT, SERVER) } else { (SERVER, CLIENT) };
-    let link = Link::memif(parts, &memory, own, peer).map_err(failed("memif"))?;
-    let config =
-        Config { wait: Wait::Spin, local_ports: 1024..=65_535, ..Config::new(memory, SOCKETS, vec![link]) };
+    let ends = |client| if client { (CLIENT, SERVER) } else { (SERVER, CLIENT) };
+    let (number, memory, link) = match end {
+        End::Memif(parts) => {
+            // Each end has memory of its own, whose only lane it is.
+            let ((own, peer), memory) = (ends(parts.role == Role::Client), memory(1)?);
+            let link = Link::memif(parts, &memory, own, peer).map_err(failed("memif"))?;
+            (0, memory, link)
+        }
+        End::Lend(parts, memory) => {
+            let number = 1 - parts.peer.0;
+            let (own, peer) = ends(number == 0);
+            let link = Link::lend(parts, &memory, own, peer).map_err(failed("lending wire"))?;
+            (number, memory, link)
+        }
+    };
+    let config = Config {
+        lane: LaneId(number),
+        wait: Wait::Spin,
+        local_ports: 1024..=65_535,
+        ..Config::new(memory, SOCKETS, vec![link])
+    };
     Native::new(config).map_err(failed("lane"))
 }
 
@@ -110,7 +151,6 @@ fn serve(end: End) -> Result<(), Trouble> {
 
 /// This program again, as the server at `end`.
 fn spawn(end: &End) -> Result<Child, Trouble> {
-    let End::Memif(parts) = end;
     let (ours, theirs) = sys::fds::pair().map_err(failed("socketpair"))?;
     let program = std::env::current_exe().map_err(failed("own name"))?;
     let child = Command::new(program)
@@ -118,18 +158,38 @@ fn spawn(end: &End) -> Result<Child, Trouble> {
         .stdin(Stdio::from(OwnedFd::from(theirs)))
         .spawn()
         .map_err(failed("a second process"))?;
-    sys::fds::send(&ours, HELLO, &parts.fds()).map_err(failed("handing the wire over"))?;
+    match end {
+        End::Memif(parts) => sys::fds::send(&ours, MEMIF, &parts.fds()),
+        End::Lend(parts, memory) => {
+            let shelves = parts.shelves.map(|cell| cell.0.to_le_bytes());
+            let hello = [LEND, shelves.as_flattened()].concat();
+            sys::fds::send(&ours, &hello, memory.fd().as_slice())
+        }
+    }
+    .map_err(failed("handing the wire over"))?;
     Ok(child)
 }
 
 /// What the second process does: takes its end of the wire from standard input, and serves until it is ended.
 pub(crate) fn serve_other_process() -> Result<(), String> {
-    let mut hello = [0; 16];
+    let mut hello = [0; 64];
     let received = sys::fds::recv(&std::io::stdin().as_fd(), &mut hello).map_err(|e| e.to_string())?;
-    if hello.get(..received.bytes) != Some(HELLO) {
-        return Err("no wire on standard input: this is for corelane-bench itself".to_owned());
-    }
-    let parts = MemifParts::from_fds(Role::Server, WireShape::default(), &mut received.fds.into_iter())
-        .ok_or("an end of a wire lacks descriptors")?;
-    pin(1).and_then(|()| serve(End::Memif(parts))).map_err(|trouble| format!("{trouble:?}"))
+    let said = hello.get(..received.bytes).unwrap_or(&[]);
+    let mut fds = received.fds.into_iter();
+    let end = match said.split_at_checked(LEND.len()) {
+        Some((MEMIF, [])) => {
+            let parts = MemifParts::from_fds(Role::Server, WireShape::default(), &mut fds);
+            parts.map(End::Memif).ok_or("an end of a wire lacks descriptors")?
+        }
+        Some((LEND, numbers)) => {
+            let memory = Memory::open(fds.next().ok_or("no memory came")?).map_err(|e| e.to_string())?;
+            let mut shelves = [FrameIdx::NONE; 4];
+            for (cell, number) in shelves.iter_mut().zip(numbers.as_chunks().0) {
+                *cell = FrameIdx(u32::from_le_bytes(*number));
+            }
+            End::Lend(LendParts { shelves, peer: LaneId(0) }, memory)
+        }
+        _ => return Err("no wire on standard input: this is for corelane-bench itself".to_owned()),
+    };
+    pin(1).and_then(|()| serve(end)).map_err(|trouble| format!("{trouble:?}"))
 }

@@ -79,7 +79,7 @@ impl Conn<'_, '_> {
         let tail = self.hot.snd_queue.tail;
         let used = self.frames.meta(tail).map_or(FRAME_BYTES, |m| usize::from(m.offset) + usize::from(m.len));
         let (frame, from) = if used + len <= FRAME_BYTES { (tail, used) } else { (self.new_frame()?, 0) };
-        let n = self.frames.cell_mut(frame).get_mut(from..from + len).map_or(0, |room| fill(room).min(len));
+        let n = self.frames.room_mut(frame, from).get_mut(..len).map_or(0, |room| fill(room).min(len));
         if frame == tail {
             self.grow_tail(n as u16);
         } else if n > 0 {

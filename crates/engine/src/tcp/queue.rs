@@ -57,7 +57,7 @@ impl Conn<'_, '_> {
         let tail = self.hot.snd_queue.tail;
         let Some(meta) = self.frames.meta(tail) else { return 0 };
         let used = usize::from(meta.offset) + usize::from(meta.len);
-        let Some(room) = self.frames.cell_mut(tail).get_mut(used..) else { return 0 };
+        let room = self.frames.room_mut(tail, used);
         let n = room.len().min(data.len());
         let (Some(to), Some(from)) = (room.get_mut(..n), data.get(..n)) else { return 0 };
         to.copy_from_slice(from);

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
 use base::{Duration, LaneId, MacAddr};
+use port::lend::{LendParts, LendPort, NoFrames};
 use port::memif::{MemifError, MemifParts, MemifPort};
 use port::{Port, PortSetup};
 use region::RegionError;
@@ -57,14 +58,29 @@ impl Link {
         addr: Ipv4Addr,
         peer: Ipv4Addr,
     ) -> Result<Self, MemifError> {
-        let port = MemifPort::from_parts(parts, memory.region().frame_area(), wire_setup())?;
+        let port = MemifPort::from_parts(parts, memory.region().frame_area(), wire_setup(65_520))?;
+        Ok(Self::wire(Box::new(port), (mac_of(addr), addr), mac_of(peer)))
+    }
+
+    /// One end of a lending wire to another lane of the same `memory`, as the first link of a lane: frames are not copied but read where
+    /// they are, with [`Native::send_with`](super::Native::send_with) and [`Native::recv_with`](super::Native::recv_with) from end to end.
+    /// Both ends trust one another with all of the memory. It cannot be slept on: a lane that has one polls.
+    ///
+    /// # Errors
+    /// What [`LendPort::from_parts`] gives.
+    pub fn lend(parts: LendParts, memory: &Memory, addr: Ipv4Addr, peer: Ipv4Addr) -> Result<Self, NoFrames> {
+        let port = LendPort::from_parts(parts, memory.region(), wire_setup(LEND_MTU))?;
         Ok(Self::wire(Box::new(port), (mac_of(addr), addr), mac_of(peer)))
     }
 }
 
+/// Largest packet of a lending wire: 15 whole frames of payload behind the headers of IPv4 and TCP with timestamps, so that frames are
+/// not cut.
+const LEND_MTU: u16 = 15 * base::limits::FRAME_BYTES as u16 + 52;
+
 /// The setup of a port to another lane of this machine.
-fn wire_setup() -> PortSetup {
-    PortSetup { port: 0, mtu: 65_520, local_peer: true, own_address: true }
+fn wire_setup(mtu: u16) -> PortSetup {
+    PortSetup { port: 0, mtu, local_peer: true, own_address: true }
 }
 
 /// A locally administered Ethernet address (IEEE 802, bit 1 of the first byte) that holds `addr`.

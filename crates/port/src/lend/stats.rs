@@ -1,0 +1,10 @@
+//! Counters.
+
+use super::LendPort;
+use crate::PortStats;
+
+impl LendPort {
+    pub(super) fn counted(&self) -> PortStats {
+        self.stats
+    }
+}
