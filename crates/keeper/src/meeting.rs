@@ -143,7 +143,16 @@ fn prepare(folder: &Path) -> Result<(), String> {
 impl Meeting {
     /// Takes part from now on, with the others that are there. Without a folder to meet in it stays alone, and `Err` of the second says why.
     pub(crate) fn open(number: u64) -> (Self, Result<(), String>) {
-        let mut meeting = Self {
+        let mut meeting = Self::alone(number);
+        let outcome = match folder() {
+            Some(folder) => meeting.join(&folder),
+            None => Err("XDG_RUNTIME_DIR is not set".to_owned()),
+        };
+        (meeting, outcome)
+    }
+
+    fn alone(number: u64) -> Self {
+        Self {
             number,
             namespace: namespace_of("/proc/self/ns/net").unwrap_or_default(),
             net: sys::namespace::current_net().ok(),
@@ -151,12 +160,7 @@ impl Meeting {
             keepers: BTreeMap::new(),
             next: 1,
             told: News::default(),
-        };
-        let outcome = match folder() {
-            Some(folder) => meeting.join(&folder),
-            None => Err("XDG_RUNTIME_DIR is not set".to_owned()),
-        };
-        (meeting, outcome)
+        }
     }
 
     fn join(&mut self, folder: &Path) -> Result<(), String> {
@@ -328,5 +332,100 @@ impl Meeting {
         let told = |keeper: &Keeper| letters.iter().all(|letter| keeper.send(letter, &[]).is_ok());
         let lost = self.keepers.iter().filter(|(_, keeper)| !told(keeper)).map(|(&id, _)| id).collect();
         (lost, !letters.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base::LaneId;
+
+    fn news(port: u16) -> News {
+        let lane = FarLane { region: 3, lane: LaneId(1) };
+        let listening = BTreeSet::from([Listening { lane, addr: [9; 16], port, pid: 77 }]);
+        News { listening, addresses: BTreeSet::from([(2, [7; 16])]) }
+    }
+
+    /// Takes in what is there; gives who is gone.
+    fn read_all(meeting: &mut Meeting) -> Vec<KeeperId> {
+        meeting.accept();
+        let mut gone = Vec::new();
+        for id in meeting.ids() {
+            loop {
+                let noted = match meeting.receive(id) {
+                    Ok(None) => break,
+                    Ok(Some((letter, fds))) => meeting.note(id, &letter, fds).is_ok(),
+                    Err(_) => false,
+                };
+                if !noted {
+                    meeting.forget(id);
+                    gone.push(id);
+                    break;
+                }
+            }
+        }
+        gone
+    }
+
+    #[test]
+    fn keepers_in_one_folder_hear_of_one_another_and_clear_the_dead_away() {
+        let folder = std::env::temp_dir().join(format!("corelane-meeting-{}", std::process::id()));
+        prepare(&folder).expect("a folder");
+        let dead = folder.join("keeper-1-dead");
+        drop(fds::listen_path(&dead.to_string_lossy()).expect("a socket"));
+        let (mut first, mut second) = (Meeting::alone(1), Meeting::alone(2));
+        first.join(&folder).expect("joined");
+        assert!(!dead.exists());
+        first.tell(news(80));
+        second.join(&folder).expect("joined");
+        for _ in 0..2 {
+            read_all(&mut first);
+            read_all(&mut second);
+        }
+        let heard = |meeting: &Meeting| meeting.others().map(|(_, k)| k.news.clone()).collect::<Vec<_>>();
+        assert!(second.has_heard_all());
+        assert_eq!((heard(&first), heard(&second)), (vec![News::default()], vec![news(80)]));
+        // Changes are told, and nothing twice.
+        assert_eq!(second.tell(news(81)), (vec![], true));
+        assert_eq!(second.tell(news(81)), (vec![], false));
+        read_all(&mut first);
+        assert_eq!(heard(&first), vec![news(81)]);
+        assert!(first.others().all(|(_, k)| k.namespace == first.namespace && k.net.is_some()));
+        drop(first);
+        assert_eq!(read_all(&mut second).len(), 1);
+        assert_eq!(heard(&second), vec![]);
+        drop(second);
+        // Every socket went with its keeper, so the folder is empty.
+        fs::remove_dir(&folder).expect("an empty folder");
+    }
+
+    #[test]
+    fn of_two_connections_between_two_keepers_the_same_one_stays_at_both() {
+        let folder = std::env::temp_dir().join(format!("corelane-twins-{}", std::process::id()));
+        prepare(&folder).expect("a folder");
+        let (mut first, mut second) = (Meeting::alone(1), Meeting::alone(2));
+        first.join(&folder).expect("joined");
+        second.join(&folder).expect("joined");
+        // As if both had come at the same moment.
+        let path = second.place.as_ref().expect("a place").path.clone();
+        first.visit(&path);
+        for _ in 0..3 {
+            read_all(&mut first);
+            read_all(&mut second);
+        }
+        assert_eq!((first.ids().len(), second.ids().len()), (1, 1));
+        assert_eq!((first.others().count(), second.others().count()), (1, 1));
+        drop((first, second));
+        fs::remove_dir(&folder).expect("an empty folder");
+    }
+
+    #[test]
+    fn a_folder_that_others_may_write_to_is_no_place_to_meet() {
+        let folder = std::env::temp_dir().join(format!("corelane-open-{}", std::process::id()));
+        prepare(&folder).expect("a folder");
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).expect("set");
+        let open = prepare(&folder);
+        fs::remove_dir(&folder).expect("removed");
+        assert!(open.is_err_and(|why| why.contains("others may write")));
     }
 }

@@ -82,3 +82,22 @@ fn a_lane_whose_holder_is_gone_is_poisoned_instead_of_waited_for() {
     assert_eq!(lane.enter(NOW).err(), Some(Poisoned));
     assert_eq!(lane.lane_ref().holder(), None);
 }
+
+#[test]
+fn what_a_port_does_not_take_for_long_is_lost_so_that_others_have_their_share() {
+    let lane = lane();
+    let mut session = lane.enter(NOW).unwrap();
+    session.set_addresses(0, &[end(1).addr]);
+    session.engine(|engine| {
+        let sock = engine.udp_bind(end(1), &UdpOptions::default()).unwrap();
+        let route = RouteTo { port: 0, next_hop: end(2).addr, local_mac: MAC, mac: Some(MAC), mtu: 0 };
+        let to = UdpTo { local: end(1).addr, remote: end(2), route };
+        engine.udp_send_to(sock, b"hello", Some(&to)).unwrap();
+    });
+    drop(session);
+    for (after_ms, waits) in [(1, true), (90, true), (101, false)] {
+        let mut session = lane.enter(NOW.plus(Duration::from_millis(after_ms))).unwrap();
+        session.flush();
+        assert_eq!(session.engine(|engine| Some(engine.transmit_pending())), Some(waits), "{after_ms} ms");
+    }
+}

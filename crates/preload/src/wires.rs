@@ -108,7 +108,7 @@ impl Spread {
     /// The port for a connection from local port `local`.
     pub(crate) fn pick(&self, local: Port) -> u8 {
         let hash = u32::from(local.0).wrapping_mul(MIX);
-        let at = (u64::from(hash) * u64::from(self.count) >> 32) as usize;
+        let at = ((u64::from(hash) * u64::from(self.count)) >> 32) as usize;
         self.ports.get(at).copied().unwrap_or_default()
     }
 }

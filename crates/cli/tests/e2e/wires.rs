@@ -98,14 +98,20 @@ fn explain_names_the_process_at_the_other_end() {
     assert!(text.contains(&format!("wire      to process {client}")), "{text}");
 }
 
+/// A shell's line that starts the server, waits until its lane listens, as `corelane` tells it, and runs the client.
+fn both(corelane: &str, server: &str, client: &str) -> String {
+    format!(
+        "python3 {server} 127.0.0.1 7000 >/dev/null & S=$!; \
+         until {corelane} explain $S 2>/dev/null | grep -q 'listens on port'; do sleep 0.05; done; \
+         python3 {client} 127.0.0.1 7000 4 1000000; status=$?; kill $S; exit $status"
+    )
+}
+
 #[test]
 fn programs_under_one_keeper_talk_by_a_wire_too() {
     let Some(world) = World::new(&["python3", "ip"]) else { return };
     let (serve, ask) = (script("wire_server.py"), script("wire_client.py"));
-    let shell = format!(
-        "python3 {serve} 127.0.0.1 7000 >server.out & while ! grep -q serving server.out; do sleep 0.1; done; sleep 1; \
-         python3 {ask} 127.0.0.1 7000 4 1000000; status=$?; kill $!; exit $status"
-    );
+    let shell = both(&program().display().to_string(), &serve, &ask);
     let out = world.check(Side::Ours, 60, &corelane("lo", &["sh", "-c", &shell]));
     assert!(out.contains("all good"), "{out}");
     assert_eq!(kernel_segments(&world, Side::Ours), 0);
@@ -243,4 +249,24 @@ fn nginx_with_two_workers_serves_by_wires() {
     world.check(Side::Ours, 60, &corelane("lo", &words));
     assert_eq!(sha256(&file), sha256(&fetched));
     assert_eq!(kernel_segments(&world, Side::Ours), before);
+}
+
+#[test]
+fn wires_need_no_privileges() {
+    let Some(world) = World::new(&["python3", "ip", "setpriv"]) else { return };
+    let built = program();
+    for name in ["corelane", "libcorelane_preload.so"] {
+        std::fs::copy(built.with_file_name(name), world.dir.join(name)).expect("a copy");
+    }
+    std::fs::set_permissions(&world.dir, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
+    let (serve, ask) = (world.dir.join("serve.py"), world.dir.join("ask.py"));
+    std::fs::copy(script("wire_server.py"), &serve).expect("a copy");
+    std::fs::copy(script("wire_client.py"), &ask).expect("a copy");
+    let copy = world.dir.join("corelane").display().to_string();
+    let shell = both(&copy, &serve.display().to_string(), &ask.display().to_string());
+    let mut line = vec!["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", copy.as_str()];
+    line.extend(["run", "--device", "lo", "--", "sh", "-c", shell.as_str()]);
+    let out = world.check(Side::Ours, 60, &line);
+    assert!(out.contains("all good"), "{out}");
+    assert_eq!(kernel_segments(&world, Side::Ours), 0);
 }
