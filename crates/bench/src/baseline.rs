@@ -115,7 +115,8 @@ fn measure(rows: &[Row]) -> Result<BTreeMap<String, f64>, String> {
     }
     let mut counts = BTreeMap::new();
     for row in rows {
-        let Some(operations) = row.counted else { continue };
+        // A native lane reads the clock: its counts differ by 2 % from run to run.
+        let Some(operations) = row.counted.filter(|_| !row.id.starts_with("onethread-")) else { continue };
         match count::instructions(row, OURS, operations) {
             Ok(Instructions(each)) => counts.insert(row.id.clone(), each),
             Err(Trouble::Skipped(why) | Trouble::Failed(why)) => return Err(format!("{}: {why}", row.id)),

@@ -19,12 +19,7 @@ pub(crate) fn rows() -> Vec<Row> {
     }
     rows.push(both_ends("bulk", 1, kernel::bulk()).count(1 << 30));
     rows.push(both_ends("pingpong-blocking", 1, kernel::ping_pong(false)).count(10_000));
-    rows.push(
-        both_ends("pingpong-spinning", 1, kernel::ping_pong(true))
-            .goal(Goal::OfRow("socket-pingpong-blocking", 1.0))
-            .count(40_000)
-            .in_short(),
-    );
+    rows.push(both_ends("pingpong-spinning", 1, kernel::ping_pong(true)).count(40_000).in_short());
     for (id, load) in
         [("veth-conn-64", kernel::short_connections(64)), ("veth-rr-64", kernel::request_response(64))]
     {
