@@ -20,6 +20,7 @@
 #![allow(clippy::expect_used, clippy::indexing_slicing, reason = "a bench ends where its assumptions do")]
 
 mod baseline;
+mod calls;
 mod cores;
 mod count;
 mod engine_rows;
@@ -62,6 +63,7 @@ const GROUPS: &[fn() -> Vec<Row>] = &[
     packets::rows,
     socket_rows::rows,
     programs::rows,
+    calls::rows,
 ];
 
 /// Corelane beside its peers: in turns, pinned, medians.
@@ -113,6 +115,9 @@ enum Action {
     NativeServer,
     /// An epoll server that knows nothing of Corelane
     PeerServer(peer::ServerArgs),
+    /// A program that makes one kind of call again and again
+    #[command(hide = true)]
+    CallsProgram(calls::CallsArgs),
     /// The client of that server
     PeerClient(peer::ClientArgs),
 }
@@ -151,6 +156,7 @@ fn main() -> ExitCode {
         (Some(Action::Baseline(args)), _) if args.bless => baseline::bless(&all_rows(), &args.file),
         (Some(Action::Baseline(args)), _) => baseline::check(&all_rows(), &args.file),
         (Some(Action::NativeServer), _) => native::serve_other_process(),
+        (Some(Action::CallsProgram(args)), _) => calls::program(&args).map_err(|e| e.to_string()),
         (Some(Action::PeerServer(args)), _) => peer::serve(&args).map_err(|e| e.to_string()),
         (Some(Action::PeerClient(args)), _) => peer::drive(&args).map_err(|e| e.to_string()),
         (None, Some(words)) => one_run(&words),

@@ -17,6 +17,10 @@ pub(crate) const MODES: &[(&str, &str)] = &[
         "Engine only: both ends in one thread, frames copied onto an in-memory wire and off it. CPU time of both ends an operation.",
     ),
     (
+        "call",
+        "One socket call of an unmodified program, by the CPU time of its thread; the other end is on the kernel, across veth. A system call: getppid.",
+    ),
+    (
         "memory",
         "Memory of open connections, both ends in one process, each connection proven alive by one exchange of 64 bytes each way.",
     ),

@@ -16,6 +16,7 @@ pub(crate) enum Target {
     Any,
 }
 
+#[derive(Clone)]
 struct Sleeper<W> {
     waiter: W,
     target: Target,
@@ -26,6 +27,7 @@ struct Sleeper<W> {
 }
 
 /// All sleepers of the process. `W` names one, and is what a wake-up goes to.
+#[derive(Clone)]
 pub(super) struct Turns<W> {
     rows: Vec<Sleeper<W>>,
     /// The lanes that have a poller, as bits.
@@ -104,7 +106,146 @@ impl<W: Copy + PartialEq> Turns<W> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::{Target, Turns};
+
+    /// Where a thread of the model is.
+    #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+    enum At {
+        Look,
+        Enter,
+        Sleep,
+        Clear,
+        Leave,
+        Served,
+    }
+
+    #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+    struct Thread {
+        at: At,
+        views: u32,
+        polls: u32,
+        seen: u8,
+        /// Its eventfd is signalled.
+        raised: bool,
+        /// Its socket is readable.
+        ready: bool,
+    }
+
+    /// Threads that wait each for one packet of its own, as `hub::block` and its callers do, and the ports of two lanes.
+    #[derive(Clone)]
+    struct Model {
+        turns: Turns<usize>,
+        threads: Vec<Thread>,
+        /// Packets still to come, and those in the ports: whose, on which lane.
+        to_come: Vec<(usize, u32)>,
+        ports: Vec<(usize, u32)>,
+        fired: u8,
+    }
+
+    /// A state of the model, to know it again.
+    type Key = (Vec<Thread>, Vec<(usize, u32)>, Vec<(usize, u32)>, u8, Vec<(usize, u32, bool)>);
+
+    impl Model {
+        fn new(views: &[u32], packets: &[(usize, u32)]) -> Self {
+            let thread =
+                |views| Thread { at: At::Look, views, polls: 0, seen: 0, raised: false, ready: false };
+            Self {
+                turns: Turns::new(),
+                threads: views.iter().copied().map(thread).collect(),
+                to_come: packets.to_vec(),
+                ports: Vec::new(),
+                fired: 0,
+            }
+        }
+
+        fn key(&self) -> Key {
+            let rows = self.turns.rows.iter().map(|s| (s.waiter, s.polls, s.signalled)).collect();
+            (self.threads.clone(), self.to_come.clone(), self.ports.clone(), self.fired, rows)
+        }
+
+        /// One step of thread `me`; `None`: it is served, or sleeps with nothing to wake it.
+        fn step(&self, me: usize) -> Option<Self> {
+            let mut next = self.clone();
+            let Thread { at, views, polls, seen, .. } = self.threads[me];
+            let mut woken = Vec::new();
+            next.threads[me].at = match at {
+                At::Look => {
+                    let (taken, left) = self.ports.iter().partition(|(_, lane)| lane & views != 0);
+                    next.ports = left;
+                    let taken: Vec<(usize, u32)> = taken;
+                    for (whose, _) in taken {
+                        next.threads[whose].ready = true;
+                        next.fired += 1;
+                        next.turns.wake_for_epoll(whose as u32, &mut |w| woken.push(w));
+                    }
+                    next.threads[me].seen = next.fired;
+                    if next.threads[me].ready { At::Served } else { At::Enter }
+                }
+                At::Enter if self.fired != seen => At::Look,
+                At::Enter => {
+                    next.threads[me].polls = next.turns.enter(me, Target::Epoll(me as u32), views);
+                    At::Sleep
+                }
+                At::Sleep => {
+                    let packet = self.ports.iter().any(|(_, lane)| lane & polls != 0);
+                    if !self.threads[me].raised && !packet {
+                        return None;
+                    }
+                    At::Clear
+                }
+                At::Clear => {
+                    next.threads[me].raised = false;
+                    At::Leave
+                }
+                At::Leave => {
+                    next.turns.leave(me, false, &mut |w| woken.push(w));
+                    At::Look
+                }
+                At::Served => return None,
+            };
+            for waiter in woken {
+                next.threads[waiter].raised = true;
+            }
+            Some(next)
+        }
+
+        /// The next packet comes in.
+        fn arrive(&self) -> Option<Self> {
+            let mut next = self.clone();
+            next.ports.push(next.to_come.pop()?);
+            Some(next)
+        }
+    }
+
+    /// Runs every interleaving; gives the number of states. Panics where threads sleep for ever beside what they wait for.
+    fn explore(first: Model) -> usize {
+        let mut seen = BTreeSet::new();
+        let mut todo = vec![first];
+        while let Some(model) = todo.pop() {
+            if !seen.insert(model.key()) {
+                continue;
+            }
+            let mut after: Vec<Model> = (0..model.threads.len()).filter_map(|me| model.step(me)).collect();
+            after.extend(model.arrive());
+            let served = model.threads.iter().all(|t| t.at == At::Served);
+            assert!(served || !after.is_empty(), "a wake-up is lost: {:?} {:?}", model.threads, model.ports);
+            todo.append(&mut after);
+        }
+        seen.len()
+    }
+
+    #[test]
+    fn no_interleaving_of_three_sleepers_on_one_lane_loses_a_wake_up() {
+        assert!(explore(Model::new(&[1, 1, 1], &[(0, 1), (1, 1), (2, 1)])) > 1_000);
+    }
+
+    #[test]
+    fn no_interleaving_of_sleepers_on_two_lanes_loses_a_wake_up() {
+        assert!(explore(Model::new(&[3, 1, 2], &[(0, 2), (1, 1), (2, 2)])) > 1_000);
+        assert!(explore(Model::new(&[1, 3, 2], &[(2, 2), (0, 1), (1, 1)])) > 1_000);
+    }
 
     fn leave(turns: &mut Turns<u8>, who: u8) -> Vec<u8> {
         let mut woken = Vec::new();
