@@ -39,7 +39,7 @@ pub(crate) fn rows() -> Vec<Row> {
             .goal(Goal::Value(4.0))
             .obstacle(
                 "each packet is sent by a system call and goes through the kernel's veth driver and packet socket (docs/ports.md has \
-                 the cost of each part): two system calls and two packets an exchange.",
+                 the cost of each part).",
             )
             .count(40_000)
             .in_short(),
