@@ -56,8 +56,9 @@ the later wins.")]
 pub(crate) struct SettingArgs {
     /// Network device to work on. A name: its addresses stay shared with the kernel. Or, with an address that belongs to
     /// Corelane alone, tap:NAME=ADDRESS/PREFIX[,gw=ADDRESS] for a TAP device to be made, own:NAME=... for a device that
-    /// is there. May be given several times. Without it: every usable device except loopback. `lo`: none, for a program that
-    /// talks to others of this machine on Corelane; needs no privileges
+    /// is there, memif:PATH=ADDRESS/PREFIX[,gw=ADDRESS][,role=client|server][,id=N][,secret=TEXT][,mtu=N] for a wire to a VPP,
+    /// DPDK or other program at the memif socket PATH. May be given several times. Without it: every usable device except
+    /// loopback. `lo`: none, for a program that talks to others of this machine on Corelane; needs no privileges
     #[arg(long, short = 'd', value_name = "IFNAME")]
     pub(crate) device: Vec<String>,
     /// How packets come and go: auto, xdp, packet or tap

@@ -173,7 +173,7 @@ fn finish(layer: Layer) -> Result<Config, Failure> {
     for text in layer.device.map(OneOrMany::into_vec).unwrap_or_default() {
         let spec = DeviceSpec::parse(&text).map_err(|why| {
             Failure::new(format!("device `{text}`"), why).fix(
-                "give an interface name (see `ip link`), or tap: or own:NAME=ADDRESS/PREFIX[,gw=ADDRESS]",
+                "give an interface name (see `ip link`), or tap:, own: or memif:NAME=ADDRESS/PREFIX[,gw=ADDRESS]",
             )
         })?;
         devices.push(spec);

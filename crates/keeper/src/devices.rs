@@ -16,9 +16,10 @@ use sys::fds::Fd;
 use crate::client::Refusal;
 use crate::error::StartError;
 use crate::kernel_flows;
+use crate::memif::{FIRST_IFINDEX, MemifLink};
 use crate::regions::RegionMemory;
 use crate::rules::{Change, End, Slot};
-use crate::settings::{DeviceSpec, OwnSpec, PortChoice};
+use crate::settings::{DeviceSpec, MemifDevice, OwnSpec, PortChoice};
 
 /// Why a device got its kind of port, in words for the user.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -102,6 +103,8 @@ enum Back {
     Own {
         taken: bool,
     },
+    /// A wire to another program; one lane at a time has it.
+    Memif(MemifLink),
 }
 
 /// All devices of a session, with what steers packets on them.
@@ -149,6 +152,7 @@ impl Devices {
                 }
                 DeviceSpec::Tap(tap) => devices.add_tap(tap)?,
                 DeviceSpec::Own(own) => devices.add_own(own, links)?,
+                DeviceSpec::Memif(memif) => devices.add_memif(memif)?,
             }
         }
         if specs.is_empty() {
@@ -236,6 +240,35 @@ impl Devices {
         Ok(())
     }
 
+    fn add_memif(&mut self, memif: &MemifDevice) -> Result<(), StartError> {
+        self.list.push(Device {
+            name: memif.path().to_owned(),
+            ifindex: FIRST_IFINDEX + self.list.len() as u32,
+            mtu: u32::from(memif.mtu),
+            mac: tap_mac(&memif.own),
+            local_peer: false,
+            back: Back::Memif(MemifLink::open(memif)?),
+        });
+        Ok(())
+    }
+
+    /// The wires to other programs.
+    pub(crate) fn memifs(&self) -> impl Iterator<Item = &MemifLink> {
+        self.list.iter().filter_map(|device| match &device.back {
+            Back::Memif(link) => Some(link),
+            Back::Packet | Back::Xdp { .. } | Back::Tap(_) | Back::Own { .. } => None,
+        })
+    }
+
+    /// Handles what the programs at the other ends of wires say.
+    pub(crate) fn serve_memifs(&mut self) {
+        for device in &mut self.list {
+            if let Back::Memif(link) = &mut device.back {
+                link.serve();
+            }
+        }
+    }
+
     /// The devices.
     pub(crate) fn list(&self) -> &[Device] {
         &self.list
@@ -294,6 +327,7 @@ impl Devices {
                 Back::Packet => {}
                 Back::Tap(queue) => *queue = own.next(),
                 Back::Own { taken } => *taken = false,
+                Back::Memif(link) => link.give_back(own.by_ref().collect()),
                 Back::Xdp { taken, .. } => {
                     *taken = false;
                     if let (Ok(lane), Some(steering)) = (steer_lane(slot), &mut self.steering) {
@@ -425,6 +459,11 @@ impl Device {
                 row.flags |= device_flags::OWN_ADDRESS;
                 vec![fd]
             }
+            (Back::Memif(link), _) => {
+                row.kind = DeviceKind::Memif;
+                row.flags |= device_flags::OWN_ADDRESS;
+                link.take().ok_or_else(busy)?
+            }
             (Back::Packet | Back::Xdp { .. }, None) => return Err(failed(Errno::NODEV)),
         };
         row.fds = fds.len() as u8;
@@ -443,6 +482,28 @@ impl Device {
         }
     }
 
+    /// The row of the mirrored tables for a device of which the kernel does not know.
+    pub(crate) fn own_link(&self) -> Option<Link> {
+        let Back::Memif(_) = self.back else { return None };
+        let mut name = [0; 16];
+        for (to, from) in name.iter_mut().zip(b"memif".iter().chain(self.ifindex.to_string().as_bytes())) {
+            *to = *from;
+        }
+        let (ifindex, mac, mtu) = (self.ifindex, self.mac, self.mtu);
+        Some(Link {
+            ifindex,
+            name,
+            mac,
+            mtu,
+            up: true,
+            running: true,
+            kind: LinkKind::Ethernet,
+            rx_queues: 1,
+            tx_queues: 1,
+            ..Link::default()
+        })
+    }
+
     /// For `explain` and `--verbose`.
     pub(crate) fn describe(&self) -> String {
         let port = match self.back {
@@ -451,6 +512,7 @@ impl Device {
             Back::Xdp { native: false, .. } => "xdp port in generic mode, addresses shared with the kernel",
             Back::Tap(_) => "tap port, an address of its own",
             Back::Own { .. } => "packet port, an address of its own",
+            Back::Memif(_) => "memif port, an address of its own",
         };
         format!("{} ({port}, MTU {})", self.name, self.mtu)
     }

@@ -15,6 +15,7 @@ mod error;
 mod introduce;
 mod kernel_flows;
 mod meeting;
+mod memif;
 mod mirror;
 mod orders;
 mod regions;

@@ -12,6 +12,7 @@ use sys::memory::{memfd, seal_writes};
 use crate::client::Refusal;
 use crate::devices::Devices;
 use crate::error::StartError;
+use crate::memif::FIRST_IFINDEX;
 use crate::settings::DeviceSpec;
 
 /// The devices of this thread's network namespace.
@@ -59,6 +60,9 @@ impl Mirror {
                 self.netlink.add_kernel_address(device.ifindex, gateway, own.prefix).map_err(|errno| {
                     StartError::new(format!("the kernel's address on {}", own.name), errno, "")
                 })?;
+            }
+            if let Some(link) = device.own_link() {
+                self.netlink.add_own_link(link);
             }
             self.netlink.add_own(control::netlink::OwnAddress {
                 ifindex: device.ifindex,
@@ -110,6 +114,9 @@ impl Mirror {
 
     /// Asks the kernel to resolve a neighbour.
     pub(crate) fn resolve(&mut self, ifindex: u32, addr: IpAddress) -> Result<(), Refusal> {
+        if ifindex >= FIRST_IFINDEX {
+            return Ok(()); // no device of the kernel's: the lane asks by itself
+        }
         self.netlink
             .resolve(ifindex, addr)
             .map_err(|errno: Errno| Refusal::new(errno, format!("resolving {addr}: {errno}")))

@@ -19,6 +19,7 @@ use crate::client::Client;
 use crate::devices::Devices;
 use crate::error::StartError;
 use crate::meeting::Meeting;
+use crate::memif::MemifLink;
 use crate::mirror::Mirror;
 use crate::regions::RegionMemory;
 use crate::rules::{RuleBook, Slot};
@@ -243,6 +244,7 @@ impl Session {
         let mut wanted = vec![signals, self.listener.as_fd()];
         wanted.extend(self.mirror.poll_fd());
         wanted.extend(self.meeting.poll_fds());
+        wanted.extend(self.devices.memifs().filter_map(MemifLink::poll_fd));
         wanted.extend(self.clients.values().flat_map(Client::poll_fds));
         wanted.extend(self.regions.values().filter_map(|r| r.steward.as_ref()).map(Steward::poll_fd));
         let mut polled: Vec<PollFd<'_>> =
@@ -267,6 +269,7 @@ impl Session {
             self.follow_addresses();
             self.has_news = true;
         }
+        self.devices.serve_memifs();
         self.accept();
         let ids: Vec<ClientId> = self.clients.keys().copied().collect();
         for id in ids {

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::net::Ipv4Addr;
 
+use port::memif::Role;
+
 /// Longest interface name (IFNAMSIZ - 1), bytes.
 const NAME_BYTES_MAX: usize = 15;
 
@@ -15,6 +17,61 @@ pub enum DeviceSpec {
     Tap(OwnSpec),
     /// A device that is there, with an address that is Corelane's alone: needs no BPF.
     Own(OwnSpec),
+    /// A memif wire to another program, with an address that is Corelane's alone.
+    Memif(MemifDevice),
+}
+
+/// A memif wire to another program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemifDevice {
+    /// The address; the name is the path of the control socket.
+    pub own: OwnSpec,
+    /// Which end we are.
+    pub role: Role,
+    /// Number of the interface.
+    pub id: u32,
+    /// Shared secret; empty: none.
+    pub secret: String,
+    /// Largest IP packet, bytes.
+    pub mtu: u16,
+}
+
+impl MemifDevice {
+    /// Path of the control socket.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        &self.own.name
+    }
+
+    /// Reads `PATH=ADDRESS/PREFIX[,gw=ADDRESS][,role=client|server][,id=N][,secret=TEXT][,mtu=N]`.
+    fn parse(text: &str) -> Result<Self, String> {
+        let (mut role, mut id, mut secret, mut mtu) = (Role::Client, 0, String::new(), 1500);
+        let own = OwnSpec::parse_with(text, |name, value| {
+            let wrong = || format!("`{value}` cannot be the {name}");
+            match name {
+                "role" => {
+                    role = match value {
+                        "client" => Role::Client,
+                        "server" => Role::Server,
+                        _ => return Err("the role is client or server".to_owned()),
+                    }
+                }
+                "id" => id = value.parse().map_err(|_| wrong())?,
+                "secret" if value.len() <= 24 => secret = value.to_owned(),
+                "mtu" => mtu = value.parse().ok().filter(|mtu| *mtu >= 576).ok_or_else(wrong)?,
+                _ => {
+                    return Err(format!(
+                        "`{name}` is unknown; it can be gw, role, id, secret (24 bytes), mtu"
+                    ));
+                }
+            }
+            Ok(())
+        })?;
+        if own.name.is_empty() || own.name.len() > 107 {
+            return Err("the path of the socket must have 1 to 107 bytes".to_owned());
+        }
+        Ok(Self { own, role, id, secret, mtu })
+    }
 }
 
 /// A device with an address of our own.
@@ -31,7 +88,8 @@ pub struct OwnSpec {
 }
 
 impl DeviceSpec {
-    /// Reads `NAME`, `tap:NAME=ADDRESS/PREFIX[,gw=ADDRESS]` or `own:NAME=ADDRESS/PREFIX[,gw=ADDRESS]`.
+    /// Reads `NAME`, `tap:NAME=ADDRESS/PREFIX[,gw=ADDRESS]`, `own:NAME=ADDRESS/PREFIX[,gw=ADDRESS]` or
+    /// `memif:PATH=ADDRESS/PREFIX[,gw=ADDRESS][,role=client|server][,id=N][,secret=TEXT][,mtu=N]`.
     ///
     /// # Errors
     /// What is wrong with `text`, for the user.
@@ -42,6 +100,9 @@ impl DeviceSpec {
         if let Some(own) = text.strip_prefix("own:") {
             return OwnSpec::parse(own).map(Self::Own);
         }
+        if let Some(memif) = text.strip_prefix("memif:") {
+            return MemifDevice::parse(memif).map(Self::Memif);
+        }
         checked_name(text).map(Self::Kernel)
     }
 
@@ -51,6 +112,7 @@ impl DeviceSpec {
         match self {
             Self::Kernel(_) => None,
             Self::Tap(own) | Self::Own(own) => Some(own),
+            Self::Memif(memif) => Some(&memif.own),
         }
     }
 
@@ -60,12 +122,24 @@ impl DeviceSpec {
         match self {
             Self::Kernel(name) => name,
             Self::Tap(own) | Self::Own(own) => &own.name,
+            Self::Memif(memif) => memif.path(),
         }
     }
 }
 
 impl OwnSpec {
     fn parse(text: &str) -> Result<Self, String> {
+        let unknown =
+            |name: &str, value: &str| Err(format!("`{name}={value}` is unknown; only gw=ADDRESS can follow"));
+        let own = Self::parse_with(text, unknown)?;
+        Ok(Self { name: checked_name(&own.name)?, ..own })
+    }
+
+    /// `option` is given what follows the address, but for the gateway. The name is not checked.
+    fn parse_with(
+        text: &str,
+        mut option: impl FnMut(&str, &str) -> Result<(), String>,
+    ) -> Result<Self, String> {
         let (name, rest) = text.split_once('=').ok_or("it needs =ADDRESS/PREFIX after the device's name")?;
         let mut parts = rest.split(',');
         let network = parts.next().unwrap_or_default();
@@ -80,10 +154,11 @@ impl OwnSpec {
                 Some(("gw", gw)) => {
                     gateway = Some(gw.parse().map_err(|_| format!("`{gw}` is no IPv4 address"))?);
                 }
-                Some(_) | None => return Err(format!("`{part}` is unknown; only gw=ADDRESS can follow")),
+                Some((name, value)) => option(name, value)?,
+                None => return Err(format!("`{part}` is unknown; only NAME=VALUE can follow")),
             }
         }
-        Ok(Self { name: checked_name(name)?, address, prefix, gateway })
+        Ok(Self { name: name.to_owned(), address, prefix, gateway })
     }
 }
 
@@ -217,6 +292,17 @@ mod tests {
     }
 
     #[test]
+    fn a_memif_device_is_read_with_its_options() {
+        let spec = DeviceSpec::parse(
+            "memif:/run/vpp/memif.sock=10.9.0.2/24,role=server,id=3,secret=psst,mtu=9000,gw=10.9.0.1",
+        );
+        let Ok(DeviceSpec::Memif(memif)) = spec else { panic!("{spec:?}") };
+        assert_eq!((memif.path(), memif.role, memif.id), ("/run/vpp/memif.sock", Role::Server, 3));
+        assert_eq!((memif.secret.as_str(), memif.mtu), ("psst", 9000));
+        assert_eq!(memif.own.gateway, Some(Ipv4Addr::new(10, 9, 0, 1)));
+    }
+
+    #[test]
     fn mistakes_in_a_device_are_named() {
         for (text, part) in [
             ("tap:cl0", "=ADDRESS/PREFIX"),
@@ -224,6 +310,10 @@ mod tests {
             ("tap:cl0=10.9.0/24", "no IPv4 address"),
             ("tap:cl0=10.9.0.2/31", "1 to 30"),
             ("tap:cl0=10.9.0.2/24,mtu=9000", "`mtu=9000` is unknown"),
+            ("memif:/x=10.9.0.2/24,role=slave", "client or server"),
+            ("memif:/x=10.9.0.2/24,mtu=99", "`99` cannot be the mtu"),
+            ("memif:/x=10.9.0.2/24,queues=2", "`queues` is unknown"),
+            ("memif:=10.9.0.2/24", "path of the socket"),
             ("", "interface name"),
             ("a-name-much-too-long", "interface name"),
             ("../eth0", "interface name"),

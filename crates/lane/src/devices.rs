@@ -64,6 +64,10 @@ pub fn open_device(
     let port: Box<dyn Port + Send> = match device.kind {
         DeviceKind::Packet => Box::new(PacketPort::from_fd(fd, area, setup)),
         DeviceKind::Tap => Box::new(TapPort::from_fd(fd, area, setup)),
+        DeviceKind::Memif => {
+            let port = MemifPort::from_fds(core::iter::once(fd).chain(own), area, setup);
+            Box::new(port.map_err(OpenError::Wire)?)
+        }
         DeviceKind::Xdp => {
             let socket = XdpSocket {
                 fd,

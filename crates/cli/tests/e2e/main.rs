@@ -7,6 +7,7 @@
 mod clients;
 mod errors;
 mod lossy;
+mod memif;
 mod servers;
 mod sockets;
 mod wires;

@@ -92,6 +92,7 @@ pub struct Mirror {
     writer: TablesWriter,
     rows: Rows,
     own: Vec<OwnAddress>,
+    own_links: Vec<Link>,
     stale: Changes,
 }
 
@@ -113,6 +114,7 @@ impl Mirror {
             writer,
             rows: Rows::default(),
             own: Vec::new(),
+            own_links: Vec::new(),
             stale: Changes::ALL,
         };
         mirror.update()?;
@@ -161,6 +163,12 @@ impl Mirror {
         self.own.push(own);
         self.stale.addresses = true;
         self.stale.routes = true;
+    }
+
+    /// Enters a device of which the kernel does not know; the next update writes it.
+    pub fn add_own_link(&mut self, link: Link) {
+        self.own_links.push(link);
+        self.stale.links = true;
     }
 
     /// Gives the kernel an IPv4 address on device `ifindex`; fine if it has it.
@@ -231,7 +239,8 @@ impl Mirror {
     }
 
     fn read_links(&mut self) -> Result<bool, Errno> {
-        let links = self.asker.dump(LINK, 0, parse::link)?;
+        let mut links = self.asker.dump(LINK, 0, parse::link)?;
+        links.extend(self.own_links.iter().copied());
         let changed = links != self.rows.links;
         if changed {
             self.writer.set_links(links.clone());

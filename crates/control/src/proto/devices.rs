@@ -17,6 +17,8 @@ pub enum DeviceKind {
     Packet = 2,
     /// TAP; one fd: the tun file. The device's address belongs to Corelane alone.
     Tap = 3,
+    /// memif; the fds that `port::memif::Wire::into_fds` gives. The address belongs to Corelane alone.
+    Memif = 4,
 }
 
 /// Flags of a [`LaneDevice`].
@@ -106,6 +108,7 @@ impl LaneDevice {
             1 => DeviceKind::Xdp,
             2 => DeviceKind::Packet,
             3 => DeviceKind::Tap,
+            4 => DeviceKind::Memif,
             _ => return Err(ProtoError::BadValue),
         };
         let (flags, mtu, queue) = (r.u32()?, r.u32()?, r.u16()?);

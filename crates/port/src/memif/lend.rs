@@ -27,7 +27,7 @@ const _: () = assert!(CHAIN_FRAMES * POSTED_BYTES > SUPER_SEGMENT_BYTES + 256);
 /// Frames posted at most: more would only make the caches forget them before they are used.
 const POSTED_MAX: u16 = 256;
 /// Shorter payloads are copied behind their headers: cheaper than a descriptor and an owner more.
-const JOIN_BYTES: u32 = 1024;
+const JOIN_BYTES: u32 = 2048;
 /// Bytes that the first frame of a longer packet holds at least, as [`state::RxFrame`] promises.
 const FIRST_BYTES: usize = 128;
 /// Number of the lent memory among the wire's regions.

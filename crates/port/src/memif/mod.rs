@@ -5,6 +5,7 @@
 //! from and to, and what makes no sense costs a packet, or closes the wire.
 
 mod control;
+mod hand_over;
 mod handshake;
 mod lend;
 mod open;
