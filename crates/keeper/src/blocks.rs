@@ -23,8 +23,8 @@ pub(crate) struct Block {
 }
 
 /// Reserves a block for `rule`, whose port says nothing: of the ports that the kernel would give to connections that go out, one where
-/// all ports are free. `turn` says where to begin to look.
-pub(crate) fn reserve(rule: &Rule, turn: u32) -> Result<Block, Refusal> {
+/// all ports are free. `own`: the kernel does not know the address. `turn` says where to begin to look.
+pub(crate) fn reserve(rule: &Rule, turn: u32, own: bool) -> Result<Block, Refusal> {
     let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range");
     let range = range.ok().and_then(|text| range_of(&text)).unwrap_or(DEFAULT_RANGE);
     let kept = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports").unwrap_or_default();
@@ -34,7 +34,7 @@ pub(crate) fn reserve(rule: &Rule, turn: u32) -> Result<Block, Refusal> {
     let (late, early) = starts.split_at_checked(begin).unwrap_or((&starts, &[]));
     let mut last = Errno::ADDRINUSE;
     for &first in early.iter().chain(late) {
-        match take(rule, first) {
+        match take(rule, first, own) {
             Ok(sockets) => return Ok(Block { first: Port(first), sockets }),
             Err(Errno::ADDRINUSE) => {}
             Err(errno) => {
@@ -47,13 +47,13 @@ pub(crate) fn reserve(rule: &Rule, turn: u32) -> Result<Block, Refusal> {
 }
 
 /// All ports of the block that begins with `first`, or none.
-fn take(rule: &Rule, first: u16) -> Result<Vec<Fd>, Errno> {
+fn take(rule: &Rule, first: u16, own: bool) -> Result<Vec<Fd>, Errno> {
     let ip = match rule.addr.as_v4() {
         Some(v4) => IpAddr::V4(v4),
         None => IpAddr::V6(rule.addr.as_v6()),
     };
     let ports = first..=first.saturating_add(BLOCK_PORTS - 1);
-    ports.map(|port| rules::bind(rule.proto, SocketAddr::new(ip, port))).collect()
+    ports.map(|port| rules::bind(rule.proto, SocketAddr::new(ip, port), own)).collect()
 }
 
 /// The two numbers of `ip_local_port_range`.
@@ -100,12 +100,12 @@ mod tests {
         let here = Ipv4Addr::new(127, 77, 0, 1);
         let addr = IpAddress::from_v4(here);
         let rule = Rule { region: 1, lane: LaneId(0), proto: Proto::Tcp, addr, port: Port(0) };
-        let one = reserve(&rule, 7).expect("a block");
+        let one = reserve(&rule, 7, false).expect("a block");
         assert_eq!((one.first.0 % BLOCK_PORTS, one.sockets.len()), (0, usize::from(BLOCK_PORTS)));
         for port in one.first.0..one.first.0 + BLOCK_PORTS {
             assert!(TcpListener::bind((here, port)).is_err(), "{port}");
         }
-        let two = reserve(&rule, 7).expect("another block");
+        let two = reserve(&rule, 7, false).expect("another block");
         assert_ne!(one.first, two.first);
         let first = one.first.0;
         drop(one);

@@ -90,6 +90,11 @@ impl Mirror {
         self.netlink.writer().count_notice();
     }
 
+    /// Does `addr` belong to Corelane alone?
+    pub(crate) fn is_own(&self, addr: IpAddress) -> bool {
+        self.netlink.is_own_address(addr)
+    }
+
     /// What to poll.
     pub(crate) fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
         Some(self.netlink.as_fd())

@@ -198,7 +198,7 @@ impl Session {
                 socket
             }
             None if listen => return Err(Refusal::new(Errno::BADF, "listen: no kernel socket was sent")),
-            None => rules::reserve(rule)?,
+            None => rules::reserve(rule, self.mirror.is_own(rule.addr))?,
         };
         let (_, port) = rules::bound_end(&socket)
             .ok_or_else(|| Refusal::new(Errno::ADDRNOTAVAIL, "the port is not bound"))?;
@@ -215,7 +215,7 @@ impl Session {
     fn take_block(&mut self, id: ClientId, rule: &Rule) -> Result<Answer, Refusal> {
         let slot = self.own_slot(id, rule)?;
         let turn = self.rules.len() as u32 ^ sys::process::pid();
-        let block = blocks::reserve(rule, turn)?;
+        let block = blocks::reserve(rule, turn, self.mirror.is_own(rule.addr))?;
         let end = End::block_of(&Rule { port: block.first, ..*rule });
         self.enter(end, slot, false, block.sockets)?;
         Ok(Answer::Block(block.first))

@@ -235,8 +235,9 @@ pub(crate) fn bound_end(socket: &Fd) -> Option<(IpAddress, Port)> {
     Some((addr, Port(name.port())))
 }
 
-/// Reserves the end of `rule` with a kernel socket of ours; port 0: the kernel chooses one.
-pub(crate) fn reserve(rule: &Rule) -> Result<Fd, Refusal> {
+/// Reserves the end of `rule` with a kernel socket of ours; port 0: the kernel chooses one. `own`: the kernel does not know the
+/// address.
+pub(crate) fn reserve(rule: &Rule, own: bool) -> Result<Fd, Refusal> {
     let failed = |errno: Errno| Refusal::new(errno, format!("taking port {}: {errno}", rule.port.0));
     let ip = match rule.addr.as_v4() {
         Some(v4) => IpAddr::V4(v4),
@@ -246,17 +247,20 @@ pub(crate) fn reserve(rule: &Rule) -> Result<Fd, Refusal> {
     if (1..1024).contains(&rule.port.0) {
         return Err(Refusal::new(Errno::ACCESS, "a port below 1024 must be bound by the program itself"));
     }
-    bind(rule.proto, SocketAddr::new(ip, rule.port.0)).map_err(failed)
+    bind(rule.proto, SocketAddr::new(ip, rule.port.0), own).map_err(failed)
 }
 
-/// A kernel socket bound to `end`.
-pub(crate) fn bind(proto: Proto, end: SocketAddr) -> Result<Fd, Errno> {
+/// A kernel socket bound to `end`. `own`: the kernel does not know the address.
+pub(crate) fn bind(proto: Proto, end: SocketAddr, own: bool) -> Result<Fd, Errno> {
     let (kind, protocol) = match proto {
         Proto::Tcp => (SocketType::STREAM, ipproto::TCP),
         Proto::Udp => (SocketType::DGRAM, ipproto::UDP),
     };
     let family = if end.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, Some(protocol))?;
+    if own && end.is_ipv4() {
+        rustix::net::sockopt::set_ip_freebind(&socket, true)?;
+    }
     rustix::net::bind(&socket, &end)?;
     Ok(Fd::from(socket))
 }
@@ -371,11 +375,19 @@ mod tests {
     }
 
     #[test]
+    fn a_port_of_an_address_that_the_kernel_does_not_know_is_reserved_when_it_is_ours() {
+        let theirs = IpAddress::from_v4(Ipv4Addr::new(192, 0, 2, 77));
+        assert_eq!(reserve(&rule(theirs, 0), false).err().map(|r| r.errno), Some(Errno::ADDRNOTAVAIL));
+        let socket = reserve(&rule(theirs, 0), true).expect("reserved");
+        assert!(bound_end(&socket).is_some_and(|(addr, port)| addr == theirs && port.0 > 0));
+    }
+
+    #[test]
     fn a_reserved_port_is_taken_and_low_ports_are_refused() {
-        let socket = reserve(&rule(LOOPBACK, 0)).expect("reserved");
+        let socket = reserve(&rule(LOOPBACK, 0), false).expect("reserved");
         let (addr, port) = bound_end(&socket).expect("bound");
         assert_eq!(addr, LOOPBACK);
         assert!(TcpListener::bind(("127.0.0.1", port.0)).is_err());
-        assert_eq!(reserve(&rule(LOOPBACK, 80)).err().map(|r| r.errno), Some(Errno::ACCESS));
+        assert_eq!(reserve(&rule(LOOPBACK, 80), false).err().map(|r| r.errno), Some(Errno::ACCESS));
     }
 }

@@ -165,6 +165,12 @@ impl Mirror {
         self.stale.routes = true;
     }
 
+    /// Is `addr` one that [`Mirror::add_own`] entered?
+    #[must_use]
+    pub fn is_own_address(&self, addr: IpAddress) -> bool {
+        self.own.iter().any(|own| own.addr == addr)
+    }
+
     /// Enters a device of which the kernel does not know; the next update writes it.
     pub fn add_own_link(&mut self, link: Link) {
         self.own_links.push(link);
