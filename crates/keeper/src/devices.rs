@@ -21,61 +21,8 @@ use crate::regions::RegionMemory;
 use crate::rules::{Change, End, Slot};
 use crate::settings::{DeviceSpec, MemifDevice, OwnSpec, PortChoice};
 
-/// Why a device got its kind of port, in words for the user.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Choice {
-    /// The kind.
-    pub kind: PortKind,
-    /// Why this one.
-    pub why: String,
-}
-
-/// Kinds of port on a device of the kernel's.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PortKind {
-    /// AF_XDP.
-    Xdp,
-    /// AF_PACKET with steering on TCX.
-    Packet,
-}
-
-/// Which port serves `link` under `choice`.
-///
-/// # Errors
-/// Why it cannot be used, in words for the user.
-pub fn choose(link: &Link, choice: PortChoice) -> Result<Choice, String> {
-    match link.kind {
-        LinkKind::Loopback => {
-            return Err("it is the loopback device, which the kernel does better".to_owned());
-        }
-        LinkKind::Tun => return Err("it is a TUN or TAP device of another program".to_owned()),
-        LinkKind::Other => return Err("it is not an Ethernet device".to_owned()),
-        LinkKind::Ethernet | LinkKind::Veth | LinkKind::Bridge | LinkKind::Upper | LinkKind::Dummy => {}
-    }
-    if link.master != 0 {
-        return Err("it is a member of a bridge, bond or VRF: use that one".to_owned());
-    }
-    if !link.up {
-        return Err("it is switched off".to_owned());
-    }
-    let chosen = |kind, why: &str| Ok(Choice { kind, why: why.to_owned() });
-    match choice {
-        PortChoice::Tap => Err("only TAP devices are asked for".to_owned()),
-        PortChoice::Packet => chosen(PortKind::Packet, "asked for"),
-        PortChoice::Xdp if link.rx_queues > 1 && link.kind != LinkKind::Veth => Err(format!(
-            "it has {} receive queues, and the xdp port serves one: `ethtool -L {} combined 1`, or --port packet",
-            link.rx_queues,
-            link.name()
-        )),
-        PortChoice::Xdp => chosen(PortKind::Xdp, "asked for"),
-        PortChoice::Auto if link.kind == LinkKind::Veth => {
-            chosen(PortKind::Packet, "on veth it keeps super-frames whole both ways")
-        }
-        PortChoice::Auto => {
-            chosen(PortKind::Packet, "it takes every queue of the device and keeps super-frames whole")
-        }
-    }
-}
+pub use crate::choice::{Choice, PortKind, choose};
+use crate::choice::{is_local, named};
 
 /// The queue that the xdp port uses; devices with more receive queues are not given to it.
 const XDP_QUEUE: u16 = 0;
@@ -524,19 +471,6 @@ fn xdp_flags(native: bool, socket: &XdpSocket) -> u32 {
         | flag(socket.scatter, device_flags::XDP_MULTI_BUFFER)
         | flag(socket.completes_checksums, device_flags::XDP_TX_CHECKSUM)
         | device_flags::GSO_SOCKET
-}
-
-/// May a peer behind a device of this kind be on this machine?
-fn is_local(kind: LinkKind) -> bool {
-    matches!(kind, LinkKind::Veth | LinkKind::Bridge | LinkKind::Dummy)
-}
-
-fn named<'a>(links: &'a [Link], name: &str) -> Result<&'a Link, StartError> {
-    links.iter().find(|l| l.name() == name).ok_or_else(|| {
-        let names: Vec<&str> = links.iter().map(Link::name).collect();
-        let fix = format!("give one of: {}", names.join(", "));
-        StartError::new(format!("device `{name}`"), "no such interface", fix)
-    })
 }
 
 /// Attaches the XDP program: in the driver if it can, else in front of the stack. Gives which.

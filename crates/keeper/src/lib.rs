@@ -6,6 +6,7 @@
 
 mod blocks;
 mod children;
+mod choice;
 mod client;
 mod closing;
 mod command;
