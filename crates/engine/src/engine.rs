@@ -25,6 +25,7 @@ pub struct Engine<'a> {
 impl<'a> Engine<'a> {
     /// The engine over the tables `mem` at time `now`.
     #[must_use]
+    #[inline]
     pub fn new(mem: LaneMem<'a>, now: Instant) -> Self {
         Self { mem, now }
     }

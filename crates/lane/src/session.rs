@@ -45,11 +45,27 @@ pub struct Session<'a> {
     now: Instant,
     gather: bool,
     look_at: Instant,
+    /// How the engine's last use in this session left it.
+    after: Option<After>,
+}
+
+/// What is to be done for a lane that nobody touches.
+#[derive(Clone, Copy)]
+struct After {
+    deadline: Instant,
+    /// Packets wait to be sent.
+    sends: bool,
+}
+
+impl After {
+    fn of(engine: &Engine<'_>) -> Self {
+        Self { deadline: engine.next_deadline(), sends: engine.transmit_pending() }
+    }
 }
 
 impl<'a> Session<'a> {
     pub(crate) fn new(guard: LaneGuard, held: MutexGuard<'a, Held>, now: Instant) -> Self {
-        Self { guard: Some(guard), held, now, gather: false, look_at: Instant::NEVER }
+        Self { guard: Some(guard), held, now, gather: false, look_at: Instant::NEVER, after: None }
     }
 
     /// The time of this session.
@@ -65,14 +81,26 @@ impl<'a> Session<'a> {
         progress
     }
 
+    /// Sends what an earlier session left behind, then [`Session::receive`].
+    pub fn flush_and_receive(&mut self) -> Progress {
+        self.receive_after(true)
+    }
+
     /// [`Session::step`] without sending: for a caller that is about to let the program answer, so that acknowledgements
     /// ride on the answers.
     pub fn receive(&mut self) -> Progress {
+        self.receive_after(false)
+    }
+
+    fn receive_after(&mut self, flush: bool) -> Progress {
         let mut progress = Progress::default();
         let now = self.now;
-        let Self { guard, held, look_at, .. } = self;
+        let Self { guard, held, look_at, after, .. } = self;
         let Some(mut engine) = open(guard, now) else { return progress };
         let held = &mut **held;
+        if flush {
+            progress.sent = transmit(&mut engine, held, now);
+        }
         *look_at = held.resolver.run(&mut engine, &held.ports, now);
         progress.received += receive_mail(&mut engine, held);
         for _ in 0..ROUNDS {
@@ -90,6 +118,7 @@ impl<'a> Session<'a> {
             held.trim = engine.mem().frames.trim(now, sys::memory::give_back);
         }
         progress.asks = held.resolver.has_asks();
+        *after = Some(After::of(&engine));
         progress
     }
 
@@ -97,8 +126,13 @@ impl<'a> Session<'a> {
     /// give `R`'s default.
     pub fn engine<R: Default>(&mut self, f: impl FnOnce(&mut Engine<'_>) -> R) -> R {
         match open(&mut self.guard, self.now) {
-            Some(mut engine) => f(&mut engine),
+            Some(mut engine) => {
+                let result = f(&mut engine);
+                self.after = Some(After::of(&engine));
+                result
+            }
             None => {
+                self.after = None;
                 self.poison();
                 R::default()
             }
@@ -107,8 +141,13 @@ impl<'a> Session<'a> {
 
     /// Sends what is queued now.
     pub fn flush(&mut self) -> usize {
+        if self.after.is_some_and(|after| !after.sends) {
+            return 0;
+        }
         let Some(mut engine) = open(&mut self.guard, self.now) else { return 0 };
-        transmit(&mut engine, &mut self.held, self.now)
+        let sent = transmit(&mut engine, &mut self.held, self.now);
+        self.after = Some(After::of(&engine));
+        sent
     }
 
     /// Keeps what is queued for a later flush or step: the caller has more to say and promises to come back.
@@ -129,7 +168,8 @@ impl<'a> Session<'a> {
 
     /// Puts `port` at index `at`, where there is none: a wire that the keeper introduced. False: the lane has no such row, or a port there.
     pub fn add_port(&mut self, at: u8, port: LanePort) -> bool {
-        let Self { guard, held, now, .. } = self;
+        let Self { guard, held, now, after, .. } = self;
+        *after = None;
         let held = &mut **held;
         let Some(mut engine) = open(guard, *now) else { return false };
         if !held.place(at, port) {
@@ -144,7 +184,8 @@ impl<'a> Session<'a> {
     /// Takes the wire at index `at` away, whose other end is gone: what came by it is still taken, then its connections end as by a
     /// reset.
     pub fn drop_port(&mut self, at: u8) {
-        let Self { guard, held, now, .. } = self;
+        let Self { guard, held, now, after, .. } = self;
+        *after = None;
         let held = &mut **held;
         let Some(mut engine) = open(guard, *now) else { return };
         let Some(port) = held.ports.get_mut(usize::from(at)) else { return };
@@ -168,22 +209,12 @@ impl<'a> Session<'a> {
 
     /// When the lane next has something to do without a packet coming in.
     pub fn deadline(&mut self) -> Instant {
-        let look_at = self.look_at;
-        let blocked = self.held.blocked_until.unwrap_or(Instant::NEVER).min(self.held.trim.due);
-        self.engine(|engine| Some(engine.next_deadline())).unwrap_or(Instant::NEVER).min(look_at).min(blocked)
-    }
-
-    /// Sends what is queued if `send` says so; gives the deadline. The tables are looked up once for both.
-    fn finish(&mut self, send: bool) -> Instant {
-        let Self { guard, held, now, look_at, .. } = self;
-        let Some(mut engine) = open(guard, *now) else {
-            self.poison();
-            return Instant::NEVER;
+        let engine = match self.after {
+            Some(after) => after.deadline,
+            None => self.engine(|engine| Some(engine.next_deadline())).unwrap_or(Instant::NEVER),
         };
-        if send {
-            transmit(&mut engine, held, *now);
-        }
-        engine.next_deadline().min(*look_at).min(held.blocked_until.unwrap_or(Instant::NEVER))
+        let blocked = self.held.blocked_until.unwrap_or(Instant::NEVER);
+        engine.min(self.look_at).min(blocked).min(self.held.trim.due)
     }
 
     fn poison(&self) {
@@ -206,10 +237,12 @@ impl Drop for Session<'_> {
             self.poison();
             return;
         }
-        let mut send = !self.gather;
+        if !self.gather {
+            self.flush();
+        }
         while self.guard.is_some() {
             // Anew each time: what others deferred may have started timers.
-            let deadline = self.finish(send);
+            let deadline = self.deadline();
             let Some(guard) = self.guard.take() else { return };
             let signals = guard.lane().signals();
             signals.deadline_ns.store(deadline.0, Ordering::Relaxed);
@@ -217,13 +250,14 @@ impl Drop for Session<'_> {
             if let Err(guard) = guard.unlock(wake_one) {
                 self.guard = Some(guard);
                 self.run_requests();
-                send = true;
+                self.flush();
             }
         }
     }
 }
 
 /// The engine over the tables of the lane that `guard` holds.
+#[inline]
 fn open(guard: &mut Option<LaneGuard>, now: Instant) -> Option<Engine<'_>> {
     let guard = guard.as_mut()?;
     let area = guard.frame_area();

@@ -334,16 +334,18 @@ impl View {
             self.found_poisoned();
             return None;
         };
-        // What the program left behind while it worked on the last batch.
-        session.flush();
-        for _ in 0..STEPS {
-            if !session.receive().more {
+        // First what the program left behind while it worked on the last batch.
+        let mut more = session.flush_and_receive().more;
+        for _ in 1..STEPS {
+            if !more {
                 break;
             }
+            more = session.receive().more;
         }
-        self.tell(&mut session, &mut wakes);
-        let seen = hub::seen();
-        let (result, last) = session.engine(|engine| Some(f(engine)))?;
+        let (seen, (result, last)) = session.engine(|engine| {
+            self.tell_of(engine, &mut wakes);
+            Some((hub::seen(), f(engine)))
+        })?;
         self.last_of_batch.store(last as usize, Ordering::Relaxed);
         self.flushed_ns.store(now.0, Ordering::Relaxed);
         let asks = self.leave(lane, session, last != 0, &mut wakes);
@@ -371,13 +373,15 @@ impl View {
     }
 
     fn tell(&self, session: &mut Session<'_>, wakes: &mut Wakes) {
-        session.engine(|engine| {
-            while let Some(event) = engine.poll_event(self.queue()) {
-                if let Some(sock) = Sock::from_token(event.token) {
-                    hub::fire(sock, wakes);
-                }
+        session.engine(|engine| self.tell_of(engine, wakes));
+    }
+
+    fn tell_of(&self, engine: &mut Engine<'_>, wakes: &mut Wakes) {
+        while let Some(event) = engine.poll_event(self.queue()) {
+            if let Some(sock) = Sock::from_token(event.token) {
+                hub::fire(sock, wakes);
             }
-        });
+        }
     }
 
     fn pass_on(asks: &[Ask]) {

@@ -65,8 +65,9 @@ impl<'a> LaneMem<'a> {
     ///
     /// # Errors
     /// [`CarveError`] when the head of the span describes no proper layout.
+    #[inline]
     pub fn carve(mut carver: Carver<'a>, area: FrameArea) -> Result<Self, CarveError> {
-        let at = *carver.one(Layout::new().table::<LaneTables>(1))?;
+        let at: &LaneTables = carver.one(Layout::new().table::<LaneTables>(1))?;
         Ok(Self {
             globals: carver.one(at.globals)?,
             frames: area.frames(carver.one(at.stock)?),
