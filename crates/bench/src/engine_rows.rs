@@ -10,7 +10,7 @@ use crate::{lwip, place};
 pub(crate) fn rows() -> Vec<Row> {
     let mut rows: Vec<Row> = [1, 64, 1_000].map(short_connections).into();
     rows.extend([1, 64, 1_000, 10_000, 100_000, 1_000_000].map(request_response));
-    rows.extend([1_500, 9_000, 65_000].map(bulk));
+    rows.extend([1_500, 9_000, 65_535].map(bulk));
     for work in [Work::ShortConnections(64), Work::RequestResponse(1), Work::Bulk(1_500)] {
         let setting = Setting { checksums: false, ..Setting::of(work) };
         let row = row(work, setting, "-no-checksums", ", without checksums");

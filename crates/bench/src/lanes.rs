@@ -89,7 +89,8 @@ impl Wire {
     }
 }
 
-/// A chain of frames with `packet`.
+/// A chain of frames with `packet`, cut as ports cut: headroom in the first frame only, or the longest packets would take
+/// more frames than a chain has.
 #[inline]
 fn fill(frames: &mut region::Frames<'_>, packet: &[u8]) -> Option<FrameIdx> {
     if packet.len() <= FRAME_BYTES - FRAME_HEADROOM {
@@ -98,15 +99,17 @@ fn fill(frames: &mut region::Frames<'_>, packet: &[u8]) -> Option<FrameIdx> {
         frames.data_mut(frame).copy_from_slice(packet);
         return Some(frame);
     }
-    let (mut head, mut last) = (FrameIdx::NONE, FrameIdx::NONE);
-    for piece in packet.chunks(FRAME_BYTES - FRAME_HEADROOM) {
+    let (front, rest) = packet.split_at(FRAME_BYTES - FRAME_HEADROOM);
+    let head = frames.alloc()?;
+    frames.meta_mut(head)?.len = front.len() as u16;
+    frames.data_mut(head).copy_from_slice(front);
+    let mut last = head;
+    for piece in rest.chunks(FRAME_BYTES) {
         let frame = frames.alloc()?;
-        frames.meta_mut(frame)?.len = piece.len() as u16;
+        let meta = frames.meta_mut(frame)?;
+        (meta.offset, meta.len) = (0, piece.len() as u16);
         frames.data_mut(frame).copy_from_slice(piece);
-        match frames.meta_mut(last) {
-            Some(meta) => meta.next = frame,
-            None => head = frame,
-        }
+        frames.meta_mut(last)?.next = frame;
         last = frame;
     }
     Some(head)

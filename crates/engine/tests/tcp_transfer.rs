@@ -65,6 +65,16 @@ fn jumbo_packets_arrive_whole() {
     transfer(4, Faults { loss_ppm: 5000, ..Faults::NONE }, &setup, 1_000_000, 10);
 }
 
+#[test]
+fn packets_of_the_largest_mtu_arrive_whole() {
+    for seed in 0..24 {
+        let super_segment_max = [0, 61_440][seed as usize % 2];
+        let setup = Setup { mtu: 65_535, super_segment_max, ..Setup::USUAL };
+        let loss_ppm = [0, 5000, 50_000][seed as usize % 3];
+        transfer(seed, Faults { loss_ppm, ..Faults::NONE }, &setup, 3_000_000, 700_000);
+    }
+}
+
 /// Each packet of a conversation, and when it was sent.
 fn conversation(seed: u64, faults: Faults, setup: &Setup) -> Vec<(base::Instant, usize, Vec<u8>)> {
     let mut net = Net::new(seed, setup);

@@ -28,6 +28,51 @@ pub(crate) fn spill(frames: &mut Frames<'_>, mut last: FrameIdx, bytes: &[u8]) -
     true
 }
 
+/// MTU of a port whose received frames all have headroom: so long a packet, with Ethernet header and VLAN tag, fits into a
+/// chain of them. Longer ones may come, and then have to be copied once more: see [`close_up`].
+pub(crate) const HEADROOM_MTU: u16 = (CHAIN_FRAMES * (FRAME_BYTES - FRAME_HEADROOM) - 18) as u16;
+
+/// Copies what lies behind the first frame of the chain `head` into new frames without headroom, for a packet whose frames all
+/// have one and are therefore more than [`CHAIN_FRAMES`]. False when the frames run out or it is still too long; the chain
+/// then ends early.
+#[inline(never)]
+pub(crate) fn close_up(frames: &mut Frames<'_>, head: FrameIdx) -> bool {
+    let Some(meta) = frames.meta_mut(head) else { return false };
+    let rest = core::mem::take(&mut meta.next);
+    let done = copy_behind(frames, head, rest);
+    frames.release_chain(rest);
+    done
+}
+
+/// Appends new frames to `last` with a copy of the bytes of the chain `from`.
+fn copy_behind(frames: &mut Frames<'_>, mut last: FrameIdx, mut from: FrameIdx) -> bool {
+    let (mut count, mut end) = (1, FRAME_BYTES);
+    for _ in 0..frames.count() {
+        let Some(meta) = frames.meta(from) else { return true };
+        let (mut at, mut left, next) = (usize::from(meta.offset), usize::from(meta.len), meta.next);
+        while left > 0 {
+            if end == FRAME_BYTES {
+                if count == CHAIN_FRAMES {
+                    return false;
+                }
+                let Some(frame) = frames.alloc() else { return false };
+                append(frames, last, frame, 0, 0);
+                (last, count, end) = (frame, count + 1, 0);
+            }
+            let part = left.min(FRAME_BYTES - end);
+            if !frames.copy((from, at), (last, end), part) {
+                return false;
+            }
+            if let Some(meta) = frames.meta_mut(last) {
+                meta.len += part as u16;
+            }
+            (at, left, end) = (at + part, left - part, end + part);
+        }
+        from = next;
+    }
+    from.is_none()
+}
+
 /// `bytes` as a received packet in new frames. `None` when they run out.
 pub(crate) fn of_bytes(frames: &mut Frames<'_>, bytes: &[u8]) -> Option<FrameIdx> {
     let (first, rest) = bytes.split_at(bytes.len().min(FRAME_BYTES - FRAME_HEADROOM));

@@ -122,6 +122,21 @@ fn a_super_segment_goes_over_whole_with_what_is_known_of_it() {
 }
 
 #[test]
+fn the_longest_packet_there_is_goes_over_whole() {
+    for (mut a, mut b) in ways(WireShape::default()) {
+        for len in [65_226, 65_227, 65_495] {
+            let payload = pattern(len);
+            let mut packet = a.memory.packet(&tcp_head(len), &payload);
+            (packet.csum_start, packet.csum_offset) = (34, 16);
+            assert_eq!(a.send(&[packet]), 1);
+            let [got] = b.receive()[..] else { panic!("one packet of {len} bytes") };
+            assert_eq!(b.memory.take(&got).get(54..), Some(&payload[..]));
+        }
+        all_free(a, b);
+    }
+}
+
+#[test]
 fn a_full_ring_takes_no_more_until_the_peer_has_read() {
     for (mut a, mut b) in ways(SMALL) {
         for _ in 0..20 {

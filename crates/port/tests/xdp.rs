@@ -70,6 +70,25 @@ fn a_super_frame_arrives_as_one_chain() {
 }
 
 #[test]
+fn the_longest_packet_there_is_arrives_as_one_chain() {
+    let Some(rig) = Rig::veth() else { return };
+    rig::run("ip link set near0 mtu 65535");
+    rig.far(|| rig::run("ip link set far0 mtu 65535"));
+    let mut memory = Memory::new(FRAMES);
+    let (mut port, _steered) = port_for_mtu(&mut memory, false, 65_535);
+    let held = FRAMES - memory.free();
+    let udp = rig.far_udp(4000);
+    for len in [65_237, 65_238, 65_239, 65_507] {
+        let payload = pattern(len);
+        udp.send_to(&payload, (NEAR, 5000)).unwrap();
+        let packets = receive_ipv4(&mut port, &mut memory, 17, 1);
+        assert_eq!(memory.take(&packets[0])[42..], payload);
+    }
+    port.rx(&mut memory.frames(), &mut RxBatch::new()).unwrap();
+    assert_eq!(FRAMES - memory.free(), held, "the fill ring holds as many frames as before");
+}
+
+#[test]
 fn what_we_send_is_good_for_the_kernel_and_every_frame_comes_back() {
     let Some(rig) = Rig::veth() else { return };
     let mut memory = Memory::new(FRAMES);

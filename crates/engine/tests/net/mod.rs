@@ -511,18 +511,22 @@ pub fn flatten(e: &mut Engine<'_>, packet: &TxFrame) -> Packet {
     Packet { bytes, gso_size: packet.gso_size }
 }
 
-/// `bytes` in a chain of frames of host `e`; `None` when there are none (the packet is lost as in a full ring).
+/// `bytes` in a chain of frames of host `e`, cut as ports cut: headroom in the first one only, or the longest packets would
+/// take more frames than a chain has. `None` when there are none (the packet is lost as in a full ring).
 pub fn chain(e: &mut Engine<'_>, bytes: &[u8]) -> Option<FrameIdx> {
     let frames = &mut e.mem().frames;
+    let (front, rest) = bytes.split_at(bytes.len().min(FRAME_BYTES - FRAME_HEADROOM));
     let mut head = FrameIdx::NONE;
     let mut last = FrameIdx::NONE;
-    for part in bytes.chunks(FRAME_BYTES - FRAME_HEADROOM) {
+    for (n, part) in [front].into_iter().chain(rest.chunks(FRAME_BYTES)).enumerate() {
+        let offset = if n == 0 { FRAME_HEADROOM } else { 0 };
         let Some(frame) = frames.alloc() else {
             frames.release_chain(head);
             return None;
         };
-        frames.cell_mut(frame)[FRAME_HEADROOM..FRAME_HEADROOM + part.len()].copy_from_slice(part);
-        frames.meta_mut(frame).unwrap().len = part.len() as u16;
+        frames.cell_mut(frame)[offset..offset + part.len()].copy_from_slice(part);
+        let meta = frames.meta_mut(frame).unwrap();
+        (meta.offset, meta.len) = (offset as u16, part.len() as u16);
         match frames.meta_mut(last) {
             Some(meta) => meta.next = frame,
             None => head = frame,

@@ -17,13 +17,17 @@ use sys::memif::{Descriptor, NEXT, WireShape};
 use sys::window::Window;
 
 use super::ring::metadata_of;
+use super::rx::PACKET_BYTES_MAX;
 use super::{MemifError, MemifPort};
-use crate::chain::{append, join};
+use crate::chain::{append, close_up, join};
 use crate::{PortError, PortStats};
 
 /// Room for packet bytes in a posted frame.
 const POSTED_BYTES: usize = FRAME_BYTES - FRAME_HEADROOM;
 const _: () = assert!(CHAIN_FRAMES * POSTED_BYTES > SUPER_SEGMENT_BYTES + 256);
+/// Posted frames that one packet takes at most. Only a packet above [`crate::chain::HEADROOM_MTU`] takes so many.
+const PARTS_MAX: usize = CHAIN_FRAMES + 1;
+const _: () = assert!(PARTS_MAX * POSTED_BYTES >= PACKET_BYTES_MAX);
 /// Frames posted at most: more would only make the caches forget them before they are used.
 const POSTED_MAX: u16 = 256;
 /// Shorter payloads are copied behind their headers: cheaper than a descriptor and an owner more.
@@ -279,7 +283,7 @@ impl MemifPort {
             let more = descriptor.flags & NEXT != 0;
             // A frame with another owner is there only after somebody scribbled over the ledger or reset the lane.
             let ours = frames.meta(frame).is_some_and(|meta| meta.refs == 1);
-            sane &= ours && (1..=POSTED_BYTES).contains(&len) && usize::from(parts) <= CHAIN_FRAMES;
+            sane &= ours && (1..=POSTED_BYTES).contains(&len) && usize::from(parts) <= PARTS_MAX;
             sane &= !more || (parts < left && len >= FIRST_BYTES);
             if ours {
                 append(frames, last, frame, FRAME_HEADROOM, len.min(POSTED_BYTES));
@@ -293,7 +297,8 @@ impl MemifPort {
                 break;
             }
         }
-        if !sane {
+        sane &= bytes <= PACKET_BYTES_MAX;
+        if !sane || (usize::from(parts) > CHAIN_FRAMES && !close_up(frames, head)) {
             frames.release_chain(head);
             return (parts, None);
         }

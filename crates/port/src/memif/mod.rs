@@ -27,6 +27,7 @@ use sys::memif::{Ring, Way};
 use sys::window::Window;
 
 use self::lend::Ledger;
+use crate::chain::HEADROOM_MTU;
 use crate::{Port, PortCaps, PortError, PortSetup, PortStats};
 pub use control::{Connection, MemifSpec, News, Wire};
 pub use open::{MemifError, RingPart, ServedParts};
@@ -111,7 +112,7 @@ impl Port for MemifPort {
 
     fn caps(&self) -> PortCaps {
         PortCaps {
-            mtu: self.setup.mtu,
+            mtu: if self.lent.is_some() { self.setup.mtu.min(HEADROOM_MTU) } else { self.setup.mtu },
             super_segment_max: if self.offloads { SUPER_SEGMENT_BYTES as u32 } else { 0 },
             local_peer: self.setup.local_peer,
             own_address: self.setup.own_address,

@@ -11,7 +11,7 @@ use super::ring::{Run, told_by};
 use crate::PortError;
 
 /// Largest packet with its Ethernet header and a VLAN tag.
-const PACKET_BYTES_MAX: usize = SUPER_FRAME_BYTES + 18;
+pub(super) const PACKET_BYTES_MAX: usize = SUPER_FRAME_BYTES + 18;
 const _: () = assert!(PACKET_BYTES_MAX <= (CHAIN_FRAMES - 1) * FRAME_BYTES + FRAME_BYTES - FRAME_HEADROOM);
 
 /// What became of one packet on the ring.

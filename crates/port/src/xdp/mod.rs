@@ -19,6 +19,7 @@ use sys::Errno;
 use sys::fds::Fd;
 use sys::xsk::{self, MemoryRings, RingSizes, Rings};
 
+use crate::chain::HEADROOM_MTU;
 use crate::egress::Egress;
 use crate::{Port, PortCaps, PortError, PortSetup, PortStats};
 pub use open::{XdpSocket, XdpSpec, open, open_companion};
@@ -94,7 +95,8 @@ impl Port for XdpPort {
     }
 
     fn caps(&self) -> PortCaps {
-        self.setup.caps(SUPER_SEGMENT_BYTES as u32)
+        let caps = self.setup.caps(SUPER_SEGMENT_BYTES as u32);
+        PortCaps { mtu: caps.mtu.min(HEADROOM_MTU), ..caps }
     }
 
     fn stats(&self) -> PortStats {

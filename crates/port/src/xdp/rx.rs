@@ -1,7 +1,7 @@
 //! Receiving: descriptors out of the receive ring, empty frames into the fill ring.
 
 use base::FrameIdx;
-use base::limits::FRAME_BYTES;
+use base::limits::{CHAIN_FRAMES, FRAME_BYTES};
 use region::Frames;
 use state::{CsumState, RxBatch, RxFrame};
 use sys::xsk::{self, Descriptor};
@@ -62,6 +62,11 @@ impl XdpPort {
             }
             last = frame;
             len += bytes as u32;
+        }
+        // The kernel leaves headroom in each frame, so that a packet near 64 KiB takes one more than a chain has.
+        if parts as usize > CHAIN_FRAMES && !chain::close_up(frames, head) {
+            frames.release_chain(head);
+            return None;
         }
         Some(RxFrame {
             head,

@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::process::Command;
 
 use base::FrameIdx;
+use base::limits::CHAIN_FRAMES;
 use port::{Port, PortSetup};
 use region::{FrameArea, FrameLane, Frames, Region, RegionShape};
 use state::{Piece, RxBatch, RxFrame, TxFrame};
@@ -157,10 +158,13 @@ impl Memory {
         let mut frames = self.frames();
         let mut bytes = Vec::new();
         let mut at = packet.head;
+        let mut count = 0;
         while let Some(meta) = frames.meta(at) {
             bytes.extend_from_slice(frames.data(at));
             at = meta.next;
+            count += 1;
         }
+        assert!(count <= CHAIN_FRAMES, "a chain of {count} frames");
         frames.release_chain(packet.head);
         assert_eq!(bytes.len(), packet.len as usize);
         bytes
