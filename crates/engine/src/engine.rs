@@ -122,7 +122,8 @@ impl<'a> Engine<'a> {
     }
 
     /// Where the connection `s` went that was on this lane, and its name there. A name that went is of no use to any verb; each is told
-    /// once, so the caller keeps what it is told.
+    /// once, so the caller keeps what it is told. Until then its row stays taken, whatever is called with it: whoever holds a name in a
+    /// group that moves asks, and closes by the new name.
     pub fn take_moved(&mut self, s: SockRef) -> Option<(LaneId, SockRef)> {
         crate::tcp::travel::take_moved(&mut self.mem, s)
     }
@@ -345,7 +346,8 @@ impl<'a> Engine<'a> {
     }
 
     /// Gives the socket up; its name is dead afterwards. A connection ends as its linger option says: by FIN after what is
-    /// queued, or by RST when unread data is thrown away (RFC 2525 2.17) or the linger time is 0.
+    /// queued, or by RST when unread data is thrown away (RFC 2525 2.17) or the linger time is 0. Of a connection that moved to another
+    /// lane nothing ends: see [`Engine::take_moved`].
     pub fn close(&mut self, s: SockRef) {
         match s.kind() {
             Some(SockKind::Tcp) => verbs::close(&mut self.mem, self.now, s),
@@ -355,7 +357,8 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Ends the connection by RST at once; the name is dead afterwards.
+    /// Ends the connection by RST at once; the name is dead afterwards. One that moved to another lane does not end: see
+    /// [`Engine::take_moved`].
     pub fn abort(&mut self, s: SockRef) {
         match s.kind() {
             Some(SockKind::Tcp) => verbs::abort(&mut self.mem, self.now, s),

@@ -185,6 +185,37 @@ fn events_and_closed_connections_move_too() {
 }
 
 #[test]
+fn a_connection_that_moved_is_closed_by_its_new_name_only_and_its_old_row_is_free_once_asked_for() {
+    let mut world = World::new(8, 2, 64);
+    world.misdirect = false;
+    let listeners = world.listen(80);
+    let mut talks = open(&mut world, &listeners, 1, 1000);
+    let mut server = talks[0].ends[1];
+    let old = server;
+    let (from, to) = (server.lane, 1 - server.lane);
+    let open_at = |world: &mut World, lane| world.on((1, lane), |e| e.counters().tcp.open);
+    let group = world.group_of(FIRST_PORT);
+    let now = world.now;
+    assert_eq!(world.machines[1].pair((from, to), now, |a, b| a.move_group(b, group)), Ok(1));
+    // The old lane does not reach the connection: it ends neither, and the note of where it went is not lost.
+    world.on((1, from), |e| e.close(old.name));
+    world.on((1, from), |e| e.abort(old.name));
+    world.run(Duration::from_millis(1));
+    assert_eq!((open_at(&mut world, from), open_at(&mut world, to)), (1, 1));
+    world.follow(&mut server);
+    assert_eq!((server.lane, open_at(&mut world, from)), (to, 0), "the row is given up");
+    assert_eq!(world.on((1, from), |e| e.take_moved(old.name)), None);
+    world.on((0, 0), |e| e.tcp_send(talks[0].ends[0].name, b"still open", false)).unwrap();
+    world.run(Duration::from_millis(1));
+    let mut buf = [0; 16];
+    assert_eq!(world.on((1, to), |e| e.tcp_recv(server.name, &mut buf, false)), Ok(10));
+    world.on((1, to), |e| e.close(server.name));
+    world.close(talks[0].ends[0]);
+    talks.clear();
+    finish(&mut world, &mut talks, &listeners);
+}
+
+#[test]
 fn a_group_that_cannot_move_whole_stays() {
     let mut world = World::new(9, 2, 16);
     world.misdirect = false;
