@@ -46,6 +46,10 @@ pub(crate) fn rows() -> Vec<Row> {
         both_ends("program-memcached", "memcached, 64 connections", Pair::Memcached),
         one_end("veth-nginx-close", closed, Pair::NginxClosed, Unit::ServerCpuUs)
             .goal(Goal::OfPeer("linux veth", 0.4))
+            .obstacle(
+                "of the server's samples (perf, before packet ports had a receive ring) 27 % were interrupts of the receive path, 12 % \
+                 sendmmsg, 7 % recvmmsg, 15 % the preload library; nginx itself makes five file system calls a request.",
+            )
             .in_short(),
         one_end("veth-nginx-kept", kept, Pair::NginxKept, Unit::ServerCpuUs),
         one_end("veth-redis", "redis + redis-benchmark -P 1", redis, Unit::ServerCpuUs),
@@ -59,7 +63,8 @@ pub(crate) fn rows() -> Vec<Row> {
         Row::new("idle-nginx", "nginx with nothing to do", Unit::CpuPercent)
             .stack(OURS, |job| idle(Corelane, job))
             .stack("linux", |job| idle(Linux, job))
-            .goal(Goal::Value(0.1)),
+            .goal(Goal::Value(0.1))
+            .obstacle("the steward wakes about ten times a second while a lane is open."),
     ]
 }
 
