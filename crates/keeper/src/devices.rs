@@ -51,7 +51,7 @@ enum Back {
         taken: bool,
     },
     /// A wire to another program; one lane at a time has it.
-    Memif(MemifLink),
+    Memif(Box<MemifLink>),
 }
 
 /// All devices of a session, with what steers packets on them.
@@ -194,7 +194,7 @@ impl Devices {
             mtu: u32::from(memif.mtu),
             mac: tap_mac(&memif.own),
             local_peer: false,
-            back: Back::Memif(MemifLink::open(memif)?),
+            back: Back::Memif(Box::new(MemifLink::open(memif)?)),
         });
         Ok(())
     }
@@ -202,7 +202,7 @@ impl Devices {
     /// The wires to other programs.
     pub(crate) fn memifs(&self) -> impl Iterator<Item = &MemifLink> {
         self.list.iter().filter_map(|device| match &device.back {
-            Back::Memif(link) => Some(link),
+            Back::Memif(link) => Some(&**link),
             Back::Packet | Back::Xdp { .. } | Back::Tap(_) | Back::Own { .. } => None,
         })
     }
