@@ -3,11 +3,12 @@
 
 mod rig;
 
+use base::limits::CHAIN_FRAMES;
 use port::Port;
 use port::packet::{PacketPort, PacketSpec};
 use port::xdp::{XdpParts, XdpPort, XdpSpec, open, open_companion};
 use rig::{FRAMES, Memory, NEAR, Rig, Steered, pattern, receive_ipv4, setup, steer, tcp_head, udp_head};
-use state::RxBatch;
+use state::{Piece, RxBatch, TxFrame};
 
 fn near_port(memory: &mut Memory, with_companion: bool) -> (XdpPort, Steered) {
     port_for_mtu(memory, with_companion, 1500)
@@ -102,6 +103,26 @@ fn what_we_send_is_good_for_the_kernel_and_every_frame_comes_back() {
     rig.far(|| rig::run("ip link set far0 mtu 9000"));
     let (mut port, _steered) = port_for_mtu(&mut memory, false, 9000);
     send_and_check(&rig, &mut memory, &mut port, &[1000, 8001, 4, 4096]);
+    drop(port);
+    rig::run("ip link del near0");
+    rig.join();
+    rig::run("ip link set near0 mtu 65535");
+    rig.far(|| rig::run("ip link set far0 mtu 65535"));
+    let (mut port, _steered) = port_for_mtu(&mut memory, false, 65_535);
+    // The headers and as many pieces as a packet has room for.
+    send_and_check(&rig, &mut memory, &mut port, &[1000, 61_000, 65_234]);
+}
+
+/// The first piece as two, of which the caller owns both.
+fn split_first_piece(memory: &mut Memory, packet: &mut TxFrame) {
+    let pieces = packet.pieces().to_vec();
+    let (first, rest) = pieces.split_first().unwrap();
+    (packet.payload_pieces, packet.payload_bytes) = (0, 0);
+    memory.frames().retain(first.frame);
+    packet.push_piece(Piece { len: 100, ..*first });
+    packet.push_piece(Piece { offset: first.offset + 100, len: first.len - 100, ..*first });
+    assert!(rest.iter().all(|piece| packet.push_piece(*piece)));
+    assert_eq!(packet.pieces().len(), CHAIN_FRAMES);
 }
 
 fn send_and_check(rig: &Rig, memory: &mut Memory, port: &mut XdpPort, lengths: &[usize]) {
@@ -111,9 +132,12 @@ fn send_and_check(rig: &Rig, memory: &mut Memory, port: &mut XdpPort, lengths: &
         let payload = pattern(*len);
         let mut packet = memory.packet(&udp_head(5000, 4000, *len), &payload);
         (packet.csum_start, packet.csum_offset) = (34, 6);
+        if *len > 65_000 {
+            split_first_piece(memory, &mut packet);
+        }
         assert_eq!(port.tx(&mut memory.frames(), &[packet]).unwrap(), 1);
         memory.release_payload(&packet);
-        let mut got = [0; 10_000];
+        let mut got = vec![0; 70_000];
         assert_eq!(udp.recv(&mut got).unwrap(), *len);
         assert_eq!(got[..*len], payload);
     }
