@@ -26,12 +26,16 @@ fn wired(seed: u64, addr: Ipv4Addr) -> Net {
 }
 
 fn describe(net: &mut Net, host: usize, port: u8) {
+    describe_as(net, (host, port), Ipv4Addr::new(10, 0, 0, 9), PORT_UP | PORT_WIRE | PORT_LOOPBACK);
+}
+
+fn describe_as(net: &mut Net, (host, port): (usize, u8), addr: Ipv4Addr, flags: u32) {
     let mut addrs = [IpAddress::ANY; PORT_ADDRESSES];
-    addrs[0] = IpAddress::from_v4(Ipv4Addr::new(10, 0, 0, 9));
+    addrs[0] = IpAddress::from_v4(addr);
     let info = PortInfo {
         addrs,
         addr_count: 1,
-        flags: PORT_UP | PORT_WIRE | PORT_LOOPBACK,
+        flags,
         super_segment_max: S.super_segment_max,
         mac: net.hosts[host].mac,
         mtu: S.mtu,
@@ -95,6 +99,59 @@ fn the_server_may_be_the_one_in_time_wait() {
     net.close(1, listener);
     net.run(Duration::from_secs(61));
     net.assert_clean(&S);
+}
+
+/// A program without a lane came by the device, and now one with a lane comes by a wire from the same port; or the other way round.
+#[test]
+fn a_connection_in_time_wait_makes_room_for_one_that_comes_another_way() {
+    for comes_by_wire in [true, false] {
+        let mut net = Net::new(7, &S);
+        let addr = net.hosts[1].addr;
+        let (wire, device) = if comes_by_wire { (0, 1) } else { (1, 0) };
+        describe_as(&mut net, (1, wire), addr, PORT_UP | PORT_WIRE);
+        describe_as(&mut net, (1, device), addr, PORT_UP);
+        let listener = net.listen(1, 80, 16);
+        let (a, b) = net.open_to(listener, 40_000);
+        net.close(1, b);
+        net.run(Duration::from_micros(200));
+        net.close(0, a);
+        net.run(Duration::from_micros(200));
+        net.on(1, |e| {
+            let row = &mut e.mem().hot.rows_mut()[b.row() as usize];
+            assert_eq!(State::from_raw(row.state), State::TimeWait);
+            row.port = 1;
+            // The other stack counted from elsewhere: neither its numbers nor its clock say which SYN is newer.
+            row.rcv.nxt = row.rcv.nxt.plus(1 << 30);
+            row.rcv.ts_recent = row.rcv.ts_recent.wrapping_add(1 << 30);
+        });
+        // Nothing but a SYN does that.
+        let numbers = (SeqNum(1), SeqNum(1));
+        for flags in [TcpFlags::RST, TcpFlags::ACK, TcpFlags::FIN | TcpFlags::ACK] {
+            let segment = forged(&net, 0, (40_000, 80), numbers, flags, &[]);
+            net.put(1, segment);
+        }
+        net.run(Duration::from_millis(1));
+        assert_eq!(net.dropped(1, DropReason::IpSourceBad), 3);
+        let (a, b) = net.open_to(listener, 40_000);
+        assert_eq!(net.on(1, |e| e.counters().tcp.time_wait_reused), 1);
+        net.transfer(a, b, 100_000, 100_000);
+        net.close(1, listener);
+        net.run(Duration::from_secs(130));
+        net.assert_clean(&S);
+    }
+}
+
+#[test]
+fn a_syn_of_another_way_does_not_touch_an_open_connection() {
+    let mut net = wired(8, Ipv4Addr::LOCALHOST);
+    let (_, a, b) = net.open();
+    describe(&mut net, 1, 1);
+    net.on(1, |e| e.mem().hot.rows_mut()[b.row() as usize].port = 1);
+    let syn = forged(&net, 0, (40_000, 80), (SeqNum(1), SeqNum(0)), TcpFlags::SYN, &[]);
+    net.put(1, syn);
+    net.run(Duration::from_millis(1));
+    assert_eq!(net.dropped(1, DropReason::IpSourceBad), 1);
+    assert_eq!((net.state(0, a), net.state(1, b)), (Some(State::Established), Some(State::Established)));
 }
 
 #[test]

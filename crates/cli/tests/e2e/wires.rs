@@ -144,6 +144,20 @@ fn a_wire_leads_to_the_namespace_behind_a_veth_pair() {
 }
 
 #[test]
+fn ports_that_a_program_without_a_lane_used_are_good_for_wires() {
+    let Some(world) = World::new(&["python3", "ip"]) else { return };
+    let _server = server(&world, Side::Ours, "lane0", &["0.0.0.0", "7000"]);
+    let ask = script("port_client.py");
+    let words = ["python3", ask.as_str(), OURS, "7000", PEER, "40000", "4"];
+    // By the device; then by a wire, while the server's lane has the first ones in TIME-WAIT; then by the device again.
+    assert!(world.check(Side::Peer, 60, &words).contains("all good"));
+    let before = kernel_segments(&world, Side::Peer);
+    assert!(world.check(Side::Peer, 60, &corelane("peer0", &words)).contains("all good"));
+    assert_eq!(kernel_segments(&world, Side::Peer), before, "segments went through the kernel");
+    assert!(world.check(Side::Peer, 60, &words).contains("all good"));
+}
+
+#[test]
 fn connections_reach_every_worker_of_a_listener() {
     let Some(world) = World::new(&["python3", "ip"]) else { return };
     let _server = server(&world, Side::Ours, "lo", &["127.0.0.1", "7000", "3"]);

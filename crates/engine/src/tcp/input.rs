@@ -29,7 +29,11 @@ pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, packet: &Packet) {
     let mut seg = parsed.strip(&mut mem.frames, packet);
     mem.counters.tcp.segments_in = mem.counters.tcp.segments_in.wrapping_add(1);
     match found {
-        Whose::Of(at) if strays(mem, at, &seg) => mem.counters.drop_packet(DropReason::IpSourceBad),
+        Whose::Of(at) if strays(mem, at, &seg) => {
+            if !listen::replaces_time_wait(mem, now, at, &seg) {
+                mem.counters.drop_packet(DropReason::IpSourceBad);
+            }
+        }
         Whose::Of(at) => for_connection(mem, now, at, &mut seg),
         Whose::Nobody => listen::segment(mem, now, &seg),
         Whose::NoRow => mem.counters.drop_packet(DropReason::TcpNoTcb),

@@ -314,13 +314,26 @@ fn on_syn(
 /// A SYN for connection `at` in TIME-WAIT opens a new connection if it cannot be an old duplicate (RFC 6191 2, RFC 1122
 /// 4.2.2.13). True: it did.
 pub(super) fn reuses_time_wait(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, seg: &Seg) -> bool {
-    let only_syn = seg.flags.is_syn() && !seg.flags.intersects(TcpFlags::RST | TcpFlags::ACK | TcpFlags::FIN);
-    let Some(hot) = mem.hot.get(at).filter(|_| only_syn) else { return false };
+    let Some(hot) = mem.hot.get(at) else { return false };
     let newer_time = hot.flags & flag::TIMESTAMPS != 0
         && seg.options.timestamps.is_some_and(|t| (t.value.wrapping_sub(hot.rcv.ts_recent) as i32) > 0);
-    if !seg.seq.after(hot.rcv.nxt) && !newer_time {
-        return false;
-    }
+    (seg.seq.after(hot.rcv.nxt) || newer_time) && opens_again(mem, now, at, seg)
+}
+
+/// A SYN came by another way, one of the two a wire, than connection `at`. If that is in TIME-WAIT a new one opens. True: it did.
+///
+/// TIME-WAIT keeps old duplicates from the next connection between the same ends (RFC 9293 3.6.1). Here they cannot reach it: they come
+/// by the old way, and what comes by another way than a connection's own is not its. So no numbers are compared; by the other way they
+/// are those of another stack, with clocks of its own.
+pub(super) fn replaces_time_wait(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, seg: &Seg) -> bool {
+    let waits = mem.hot.get(at).is_some_and(|hot| State::from_raw(hot.state) == State::TimeWait);
+    waits && opens_again(mem, now, at, seg)
+}
+
+/// Ends connection `at`, which is in TIME-WAIT, for the one that `seg` opens. False: it opens none.
+fn opens_again(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, seg: &Seg) -> bool {
+    let only_syn = seg.flags.is_syn() && !seg.flags.intersects(TcpFlags::RST | TcpFlags::ACK | TcpFlags::FIN);
+    let Some(hot) = mem.hot.get(at).filter(|_| only_syn) else { return false };
     let local = Endpoint { addr: seg.key.local, port: seg.key.local_port };
     // A connection that a program still holds keeps its row, but gives its numbers up.
     let (above, Some(listener)) = (hot.snd.nxt.plus(65_537), find(mem, local)) else { return false };

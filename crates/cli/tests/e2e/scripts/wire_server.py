@@ -1,5 +1,5 @@
 """An echo server. `wire_server.py ADDRESS PORT [WORKERS]`: WORKERS processes accept on one listener, and each answers a new
-connection with its process id first."""
+connection with its process id first. It is the first to close once somebody said `bye`."""
 import os, socket, sys, threading
 
 listener = socket.socket()
@@ -21,6 +21,8 @@ def serve(connection, peer):
             if not data:
                 break
             connection.sendall(data)
+            if data == b"bye":
+                break
         print("end", flush=True)
     except OSError as error:
         print("broken", error.errno, flush=True)
