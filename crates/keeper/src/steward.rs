@@ -65,6 +65,8 @@ struct Care {
     closed: bool,
     /// Connections that were reset because the lane could not be trusted or time was over.
     aborted: u32,
+    /// Wires that ended while the program lived: should it die before it ends their connections, that is ours to do.
+    parted: Vec<u8>,
     /// Neighbours to ask the keeper for.
     asks: Vec<Ask>,
     /// `last_held_ns` as our own last visit left it: a visit of ours does not count as the program's.
@@ -306,6 +308,7 @@ impl Care {
             dead_since: None,
             closed: false,
             aborted: 0,
+            parted: Vec::new(),
             asks: Vec::new(),
             ours_ns: u64::MAX,
             look: LOOK_MIN,
@@ -318,6 +321,7 @@ impl Care {
     /// The lane has a wire.
     fn add_wire(&mut self, region: Region, end: &WireEnd, fds: Vec<Fd>) -> Result<(), Broken> {
         let port = open_wire(region, end, &mut fds.into_iter())?;
+        self.parted.retain(|at| *at != end.port);
         if let Ok(mut session) = self.lane.enter(sys::clock::now()) {
             session.add_port(end.port, port);
             session.gather();
@@ -329,6 +333,7 @@ impl Care {
     fn drop_wire(&mut self, port: u8) -> Result<(), Broken> {
         if self.dead_since.is_none() {
             self.lane.forget_port(port);
+            self.parted.push(port);
         } else if let Ok(mut session) = self.lane.enter(sys::clock::now()) {
             session.drop_port(port);
         }
@@ -387,6 +392,7 @@ impl Care {
             return false;
         }
         if self.dead_since.is_some() && !self.closed {
+            self.parted.drain(..).for_each(|port| session.drop_port(port));
             closing::close_all(&mut session);
             self.closed = true;
         }

@@ -112,8 +112,11 @@ fn programs_under_one_keeper_talk_by_a_wire_too() {
     let Some(world) = World::new(&["python3", "ip"]) else { return };
     let (serve, ask) = (script("wire_server.py"), script("wire_client.py"));
     let shell = both(&program().display().to_string(), &serve, &ask);
-    let out = world.check(Side::Ours, 60, &corelane("lo", &["sh", "-c", &shell]));
-    assert!(out.contains("all good"), "{out}");
+    // Both programs end at nearly the same time, in either order, and the keeper soon after them.
+    for _ in 0..6 {
+        let out = world.check(Side::Ours, 30, &corelane("lo", &["sh", "-c", &shell]));
+        assert!(out.contains("all good"), "{out}");
+    }
     assert_eq!(kernel_segments(&world, Side::Ours), 0);
 }
 
