@@ -12,8 +12,13 @@ for _ in range(workers - 1):
         break
 
 
+def say(line):
+    """One write, so that the lines of several workers do not mix."""
+    os.write(1, line.encode() + b"\n")
+
+
 def serve(connection, peer):
-    print("from", peer[0], "to", connection.getsockname()[0], flush=True)
+    say("from %s to %s" % (peer[0], connection.getsockname()[0]))
     try:
         connection.sendall(b"%10d\n" % os.getpid())
         while True:
@@ -23,12 +28,12 @@ def serve(connection, peer):
             connection.sendall(data)
             if data == b"bye":
                 break
-        print("end", flush=True)
+        say("end")
     except OSError as error:
-        print("broken", error.errno, flush=True)
+        say("broken %d" % error.errno)
     connection.close()
 
 
-print("serving", os.getpid(), flush=True)
+say("serving %d" % os.getpid())
 while True:
     threading.Thread(target=serve, args=listener.accept(), daemon=True).start()
