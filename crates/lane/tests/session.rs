@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 
 use base::{Duration, Instant, IpAddress, LaneId, MacAddr, Port as PortNumber};
 use engine::{RouteTo, UdpOptions, UdpTo};
-use lane::{Lane, LanePort, Poisoned};
+use lane::{Lane, LanePort, Poisoned, Session};
 use port::{Port, PortCaps, PortError, PortStats};
 use region::{Frames, Owner, Region, RegionShape};
 use state::{Endpoint, LAYOUT_VERSION, LaneMem, LaneShape, RxBatch, TxFrame};
@@ -53,10 +53,8 @@ fn end(host: u8) -> Endpoint {
     Endpoint { addr: IpAddress::from_v4(Ipv4Addr::new(10, 0, 0, host)), port: PortNumber(7) }
 }
 
-#[test]
-fn the_deadline_left_behind_counts_what_was_done_for_others_last() {
-    let lane = lane();
-    let mut session = lane.enter(NOW).unwrap();
+/// Something to send, which the port does not take.
+fn queue_a_datagram(session: &mut Session<'_>) {
     session.set_addresses(0, &[end(1).addr]);
     session.engine(|engine| {
         let sock = engine.udp_bind(end(1), &UdpOptions::default()).unwrap();
@@ -64,6 +62,13 @@ fn the_deadline_left_behind_counts_what_was_done_for_others_last() {
         let to = UdpTo { local: end(1).addr, remote: end(2), route };
         engine.udp_send_to(sock, b"hello", Some(&to)).unwrap();
     });
+}
+
+#[test]
+fn the_deadline_left_behind_counts_what_was_done_for_others_last() {
+    let lane = lane();
+    let mut session = lane.enter(NOW).unwrap();
+    queue_a_datagram(&mut session);
     session.gather();
     // What another thread defers makes the session send after all; the port refuses, and wants to be asked again.
     let other = Owner { pid: 2, tid: 2 };
@@ -87,13 +92,7 @@ fn a_lane_whose_holder_is_gone_is_poisoned_instead_of_waited_for() {
 fn what_a_port_does_not_take_for_long_is_lost_so_that_others_have_their_share() {
     let lane = lane();
     let mut session = lane.enter(NOW).unwrap();
-    session.set_addresses(0, &[end(1).addr]);
-    session.engine(|engine| {
-        let sock = engine.udp_bind(end(1), &UdpOptions::default()).unwrap();
-        let route = RouteTo { port: 0, next_hop: end(2).addr, local_mac: MAC, mac: Some(MAC), mtu: 0 };
-        let to = UdpTo { local: end(1).addr, remote: end(2), route };
-        engine.udp_send_to(sock, b"hello", Some(&to)).unwrap();
-    });
+    queue_a_datagram(&mut session);
     drop(session);
     for (after_ms, waits) in [(1, true), (90, true), (101, false)] {
         let mut session = lane.enter(NOW.plus(Duration::from_millis(after_ms))).unwrap();
