@@ -1,4 +1,4 @@
-//! The project's chores: `cargo xtask demo | test | bench | tidy | compliance | conformance`. Uses the standard library only.
+//! The project's chores: `cargo xtask demo | test | bench | tidy | compliance | conformance | sim`. Uses the standard library only.
 
 mod bench;
 mod compliance;
@@ -7,6 +7,7 @@ mod demo;
 mod install;
 mod report;
 mod run;
+mod sim;
 mod test;
 mod tidy;
 
@@ -22,6 +23,8 @@ usage: cargo xtask <chore> [options]
   compliance   check that each row of COMPLIANCE.md names code and a test that exist
   conformance  play the packet scripts on the engine and on Linux's stack   [--engine-only] [FILE-OR-NAME ...]
 
+  sim          play seeds in the simulator   [--seeds N] [--from S] [--minutes M] [--jobs J], or one: --seed S
+
 Each chore writes target/reports/NAME.json beside what it prints.";
 
 fn main() -> ExitCode {
@@ -35,6 +38,7 @@ fn main() -> ExitCode {
         "tidy" => tidy::run(),
         "compliance" => compliance::run(),
         "conformance" => conformance::run(&rest),
+        "sim" => sim::run(&rest),
         _ => Err(USAGE.to_owned()),
     };
     match outcome {

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use crate::report::Row;
-use crate::{bench, compliance, install, report, run};
+use crate::{bench, compliance, install, report, run, sim};
 
 /// One part of the test run: its name, and what it does. Gives (passed, failed) tests.
 type Part = (&'static str, fn() -> Result<(u64, u64), String>);
@@ -15,6 +15,7 @@ const PARTS: &[Part] = &[
     ("compliance", || compliance::run().map(|()| (1, 0))),
     ("build", build),
     ("workspace", workspace),
+    ("sim", || sim::new_ones().map(|()| (1, 0))),
     ("instructions", || bench::baseline(false).map(|()| (1, 0))),
     ("loom", loom),
     ("asan", asan),

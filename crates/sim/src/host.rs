@@ -9,7 +9,7 @@ use lane::{Lane, LanePort, Session};
 use region::{Owner, Region, RegionShape};
 use state::{LAYOUT_VERSION, LaneMem, LaneShape};
 
-use crate::network::LinkSpec;
+use crate::link::LinkSpec;
 use crate::port::{SharedNetwork, SimPort, lock};
 
 thread_local! {

@@ -5,19 +5,28 @@
 //! what went wrong and when. Nothing here reads a clock or sleeps.
 
 mod attack;
+mod bottleneck;
+mod bulk;
 mod host;
+mod link;
 mod network;
 mod packet_oracle;
 mod pattern;
 mod port;
+mod router;
 mod scenario;
+mod seeds;
 mod stream;
 mod udp;
 mod world;
 
 pub use attack::AttackPlan;
-pub use network::{LinkSpec, NetworkCounts};
-pub use scenario::{Family, SPECIAL_SEEDS, Scenario};
+pub use bottleneck::{BottleneckSpec, Discipline};
+pub use bulk::{BulkPlan, jain};
+pub use link::{Burst, LinkSpec, Narrowing};
+pub use network::NetworkCounts;
+pub use scenario::{Family, MIXED_SEEDS, SPECIAL_SEEDS, Scenario};
+pub use seeds::kept_seeds;
 pub use stream::{Close, SidePlan, StreamPlan};
 pub use udp::DatagramPlan;
-pub use world::{Failure, Report, run};
+pub use world::{Carried, Failure, Report, run, run_captured};

@@ -4,42 +4,17 @@ use std::cmp::Ordering;
 use std::collections::{BinaryHeap, HashSet, VecDeque};
 
 use base::{Duration, Instant, MacAddr, Rng};
+use port::capture::{CaptureFile, Direction};
 use state::CsumState;
 use wire::EtherType;
 
+use crate::bottleneck::{Bottleneck, BottleneckSpec, Verdict};
+use crate::link::LinkSpec;
 use crate::packet_oracle::{self, FlowOracle, FragmentId};
+use crate::router;
 
 /// Packets that a log keeps.
 const LOG_LINES: usize = 300;
-
-/// What one host's cable does to the packets it sends.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct LinkSpec {
-    /// Time from the end of transmission to arrival.
-    pub delay: Duration,
-    /// Added to the delay, evenly from 0 to this. Above the packets' distance in time it reorders them.
-    pub jitter: Duration,
-    /// Bits a second; 0: no limit.
-    pub bits_per_second: u64,
-    /// Packets on the way before the port takes no more.
-    pub queue_packets: usize,
-    /// Lost, in a million.
-    pub drop_ppm: u32,
-    /// Arriving twice, in a million.
-    pub duplicate_ppm: u32,
-    /// Arriving three delays late, in a million.
-    pub reorder_ppm: u32,
-    /// Arriving with one wrong bit, in a million.
-    pub corrupt_ppm: u32,
-    /// Largest IP packet, bytes.
-    pub mtu: u16,
-    /// Super-segments go over whole and checksums unfinished, as on veth.
-    pub offloads: bool,
-    /// Nothing is lost or hurt in this time; after `down_from` and before `down_until` everything is lost.
-    pub down_from: Instant,
-    /// See `down_from`.
-    pub down_until: Instant,
-}
 
 /// What happened to packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,6 +29,14 @@ pub struct NetworkCounts {
     pub reordered: u64,
     /// Damaged.
     pub corrupted: u64,
+    /// Lost for want of room in the bottleneck's queue, or early as its discipline has it; also in `dropped`.
+    pub queue_dropped: u64,
+    /// Marked by the bottleneck (ECN).
+    pub marked: u64,
+    /// Longest queue in front of the bottleneck, bytes.
+    pub queue_peak_bytes: u64,
+    /// Too long for a path that had become narrower; also in `dropped`.
+    pub too_long: u64,
 }
 
 /// A packet as a port sees it.
@@ -68,11 +51,19 @@ pub(crate) struct Packet {
     pub(crate) csum_offset: usize,
 }
 
+impl Packet {
+    /// `bytes` with a finished checksum.
+    pub(crate) fn plain(bytes: Vec<u8>) -> Self {
+        Self { bytes, gso_size: 0, csum: CsumState::Unknown, csum_start: 0, csum_offset: 0 }
+    }
+}
+
 /// On its way to one host. Ordered so that the heap gives the earliest first.
 struct Flying {
     arrives: Instant,
     order: u64,
     from: usize,
+    to: usize,
     packet: Packet,
 }
 
@@ -99,6 +90,8 @@ struct Cable {
     free_at: Instant,
     in_flight: usize,
     inbox: BinaryHeap<Flying>,
+    /// Since when it is in a burst of losses.
+    bad_since: Instant,
 }
 
 /// All cables, the packets on them, and what the oracles saw.
@@ -107,6 +100,9 @@ pub(crate) struct Network {
     rng: Rng,
     order: u64,
     cables: Vec<Cable>,
+    /// What two groups of hosts have between them, and the packets on their way to it.
+    bottleneck: Option<Bottleneck>,
+    approaching: BinaryHeap<Flying>,
     counts: NetworkCounts,
     /// Not where a stranger opens connections in the name of hosts: which one a segment belongs to cannot be seen then.
     flows: Option<FlowOracle>,
@@ -114,6 +110,8 @@ pub(crate) struct Network {
     damaged: HashSet<FragmentId>,
     /// The last packets, if somebody wants to read of them.
     log: Option<VecDeque<String>>,
+    /// Where every packet sent is written to.
+    pub(crate) capture: Option<CaptureFile>,
     /// What an oracle found first.
     pub(crate) complaint: Option<String>,
     /// Changes with every packet sent, its time and its bytes.
@@ -127,10 +125,13 @@ impl Network {
             rng: Rng::new(seed),
             order: 0,
             cables: Vec::new(),
+            bottleneck: None,
+            approaching: BinaryHeap::new(),
             counts: NetworkCounts::default(),
             flows: follow.then(FlowOracle::default),
             damaged: HashSet::new(),
             log: log.then(VecDeque::new),
+            capture: None,
             complaint: None,
             trace: 0,
         }
@@ -140,12 +141,35 @@ impl Network {
     pub(crate) fn attach(&mut self, mac: impl Fn(usize) -> MacAddr, spec: LinkSpec) -> usize {
         let number = self.cables.len();
         let mac = mac(number);
-        self.cables.push(Cable { mac, spec, free_at: Instant(0), in_flight: 0, inbox: BinaryHeap::new() });
+        let inbox = BinaryHeap::new();
+        self.cables.push(Cable {
+            mac,
+            spec,
+            free_at: Instant(0),
+            in_flight: 0,
+            inbox,
+            bad_since: Instant::NEVER,
+        });
         number
+    }
+
+    /// Puts a bottleneck between the hosts.
+    pub(crate) fn narrow(&mut self, spec: BottleneckSpec) {
+        self.bottleneck = Some(Bottleneck::new(spec));
     }
 
     pub(crate) fn set_now(&mut self, now: Instant) {
         self.now = now;
+        while self.approaching.peek().is_some_and(|f| f.arrives <= now) {
+            if let Some(flying) = self.approaching.pop() {
+                self.squeeze(flying);
+            }
+        }
+    }
+
+    /// When the network has something to do besides delivering.
+    pub(crate) fn due(&self) -> Instant {
+        self.approaching.peek().map_or(Instant::NEVER, |f| f.arrives)
     }
 
     pub(crate) fn counts(&self) -> NetworkCounts {
@@ -161,6 +185,11 @@ impl Network {
         self.cables.get(host).and_then(|c| c.inbox.peek()).map_or(Instant::NEVER, |f| f.arrives)
     }
 
+    /// Is a packet on its way to `host`, or to the bottleneck?
+    pub(crate) fn is_busy(&self, host: usize) -> bool {
+        self.next_arrival(host) != Instant::NEVER || !self.approaching.is_empty()
+    }
+
     /// The next packet that has arrived at `host`.
     pub(crate) fn receive(&mut self, host: usize) -> Option<Packet> {
         let now = self.now;
@@ -169,9 +198,7 @@ impl Network {
             return None;
         }
         let flying = inbox.pop()?;
-        if let Some(cable) = self.cables.get_mut(flying.from) {
-            cable.in_flight = cable.in_flight.saturating_sub(1);
-        }
+        self.landed(flying.from);
         Some(flying.packet)
     }
 
@@ -186,6 +213,15 @@ impl Network {
         self.counts.sent += 1;
         self.note(&packet, &spec);
         let Some(leaves) = self.leave(host, &packet, &spec) else { return };
+        if let Some(narrow) = spec.narrows.filter(|n| self.now >= n.at)
+            && let Some(report) = router::too_long(&packet, narrow.mtu)
+        {
+            self.counts.too_long += 1;
+            self.counts.dropped += 1;
+            let back = leaves.plus(spec.delay.times(2));
+            self.fly(usize::MAX, host, back, report);
+            return;
+        }
         if self.rng.chance_ppm(spec.duplicate_ppm) {
             self.counts.duplicated += 1;
             self.deliver(host, leaves, &packet, &spec);
@@ -208,11 +244,44 @@ impl Network {
 
     /// A packet from nobody's cable arrives at `host`. No oracle looks at it.
     pub(crate) fn inject(&mut self, host: usize, bytes: Vec<u8>) {
+        self.fly(usize::MAX, host, self.now, Packet::plain(bytes));
+    }
+
+    /// `packet` will be at `to`.
+    fn fly(&mut self, from: usize, to: usize, arrives: Instant, packet: Packet) {
         self.order += 1;
-        let packet = Packet { bytes, gso_size: 0, csum: CsumState::Unknown, csum_start: 0, csum_offset: 0 };
-        let flying = Flying { arrives: self.now, order: self.order, from: usize::MAX, packet };
-        if let Some(cable) = self.cables.get_mut(host) {
+        let flying = Flying { arrives, order: self.order, from, to, packet };
+        if let Some(cable) = self.cables.get_mut(to) {
             cable.inbox.push(flying);
+        }
+    }
+
+    /// A packet has come to the bottleneck.
+    fn squeeze(&mut self, mut flying: Flying) {
+        let Some(bottleneck) = &mut self.bottleneck else { return };
+        let rightward = bottleneck.is_left(flying.from);
+        let verdict = bottleneck.pass(rightward, &mut flying.packet, self.now, &mut self.rng);
+        self.counts.queue_peak_bytes = self.counts.queue_peak_bytes.max(bottleneck.peak_bytes());
+        match verdict {
+            Verdict::Dropped => {
+                self.counts.dropped += 1;
+                self.counts.queue_dropped += 1;
+                self.landed(flying.from);
+            }
+            Verdict::Passes { arrives, marked } => {
+                self.counts.marked += u64::from(marked);
+                flying.arrives = arrives;
+                if let Some(cable) = self.cables.get_mut(flying.to) {
+                    cable.inbox.push(flying);
+                }
+            }
+        }
+    }
+
+    /// One packet of `from` is no longer on its way.
+    fn landed(&mut self, from: usize) {
+        if let Some(cable) = self.cables.get_mut(from) {
+            cable.in_flight = cable.in_flight.saturating_sub(1);
         }
     }
 
@@ -225,6 +294,9 @@ impl Network {
         }
         self.trace = digest;
         self.write_log("", packet);
+        if let Some(capture) = &mut self.capture {
+            capture.packet(Direction::Sent, self.now.0, &packet.bytes);
+        }
         let found = packet_oracle::check(packet, spec.mtu)
             .and_then(|()| self.flows.as_mut().map_or(Ok(()), |flows| flows.check(packet)));
         if let Err(complaint) = found
@@ -243,7 +315,14 @@ impl Network {
         cable.free_at = cable.free_at.max(self.now).plus(time);
         let leaves = cable.free_at;
         let down = self.now >= spec.down_from && self.now < spec.down_until;
-        if self.rng.chance_ppm(spec.drop_ppm) || down {
+        if let Some(burst) = &spec.burst {
+            cable.bad_since = burst.next(cable.bad_since, self.now, &mut self.rng);
+        }
+        let burst = spec.burst.filter(|_| cable.bad_since != Instant::NEVER).map_or(0, |b| b.drop_bad_ppm);
+        let unlucky = self.rng.chance_ppm(spec.drop_ppm)
+            || (burst > 0 && self.rng.chance_ppm(burst))
+            || (spec.tail_ppm > 0 && packet_oracle::is_tail(packet) && self.rng.chance_ppm(spec.tail_ppm));
+        if unlucky || down {
             self.counts.dropped += 1;
             return None;
         }
@@ -268,10 +347,13 @@ impl Network {
             if to == host || !meant {
                 continue;
             }
-            self.order += 1;
-            let flying = Flying { arrives, order: self.order, from: host, packet: packet.clone() };
-            if let Some(cable) = self.cables.get_mut(to) {
-                cable.inbox.push(flying);
+            let passes = self.bottleneck.as_ref().is_some_and(|b| b.is_left(host) != b.is_left(to));
+            if passes {
+                self.order += 1;
+                let packet = packet.clone();
+                self.approaching.push(Flying { arrives, order: self.order, from: host, to, packet });
+            } else {
+                self.fly(host, to, arrives, packet.clone());
             }
             if let Some(cable) = self.cables.get_mut(host) {
                 cable.in_flight += 1;

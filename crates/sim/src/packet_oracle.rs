@@ -5,7 +5,9 @@ use std::net::Ipv4Addr;
 
 use base::SeqNum;
 use state::CsumState;
-use wire::{ArpPacket, EthFrame, EtherType, IpProtocol, Ipv4Packet, TcpOptions, TcpSegment, UdpDatagram};
+use wire::{
+    ArpPacket, EthFrame, EtherType, IpProtocol, Ipv4Packet, TcpFlags, TcpOptions, TcpSegment, UdpDatagram,
+};
 
 use crate::network::Packet;
 
@@ -60,6 +62,16 @@ pub(crate) fn fragment_id(packet: &Packet) -> Option<FragmentId> {
     let eth = EthFrame::parse(&packet.bytes).ok()?;
     let ip = Ipv4Packet::parse(eth.payload()).ok()?;
     ip.is_fragment().then(|| (ip.ident(), ip.src(), ip.dst()))
+}
+
+/// Is it the last segment of a write or of a stream, as far as its flags show?
+pub(crate) fn is_tail(packet: &Packet) -> bool {
+    let Some(ip) = EthFrame::parse(&packet.bytes).ok().and_then(|eth| Ipv4Packet::parse(eth.payload()).ok())
+    else {
+        return false;
+    };
+    let last = |s: TcpSegment<'_>| s.flags().is_fin() || s.flags().contains(TcpFlags::PSH);
+    ip.protocol() == IpProtocol::TCP && TcpSegment::parse(ip.payload()).is_ok_and(last)
 }
 
 /// One line about a packet, for the report of a failure.

@@ -1,18 +1,25 @@
 //! Plans of worlds, drawn from a seed.
 
+mod mix;
+
 use base::{Duration, Instant, Rng};
 use state::TcpOptions;
 
 use crate::attack::AttackPlan;
+use crate::bottleneck::BottleneckSpec;
 use crate::host::HostSpec;
-use crate::network::LinkSpec;
+use crate::link::LinkSpec;
 use crate::stream::{Close, SidePlan, StreamPlan};
 use crate::udp::DatagramPlan;
 
 /// From this seed on the families are those with something wrong on the hosts or beside them, not on the cables.
 pub const SPECIAL_SEEDS: u64 = 1_000_000;
 
-/// What a scenario is about; a seed's family is `seed % 8`, from [`SPECIAL_SEEDS`] on that of the last two.
+/// From this seed on the families are all of the above in turn, and paths are mixed of everything that a path can do.
+pub const MIXED_SEEDS: u64 = 2_000_000;
+
+/// What a scenario is about; a seed's family is `seed % 8`, from [`SPECIAL_SEEDS`] on that of the last two, from [`MIXED_SEEDS`] on
+/// `seed % 10`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Family {
     /// A perfect network.
@@ -59,6 +66,12 @@ pub struct Scenario {
     pub knows_macs: bool,
     /// Streams that share one client port, one after the other: 1 or more.
     pub streams_a_port: usize,
+    /// Each host's path is one of its own, with whatever paths can do.
+    pub mixed: bool,
+    /// What the hosts have between them.
+    pub bottleneck: Option<BottleneckSpec>,
+    /// When the run stops to be measured, whatever is still under way; NEVER: it goes to its end.
+    pub stop_at: Instant,
     /// Keep the last packets for the report of a failure.
     pub log: bool,
     /// Time in which the programs must be done.
@@ -69,8 +82,11 @@ impl Scenario {
     /// The plan that belongs to `seed`.
     #[must_use]
     pub fn of_seed(seed: u64) -> Self {
-        let family = match seed % 8 {
-            n if seed >= SPECIAL_SEEDS => [Family::Crowded, Family::Hostile][(n % 2) as usize],
+        let number = if seed >= MIXED_SEEDS { seed % 10 } else { seed % 8 };
+        let family = match number {
+            n if (SPECIAL_SEEDS..MIXED_SEEDS).contains(&seed) || n > 7 => {
+                [Family::Crowded, Family::Hostile][(n % 2) as usize]
+            }
             0 => Family::Perfect,
             1 => Family::Jitter,
             2 => Family::Bad,
@@ -91,7 +107,7 @@ impl Scenario {
         };
         let streams = (0..1 + rng.below(12)).map(|_| stream(&mut rng, family, count)).collect();
         let datagrams = (0..rng.below(3)).map(|_| datagrams(&mut rng, family, count)).collect();
-        let mut scenario = Self {
+        let scenario = Self {
             seed,
             family,
             hosts: vec![host; count],
@@ -103,9 +119,16 @@ impl Scenario {
             knows_macs: family == Family::Outage || rng.below(2) == 0,
             // From a generator of its own, so that seeds that once failed stay what they were.
             streams_a_port: if Rng::new(seed ^ 1).below(4) == 0 { 3 } else { 1 },
+            mixed: false,
+            bottleneck: None,
+            stop_at: Instant::NEVER,
             log: false,
             limit: Duration::from_secs(3600),
         };
+        let mut scenario = scenario;
+        if seed >= MIXED_SEEDS {
+            mix::mix(&mut scenario);
+        }
         scenario.cut(&mut rng);
         scenario.crowd(&mut rng);
         scenario
@@ -151,6 +174,11 @@ impl Scenario {
         }
     }
 
+    /// The cables, host by host.
+    pub fn links(&self) -> impl Iterator<Item = LinkSpec> {
+        self.hosts.iter().map(|h| h.link)
+    }
+
     /// Must every connection succeed that its ends do not break off?
     #[must_use]
     pub fn must_succeed(&self) -> bool {
@@ -162,7 +190,10 @@ impl Scenario {
     #[must_use]
     pub fn is_fast(&self) -> bool {
         let fast = |l: &LinkSpec| l.queue_packets > 1000 && l.bits_per_second == 0;
-        self.family == Family::Perfect && self.streams_a_port == 1 && self.hosts.iter().all(|h| fast(&h.link))
+        self.family == Family::Perfect
+            && !self.mixed
+            && self.streams_a_port == 1
+            && self.hosts.iter().all(|h| fast(&h.link))
     }
 
     /// Time that the stream `plan` takes at most when nothing is lost and nothing queues: round trips for the MAC, to
@@ -181,10 +212,7 @@ impl Scenario {
     /// Does every packet arrive, once?
     #[must_use]
     pub fn is_lossless(&self) -> bool {
-        self.hosts.iter().all(|h| {
-            let l = &h.link;
-            l.drop_ppm + l.duplicate_ppm + l.corrupt_ppm == 0 && l.down_from == Instant::NEVER
-        })
+        self.bottleneck.is_none() && self.hosts.iter().all(|h| h.link.is_lossless())
     }
 }
 
@@ -199,18 +227,10 @@ fn link(rng: &mut Rng, family: Family) -> LinkSpec {
         _ => Duration::from_millis(10 + rng.below(90)),
     };
     let mut link = LinkSpec {
-        delay,
-        jitter: Duration::ZERO,
         bits_per_second: [0, 1_000_000_000, 50_000_000][rng.below(3) as usize],
         queue_packets: [4096, 256, 16][rng.below(3) as usize],
-        drop_ppm: 0,
-        duplicate_ppm: 0,
-        reorder_ppm: 0,
-        corrupt_ppm: 0,
         mtu: [1500, 1500, 9000, 576][rng.below(4) as usize],
-        offloads: false,
-        down_from: Instant::NEVER,
-        down_until: Instant::NEVER,
+        ..LinkSpec::ideal(delay)
     };
     match family {
         Family::Perfect | Family::BreakOff | Family::Hostile => {}

@@ -142,6 +142,11 @@ impl Side {
         self.outcome.is_none() && (read || write)
     }
 
+    /// Bytes read, the header not counted.
+    pub(crate) fn received(&self) -> u64 {
+        self.received
+    }
+
     pub(crate) fn progress(&self) -> String {
         format!(
             "{:?} of stream {:?}: sent {}, received {}, shut {}, eof {}, {:?}",

@@ -1,11 +1,14 @@
 //! A world at work: the clock goes from one thing that is due to the next, and everything due at a moment is done to its
 //! end, host by host in order. So a run depends on its scenario only.
 
+mod verdict;
+
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
 use base::{Duration, Instant, Port};
-use engine::{ConnectError, Engine, SockError};
+use engine::{ConnectError, Engine};
+use port::capture::CaptureFile;
 use state::{Endpoint, SockRef, TcpOptions};
 
 use crate::attack::Attacker;
@@ -35,7 +38,7 @@ const HURRY: Duration = Duration::from_micros(1);
 const AFTERLIFE: Duration = Duration::from_secs(1200);
 
 /// What a run did.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Report {
     /// A function of every packet sent and its time.
     pub trace: u64,
@@ -51,6 +54,17 @@ pub struct Report {
     pub echoes: u32,
     /// Segments sent again.
     pub retransmits: u64,
+    /// What each stream has carried, in the order of the plan.
+    pub carried: Vec<Carried>,
+}
+
+/// Bytes read at both ends of a stream, headers not counted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Carried {
+    /// By who accepted.
+    pub up: u64,
+    /// By who connected.
+    pub down: u64,
 }
 
 /// What went wrong, and when.
@@ -75,8 +89,24 @@ impl fmt::Display for Failure {
 /// # Errors
 /// [`Failure`]: what an oracle found.
 pub fn run(scenario: &Scenario) -> Result<Report, Failure> {
+    play(scenario, None)
+}
+
+/// Plays `scenario`, and writes every packet that a host sends to `file` (pcapng, virtual times). A failure tells of the last packets.
+///
+/// # Errors
+/// [`Failure`]: what an oracle found, or that `file` could not be made.
+pub fn run_captured(scenario: &Scenario, file: &str) -> Result<Report, Failure> {
+    let fail = |what: String| Failure { seed: scenario.seed, at: Instant(0), what };
+    let fd = sys::fds::create_file(file).map_err(|e| fail(format!("cannot make {file}: {e}")))?;
+    let scenario = Scenario { log: true, ..scenario.clone() };
+    play(&scenario, Some(CaptureFile::new(fd, "sim", 0)))
+}
+
+fn play(scenario: &Scenario, capture: Option<CaptureFile>) -> Result<Report, Failure> {
     let mut world =
         World::new(scenario).map_err(|what| Failure { seed: scenario.seed, at: Instant(0), what })?;
+    lock(&world.network).capture = capture;
     let result = world.play();
     result.map_err(|what| {
         let what = what + &lock(&world.network).last_packets();
@@ -109,6 +139,9 @@ impl<'s> World<'s> {
     fn new(scenario: &'s Scenario) -> Result<Self, String> {
         let network =
             Arc::new(Mutex::new(Network::new(scenario.seed, scenario.attack.count == 0, scenario.log)));
+        if let Some(bottleneck) = scenario.bottleneck {
+            lock(&network).narrow(bottleneck);
+        }
         let hosts = scenario
             .hosts
             .iter()
@@ -180,7 +213,11 @@ impl<'s> World<'s> {
                 continue;
             }
             let next = (0..self.hosts.len()).map(|h| self.host_due(h)).min().unwrap_or(Instant::NEVER);
-            let next = next.min(self.attacker.next_at);
+            let next = next.min(self.attacker.next_at).min(lock(&self.network).due());
+            if next > self.scenario.stop_at {
+                self.now = self.scenario.stop_at;
+                return self.measured();
+            }
             let end = ended_at.map_or(Instant(0).plus(self.scenario.limit), |at| at.plus(AFTERLIFE));
             let over = ended_at.is_some() && self.all_quiet()?;
             if over || next > end {
@@ -374,115 +411,10 @@ impl<'s> World<'s> {
     /// Is every connection gone, and no packet on its way?
     fn all_quiet(&self) -> Result<bool, String> {
         for (at, host) in self.hosts.iter().enumerate() {
-            if lock(&self.network).next_arrival(at) != Instant::NEVER || host.connections(self.now)? > 0 {
+            if lock(&self.network).is_busy(at) || host.connections(self.now)? > 0 {
                 return Ok(false);
             }
         }
         Ok(true)
-    }
-
-    fn verdict(&self, ended_at: Option<Instant>) -> Result<Report, String> {
-        if ended_at.is_none() {
-            return Err(format!(
-                "not over after {} s{}",
-                self.scenario.limit.as_millis() / 1000,
-                self.describe()
-            ));
-        }
-        for (at, host) in self.hosts.iter().enumerate() {
-            let left = host.connections(self.now)?;
-            if left > 0 {
-                return Err(format!("{left} connections of host {at} never end{}", self.describe()));
-            }
-            // What a port may still have read is given back with the next batch; what waits for an ARP answer or for
-            // fragments has its time-out.
-            host.settle(self.now)?;
-            let missing = host.frames_missing(self.now)?;
-            if missing > 0 {
-                return Err(format!("{missing} frames of host {at} are lost{}", self.describe()));
-            }
-        }
-        self.judge_outcomes()?;
-        let retransmits = self.hosts.iter().map(|h| h.retransmits(self.now)).sum::<Result<u64, _>>()?;
-        if self.scenario.is_fast() {
-            self.judge_times()?;
-        }
-        if self.scenario.is_fast() && retransmits > 0 {
-            return Err(format!("{retransmits} segments sent again on a perfect network"));
-        }
-        let network = lock(&self.network);
-        let count = |test: fn(&Outcome) -> bool| {
-            self.programs.iter().filter_map(|p| p.side.outcome).filter(test).count() as u32
-        };
-        Ok(Report {
-            trace: network.trace,
-            network: network.counts(),
-            took: self.now.since(Instant(0)),
-            finished: count(|o| *o == Outcome::Finished),
-            failed: count(|o| matches!(o, Outcome::Failed(_))),
-            retransmits,
-            echoes: self.clients.iter().flatten().map(|c| c.echoes).sum(),
-        })
-    }
-
-    /// On a perfect network without queues nothing may wait for a timer: a stream takes its round trips, and no more.
-    fn judge_times(&self) -> Result<(), String> {
-        for program in self.programs.iter().filter(|p| p.side.role == Role::Client) {
-            let Some((at, plan)) =
-                program.side.plan.and_then(|at| Some((at, self.scenario.streams.get(at)?)))
-            else {
-                continue;
-            };
-            let took = program.side.ended_at.since(plan.start);
-            let most = self.scenario.time_for(plan);
-            if took > most {
-                return Err(format!("stream {at} took {} us, not {}", took.as_micros(), most.as_micros()));
-            }
-        }
-        Ok(())
-    }
-
-    /// Did every end come to the end that its plan and the network allow?
-    fn judge_outcomes(&self) -> Result<(), String> {
-        let mut unreachable = 0;
-        for program in &self.programs {
-            let side = &program.side;
-            let plan = side.plan.and_then(|at| self.scenario.streams.get(at));
-            let clean = self.scenario.must_succeed() && plan.is_some_and(crate::StreamPlan::is_clean);
-            // Three questions for a MAC may all be lost.
-            let unasked = !self.scenario.knows_macs && !self.scenario.is_lossless();
-            if unasked && side.outcome == Some(Outcome::Failed(SockError::HostUnreachable)) {
-                unreachable += 1;
-            } else if clean && side.outcome != Some(Outcome::Finished) {
-                return Err(format!("{}: should have finished", side.progress()));
-            }
-        }
-        let servers = self.programs.iter().filter(|p| p.side.role == Role::Server);
-        let served = servers.filter(|p| p.side.plan.is_some()).count();
-        let due = self.scenario.streams.iter().filter(|p| p.is_clean()).count();
-        if self.scenario.must_succeed() && served + unreachable < due {
-            return Err(format!("{served} streams served of {due}"));
-        }
-        // Beside streams a full queue or buffer may cost a datagram; alone none is lost but those that wait for a MAC:
-        // few packets may, fewer than the fragments of one datagram can be.
-        let lossless = self.scenario.is_lossless() && self.scenario.streams.is_empty();
-        for (client, plan) in self.clients.iter().zip(&self.scenario.datagrams) {
-            let echoes = client.as_ref().map_or(0, |c| c.echoes);
-            if lossless && echoes + 2 < plan.count {
-                return Err(format!("{echoes} echoes of {} datagrams on a perfect network", plan.count));
-            }
-        }
-        Ok(())
-    }
-
-    fn describe(&self) -> String {
-        let mut text = String::new();
-        for program in self.programs.iter().filter(|p| p.side.outcome.is_none()) {
-            text += &format!("\n  host {}: {}", program.host, program.side.progress());
-        }
-        for (at, host) in self.hosts.iter().enumerate() {
-            text += &format!("\n  host {at}:{}", host.describe(self.now));
-        }
-        text
     }
 }

@@ -1,7 +1,7 @@
 //! Worlds of a few hundred seeds, family by family.
 #![allow(clippy::expect_used, clippy::panic, reason = "tests")]
 
-use sim::{Family, SPECIAL_SEEDS, Scenario, run};
+use sim::{Family, MIXED_SEEDS, SPECIAL_SEEDS, Scenario, run};
 
 /// Seeds of each family.
 const SEEDS: u64 = 60;
@@ -75,10 +75,14 @@ fn a_stranger_who_guesses_breaks_nothing() {
 
 #[test]
 fn seeds_that_once_failed_pass() {
-    // 1844: an ACK on a retransmission moved the send window's edge beyond what the peer had announced.
-    // 1000154: a small region counted as short of frames for ever, and the window stayed shut.
-    // 6408: a question for a MAC waited behind datagrams until it was too late.
-    play_seeds([1844, 6408, 1_000_154].into_iter());
+    let kept = sim::kept_seeds();
+    assert!(kept.len() >= 3);
+    play_seeds(kept.into_iter());
+}
+
+#[test]
+fn a_mix_of_everything_a_path_can_do_does_no_harm() {
+    play_seeds((0..2 * SEEDS).map(|n| MIXED_SEEDS + n));
 }
 
 #[test]

@@ -1,0 +1,72 @@
+//! Paths mixed of everything that a path can do.
+
+use base::{Duration, Instant, Rng};
+
+use super::{Family, Scenario};
+use crate::bottleneck::{BottleneckSpec, Discipline};
+use crate::link::{Burst, LinkSpec, Narrowing};
+
+/// Gives each host a path of its own.
+pub(super) fn mix(scenario: &mut Scenario) {
+    let mut rng = Rng::new(scenario.seed ^ 0x0dd5_eed5);
+    let family = scenario.family;
+    scenario.mixed = true;
+    if family == Family::BreakOff {
+        // The RST of who broke off may be lost; then only a probe shows that he is gone (RFC 9293 3.8.4).
+        scenario.options.keepalive = 1;
+    }
+    for host in &mut scenario.hosts {
+        if rng.below(2) == 0 {
+            // Another way forth than back.
+            host.link = super::link(&mut rng, family);
+        }
+        spoil(&mut host.link, &mut rng);
+    }
+    // One network has one kind of device: what a host sends whole another can take whole.
+    let offloads = scenario.hosts.first().is_some_and(|h| h.link.offloads);
+    for host in &mut scenario.hosts {
+        host.link.offloads = offloads;
+    }
+    if rng.below(3) == 0 && family != Family::Crowded {
+        let count = scenario.hosts.len() as u64;
+        scenario.bottleneck = Some(bottleneck(&mut rng, count));
+    }
+}
+
+fn spoil(link: &mut LinkSpec, rng: &mut Rng) {
+    if rng.below(3) == 0 {
+        link.burst = Some(Burst {
+            to_bad_ppm: 1000 + rng.below(10_000) as u32,
+            to_good_ppm: 100_000 + rng.below(400_000) as u32,
+            drop_bad_ppm: 300_000 + rng.below(700_000) as u32,
+        });
+    }
+    if rng.below(4) == 0 {
+        link.tail_ppm = rng.below(100_000) as u32;
+    }
+    if rng.below(4) == 0 {
+        let at = Instant(0).plus(Duration::from_micros(rng.below(3_000_000)));
+        link.narrows = Some(Narrowing { at, mtu: 576 + rng.below(900) as u16 });
+    }
+}
+
+fn bottleneck(rng: &mut Rng, hosts: u64) -> BottleneckSpec {
+    let queue_bytes = 20_000 + rng.below(200_000);
+    let discipline = match rng.below(3) {
+        0 => Discipline::DropTail,
+        1 => Discipline::Red {
+            min_bytes: queue_bytes / 8,
+            max_bytes: queue_bytes / 2,
+            most_ppm: 20_000 + rng.below(100_000) as u32,
+        },
+        _ => Discipline::Step { mark_bytes: queue_bytes / 8 },
+    };
+    BottleneckSpec {
+        left: 1 + rng.below(hosts - 1) as usize,
+        bits_per_second: 2_000_000 + rng.below(100_000_000),
+        delay: Duration::from_micros(rng.below(30_000)),
+        // A super-segment is one packet here, and must have room.
+        queue_bytes: queue_bytes + 70_000,
+        discipline,
+    }
+}
