@@ -60,6 +60,7 @@ pub(crate) fn over_lane(sock: &Handle<Sock>, fd: i32, named: &Named) -> Result<(
         Ok(seat) => {
             sock.seat.set(Some(seat));
             sock.become_state(State::Stream);
+            sock.put(flag::DEFERRED, false);
             drop(inner);
             leave_kernel(sock, seat);
             explain::connected();
@@ -268,6 +269,7 @@ fn settle(sock: &Handle<Sock>, seat: Seat, ready: Ready) -> Outcome<()> {
             // The socket may connect again.
             let inner = sock.inner();
             sock.become_state(State::Undecided);
+            sock.put(flag::DEFERRED, sock.has(flag::PLACEHOLDER));
             sock.seat.set(None);
             sock.put(flag::SUBSCRIBED, false);
             drop(inner);

@@ -33,7 +33,7 @@ pub(crate) fn tell() {
         if table::is_foreign(fd) {
             continue;
         }
-        let written = match table::get(fd) {
+        let written = match table::get_as_is(fd) {
             Entry::Kernel(reason) => writeln!(text, "fd {fd} kernel: {reason}"),
             Entry::Sock(sock) => line(&mut text, fd, &sock),
             Entry::Foreign | Entry::Internal | Entry::Parked | Entry::Epoll(_) => continue,

@@ -183,7 +183,7 @@ pub(crate) fn add_wait_fds(fds: &mut Vec<libc::pollfd>) {
 pub(crate) fn at_exit() {
     guard((), || {
         for fd in 0..=table::highest() {
-            if let Some(sock) = table::sock(fd)
+            if let Some(sock) = table::sock_as_is(fd)
                 && sock.stream().is_some()
             {
                 let sock: Handle<Sock> = sock;

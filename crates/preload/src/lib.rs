@@ -24,6 +24,7 @@ mod address;
 mod boundary;
 mod calls;
 mod connect;
+mod deferred;
 mod epoll;
 mod errno;
 mod explain;

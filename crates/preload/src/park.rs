@@ -1,7 +1,7 @@
-//! Placeholders: the kernel descriptors that stand for accepted connections of lanes.
+//! Placeholders: the kernel descriptors that stand for connections of lanes.
 //!
 //! All are duplicates of one unconnected UNIX socket, so making one costs a `dup`. One that the program closes is kept for the next
-//! accept, which then makes no system call at all. In a program started by exec such a descriptor is just that socket: reading
+//! `accept` or `socket`, which then makes no system call at all. In a program started by exec such a descriptor is just that socket: reading
 //! from it fails with EINVAL, writing with ENOTCONN.
 
 use std::os::fd::AsRawFd;
@@ -67,6 +67,21 @@ pub(crate) fn open(sock: Handle<Sock>, cloexec: bool) -> Outcome<i32> {
 fn pop(cloexec: bool) -> Option<i32> {
     let kept = PARKED.get(usize::from(cloexec))?;
     kept.lock().unwrap_or_else(PoisonError::into_inner).pop()
+}
+
+/// Closes the placeholders kept: the process is at its limit of descriptors. Gives how many.
+pub(crate) fn give_back() -> usize {
+    let mut closed = 0;
+    for cloexec in [false, true] {
+        while let Some(fd) = pop(cloexec) {
+            if table::unpark(fd, Entry::Foreign).is_ok() {
+                // SAFETY: kept by us, and now nobody's.
+                unsafe { crate::interpose::real::close(fd) };
+                closed += 1;
+            }
+        }
+    }
+    closed
 }
 
 /// The program closes the placeholder `fd`: keeps it if there is room. True: kept, and `fd` is parked in the table.

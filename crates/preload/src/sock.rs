@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use state::{Endpoint, SockRef, TcpOptions};
 
+use crate::deferred::{NOTED_MAX, Noted};
 use crate::hub;
 use crate::object::{Counted, Handle};
 use crate::reason::Reason;
@@ -28,7 +29,7 @@ pub(crate) enum State {
 pub(crate) mod flag {
     /// O_NONBLOCK.
     pub(crate) const NONBLOCK: u32 = 1;
-    /// Made by `accept` on a lane: its descriptors are dups of the placeholder.
+    /// Its descriptors are dups of the placeholder, not of a kernel socket of its own.
     pub(crate) const PLACEHOLDER: u32 = 1 << 1;
     /// AF_INET6: addresses are shown mapped.
     pub(crate) const V6: u32 = 1 << 2;
@@ -48,6 +49,8 @@ pub(crate) mod flag {
     pub(crate) const SUBSCRIBED: u32 = 1 << 9;
     /// A listener whose kernel socket we made non-blocking; NONBLOCK says what the program wants.
     pub(crate) const FORCED: u32 = 1 << 10;
+    /// Its kernel socket is not made yet ([`crate::deferred`]).
+    pub(crate) const DEFERRED: u32 = 1 << 11;
 }
 
 /// A socket of one lane, as this process reaches it.
@@ -104,6 +107,9 @@ pub(crate) struct Inner {
     pub(crate) reason: Reason,
     /// Backlog of a listener.
     pub(crate) backlog: u32,
+    /// Options that the kernel socket gets when it is made, and how many.
+    pub(crate) noted: [Noted; NOTED_MAX],
+    pub(crate) noted_used: u8,
     /// Fork generation in which getting a lane listener was last tried.
     pub(crate) tried: u32,
 }
@@ -268,6 +274,8 @@ impl Inner {
             foreign_option: false,
             reason: Reason::NotConnected,
             backlog: 0,
+            noted: [Noted::NONE; NOTED_MAX],
+            noted_used: 0,
             tried: u32::MAX,
         }
     }

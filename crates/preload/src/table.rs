@@ -9,10 +9,11 @@ use core::sync::atomic::{AtomicI32, AtomicPtr, Ordering};
 use rustix::process::Resource;
 use sys::fds::Fd;
 
+use crate::deferred;
 use crate::epoll::Epoll;
 use crate::object::{Counted, Handle};
 use crate::reason::Reason;
-use crate::sock::Sock;
+use crate::sock::{Sock, flag};
 
 /// Descriptors we can tell apart; higher ones are passed on.
 const FDS: usize = 1 << 20;
@@ -20,7 +21,7 @@ const FDS: usize = 1 << 20;
 const REASON_MAX: usize = 255;
 /// Mark of a descriptor of our own, which the program must not close.
 const INTERNAL: usize = 256;
-/// Mark of a placeholder that the program closed and we keep for the next accept.
+/// Mark of a placeholder that the program closed and we keep for the next socket.
 const PARKED: usize = 257;
 /// Words up to this are marks.
 const MARK_MAX: usize = 4095;
@@ -43,7 +44,7 @@ pub(crate) enum Entry {
     Kernel(Reason),
     /// Our own.
     Internal,
-    /// Closed for the program, kept for the next accept.
+    /// Closed for the program, kept for the next socket.
     Parked,
     /// A socket that is or may become a lane's.
     Sock(Handle<Sock>),
@@ -103,8 +104,20 @@ fn hold<T: Counted>(slot: &Word, seen: *mut u8, object: &'static T) -> Option<Ha
     (slot.load(Ordering::Acquire) == seen).then_some(handle)
 }
 
-/// What `fd` is.
+/// What `fd` is. A socket whose kernel socket was not made yet gets it.
 pub(crate) fn get(fd: i32) -> Entry {
+    let entry = get_as_is(fd);
+    if let Entry::Sock(sock) = &entry
+        && sock.has(flag::DEFERRED)
+    {
+        // On failure calls meet the placeholder, which refuses them.
+        let _ = deferred::make(sock, fd);
+    }
+    entry
+}
+
+/// What `fd` is, for who does not use a kernel socket that may have to be made first.
+pub(crate) fn get_as_is(fd: i32) -> Entry {
     let Some(slot) = word(fd) else { return Entry::Foreign };
     loop {
         let seen = slot.load(Ordering::Acquire);
@@ -122,13 +135,22 @@ pub(crate) fn get(fd: i32) -> Entry {
     }
 }
 
-/// The socket behind `fd`, if it is one of ours.
+/// The socket behind `fd`, if it is one of ours, with its kernel socket if it is not a lane's.
 pub(crate) fn sock(fd: i32) -> Option<Handle<Sock>> {
-    let slot = word(fd)?;
-    if slot.load(Ordering::Relaxed).addr() <= MARK_MAX {
-        return None;
-    }
-    match get(fd) {
+    if is_mark(fd) { None } else { sock_of(get(fd)) }
+}
+
+/// As [`sock`]; a kernel socket that is not made yet stays so.
+pub(crate) fn sock_as_is(fd: i32) -> Option<Handle<Sock>> {
+    if is_mark(fd) { None } else { sock_of(get_as_is(fd)) }
+}
+
+fn is_mark(fd: i32) -> bool {
+    word(fd).is_none_or(|slot| slot.load(Ordering::Relaxed).addr() <= MARK_MAX)
+}
+
+fn sock_of(entry: Entry) -> Option<Handle<Sock>> {
+    match entry {
         Entry::Sock(sock) => Some(sock),
         Entry::Foreign | Entry::Kernel(_) | Entry::Internal | Entry::Parked | Entry::Epoll(_) => None,
     }

@@ -26,6 +26,37 @@ fn socket_calls_give_the_same_on_a_lane_as_on_the_kernel() {
     world.assert_clean();
 }
 
+/// Two sockets with one inode are placeholders; a kernel socket has an inode of its own.
+const TWO_CLIENTS: &str = "
+import os, socket, sys
+peer = (sys.argv[1], 9000)
+def talk(c):
+    c.connect(peer)
+    c.sendall(b'echo\\nxyz')
+    return c.recv(3)
+def inode(c):
+    return os.readlink('/proc/self/fd/%d' % c.fileno())
+first = socket.socket()
+print(talk(first))
+a, b = socket.socket(), socket.socket()
+before = inode(a) == inode(b)
+print(talk(a), talk(b), before, inode(a) == inode(b), inode(first) == inode(a))
+c = socket.socket()
+c.bind(('', 0))
+print(inode(c) == inode(a), talk(c))
+";
+
+#[test]
+fn a_client_of_lanes_makes_one_kernel_socket_only() {
+    let Some(world) = World::new(&["python3", "ip"]) else { return };
+    let mut peer = world.spawn(Side::Peer, "peer", &["python3", &script("peer.py"), "9000"]);
+    world.wait_for_port_from(Side::Ours, PEER, &mut peer, 9000);
+    let said = world.check(Side::Ours, 60, &World::corelane(&["python3", "-c", TWO_CLIENTS, PEER]));
+    let wanted = ["b'xyz'", "b'xyz' b'xyz' True True False", "False b'xyz'"];
+    assert_eq!(said.lines().collect::<Vec<_>>(), wanted);
+    world.assert_clean();
+}
+
 #[test]
 fn connections_from_before_the_port_was_a_lanes_go_on_in_the_kernel() {
     let Some(world) = World::new(&["python3", "ip"]) else { return };

@@ -17,7 +17,7 @@ pub(crate) unsafe fn close(fd: c_int) -> c_int {
         // SAFETY: the program closes its own descriptor.
         return unsafe { real::close(fd) };
     }
-    match table::get(fd) {
+    match table::get_as_is(fd) {
         Entry::Internal | Entry::Parked => errno::small(Err(EBADF)),
         Entry::Sock(sock) if is_parkable(&sock) => {
             // Parked first, so that whoever takes it from the list finds it so.
@@ -65,7 +65,7 @@ pub(crate) unsafe fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c
     let mut from = first;
     let highest = c_uint::try_from(table::highest()).map_or(0, |h| h.saturating_add(1));
     for fd in first..=last.min(highest) {
-        let is_ours = match table::get(fd as c_int) {
+        let is_ours = match table::get_as_is(fd as c_int) {
             Entry::Internal | Entry::Parked => true,
             Entry::Foreign => continue,
             Entry::Kernel(_) | Entry::Sock(_) | Entry::Epoll(_) => {
@@ -117,17 +117,23 @@ fn became_copy(fd: c_int, new: c_int) -> c_int {
 }
 
 fn is_hidden(fd: c_int) -> bool {
-    !table::is_foreign(fd) && matches!(table::get(fd), Entry::Internal | Entry::Parked)
+    !table::is_foreign(fd) && matches!(table::get_as_is(fd), Entry::Internal | Entry::Parked)
+}
+
+/// `fd` goes to the kernel now: it has its own kernel socket there, if it is not a lane's.
+fn settle(fd: c_int) {
+    drop(table::get(fd));
 }
 
 fn is_internal(fd: c_int) -> bool {
-    !table::is_foreign(fd) && matches!(table::get(fd), Entry::Internal)
+    !table::is_foreign(fd) && matches!(table::get_as_is(fd), Entry::Internal)
 }
 
 pub(crate) unsafe fn dup(fd: c_int) -> c_int {
     if is_hidden(fd) {
         return errno::small(Err(EBADF));
     }
+    settle(fd);
     // SAFETY: the C caller's promise.
     became_copy(fd, unsafe { real::dup(fd) })
 }
@@ -140,6 +146,7 @@ pub(crate) unsafe fn dup2(fd: c_int, to: c_int) -> c_int {
         // dup2(2) has this error for a number that is just being opened.
         return errno::small(Err(Errno(libc::EBUSY)));
     }
+    settle(fd);
     // SAFETY: the C caller's promise.
     let new = unsafe { real::dup2(fd, to) };
     if fd == to { new } else { became_copy(fd, new) }
@@ -152,6 +159,7 @@ pub(crate) unsafe fn dup3(fd: c_int, to: c_int, flags: c_int) -> c_int {
     if is_internal(to) {
         return errno::small(Err(Errno(libc::EBUSY)));
     }
+    settle(fd);
     // SAFETY: the C caller's promise.
     became_copy(fd, unsafe { real::dup3(fd, to, flags) })
 }
@@ -176,17 +184,22 @@ fn fcntl_with(fd: c_int, command: c_int, arg: c_ulong, by_kernel: impl FnOnce() 
         return errno::small(Err(EBADF));
     }
     if command == libc::F_DUPFD || command == libc::F_DUPFD_CLOEXEC {
+        settle(fd);
         return became_copy(fd, by_kernel());
     }
-    let Some(sock) = table::sock(fd) else { return by_kernel() };
+    let Some(sock) = table::sock_as_is(fd) else { return by_kernel() };
     match command {
+        libc::F_GETFD => by_kernel(),
         libc::F_GETFL => status_flags(&sock, by_kernel),
         libc::F_SETFL => set_status_flags(&sock, fd, arg, by_kernel),
         libc::F_SETFD => {
             sock.put(flag::ODD_FD, true);
             by_kernel()
         }
-        _ => by_kernel(),
+        _ => {
+            settle(fd);
+            by_kernel()
+        }
     }
 }
 
@@ -201,7 +214,7 @@ fn status_flags(sock: &Sock, by_kernel: impl FnOnce() -> c_int) -> c_int {
 fn set_status_flags(sock: &Sock, fd: c_int, arg: c_ulong, by_kernel: impl FnOnce() -> c_int) -> c_int {
     let nonblocking = arg as c_int & libc::O_NONBLOCK != 0;
     // The placeholder's kernel socket is shared by all of them, and a lane's connection never uses its own.
-    let result = if sock.state() == State::Stream {
+    let result = if sock.state() == State::Stream || sock.has(flag::DEFERRED) {
         0
     } else if sock.has(flag::FORCED) {
         // SAFETY: no memory involved.
@@ -218,7 +231,7 @@ fn set_status_flags(sock: &Sock, fd: c_int, arg: c_ulong, by_kernel: impl FnOnce
 pub(crate) unsafe fn ioctl(fd: c_int, request: c_ulong, arg: *mut c_void) -> c_int {
     // SAFETY: the C caller's promise.
     let by_kernel = || unsafe { real::ioctl(fd, request, arg) };
-    let Some(sock) = table::sock(fd) else {
+    let Some(sock) = table::sock_as_is(fd) else {
         return if is_hidden(fd) { errno::small(Err(EBADF)) } else { by_kernel() };
     };
     if request == libc::FIONBIO as c_ulong {
@@ -233,12 +246,13 @@ pub(crate) unsafe fn ioctl(fd: c_int, request: c_ulong, arg: *mut c_void) -> c_i
         sock.put(flag::ODD_FD, true);
         return by_kernel();
     }
+    settle(fd);
     // SAFETY: the requests that are answered take an int.
     unsafe { ioctl_stream(&sock, request, arg.cast(), by_kernel) }
 }
 
 fn set_nonblocking(sock: &Sock, on: bool, by_kernel: impl FnOnce() -> c_int) -> c_int {
-    let kept = sock.state() == State::Stream || sock.has(flag::FORCED);
+    let kept = sock.state() == State::Stream || sock.has(flag::FORCED | flag::DEFERRED);
     let result = if kept { 0 } else { by_kernel() };
     if result >= 0 {
         sock.put(flag::NONBLOCK, on);

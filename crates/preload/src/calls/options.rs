@@ -13,7 +13,7 @@ use crate::errno::{self, Errno, Outcome};
 use crate::interpose::real;
 use crate::object::Handle;
 use crate::sock::{Seat, Sock, State, flag};
-use crate::{info, stream, table, user};
+use crate::{deferred, info, stream, table, user};
 
 const TCP: c_int = libc::IPPROTO_TCP;
 const SOCKET: c_int = libc::SOL_SOCKET;
@@ -154,7 +154,7 @@ pub(crate) unsafe fn setsockopt(
 ) -> c_int {
     // SAFETY: the C caller's promise.
     let by_kernel = || unsafe { real::setsockopt(fd, level, name, value, len) };
-    let Some(sock) = table::sock(fd) else { return by_kernel() };
+    let Some(sock) = table::sock_as_is(fd) else { return by_kernel() };
     // SAFETY: the C caller's promise.
     let value = Value { bytes: unsafe { user::slice(value.cast(), len as usize) } };
     match (sock.state(), sock.seat.get()) {
@@ -163,7 +163,16 @@ pub(crate) unsafe fn setsockopt(
             errno::small(set_on_stream(&sock, seat, level, name, &value).map(|()| 0))
         }
         (State::Undecided | State::Listening | State::Stream, seat) => {
-            let result = by_kernel();
+            let result = if !sock.has(flag::DEFERRED) {
+                by_kernel()
+            } else if deferred::note(&sock, level, name, value.bytes) {
+                0
+            } else {
+                match deferred::make(&sock, fd) {
+                    Ok(()) => by_kernel(),
+                    Err(errno) => errno::small(Err(errno)),
+                }
+            };
             if result == 0 {
                 set_before(&sock, seat, level, name, &value);
             }

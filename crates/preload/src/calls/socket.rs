@@ -10,15 +10,25 @@ use crate::interpose::real;
 use crate::reason::Reason;
 use crate::sock::{Sock, State, flag};
 use crate::table::{self, Entry};
-use crate::{address, connect as connecting, home, listen as listening, stream};
+use crate::{address, connect as connecting, deferred, home, listen as listening, stream};
 
 pub(crate) unsafe fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
+    if is_tcp(kind, protocol)
+        && let Some(fd) = deferred::open(domain, kind)
+    {
+        return fd;
+    }
     // SAFETY: the C caller's promise.
     let fd = unsafe { real::socket(domain, kind, protocol) };
     if fd >= 0 {
         note(fd, domain, kind, protocol);
     }
     fd
+}
+
+fn is_tcp(kind: c_int, protocol: c_int) -> bool {
+    let base_kind = kind & !(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC);
+    base_kind == libc::SOCK_STREAM && (protocol == 0 || protocol == libc::IPPROTO_TCP)
 }
 
 /// Enters a new socket into the table.
@@ -30,7 +40,7 @@ fn note(fd: c_int, domain: c_int, kind: c_int, protocol: c_int) {
     let base_kind = kind & !(libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC);
     let entry = if base_kind == libc::SOCK_DGRAM {
         Entry::Kernel(Reason::Udp)
-    } else if base_kind != libc::SOCK_STREAM || (protocol != 0 && protocol != libc::IPPROTO_TCP) {
+    } else if !is_tcp(kind, protocol) {
         Entry::Kernel(Reason::Protocol)
     } else {
         let mut flags = 0;
@@ -105,7 +115,7 @@ pub(crate) unsafe fn accept4(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t
 pub(crate) unsafe fn connect(fd: c_int, addr: *const sockaddr, len: socklen_t) -> c_int {
     // SAFETY: the C caller's promise.
     let by_kernel = || unsafe { real::connect(fd, addr, len) };
-    let Some(sock) = table::sock(fd) else {
+    let Some(sock) = table::sock_as_is(fd) else {
         return by_kernel();
     };
     match sock.state() {
@@ -118,11 +128,18 @@ pub(crate) unsafe fn connect(fd: c_int, addr: *const sockaddr, len: socklen_t) -
             // SAFETY: the C caller's promise.
             let named = unsafe { address::read(addr, len) };
             match connecting::over_lane(&sock, fd, &named) {
-                Ok(()) => match sock.stream() {
-                    Some(seat) => errno::small(connecting::finish(&sock, seat).map(|()| 0)),
-                    None => errno::small(Err(Errno(libc::EBADF))),
-                },
+                Ok(()) => {
+                    deferred::learn(true);
+                    match sock.stream() {
+                        Some(seat) => errno::small(connecting::finish(&sock, seat).map(|()| 0)),
+                        None => errno::small(Err(Errno(libc::EBADF))),
+                    }
+                }
                 Err(reason) => {
+                    deferred::learn(false);
+                    if let Err(errno) = deferred::make(&sock, fd) {
+                        return errno::small(Err(errno));
+                    }
                     drop(table::replace(fd, Entry::Kernel(reason)));
                     by_kernel()
                 }

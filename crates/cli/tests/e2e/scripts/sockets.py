@@ -79,6 +79,76 @@ def nonblocking_connect():
     r.append(errno.errorcode.get(c.connect_ex(PEER), 0))
     return r
 
+def sockets_before_they_connect():
+    """Whatever is asked of a socket between `socket` and `connect`; the connections before have gone over a lane."""
+    dial('echo').close()
+    r = []
+    def fresh():
+        dial('echo').close()
+        return socket.socket()
+    c = fresh()
+    r.append((c.getsockname(), attempt(c.getpeername), attempt(lambda: c.recv(1)), c.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)))
+    c = fresh()
+    p = select.poll()
+    p.register(c)
+    r.append(p.poll(0)[0][1])
+    c = fresh()
+    c.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    c.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    c.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    c.setblocking(False)
+    r.append([c.getsockopt(*o) for o in [(socket.IPPROTO_TCP, socket.TCP_NODELAY), (socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+                                         (socket.SOL_SOCKET, socket.SO_REUSEADDR)]])
+    r.append((fcntl.fcntl(c, fcntl.F_GETFL) & os.O_NONBLOCK != 0, fcntl.fcntl(c, fcntl.F_GETFD), os.get_inheritable(c.fileno())))
+    r.append(attempt(lambda: c.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 0)))
+    for n in range(8):
+        c.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, n % 2)
+    c.setblocking(True)
+    c.connect(PEER)
+    r.append((c.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY), c.getpeername() == PEER))
+    c = fresh()
+    c.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    c.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    c.connect(PEER)
+    r.append((c.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY), c.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)))
+    d = fresh().dup()
+    d.connect(PEER)
+    d.sendall(b'echo\nxyz')
+    r.append(d.recv(3))
+    c = fresh()
+    c.bind((MINE, 0))
+    c.listen()
+    k = socket.create_connection(c.getsockname(), timeout=5)
+    a, _ = c.accept()
+    k.sendall(b'to myself')
+    r.append(a.recv(100))
+    c = fresh()
+    if os.fork() == 0:
+        c.connect(PEER)
+        c.sendall(b'echo\nfrom the child')
+        os._exit(c.recv(5, socket.MSG_WAITALL) != b'from ')
+    r.append(os.wait()[1])
+    c = fresh()
+    old = c.fileno()
+    os.dup2(os.open('/dev/null', os.O_RDWR), old)
+    r.append(os.read(old, 5))
+    e = select.epoll()
+    c = fresh()
+    c.setblocking(False)
+    e.register(c, select.EPOLLOUT | select.EPOLLIN)
+    r.append(errno.errorcode[c.connect_ex(PEER)])
+    until = time.time() + 5
+    while [ev for _, ev in e.poll(5)] != [select.EPOLLOUT] and time.time() < until:
+        pass
+    r.append([ev for _, ev in e.poll(5)])
+    r.append(c.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR))
+    c = fresh()
+    r.append(errno.errorcode[c.connect_ex((PEER[0], 1))])
+    r.append(attempt(lambda: c.recv(1)))
+    c = fresh()
+    r.append((errno.errorcode[c.connect_ex(('127.0.0.1', 1))], errno.errorcode[c.connect_ex(('127.0.0.1', 1))]))
+    return r
+
 def refused():
     c = socket.socket()
     r = [errno.errorcode[c.connect_ex((PEER[0], 1))]]
