@@ -149,6 +149,12 @@ impl IpAddress {
     /// The unspecified address: any address of either family.
     pub const ANY: Self = Self([0; 16]);
 
+    /// Any IPv4 address: what a socket of AF_INET listens at.
+    pub const ANY_V4: Self = Self::mapped(Ipv4Addr::UNSPECIFIED);
+
+    /// Any IPv6 address and no IPv4 one (IPV6_V6ONLY). Written as the group ff00::, which is reserved (RFC 4291 2.7.1) and so no station's.
+    pub const ANY_V6: Self = Self([0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
+
     /// `a` as a mapped address, the unspecified address too: for comparing and hashing.
     #[inline]
     #[must_use]
@@ -184,6 +190,40 @@ impl IpAddress {
     #[must_use]
     pub const fn as_v6(self) -> Ipv6Addr {
         Ipv6Addr::from_octets(self.0)
+    }
+
+    /// Is it an IPv4 address, or any of them? [`IpAddress::ANY`] is none.
+    #[inline]
+    #[must_use]
+    pub const fn is_v4(self) -> bool {
+        u128::from_be_bytes(self.0) >> 32 == MAPPED
+    }
+
+    /// Does it stand for many: [`IpAddress::ANY`], [`IpAddress::ANY_V4`] or [`IpAddress::ANY_V6`]?
+    #[must_use]
+    pub const fn is_wild(self) -> bool {
+        let bits = u128::from_ne_bytes(self.0);
+        bits == 0
+            || bits == u128::from_ne_bytes(Self::ANY_V4.0)
+            || bits == u128::from_ne_bytes(Self::ANY_V6.0)
+    }
+
+    /// Does a socket at this address, which may stand for many, take what is for the station address `addr`?
+    #[must_use]
+    pub fn covers(self, addr: Self) -> bool {
+        self == addr
+            || self.is_any()
+            || (self == Self::ANY_V4 && addr.is_v4())
+            || (self == Self::ANY_V6 && !addr.is_v4())
+    }
+
+    /// Can one station have it: is it neither a group nor unspecified, of either family?
+    #[must_use]
+    pub const fn is_unicast(self) -> bool {
+        match self.as_v4() {
+            Some(a) => !(a.is_multicast() || a.is_broadcast() || a.is_unspecified()),
+            None => !(self.is_any() || self.0[0] == 0xff),
+        }
     }
 
     /// Is this [`IpAddress::ANY`]?

@@ -28,7 +28,7 @@ pub const HOPS: usize = 1024;
 pub const HOP_WAITING: u16 = 16;
 /// Packets in one lane's queue of those that belong to no connection.
 pub const OUTBOX_PACKETS: u32 = 512;
-/// Frames that all incomplete IPv4 packets of one lane hold together.
+/// Frames that all incomplete packets of one lane hold together.
 pub const REASSEMBLY_FRAMES: u32 = 512;
 /// Longest listen backlog (net.core.somaxconn's default).
 pub const BACKLOG_MAX: u32 = 4096;

@@ -8,7 +8,7 @@ use crate::types::RouteTo;
 use crate::udp_types::{
     Datagram, UdpBindError, UdpConnectError, UdpOptions, UdpRecvError, UdpSendError, UdpTo,
 };
-use crate::{arp, udp, udp_recv, udp_send};
+use crate::{arp, nd, udp, udp_recv, udp_send};
 
 impl Engine<'_> {
     /// Opens a socket at `local`: the port given, any address allowed.
@@ -81,13 +81,16 @@ impl Engine<'_> {
         udp::options(&self.mem, s)
     }
 
-    /// Tells the link of `port` by ARP that its addresses are ours: for a port whose addresses belong to Corelane alone,
-    /// once it is up (RFC 5227 2.3).
+    /// Tells the link of `port` by ARP and neighbour discovery that its addresses are ours: for a port whose addresses belong to Corelane alone,
+    /// once it is up (RFC 5227 2.3, RFC 4861 7.2.6).
     pub fn announce_addresses(&mut self, port: u8) {
         let Some(info) = crate::ipv4::port_info(&self.mem, port) else { return };
         let (addrs, count) = (info.addrs, info.addr_count as usize);
-        for addr in addrs.iter().take(count).filter_map(|a| a.as_v4()) {
-            arp::announce(&mut self.mem, port, addr);
+        for addr in addrs.iter().take(count) {
+            match addr.as_v4() {
+                Some(addr) => arp::announce(&mut self.mem, port, addr),
+                None => nd::announce(&mut self.mem, port, addr.as_v6()),
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The table of next hops: find or make one, who holds it, its MAC, asking for it, and ageing.
 //!
-//! On a port whose address belongs to Corelane alone the engine asks by ARP (RFC 826); on any other the lane asks the
-//! kernel ([`poll_unresolved`], [`resolved`]). Packets wait at their hop, few, for a short time (RFC 1122 2.3.2.2).
+//! On a port whose address belongs to Corelane alone the engine asks by ARP (RFC 826) or neighbour discovery (RFC 4861); on any
+//! other the lane asks the kernel ([`poll_unresolved`], [`resolved`]). Packets wait at their hop, few, for a short time (RFC 1122 2.3.2.2).
 //! Invariant: a hop on the idle list has `refs` 0, no packet waits there, and it is in no other list but its bucket.
 
 use base::hash::flow_hash;
@@ -14,10 +14,14 @@ use state::ports::PORT_OWN_ADDRESS;
 use state::{Hop, LaneMem};
 
 use crate::types::{HopKey, RouteTo};
-use crate::{arp, outbox};
+use crate::{arp, nd, outbox};
 
 /// How long a MAC is used before it is asked for again (RFC 1122 2.3.2.1 asks for ageing, in the order of a minute).
 pub(crate) const FRESH_FOR: Duration = Duration::from_secs(60);
+/// The same for IPv6 (RFC 4861 10: REACHABLE_TIME).
+const FRESH_FOR_V6: Duration = Duration::from_secs(30);
+/// A MAC that is in doubt is asked for again after this (RFC 4861 10: DELAY_FIRST_PROBE_TIME).
+const DOUBT_FOR: Duration = Duration::from_secs(5);
 /// Time between two questions for the same MAC; one a second at most (RFC 1122 2.3.2.1).
 pub(crate) const ASK_EVERY: Duration = Duration::from_secs(1);
 /// Questions without an answer until the hop counts as unreachable.
@@ -280,7 +284,11 @@ fn ask(mem: &mut LaneMem<'_>, now: Instant, at: Idx<Hop>) {
     watch(mem, at);
     let own = mem.ports.rows().get(port as usize).is_some_and(|p| p.flags & PORT_OWN_ADDRESS != 0);
     if own {
-        arp::ask(mem, port, addr, known);
+        if addr.is_v4() {
+            arp::ask(mem, port, addr, known);
+        } else {
+            nd::ask(mem, port, addr, known);
+        }
         return;
     }
     let Some(hop) = mem.hops.get_mut(at) else { return };
@@ -304,12 +312,24 @@ fn changed(mem: &mut LaneMem<'_>, at: Idx<Hop>) {
     }
 }
 
+fn fresh_for(hop: &Hop) -> Duration {
+    if hop.addr.is_v4() { FRESH_FOR } else { FRESH_FOR_V6 }
+}
+
+/// The MAC of `at`, if one is known, may be wrong: it is used for a little longer, and then asked for again.
+pub(crate) fn suspect(mem: &mut LaneMem<'_>, now: Instant, at: Idx<Hop>) {
+    let Some(hop) = mem.hops.get_mut(at) else { return };
+    let left = Duration(fresh_for(hop).0 - DOUBT_FOR.0);
+    hop.confirmed_at = hop.confirmed_at.min(Instant(now.0.saturating_sub(left.0)));
+    watch(mem, at);
+}
+
 /// When `hop` must be looked at next.
 fn due(hop: &Hop) -> Instant {
     match hop.state {
         HOP_ASKING => hop.asked_at.plus(ASK_EVERY),
         HOP_KNOWN if hop.tries > 0 => hop.asked_at.plus(ASK_EVERY),
-        HOP_KNOWN if hop.refs > 0 && !hop.addr.is_any() => hop.confirmed_at.plus(FRESH_FOR),
+        HOP_KNOWN if hop.refs > 0 && !hop.addr.is_any() => hop.confirmed_at.plus(fresh_for(hop)),
         _ => Instant::NEVER,
     }
 }

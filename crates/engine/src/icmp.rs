@@ -207,7 +207,7 @@ pub(crate) fn send_error(mem: &mut LaneMem<'_>, now: Instant, about: &Packet, he
 }
 
 /// May one more error go out now?
-fn take_token(mem: &mut LaneMem<'_>, now: Instant) -> bool {
+pub(crate) fn take_token(mem: &mut LaneMem<'_>, now: Instant) -> bool {
     let passed = now.since(mem.ip.icmp_filled_at);
     let fill = passed.as_micros().saturating_mul(ERRORS_A_SECOND) / 1_000;
     let full = ERRORS_AT_ONCE * 1_000;

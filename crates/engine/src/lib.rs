@@ -1,4 +1,4 @@
-//! The transport of one lane: TCP, UDP, IPv4, ICMP and ARP over `&mut` views of the lane's tables. It does no I/O and
+//! The transport of one lane: TCP, UDP, IPv4 and IPv6 with ICMP, ARP and neighbour discovery over `&mut` views of the lane's tables. It does no I/O and
 //! reads no clock: `handle_*` takes what came from network and clock, `poll_*` gives what must go out, and the verbs
 //! are those of POSIX sockets without blocking.
 #![no_std]
@@ -10,11 +10,16 @@ mod engine;
 mod engine_udp;
 mod errors;
 mod events;
+mod fragments6;
 mod hop;
 mod icmp;
+mod icmp6;
+mod ip;
 mod ip_timers;
 mod ipv4;
+mod ipv6;
 mod load;
+mod nd;
 mod outbox;
 mod packet;
 mod pipeline;

@@ -3,7 +3,7 @@
 
 use base::hash::FLOW_SLOTS;
 use state::{FlowKey, LaneLoad, LaneMem, RxFrame};
-use wire::{EthFrame, EtherType, IpProtocol, Ipv4Packet, TcpSegment};
+use wire::{EthFrame, EtherType, IpProtocol, Ipv4Packet, Ipv6Packet, TcpSegment};
 
 /// What a lane received since it was last asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,10 +49,20 @@ fn vote(load: &mut LaneLoad, key: FlowKey, count: u64) {
 /// The flow of a TCP segment.
 fn flow_of(mem: &LaneMem<'_>, rx: &RxFrame) -> Option<FlowKey> {
     let eth = EthFrame::parse(mem.frames.data(rx.head)).ok()?;
+    let available = (rx.len as usize).saturating_sub(wire::eth::HEADER_LEN);
+    if eth.ethertype() == EtherType::IPV6 {
+        let ip = Ipv6Packet::parse_head(eth.payload(), available).ok()?;
+        let tcp = TcpSegment::parse(ip.payload()).ok().filter(|_| ip.next_header() == IpProtocol::TCP)?;
+        return Some(FlowKey {
+            local: base::IpAddress::from_v6(ip.dst()),
+            remote: base::IpAddress::from_v6(ip.src()),
+            local_port: tcp.dst_port(),
+            remote_port: tcp.src_port(),
+        });
+    }
     if eth.ethertype() != EtherType::IPV4 {
         return None;
     }
-    let available = (rx.len as usize).saturating_sub(wire::eth::HEADER_LEN);
     let ip = Ipv4Packet::parse_head(eth.payload(), available).ok()?;
     if ip.protocol() != IpProtocol::TCP || ip.is_fragment() {
         return None;

@@ -5,7 +5,7 @@ use state::{DropReason, Hop, LaneMem, RxBatch, RxFrame};
 use wire::{EthFrame, EtherType, IpProtocol};
 
 use crate::types::HopKey;
-use crate::{arp, hop, icmp, ip_timers, ipv4, load, tcp, transmit, udp_recv};
+use crate::{arp, hop, icmp, icmp6, ip_timers, ipv4, ipv6, load, tcp, transmit, udp_recv};
 
 /// The note of a packet that is no usual segment.
 const UNUSUAL: u32 = u32::MAX;
@@ -49,6 +49,7 @@ fn hops_changed(mem: &mut LaneMem<'_>, now: Instant) {
 fn handle_frame(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame) {
     let reason = match EthFrame::parse(mem.frames.data(rx.head)).map(|eth| eth.ethertype()) {
         Ok(EtherType::IPV4) => return handle_ipv4(mem, now, rx),
+        Ok(EtherType::IPV6) => return handle_ipv6(mem, now, rx),
         Ok(EtherType::ARP) => return arp::input(mem, now, rx),
         Ok(_) => DropReason::EthUnknownType,
         Err(_) => DropReason::EthMalformed,
@@ -71,6 +72,25 @@ fn handle_ipv4(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame) {
             mem.frames.release_chain(packet.head);
             mem.counters.drop_packet(DropReason::IpUnknownProtocol);
         }
+    }
+}
+
+fn handle_ipv6(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame) {
+    let Some(packet) = ipv6::input(mem, now, rx) else { return };
+    match packet.protocol {
+        // Neither is for groups (RFC 9293 3.9.2.3; UDP to groups is the kernel's).
+        IpProtocol::TCP | IpProtocol::UDP if !packet.dst.is_unicast() || !packet.src.is_unicast() => {
+            mem.frames.release_chain(packet.head);
+            mem.counters.drop_packet(DropReason::IpSourceBad);
+        }
+        IpProtocol::TCP => tcp::input(mem, now, &packet),
+        IpProtocol::UDP => udp_recv::input(mem, now, packet),
+        IpProtocol::ICMP6 => {
+            if let Some(report) = icmp6::input(mem, now, packet) {
+                tcp::handle_report(mem, now, &report);
+            }
+        }
+        _ => ipv6::unknown_protocol(mem, now, &packet),
     }
 }
 

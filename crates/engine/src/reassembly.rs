@@ -1,4 +1,4 @@
-//! Putting fragmented IPv4 packets together (RFC 791 3.2, RFC 815, RFC 1122 3.3.2, RFC 5722).
+//! Putting fragmented packets together (RFC 791 3.2, RFC 815, RFC 1122 3.3.2; RFC 8200 4.5, RFC 5722).
 //!
 //! Each fragment is copied to its place and its frame released: a packet never holds more frames than its size needs,
 //! and all packets together no more than `REASSEMBLY_FRAMES`; the oldest goes first.
@@ -11,10 +11,10 @@ use state::reassembly::{
     REASSEMBLY_BUCKETS, REASSEMBLY_FREE, REASSEMBLY_MAP_WORDS, REASSEMBLY_OPEN, REASSEMBLY_POISONED,
 };
 use state::{CsumState, DropReason, LaneMem, Reassembly};
-use wire::{Icmp4Header, IpProtocol, Ipv4Header};
+use wire::{IpProtocol, Ipv4Header};
 
-use crate::ipv4::{self, HEADERS, Packet};
-use crate::{icmp, packet};
+use crate::ipv4::{HEADERS, Packet};
+use crate::{ip, ipv6, packet};
 
 /// How long a packet may take to arrive. RFC 1122 3.3.2 has 60 to 120 s; Linux's 30 s bound what an attacker can hold.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
@@ -24,6 +24,10 @@ const FIRST_AT: usize = FRAME_HEADROOM + HEADERS;
 const FIRST_BYTES: usize = FRAME_BYTES - FIRST_AT;
 /// Payload bytes of the largest packet.
 const PAYLOAD_MAX: u32 = (wire::ipv4::PACKET_LEN_MAX - wire::ipv4::HEADER_LEN) as u32;
+/// The same over IPv6, whose length field does not count its header.
+pub(crate) const PAYLOAD_MAX_V6: u32 = u16::MAX as u32;
+const _: () = assert!(FIRST_BYTES + (CHAIN_FRAMES - 1) * FRAME_BYTES >= PAYLOAD_MAX_V6 as usize);
+const _: () = assert!(FRAME_HEADROOM + HEADERS >= ipv6::HEADERS);
 const _: () = assert!(FIRST_BYTES + (CHAIN_FRAMES - 1) * FRAME_BYTES >= PAYLOAD_MAX as usize);
 const _: () = assert!(REASSEMBLY_FRAMES as usize >= 2 * CHAIN_FRAMES);
 
@@ -43,10 +47,21 @@ enum Outcome {
 
 /// The place of a fragment's payload in its packet.
 #[derive(Clone, Copy)]
-struct Span {
-    from: u32,
-    to: u32,
-    last: bool,
+pub(crate) struct Span {
+    pub(crate) from: u32,
+    pub(crate) to: u32,
+    pub(crate) last: bool,
+}
+
+/// What of a fragment's headers counts for its packet.
+#[derive(Clone, Copy)]
+pub(crate) struct Facts {
+    pub(crate) id: u32,
+    pub(crate) ttl: u8,
+    pub(crate) tos: u8,
+    /// Type of the first header of the fragmentable part.
+    pub(crate) next_header: u8,
+    pub(crate) dst_mac: MacAddr,
 }
 
 /// Takes the fragment `part` with the IPv4 header `head`; gives the whole packet when this was the last one missing.
@@ -59,9 +74,26 @@ pub(crate) fn input(
 ) -> Option<Packet> {
     let from = u32::from(head.fragment_offset);
     let span = Span { from, to: from + part.l4_bytes, last: !head.more_fragments };
+    let facts = Facts {
+        id: u32::from(head.ident),
+        ttl: head.ttl,
+        tos: head.traffic_class,
+        next_header: part.protocol.0,
+        dst_mac,
+    };
+    take(mem, now, part, (&facts, span, PAYLOAD_MAX))
+}
+
+/// Takes the fragment `part` of a packet of at most `most` payload bytes; gives the whole packet when this was the last one missing.
+pub(crate) fn take(
+    mem: &mut LaneMem<'_>,
+    now: Instant,
+    part: &Packet,
+    (facts, span, most): (&Facts, Span, u32),
+) -> Option<Packet> {
     // RFC 791 3.2: all fragments but the last are multiples of 8 bytes; and no packet is longer than 65535.
-    let fits = span.to <= PAYLOAD_MAX && span.to > span.from && (span.last || span.to.is_multiple_of(8));
-    let outcome = if fits { store(mem, now, part, (head, dst_mac), span) } else { (Idx::NONE, Outcome::Bad) };
+    let fits = span.to <= most && span.to > span.from && (span.last || span.to.is_multiple_of(8));
+    let outcome = if fits { store(mem, now, part, facts, span) } else { (Idx::NONE, Outcome::Bad) };
     mem.frames.release_chain(part.head);
     let (at, outcome) = outcome;
     match outcome {
@@ -92,10 +124,10 @@ fn store(
     mem: &mut LaneMem<'_>,
     now: Instant,
     part: &Packet,
-    (head, dst_mac): (&Ipv4Header, MacAddr),
+    facts: &Facts,
     span: Span,
 ) -> (Idx<Reassembly>, Outcome) {
-    let Some(at) = find(mem, part, head.ident).or_else(|| open(mem, now, part, (head, dst_mac))) else {
+    let Some(at) = find(mem, part, facts.id).or_else(|| open(mem, now, part, facts)) else {
         return (Idx::NONE, Outcome::NoFrames);
     };
     let Some(row) = mem.reassemblies.get_mut(at) else { return (at, Outcome::NoFrames) };
@@ -106,10 +138,11 @@ fn store(
     if !matches!(outcome, Outcome::Stored) {
         return (at, outcome);
     }
-    row.ecn_seen |= 1 << head.traffic_class.rem_euclid(4);
+    row.ecn_seen |= 1 << facts.tos.rem_euclid(4);
     if span.from == 0 {
-        row.tos = head.traffic_class;
-        row.ttl = head.ttl;
+        row.tos = facts.tos;
+        row.ttl = facts.ttl;
+        row.next_header = facts.next_header;
     }
     if copy_in(mem, at, part, span) {
         return (at, Outcome::Stored);
@@ -209,7 +242,7 @@ fn finish(mem: &mut LaneMem<'_>, at: Idx<Reassembly>, local_peer: bool) -> Optio
         return None;
     };
     let total = row.total;
-    let (src, dst, port, src_mac, protocol) = (row.src, row.dst, row.port, row.src_mac, row.protocol);
+    let (src, dst, port, src_mac, protocol) = (row.src, row.dst, row.port, row.src_mac, row.next_header);
     let head = take_chain(mem, at, total, tos);
     close(mem, at);
     let head = head?;
@@ -220,7 +253,7 @@ fn finish(mem: &mut LaneMem<'_>, at: Idx<Reassembly>, local_peer: bool) -> Optio
         dst,
         src_mac,
         protocol: IpProtocol(protocol),
-        l4_offset: HEADERS as u16,
+        l4_offset: ip::headers(dst) as u16,
         l4_bytes: total,
         tos,
         csum: CsumState::Unknown,
@@ -249,18 +282,8 @@ fn take_chain(mem: &mut LaneMem<'_>, at: Idx<Reassembly>, total: u32, tos: u8) -
     let frames = row.frames;
     let head = *frames.first()?;
     let macs = (row.src_mac, row.dst_mac);
-    let header = Ipv4Header {
-        traffic_class: tos,
-        payload_len: total as u16,
-        ident: row.id as u16,
-        dont_fragment: false,
-        more_fragments: false,
-        fragment_offset: 0,
-        ttl: row.ttl,
-        protocol: IpProtocol(row.protocol),
-        src: row.src.as_v4()?,
-        dst: row.dst.as_v4()?,
-    };
+    let header = ip::header_of(row, total, tos);
+    let headers = ip::headers(row.dst);
     mem.ip.reassemblies.frames_held =
         mem.ip.reassemblies.frames_held.saturating_sub(u32::from(row.frames_used));
     row.frames_used = 0;
@@ -269,7 +292,7 @@ fn take_chain(mem: &mut LaneMem<'_>, at: Idx<Reassembly>, total: u32, tos: u8) -
     for (slot, frame) in frames.iter().enumerate().take_while(|(_, f)| !f.is_none()) {
         let next = frames.get(slot + 1).copied().unwrap_or(FrameIdx::NONE);
         let (room, offset, extra) =
-            if slot == 0 { (FIRST_BYTES, FRAME_HEADROOM, HEADERS) } else { (FRAME_BYTES, 0, 0) };
+            if slot == 0 { (FIRST_BYTES, FIRST_AT - headers, headers) } else { (FRAME_BYTES, 0, 0) };
         let take = left.min(room);
         left -= take;
         if let Some(meta) = mem.frames.meta_mut(*frame) {
@@ -278,21 +301,21 @@ fn take_chain(mem: &mut LaneMem<'_>, at: Idx<Reassembly>, total: u32, tos: u8) -
             meta.next = next;
         }
     }
-    ipv4::emit_headers(mem, head, macs, &header);
+    header.emit(mem, head, macs);
     Some(head)
 }
 
-fn bucket(mem: &LaneMem<'_>, part: &Packet, ident: u16) -> usize {
-    let ports = u32::from(ident) << 8 | u32::from(part.protocol.0);
+fn bucket(mem: &LaneMem<'_>, part: &Packet, ident: u32) -> usize {
+    let ports = ident << 8 | u32::from(part.protocol.0);
     flow_hash(mem.globals.key, part.dst.0, part.src.0, ports) as usize % REASSEMBLY_BUCKETS
 }
 
 /// RFC 791 3.2: fragments belong together when identification, source, destination and protocol agree.
-fn find(mem: &LaneMem<'_>, part: &Packet, ident: u16) -> Option<Idx<Reassembly>> {
+fn find(mem: &LaneMem<'_>, part: &Packet, ident: u32) -> Option<Idx<Reassembly>> {
     let mut at = *mem.ip.reassemblies.buckets.get(bucket(mem, part, ident))?;
     for _ in 0..mem.reassemblies.len() {
         let row = mem.reassemblies.get(at)?;
-        if row.id == u32::from(ident)
+        if row.id == ident
             && (row.src, row.dst) == (part.src, part.dst)
             && (row.protocol, row.port) == (part.protocol.0, part.port)
         {
@@ -304,12 +327,7 @@ fn find(mem: &LaneMem<'_>, part: &Packet, ident: u16) -> Option<Idx<Reassembly>>
 }
 
 /// A row for the packet that `part` belongs to; the oldest one's if none is free.
-fn open(
-    mem: &mut LaneMem<'_>,
-    now: Instant,
-    part: &Packet,
-    (head, dst_mac): (&Ipv4Header, MacAddr),
-) -> Option<Idx<Reassembly>> {
+fn open(mem: &mut LaneMem<'_>, now: Instant, part: &Packet, facts: &Facts) -> Option<Idx<Reassembly>> {
     if mem.ip.reassemblies.free.is_none() && mem.ip.reassemblies.fresh >= mem.reassemblies.len() {
         mem.counters.drop_packet(DropReason::IpReassemblyFull);
         close(mem, mem.ip.reassemblies.oldest);
@@ -325,7 +343,7 @@ fn open(
         }
         None => return None,
     };
-    let index = bucket(mem, part, head.ident);
+    let index = bucket(mem, part, facts.id);
     let chain = core::mem::replace(mem.ip.reassemblies.buckets.get_mut(index)?, at);
     let older = core::mem::replace(&mut mem.ip.reassemblies.newest, at);
     match mem.reassemblies.get_mut(older) {
@@ -336,14 +354,15 @@ fn open(
         started_at: now,
         src: part.src,
         dst: part.dst,
-        id: u32::from(head.ident),
+        id: facts.id,
         protocol: part.protocol.0,
+        next_header: facts.next_header,
         port: part.port,
         state: REASSEMBLY_OPEN,
         src_mac: part.src_mac,
-        dst_mac,
-        ttl: head.ttl,
-        tos: head.traffic_class,
+        dst_mac: facts.dst_mac,
+        ttl: facts.ttl,
+        tos: facts.tos,
         chain,
         older,
         ..Reassembly::EMPTY
@@ -439,8 +458,8 @@ fn report(mem: &mut LaneMem<'_>, now: Instant, at: Idx<Reassembly>) {
         src: row.src,
         dst: row.dst,
         src_mac: row.src_mac,
-        protocol: IpProtocol(row.protocol),
-        l4_offset: HEADERS as u16,
+        protocol: IpProtocol(row.next_header),
+        l4_offset: ip::headers(row.dst) as u16,
         l4_bytes: len,
         tos: row.tos,
         csum: CsumState::Unknown,
@@ -461,7 +480,7 @@ fn report(mem: &mut LaneMem<'_>, now: Instant, at: Idx<Reassembly>) {
     }
     if let Some(head) = take_chain(mem, at, len, tos) {
         quoted.head = head;
-        icmp::send_error(mem, now, &quoted, Icmp4Header::TimeExceeded { code: 1 });
+        ip::reassembly_time_over(mem, now, &quoted);
         mem.frames.release_chain(head);
     }
 }

@@ -82,7 +82,7 @@ fn take_row(mem: &mut LaneMem<'_>) -> Option<Idx<UdpSock>> {
 /// Does another socket of this lane stand in the way of `local`?
 fn is_taken(mem: &LaneMem<'_>, local: Endpoint, opts: &UdpOptions) -> bool {
     each_at(mem, local.port, |row| {
-        let same = row.local.addr == local.addr || row.local.addr.is_any() || local.addr.is_any();
+        let same = row.local.addr.covers(local.addr) || local.addr.covers(row.local.addr);
         same && !(opts.reuse_port && row.flags & UDP_REUSE_PORT != 0)
     })
 }
@@ -149,7 +149,8 @@ pub(crate) fn connect(
     route: &RouteTo,
 ) -> Result<(), UdpConnectError> {
     let at = lookup(mem, s).ok_or(UdpConnectError::Gone)?;
-    if remote.port == Port(0) || remote.addr.as_v4().is_none() || local.as_v4().is_none() {
+    let fits = remote.addr.is_unicast() && local.is_unicast() && remote.addr.is_v4() == local.is_v4();
+    if remote.port == Port(0) || !fits {
         return Err(UdpConnectError::Invalid);
     }
     let mtu = ipv4::port_info(mem, route.port).ok_or(UdpConnectError::Invalid)?.mtu;
@@ -227,10 +228,10 @@ fn fit(row: &UdpSock, ends: &Ends) -> Option<u8> {
         return None;
     }
     let mut score = u8::from(row.bound_port != ANY_PORT);
-    if !row.local.addr.is_any() {
-        if row.local.addr != ends.local.addr {
-            return None;
-        }
+    if !row.local.addr.covers(ends.local.addr) {
+        return None;
+    }
+    if !row.local.addr.is_wild() {
         score += 2;
     }
     if row.flags & UDP_CONNECTED != 0 {
@@ -285,7 +286,9 @@ pub(crate) fn handle_report(mem: &mut LaneMem<'_>, report: &Report) {
     let error = match report.fault {
         Fault::Refused => SockError::Refused,
         Fault::TooBig(mtu) => {
-            row.mtu = row.mtu.min(mtu.max(MTU_MIN));
+            // RFC 8201 4: never below the least MTU of IPv6.
+            let least = if report.remote.addr.is_v4() { MTU_MIN } else { wire::ipv6::MTU_MIN as u16 };
+            row.mtu = row.mtu.min(mtu.max(least));
             if row.flags & UDP_DONT_FRAGMENT == 0 {
                 return;
             }

@@ -9,13 +9,12 @@ use base::{FrameIdx, Idx, Instant, IpAddress, Port};
 use region::Frames;
 use state::udp::UDP_SHUT_RECV;
 use state::{CsumState, DropReason, Endpoint, LaneMem, Ready, SockRef, UdpSock};
-use wire::icmp4::unreachable;
-use wire::{Icmp4Header, IpProtocol, UdpDatagram, UdpError};
+use wire::{IpProtocol, UdpDatagram, UdpError};
 
 use crate::errors::SockError;
 use crate::ipv4::Packet;
 use crate::udp_types::{Datagram, UdpRecvError};
-use crate::{events, icmp, packet, udp};
+use crate::{events, ip, packet, udp};
 
 /// Payloads up to this many bytes are copied behind the record before, if there is room.
 const COMPACT_BYTES: usize = 512;
@@ -83,9 +82,7 @@ fn take(mem: &mut LaneMem<'_>, now: Instant, whole: &Packet) -> Result<(), DropR
     let (len, check) = (datagram.len_bytes(), datagram.checksum());
     verify(&mem.frames, whole, len, check)?;
     let Some(sock) = udp::find(mem, &ends) else {
-        // RFC 1122 4.1.3.1: a datagram for a port where nobody listens is answered.
-        let header = Icmp4Header::Unreachable { code: unreachable::PORT, next_hop_mtu: 0 };
-        icmp::send_error(mem, now, whole, header);
+        ip::port_unreachable(mem, now, whole);
         return Err(DropReason::UdpNoSocket);
     };
     let payload_at = at + wire::udp::HEADER_LEN;
@@ -112,8 +109,12 @@ fn take(mem: &mut LaneMem<'_>, now: Instant, whole: &Packet) -> Result<(), DropR
     Ok(())
 }
 
-/// RFC 1122 4.1.3.4: a datagram with a wrong checksum is dropped in silence; one without checksum is taken.
+/// RFC 1122 4.1.3.4: a datagram with a wrong checksum is dropped in silence; one without checksum is taken. RFC 8200 8.1: not so over
+/// IPv6, whose header has none of its own.
 fn verify(frames: &Frames<'_>, whole: &Packet, len: usize, check: u16) -> Result<(), DropReason> {
+    if check == 0 && !whole.dst.is_v4() {
+        return Err(DropReason::UdpChecksumBad);
+    }
     // Of datagrams that were merged (or not cut yet) the field says nothing; who merged them looked at it.
     if check == 0 || whole.csum != CsumState::Unknown || whole.gso_size > 0 {
         return Ok(());

@@ -1,23 +1,21 @@
 //! Sending UDP datagrams: copied into frames, with headers, by way of hop and outbox; fragmented when the path is
 //! narrower and the socket allows it.
 
-use core::net::Ipv4Addr;
-
 use base::limits::FRAME_BYTES;
-use base::{FrameIdx, Idx, Instant, MacAddr};
+use base::{FrameIdx, Idx, Instant, IpAddress, MacAddr};
 use state::udp::{UDP_CONNECTED, UDP_DONT_FRAGMENT, UDP_NO_CHECKSUM, UDP_SHUT_SEND, UDP_WANTS_ROOM};
 use state::{DropReason, Endpoint, Hop, LaneMem, SockRef, UdpSock};
 use wire::udp::{CHECKSUM_OFFSET, HEADER_LEN};
 use wire::{IpProtocol, Sum, UdpHeader};
 
 use crate::errors::SockError;
-use crate::ipv4::{self, HEADERS, Out};
+use crate::ip::{HEADERS_MAX, Out};
 use crate::outbox::{self, Note};
 use crate::udp_types::{UdpSendError, UdpTo};
-use crate::{hop, packet, udp};
+use crate::{hop, ipv4, ipv6, packet, udp};
 
-/// Longest payload: a whole IPv4 packet less its headers.
-const PAYLOAD_MAX: usize = wire::ipv4::PACKET_LEN_MAX - wire::ipv4::HEADER_LEN - HEADER_LEN;
+/// Longest payload over IPv6, whose length field does not count its header. Over IPv4 it does.
+const PAYLOAD_MAX: usize = u16::MAX as usize - HEADER_LEN;
 
 /// Where a datagram goes and what its headers say.
 struct Plan {
@@ -72,13 +70,18 @@ fn plan(
     let row = *mem.udp_socks.get(at).ok_or(UdpSendError::Gone)?;
     let (remote, local, port, mtu) = match to {
         Some(to) => {
-            let local = if row.local.addr.is_any() { to.local } else { row.local.addr };
+            let local = if row.local.addr.is_wild() { to.local } else { row.local.addr };
             (to.remote, local, to.route.port, to.route.mtu)
         }
         None if row.flags & UDP_CONNECTED != 0 => (row.remote, row.local.addr, row.out_port, row.mtu),
         None => return Err(UdpSendError::NotConnected),
     };
     let (src, dst) = ends(local, remote).ok_or(UdpSendError::Invalid)?;
+    if dst.is_v4() && len > PAYLOAD_MAX - wire::ipv4::HEADER_LEN {
+        return Err(UdpSendError::MessageSize);
+    }
+    let ports = u32::from(row.local.port.0) << 16 | u32::from(remote.port.0);
+    let label = if dst.is_v4() { 0 } else { ipv6::flow_label(mem, src, dst, ports) };
     let info = ipv4::port_info(mem, port).ok_or(UdpSendError::Invalid)?;
     let (mac, port_mtu) = (info.mac, info.mtu);
     let hop = match to {
@@ -94,17 +97,16 @@ fn plan(
         port,
         mtu: if mtu == 0 { port_mtu } else { mtu.min(port_mtu) },
         mac,
-        out: Out { tos: row.tos, ttl: row.ttl, dont_fragment, ..Out::new(src, dst, IpProtocol::UDP) },
+        out: Out { src, dst, protocol: IpProtocol::UDP, tos: row.tos, ttl: row.ttl, dont_fragment, label },
         udp: UdpHeader { src_port: row.local.port, dst_port: remote.port, payload_len: len as u16 },
-        checksum: row.flags & UDP_NO_CHECKSUM == 0,
+        // RFC 8200 8.1: over IPv6 there is no datagram without checksum.
+        checksum: row.flags & UDP_NO_CHECKSUM == 0 || !dst.is_v4(),
     })
 }
 
-fn ends(local: base::IpAddress, remote: Endpoint) -> Option<(Ipv4Addr, Ipv4Addr)> {
-    if remote.port.0 == 0 {
-        return None;
-    }
-    Some((local.as_v4()?, remote.addr.as_v4()?))
+fn ends(local: IpAddress, remote: Endpoint) -> Option<(IpAddress, IpAddress)> {
+    let fits = !local.is_wild() && !remote.addr.is_wild() && local.is_v4() == remote.addr.is_v4();
+    (fits && remote.port.0 != 0).then_some((local, remote.addr))
 }
 
 fn transmit(
@@ -115,18 +117,18 @@ fn transmit(
     data: &[u8],
 ) -> Result<(), UdpSendError> {
     let l4 = HEADER_LEN + data.len();
-    let fits = l4 + wire::ipv4::HEADER_LEN <= usize::from(plan.mtu);
+    let fits = l4 + plan.out.ip_bytes() <= usize::from(plan.mtu);
     if !fits && plan.out.dont_fragment {
         return Err(UdpSendError::MessageSize);
     }
     let head = build(mem, plan, data, fits).ok_or(UdpSendError::NoFrames)?;
     // RFC 6864 4.1: a datagram sent whole could still be cut by a router, so it has an identification unless DF is set.
-    let header = plan.out.header(l4 as u16, ipv4::next_ident(mem, plan.out.dont_fragment));
-    ipv4::emit_headers(mem, head, (plan.mac, MacAddr::default()), &header);
+    let header = plan.out.header(mem, l4 as u16);
+    header.emit(mem, head, (plan.mac, MacAddr::default()));
     let generation = mem.udp_socks.get(at).map_or(0, |row| row.generation);
     let held = l4 as u32;
     let (csum_start, csum_offset) =
-        if fits && plan.checksum { (HEADERS as u16, CHECKSUM_OFFSET as u16) } else { (0, 0) };
+        if fits && plan.checksum { (plan.out.headers() as u16, CHECKSUM_OFFSET as u16) } else { (0, 0) };
     let note = Note { port: plan.port, csum_start, csum_offset, gso_size: 0, sock: at, generation, held };
     if let Some(row) = mem.udp_socks.get_mut(at) {
         row.send_held = row.send_held.saturating_add(held);
@@ -136,7 +138,7 @@ fn transmit(
         hop::send(mem, now, plan.hop, head);
     } else {
         let mut first = true;
-        let done = ipv4::fragment(mem, head, (&header, plan.mtu), &note, |mem, part| {
+        let done = header.fragment(mem, head, plan.mtu, &note, |mem, part| {
             first = false;
             hop::send(mem, now, plan.hop, part);
         });
@@ -155,19 +157,15 @@ fn transmit(
 /// The datagram in a chain of frames, with room for Ethernet and IP header in front. The checksum is left to the port
 /// when the packet `fits` the link, and computed when it will be cut.
 fn build(mem: &mut LaneMem<'_>, plan: &Plan, data: &[u8], fits: bool) -> Option<FrameIdx> {
-    let front = HEADERS + HEADER_LEN;
-    let take = data.len().min(packet::FRESH_BYTES - front);
+    let headers = plan.out.headers();
+    let front = headers + HEADER_LEN;
+    let take = data.len().min(packet::FRESH_BYTES - HEADERS_MAX - HEADER_LEN);
     let (first, mut rest) = data.split_at_checked(take)?;
     let head = packet::fresh(&mut mem.frames, front + take)?;
-    let pseudo = wire::checksum::pseudo_v4(
-        plan.out.src,
-        plan.out.dst,
-        IpProtocol::UDP,
-        (HEADER_LEN + data.len()) as u16,
-    );
+    let pseudo = plan.out.pseudo((HEADER_LEN + data.len()) as u32);
     write_first(mem, head, plan, first)?;
     if plan.checksum {
-        let field = mem.frames.data_mut(head).get_mut(HEADERS..)?;
+        let field = mem.frames.data_mut(head).get_mut(headers..)?;
         if fits {
             let at = field.get_mut(CHECKSUM_OFFSET..)?.first_chunk_mut::<2>()?;
             *at = pseudo.fold().to_be_bytes();
@@ -193,7 +191,7 @@ fn build(mem: &mut LaneMem<'_>, plan: &Plan, data: &[u8], fits: bool) -> Option<
 
 /// Writes the UDP header, checksum 0, and the payload `first` behind it.
 fn write_first(mem: &mut LaneMem<'_>, head: FrameIdx, plan: &Plan, first: &[u8]) -> Option<()> {
-    let datagram = mem.frames.data_mut(head).get_mut(HEADERS..)?;
+    let datagram = mem.frames.data_mut(head).get_mut(plan.out.headers()..)?;
     plan.udp.emit(datagram).ok()?;
     datagram.get_mut(HEADER_LEN..)?.copy_from_slice(first);
     Some(())

@@ -175,12 +175,12 @@ fn a_timestamp_from_before_a_long_idle_time_is_accepted() {
 fn a_wrong_checksum_is_dropped_and_an_unfinished_one_accepted() {
     let (mut net, b, nxt, theirs) = opened();
     let mut p = forged(&net, 0, PORTS, (nxt, theirs), TcpFlags::ACK, b"data");
-    p.bytes[50] ^= 1;
+    p.bytes[net::TCP_AT + 16] ^= 1;
     assert_eq!(provoke(&mut net, &p).len(), 0);
     assert_eq!(net.dropped(1, DropReason::TcpChecksumBad), 1);
-    let len = (p.bytes.len() - 34) as u16;
-    let pseudo = wire::checksum::pseudo_v4(net.hosts[0].addr, net.hosts[1].addr, wire::IpProtocol::TCP, len);
-    wire::tcp::set_checksum(&mut p.bytes[34..], pseudo.fold()).unwrap();
+    let len = (p.bytes.len() - net::TCP_AT) as u32;
+    let pseudo = wire::checksum::pseudo(net.hosts[0].addr, net.hosts[1].addr, wire::IpProtocol::TCP, len);
+    wire::tcp::set_checksum(&mut p.bytes[net::TCP_AT..], pseudo.fold()).unwrap();
     provoke(&mut net, &p);
     assert_eq!(net.recv(1, b, 10), Ok(b"data".to_vec()));
 }

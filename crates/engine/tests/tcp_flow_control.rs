@@ -98,7 +98,9 @@ fn a_reader_of_single_bytes_makes_no_small_windows() {
     net.run(ms(1));
     let windows = net.segments().iter().filter(|s| s.from == 1).count();
     assert!(windows <= 2, "{windows} window updates");
-    assert!(net.segments().iter().filter(|s| s.from == 0 && s.len > 0).all(|s| s.len >= 1448));
+    assert!(
+        net.segments().iter().filter(|s| s.from == 0 && s.len > 0).all(|s| s.len >= usize::from(net::MSS))
+    );
 }
 
 #[test]
@@ -127,7 +129,7 @@ fn a_large_write_ends_with_a_small_segment_at_once() {
     net.send(0, a, &pattern(1, 2000)).unwrap();
     let sent: Vec<usize> =
         net.segments().iter().filter(|s| s.from == 0 && s.len > 0).map(|s| s.len).collect();
-    assert_eq!(sent, vec![1448, 552]);
+    assert_eq!(sent, vec![usize::from(net::MSS), 2000 - usize::from(net::MSS)]);
 }
 
 #[test]
@@ -385,7 +387,7 @@ fn a_peer_without_options_is_served() {
             break;
         }
         // MSS stays; what follows becomes NOPs.
-        let header = 34 + 20;
+        let header = net::TCP_AT + 20;
         for byte in &mut p.bytes[header + 4..] {
             *byte = 1;
         }
@@ -400,6 +402,6 @@ fn a_peer_without_options_is_served() {
     let b = net.accept(1, listener).unwrap();
     let info = net.on(0, |e| e.tcp_info(a)).unwrap();
     assert!(!info.timestamps && !info.sack && info.snd_shift == 0 && info.rcv_shift == 0, "{info:?}");
-    assert_eq!(info.snd_mss, 1460);
+    assert_eq!(info.snd_mss, 1500 - net::HEADERS);
     net.transfer(a, b, 300_000, 300_000);
 }

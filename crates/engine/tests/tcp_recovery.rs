@@ -129,7 +129,7 @@ fn a_lost_tail_is_probed_before_the_timeout() {
     let mut net = Net::new(5, &S);
     let (_, a, b) = net.open();
     lose(&mut net, &[5, 6]);
-    let data = pattern(1, 6 * 1448);
+    let data = pattern(1, 6 * usize::from(net::MSS));
     net.send(0, a, &data).unwrap();
     let took = read_everything(&mut net, b, &data);
     assert!(took < Duration::from_millis(50), "{took:?}");

@@ -30,8 +30,8 @@ fn error(net: &Net, packet: &Packet, header: Icmp4Header) -> Packet {
         fragment_offset: 0,
         ttl: 64,
         protocol: IpProtocol::ICMP4,
-        src: net.hosts[1].addr,
-        dst: net.hosts[0].addr,
+        src: net.hosts[1].addr.as_v4().unwrap(),
+        dst: net.hosts[0].addr.as_v4().unwrap(),
     };
     ip.emit(&mut bytes[14..]).unwrap();
     bytes.extend_from_slice(&icmp);

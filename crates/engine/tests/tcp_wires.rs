@@ -4,7 +4,7 @@
 
 mod net;
 
-use core::net::Ipv4Addr;
+use core::net::Ipv6Addr;
 
 use base::{Duration, IpAddress, SeqNum};
 use engine::{ConnectError, SockError, State};
@@ -15,8 +15,13 @@ use wire::TcpFlags;
 
 const S: Setup = Setup::USUAL;
 
+/// An address of loopback.
+fn loopback() -> IpAddress {
+    if net::V6 { IpAddress::from_v6(Ipv6Addr::LOCALHOST) } else { IpAddress::mapped([127, 3, 2, 1].into()) }
+}
+
 /// Two lanes of one namespace, each other's wire as port 0; both call themselves `addr`.
-fn wired(seed: u64, addr: Ipv4Addr) -> Net {
+fn wired(seed: u64, addr: IpAddress) -> Net {
     let mut net = Net::new(seed, &S);
     for host in 0..2 {
         net.hosts[host].addr = addr;
@@ -26,12 +31,12 @@ fn wired(seed: u64, addr: Ipv4Addr) -> Net {
 }
 
 fn describe(net: &mut Net, host: usize, port: u8) {
-    describe_as(net, (host, port), Ipv4Addr::new(10, 0, 0, 9), PORT_UP | PORT_WIRE | PORT_LOOPBACK);
+    describe_as(net, (host, port), net::address(9), PORT_UP | PORT_WIRE | PORT_LOOPBACK);
 }
 
-fn describe_as(net: &mut Net, (host, port): (usize, u8), addr: Ipv4Addr, flags: u32) {
+fn describe_as(net: &mut Net, (host, port): (usize, u8), addr: IpAddress, flags: u32) {
     let mut addrs = [IpAddress::ANY; PORT_ADDRESSES];
-    addrs[0] = IpAddress::from_v4(addr);
+    addrs[0] = addr;
     let info = PortInfo {
         addrs,
         addr_count: 1,
@@ -45,7 +50,7 @@ fn describe_as(net: &mut Net, (host, port): (usize, u8), addr: Ipv4Addr, flags: 
 
 #[test]
 fn both_ends_may_have_the_same_address() {
-    for addr in [Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 3, 2, 1), Ipv4Addr::new(10, 0, 0, 9)] {
+    for addr in [loopback(), net::address(9)] {
         let mut net = wired(1, addr);
         let (listener, a, b) = net.open();
         net.transfer(a, b, 300_000, 200_000);
@@ -57,7 +62,7 @@ fn both_ends_may_have_the_same_address() {
 
 #[test]
 fn other_addresses_do_not_come_by_a_wire() {
-    for addr in [Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(8, 8, 8, 8)] {
+    for addr in [net::address(1), net::address(99)] {
         let mut net = wired(2, addr);
         net.listen(1, 80, 4);
         net.connect(0, 5000, 80).unwrap();
@@ -68,7 +73,7 @@ fn other_addresses_do_not_come_by_a_wire() {
 
 #[test]
 fn a_connection_in_time_wait_makes_room_for_the_next_one() {
-    let mut net = wired(3, Ipv4Addr::LOCALHOST);
+    let mut net = wired(3, loopback());
     let listener = net.listen(1, 80, 16);
     for round in 0..50 {
         let (a, b) = net.open_to(listener, 40_000);
@@ -87,7 +92,7 @@ fn a_connection_in_time_wait_makes_room_for_the_next_one() {
 
 #[test]
 fn the_server_may_be_the_one_in_time_wait() {
-    let mut net = wired(4, Ipv4Addr::LOCALHOST);
+    let mut net = wired(4, loopback());
     let listener = net.listen(1, 80, 16);
     for _ in 0..50 {
         let (a, b) = net.open_to(listener, 40_000);
@@ -143,7 +148,7 @@ fn a_connection_in_time_wait_makes_room_for_one_that_comes_another_way() {
 
 #[test]
 fn a_syn_of_another_way_does_not_touch_an_open_connection() {
-    let mut net = wired(8, Ipv4Addr::LOCALHOST);
+    let mut net = wired(8, loopback());
     let (_, a, b) = net.open();
     describe(&mut net, 1, 1);
     net.on(1, |e| e.mem().hot.rows_mut()[b.row() as usize].port = 1);
@@ -156,7 +161,7 @@ fn a_syn_of_another_way_does_not_touch_an_open_connection() {
 
 #[test]
 fn the_end_of_a_wire_ends_its_connections() {
-    let mut net = wired(5, Ipv4Addr::LOCALHOST);
+    let mut net = wired(5, loopback());
     let (listener, a, b) = net.open();
     net.filter = Some(Box::new(|_, _| true));
     net.on(0, |e| e.tcp_send(a, &[7; 5000], false)).unwrap();
@@ -178,7 +183,7 @@ fn the_end_of_a_wire_ends_its_connections() {
 
 #[test]
 fn who_holds_another_wire_cannot_speak_for_a_connection() {
-    let mut net = wired(6, Ipv4Addr::LOCALHOST);
+    let mut net = wired(6, loopback());
     let (_, a, b) = net.open();
     // The connection is of port 0 of its lane; what is put on the wire comes in there. So move the connection's port away.
     let numbers = net.on(1, |e| {

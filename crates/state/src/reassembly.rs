@@ -1,4 +1,4 @@
-//! IPv4 packets of which only some fragments have come (RFC 791 3.2, RFC 815).
+//! IP packets of which only some fragments have come (RFC 791 3.2, RFC 815, RFC 8200 4.5).
 //!
 //! Fragments are copied to their place in the packet on arrival and their own frame is released, so a packet never
 //! holds more frames than its size needs, however small the fragments are.
@@ -37,7 +37,7 @@ plain! {
         pub have: u32,
         /// One past the last payload byte received.
         pub end: u32,
-        /// Protocol number.
+        /// Protocol number; of IPv6 packets that of the Fragment header.
         pub protocol: u8,
         /// The port the fragments came from.
         pub port: u8,
@@ -55,6 +55,10 @@ plain! {
         pub tos: u8,
         /// Frames in use.
         pub frames_used: u16,
+        /// IPv6: type of the first header of the fragmentable part, by the first fragment.
+        pub next_header: u8,
+        /// Explicit padding.
+        pub spare: [u8; 3],
         /// The frames of the packet, by position.
         pub frames: [FrameIdx; CHAIN_FRAMES],
         /// Next row in the same hash bucket; next free row on the free list.
@@ -118,6 +122,8 @@ impl Reassembly {
         ttl: 0,
         tos: 0,
         frames_used: 0,
+        next_header: 0,
+        spare: [0; 3],
         frames: [FrameIdx::NONE; CHAIN_FRAMES],
         chain: Idx::NONE,
         newer: Idx::NONE,

@@ -27,8 +27,9 @@ pub(crate) fn open(
     let Ends { local, remote } = *ends;
     let port = mem.ports.get(Idx::new(u32::from(route.port))).ok_or(ConnectError::Invalid)?;
     let mtu = if route.mtu == 0 { port.mtu } else { port.mtu.min(route.mtu) };
-    let group = |e: Endpoint| e.addr.as_v4().is_none_or(|a| a.is_multicast() || a.is_broadcast());
-    if group(local) || group(remote) || local.port.0 == 0 || remote.port.0 == 0 {
+    let fits =
+        local.addr.is_unicast() && remote.addr.is_unicast() && local.addr.is_v4() == remote.addr.is_v4();
+    if !fits || local.port.0 == 0 || remote.port.0 == 0 {
         return Err(ConnectError::Invalid);
     }
     let key =

@@ -9,7 +9,8 @@ use super::conn::{Conn, Fate, Ring, conn};
 use super::receive::QUICK_ACKS;
 use super::segment::Seg;
 use super::{
-    Cause, HEADERS_V4, MSS_DEFAULT, MSS_MIN, State, TIMESTAMPS_BYTES, flag, reset, rtt, table, window,
+    Cause, MSS_DEFAULT, MSS_DEFAULT_V6, MSS_MIN, State, TIMESTAMPS_BYTES, flag, headers_to, reset, rtt,
+    table, window,
 };
 use crate::errors::SockError;
 
@@ -44,9 +45,9 @@ impl Conn<'_, '_> {
         snd.nxt = iss.plus(1);
         snd.end = iss.plus(1);
         let most = self.cold.options.mss_max;
-        let fits = mtu.saturating_sub(HEADERS_V4).max(MSS_MIN);
+        let fits = mtu.saturating_sub(headers_to(self.hot.key.remote)).max(MSS_MIN);
         self.cold.mss_local = if most == 0 { fits } else { fits.min(most.max(MSS_MIN)) };
-        self.cold.mss_peer = MSS_DEFAULT;
+        self.cold.mss_peer = self.mss_default();
         self.hot.rcv_shift = window::shift_for(self.hot.rcv_buf);
         self.set(flag::SEND_SYN);
         self.enqueue(Ring::Control);
@@ -67,8 +68,13 @@ impl Conn<'_, '_> {
         self.hot.quick_acks = QUICK_ACKS;
     }
 
+    /// MSS of a peer that names none.
+    const fn mss_default(&self) -> u16 {
+        if self.hot.key.remote.is_v4() { MSS_DEFAULT } else { MSS_DEFAULT_V6 }
+    }
+
     fn agree(&mut self, offered: &Offered) {
-        self.cold.mss_peer = offered.mss.unwrap_or(MSS_DEFAULT).max(MSS_MIN);
+        self.cold.mss_peer = offered.mss.unwrap_or(self.mss_default()).max(MSS_MIN);
         let mut mss = self.cold.mss_peer.min(self.cold.mss_local);
         if let Some(ts) = offered.timestamps {
             self.set(flag::TIMESTAMPS);

@@ -1,4 +1,4 @@
-//! Headers of what is sent: Ethernet, IPv4 and TCP in one frame, the checksum left to the port.
+//! Headers of what is sent: Ethernet, IP and TCP in one frame, the checksum left to the port.
 
 use ::state::hop::HOP_KNOWN;
 use ::state::{TxBatch, TxFrame};
@@ -6,14 +6,15 @@ use base::limits::FRAME_HEADROOM;
 use base::{FrameIdx, Instant, MacAddr, SeqNum};
 use region::Frames;
 use wire::{
-    EthHeader, EtherType, IpProtocol, Ipv4Header, SackBlock, SackBlocks, TcpFlags, TcpHeader, TcpOptions,
-    Timestamps, UsualHeader, checksum, eth, ipv4, tcp, usual,
+    EthHeader, EtherType, IpProtocol, Ipv4Header, Ipv6Header, SackBlock, SackBlocks, TcpFlags, TcpHeader,
+    TcpOptions, Timestamps, UsualHeader, checksum, eth, ipv4, tcp, usual,
 };
 
 use super::conn::Conn;
 use super::{State, flag, window};
+use crate::ip;
 
-/// Where the TCP header begins.
+/// Where the TCP header begins over IPv4.
 pub(super) const TCP_AT: usize = eth::HEADER_LEN + ipv4::HEADER_LEN;
 const _: () = assert!(TCP_AT == usual::TCP_AT);
 /// SACK blocks of one segment, at most: so many fit beside timestamps (RFC 2018 3).
@@ -62,6 +63,14 @@ pub(super) struct Way {
     pub(super) to_mac: MacAddr,
     pub(super) ttl: u8,
     pub(super) tos: u8,
+    /// Flow label of IPv6 packets.
+    pub(super) label: u32,
+}
+
+/// The flow label of the connection whose numbers began at `iss` (RFC 6437 3: one for all its packets, spread evenly). Made of a number that
+/// was sent in the open, it tells nobody more.
+pub(super) fn label_of(iss: SeqNum) -> u32 {
+    (iss.0.wrapping_mul(0x9e37_79b1) >> 12).max(1)
 }
 
 /// A frame for headers: empty, with room for all of them behind the headroom.
@@ -69,7 +78,7 @@ pub(super) fn header_frame(frames: &mut Frames<'_>) -> Option<FrameIdx> {
     let head = frames.alloc()?;
     let meta = frames.meta_mut(head)?;
     meta.offset = FRAME_HEADROOM as u16;
-    meta.len = (TCP_AT + tcp::HEADER_LEN_MAX) as u16;
+    meta.len = (ip::HEADERS_MAX + tcp::HEADER_LEN_MAX) as u16;
     Some(head)
 }
 
@@ -85,37 +94,56 @@ pub(super) fn write(
     let (header, options) = segment;
     let tcp_bytes = tcp::HEADER_LEN + options.len_bytes();
     let total = tcp_bytes as u32 + payload;
-    let (Some(src), Some(dst)) = (key.local.as_v4(), key.remote.as_v4()) else { return 0 };
-    let ip = Ipv4Header {
-        traffic_class: way.tos,
-        payload_len: total as u16,
-        // RFC 6864 4.1: of a packet that may not be fragmented the identification means nothing.
-        ident: 0,
-        dont_fragment: true,
-        more_fragments: false,
-        fragment_offset: 0,
-        ttl: if way.ttl == 0 { TTL_DEFAULT } else { way.ttl },
-        protocol: IpProtocol::TCP,
-        src,
-        dst,
-    };
-    let link = EthHeader { dst: way.to_mac, src: way.from_mac, ethertype: EtherType::IPV4 };
+    let tcp_at = ip::headers(key.remote);
     let data = frames.data_mut(head);
-    let Some((front, segment)) = data.split_at_mut_checked(TCP_AT) else { return 0 };
+    let Some((front, segment)) = data.split_at_mut_checked(tcp_at) else { return 0 };
     let Some((front, network)) = front.split_at_mut_checked(eth::HEADER_LEN) else { return 0 };
-    let pseudo = checksum::pseudo_v4(src, dst, IpProtocol::TCP, total as u16).fold();
+    let pseudo = checksum::pseudo(key.local, key.remote, IpProtocol::TCP, total).fold();
+    let ethertype = if key.remote.is_v4() { EtherType::IPV4 } else { EtherType::IPV6 };
+    let link = EthHeader { dst: way.to_mac, src: way.from_mac, ethertype };
     let done = link.emit(front).is_ok()
-        && ip.emit(network).is_ok()
+        && write_network(network, way, key, total as u16)
         && header.emit(options, segment).is_ok()
         && tcp::set_checksum(segment, pseudo).is_ok();
     if !done {
         return 0;
     }
-    let bytes = (TCP_AT + tcp_bytes) as u16;
+    let bytes = (tcp_at + tcp_bytes) as u16;
     if let Some(meta) = frames.meta_mut(head) {
         meta.len = bytes;
     }
     bytes
+}
+
+/// Writes the IP header of a packet with `len` bytes behind it.
+fn write_network(network: &mut [u8], way: &Way, key: &::state::FlowKey, len: u16) -> bool {
+    let ttl = if way.ttl == 0 { TTL_DEFAULT } else { way.ttl };
+    if let (Some(src), Some(dst)) = (key.local.as_v4(), key.remote.as_v4()) {
+        let ip = Ipv4Header {
+            traffic_class: way.tos,
+            payload_len: len,
+            // RFC 6864 4.1: of a packet that may not be fragmented the identification means nothing.
+            ident: 0,
+            dont_fragment: true,
+            more_fragments: false,
+            fragment_offset: 0,
+            ttl,
+            protocol: IpProtocol::TCP,
+            src,
+            dst,
+        };
+        return ip.emit(network).is_ok();
+    }
+    let ip = Ipv6Header {
+        traffic_class: way.tos,
+        flow_label: way.label,
+        payload_len: len,
+        next_header: IpProtocol::TCP,
+        hop_limit: ttl,
+        src: key.local.as_v6(),
+        dst: key.remote.as_v6(),
+    };
+    ip.emit(network).is_ok()
 }
 
 impl Conn<'_, '_> {
@@ -129,7 +157,8 @@ impl Conn<'_, '_> {
         let hop = self.hops.get(self.hot.hop).filter(|h| h.state == HOP_KNOWN)?;
         let port = self.ports.get(base::Idx::new(u32::from(self.hot.port)))?;
         let options = &self.cold.options;
-        Some(Way { from_mac: port.mac, to_mac: hop.mac, ttl: options.ttl, tos: options.tos })
+        let label = label_of(self.cold.iss);
+        Some(Way { from_mac: port.mac, to_mac: hop.mac, ttl: options.ttl, tos: options.tos, label })
     }
 
     /// Options of a segment that is no SYN.
@@ -212,7 +241,7 @@ impl Conn<'_, '_> {
         };
         packet.header_bytes = write(self.frames, head, &way, &self.hot.key, (&header, &options), sent.len);
         packet.port = self.hot.port;
-        packet.csum_start = TCP_AT as u16;
+        packet.csum_start = ip::headers(self.hot.key.remote) as u16;
         packet.csum_offset = tcp::CHECKSUM_OFFSET as u16;
         packet.gso_size = self.gso_size(sent.len, &options);
         if packet.header_bytes == 0 || !out.push(packet) {

@@ -6,7 +6,7 @@ use ::state::{
     TcpOptions,
 };
 use base::limits::BACKLOG_MAX;
-use base::{Idx, Instant, IpAddress, Port};
+use base::{Idx, Instant, Port};
 use wire::TcpFlags;
 
 use super::conn::{Fate, cold_of, conn};
@@ -44,21 +44,21 @@ fn bucket<'m>(mem: &'m mut LaneMem<'_>, port: Port) -> Option<&'m mut Idx<Listen
     mem.globals.tcp.listen_buckets.get_mut(usize::from(port.0) % LISTEN_BUCKETS)
 }
 
-/// The listener at exactly `local`, or else the one at any address and that port.
+/// The listener at exactly `local`, or else the one at any address of its family and that port, or at any of either.
 fn find(mem: &LaneMem<'_>, local: Endpoint) -> Option<Idx<Listener>> {
     let mut at = *mem.globals.tcp.listen_buckets.get(usize::from(local.port.0) % LISTEN_BUCKETS)?;
-    let mut any = None;
+    let (mut any, mut family) = (None, None);
     for _ in 0..mem.listeners.len() {
         let Some(row) = mem.listeners.get(at) else { break };
         if row.local == local {
             return Some(at);
         }
-        if row.local.port == local.port && row.local.addr.is_any() {
-            any = Some(at);
+        if row.local.port == local.port && row.local.addr.covers(local.addr) {
+            *(if row.local.addr.is_any() { &mut any } else { &mut family }) = Some(at);
         }
         at = row.next;
     }
-    any
+    family.or(any)
 }
 
 /// The listener at exactly `local`.
@@ -257,18 +257,13 @@ pub(super) fn segment(mem: &mut LaneMem<'_>, now: Instant, seg: &Seg) {
         reset::of_segment(mem, now, seg, DropReason::TcpAckBad);
     } else if seg.flags.is_syn()
         && !seg.flags.is_fin()
-        && !is_group(seg.key.remote)
+        && seg.key.remote.is_unicast()
         && seg.key.remote_port.0 != 0
     {
         on_syn(mem, now, listener, seg, None);
     } else {
         mem.counters.drop_packet(DropReason::TcpFlagsBad);
     }
-}
-
-/// Can `addr` not be one station's address?
-fn is_group(addr: IpAddress) -> bool {
-    addr.as_v4().is_none_or(|a| a.is_multicast() || a.is_broadcast() || a.is_unspecified())
 }
 
 /// A SYN for `listener`. `above`: our numbers must begin above this one.

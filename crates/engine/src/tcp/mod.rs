@@ -145,8 +145,17 @@ const MSS_MIN: u16 = 48;
 const MSS_DEFAULT: u16 = 536;
 /// Bytes of the timestamps option in every segment.
 const TIMESTAMPS_BYTES: u16 = 12;
+/// The same over IPv6 (RFC 9293 3.7.1).
+const MSS_DEFAULT_V6: u16 = 1220;
 /// Bytes of IPv4 and TCP headers without options.
 const HEADERS_V4: u16 = 40;
+/// Bytes of IPv6 and TCP headers without options.
+const HEADERS_V6: u16 = 60;
+
+/// Bytes of IP and TCP header without options of packets to `remote`.
+const fn headers_to(remote: base::IpAddress) -> u16 {
+    if remote.is_v4() { HEADERS_V4 } else { HEADERS_V6 }
+}
 
 /// Does `s` name a connection, awake or hibernating?
 pub(crate) fn exists(mem: &LaneMem<'_>, s: SockRef) -> bool {

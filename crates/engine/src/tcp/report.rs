@@ -4,12 +4,14 @@ use ::state::{FlowKey, LaneMem};
 use base::{Instant, SeqNum};
 
 use super::conn::{Conn, Fate, conn};
-use super::{HEADERS_V4, State, TIMESTAMPS_BYTES, flag, table};
+use super::{State, TIMESTAMPS_BYTES, flag, headers_to, table};
 use crate::errors::SockError;
 use crate::icmp::{Fault, Report};
 
 /// Smallest MTU of a path that is believed, bytes (Linux's min_pmtu): a forged error must not cut data to crumbs.
 const PATH_MTU_MIN: u16 = 552;
+/// The same over IPv6 (RFC 8201 4: a node must not go below it, whatever it is told).
+const PATH_MTU_MIN_V6: u16 = wire::ipv6::MTU_MIN as u16;
 /// MTUs to try when the router does not say (RFC 1191 7), descending.
 const PLATEAUS: [u16; 6] = [32_000, 17_914, 8166, 4352, 1492, 1006];
 
@@ -45,13 +47,14 @@ pub(crate) fn handle_report(mem: &mut LaneMem<'_>, now: Instant, report: &Report
 }
 
 impl Conn<'_, '_> {
-    /// A router dropped a segment as too long for a link of `mtu` bytes (RFC 1191 3): smaller ones from now on.
+    /// A router dropped a segment as too long for a link of `mtu` bytes (RFC 1191 3, RFC 8201 4): smaller ones from now on.
     fn path_is_narrower(&mut self, mtu: u16) {
         let options = if self.any(flag::TIMESTAMPS) { TIMESTAMPS_BYTES } else { 0 };
-        let headers = HEADERS_V4 + options;
+        let headers = headers_to(self.hot.key.remote) + options;
+        let least = if self.hot.key.remote.is_v4() { PATH_MTU_MIN } else { PATH_MTU_MIN_V6 };
         let sent = self.hot.mss.saturating_add(headers);
         let mtu = if mtu == 0 { PLATEAUS.into_iter().find(|p| *p < sent).unwrap_or(0) } else { mtu };
-        let mss = mtu.max(PATH_MTU_MIN) - headers;
+        let mss = mtu.max(least) - headers;
         if mss >= self.hot.mss || !self.state().is_synchronized() {
             return;
         }
@@ -67,7 +70,8 @@ mod tests {
 
     #[test]
     fn the_plateaus_leave_room_for_headers() {
-        const { assert!(PATH_MTU_MIN > HEADERS_V4 + TIMESTAMPS_BYTES) };
+        const { assert!(PATH_MTU_MIN > crate::tcp::HEADERS_V4 + TIMESTAMPS_BYTES) };
+        const { assert!(PATH_MTU_MIN_V6 > crate::tcp::HEADERS_V6 + TIMESTAMPS_BYTES) };
         assert!(PLATEAUS.iter().all(|p| *p > PATH_MTU_MIN));
         assert!(PLATEAUS.is_sorted_by(|a, b| a > b));
     }

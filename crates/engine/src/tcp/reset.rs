@@ -7,8 +7,9 @@ use base::{Duration, Idx, Instant, SeqNum};
 use wire::{TcpFlags, TcpHeader, TcpOptions, tcp};
 
 use super::conn::cold_of;
-use super::header::{TCP_AT, Way, header_frame, write};
+use super::header::{Way, header_frame, label_of, write};
 use super::segment::Seg;
+use crate::ip;
 use crate::outbox::{self, Note};
 
 /// Challenge ACKs of one lane a second (Linux's tcp_challenge_ack_limit).
@@ -42,17 +43,17 @@ pub(super) fn of_segment(mem: &mut LaneMem<'_>, now: Instant, seg: &Seg, reason:
         (TcpFlags::RST | TcpFlags::ACK, SeqNum(0), seg.end())
     };
     let Some(mac) = mem.ports.get(Idx::new(u32::from(seg.port))).map(|p| p.mac) else { return };
-    let way = Way { from_mac: mac, to_mac: seg.src_mac, ttl: 0, tos: 0 };
+    let way = Way { from_mac: mac, to_mac: seg.src_mac, ttl: 0, tos: 0, label: 0 };
     push(mem, seg.port, &way, &seg.key, (flags, seq, ack));
 }
 
 /// Resets the peer of connection `at`, if it has heard of the connection.
 pub(super) fn of_connection(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
     let (Some(hot), Some(cold)) = (mem.hot.get(at), mem.cold.get(cold_of(at))) else { return };
-    let (hot, options) = (*hot, cold.options);
+    let (hot, options, label) = (*hot, cold.options, label_of(cold.iss));
     let Some(to) = mem.hops.get(hot.hop).filter(|h| h.state == HOP_KNOWN).map(|h| h.mac) else { return };
     let Some(mac) = mem.ports.get(Idx::new(u32::from(hot.port))).map(|p| p.mac) else { return };
-    let way = Way { from_mac: mac, to_mac: to, ttl: options.ttl, tos: options.tos };
+    let way = Way { from_mac: mac, to_mac: to, ttl: options.ttl, tos: options.tos, label };
     push(mem, hot.port, &way, &hot.key, (TcpFlags::RST | TcpFlags::ACK, hot.snd.nxt, hot.rcv.nxt));
 }
 
@@ -75,8 +76,8 @@ fn push(mem: &mut LaneMem<'_>, port: u8, way: &Way, key: &FlowKey, numbers: (Tcp
         mem.frames.release(head);
         return;
     }
-    let note =
-        Note { csum_start: TCP_AT as u16, csum_offset: tcp::CHECKSUM_OFFSET as u16, ..Note::plain(port) };
+    let tcp_at = ip::headers(key.remote) as u16;
+    let note = Note { csum_start: tcp_at, csum_offset: tcp::CHECKSUM_OFFSET as u16, ..Note::plain(port) };
     if outbox::push(mem, head, &note) {
         mem.counters.tcp.resets_out = mem.counters.tcp.resets_out.wrapping_add(1);
     } else {

@@ -1,4 +1,4 @@
-//! Two hosts with one lane each and a wire between them in virtual time: delay, loss, duplication and reordering by seed.
+//! Two hosts with one lane each, of either family, and a wire between them in virtual time: delay, loss, duplication and reordering by seed.
 #![allow(
     dead_code,
     unreachable_pub,
@@ -9,7 +9,7 @@
     reason = "each test file uses its own part of the net"
 )]
 
-use core::net::Ipv4Addr;
+use core::net::{Ipv4Addr, Ipv6Addr};
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 
@@ -22,7 +22,18 @@ use state::{
     CsumState, DropReason, Endpoint, LAYOUT_VERSION, LaneMem, LaneShape, PortInfo, RxBatch, RxFrame, SockRef,
     TcpOptions, TxBatch, TxFrame,
 };
-use wire::{EthFrame, EtherType, IpProtocol, Ipv4Packet, TcpFlags, TcpSegment};
+use wire::{EthFrame, EtherType, IpProtocol, Ipv4Packet, Ipv6Packet, TcpFlags, TcpSegment};
+
+/// Is this the test program that runs everything over IPv6?
+pub const V6: bool = matches!(env!("CARGO_CRATE_NAME").as_bytes(), b"tcp_over_ipv6");
+/// Where the TCP header begins.
+pub const TCP_AT: usize = if V6 { 54 } else { 34 };
+/// Bytes of IP and TCP header without options.
+pub const HEADERS: u16 = if V6 { 60 } else { 40 };
+/// Payload of a full segment with timestamps on a link of 1500 bytes.
+pub const MSS: u16 = 1500 - HEADERS - 12;
+/// EtherType of every packet.
+pub const ETHERTYPE: EtherType = if V6 { EtherType::IPV6 } else { EtherType::IPV4 };
 
 /// A packet on the wire.
 #[derive(Clone)]
@@ -35,6 +46,12 @@ impl Packet {
     /// Its TCP segment, if it is one.
     pub fn tcp(&self) -> Option<TcpSegment<'_>> {
         let eth = EthFrame::parse(&self.bytes).ok()?;
+        if eth.ethertype() == EtherType::IPV6 {
+            let ip = Ipv6Packet::parse(eth.payload()).ok()?;
+            return (ip.next_header() == IpProtocol::TCP)
+                .then(|| TcpSegment::parse(ip.payload()).ok())
+                .flatten();
+        }
         if eth.ethertype() != EtherType::IPV4 {
             return None;
         }
@@ -46,7 +63,7 @@ impl Packet {
     pub fn split(self) -> Vec<Packet> {
         let size = usize::from(self.gso_size);
         let (header, seq, flags, len) = match self.tcp() {
-            Some(t) if size > 0 => (34 + t.header_len(), t.seq(), t.flags(), t.payload().len()),
+            Some(t) if size > 0 => (TCP_AT + t.header_len(), t.seq(), t.flags(), t.payload().len()),
             _ => return vec![self],
         };
         let mut parts = Vec::new();
@@ -57,9 +74,13 @@ impl Packet {
             let mut bytes = self.bytes[..header].to_vec();
             bytes.extend_from_slice(&self.bytes[header + at..header + at + n]);
             let total = (bytes.len() - 14) as u16;
-            wire::ipv4::patch_len_and_ident(&mut bytes[14..], total, 0).unwrap();
+            if V6 {
+                bytes[18..20].copy_from_slice(&(total - 40).to_be_bytes());
+            } else {
+                wire::ipv4::patch_len_and_ident(&mut bytes[14..], total, 0).unwrap();
+            }
             let flags = if last { flags } else { flags.without(TcpFlags::FIN | TcpFlags::PSH) };
-            wire::tcp::patch_seq_and_flags(&mut bytes[34..], seq.plus(at as u32), flags).unwrap();
+            wire::tcp::patch_seq_and_flags(&mut bytes[TCP_AT..], seq.plus(at as u32), flags).unwrap();
             finish_checksum(&mut bytes);
             parts.push(Packet { bytes, gso_size: 0 });
             at += n;
@@ -69,9 +90,23 @@ impl Packet {
 }
 
 pub fn finish_checksum(bytes: &mut [u8]) {
-    let ip = Ipv4Packet::parse(&bytes[14..]).unwrap();
-    let pseudo = wire::checksum::pseudo_v4(ip.src(), ip.dst(), IpProtocol::TCP, ip.payload_len() as u16);
-    wire::tcp::fill_checksum(&mut bytes[34..], pseudo).unwrap();
+    let pseudo = if V6 {
+        let ip = Ipv6Packet::parse(&bytes[14..]).unwrap();
+        wire::checksum::pseudo_v6(ip.src(), ip.dst(), IpProtocol::TCP, ip.payload_len() as u32)
+    } else {
+        let ip = Ipv4Packet::parse(&bytes[14..]).unwrap();
+        wire::checksum::pseudo_v4(ip.src(), ip.dst(), IpProtocol::TCP, ip.payload_len() as u16)
+    };
+    wire::tcp::fill_checksum(&mut bytes[TCP_AT..], pseudo).unwrap();
+}
+
+/// The address of host `n`.
+pub fn address(n: u8) -> IpAddress {
+    if V6 {
+        IpAddress::from_v6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, n.into()))
+    } else {
+        IpAddress::from_v4(Ipv4Addr::new(10, 0, 0, n))
+    }
 }
 
 /// How the wire treats packets.
@@ -117,7 +152,7 @@ impl Setup {
 pub struct Host {
     guard: Option<LaneGuard>,
     memory: (*mut u64, usize),
-    pub addr: Ipv4Addr,
+    pub addr: IpAddress,
     pub mac: MacAddr,
 }
 
@@ -140,10 +175,9 @@ impl Host {
         let mut guard = region.lane(LaneId(0)).unwrap().try_lock(Owner { pid: 1, tid: 1 }).unwrap();
         LaneMem::format(&mut guard, &shape, [n.into(), 2], now).unwrap();
         let guard = Some(guard);
-        let mut host =
-            Self { guard, memory, addr: Ipv4Addr::new(10, 0, 0, n), mac: MacAddr([2, 0, 0, 0, 0, n]) };
+        let mut host = Self { guard, memory, addr: address(n), mac: MacAddr([2, 0, 0, 0, 0, n]) };
         let mut addrs = [IpAddress::ANY; state::ports::PORT_ADDRESSES];
-        addrs[0] = IpAddress::from_v4(host.addr);
+        addrs[0] = host.addr;
         let info = PortInfo {
             addrs,
             addr_count: 1,
@@ -164,7 +198,7 @@ impl Host {
     }
 
     pub fn end(&self, port: u16) -> Endpoint {
-        Endpoint { addr: IpAddress::from_v4(self.addr), port: Port(port) }
+        Endpoint { addr: self.addr, port: Port(port) }
     }
 }
 
@@ -388,13 +422,7 @@ impl Net {
     pub fn route(&self, from: usize) -> RouteTo {
         let to = &self.hosts[1 - from];
         let own = &self.hosts[from];
-        RouteTo {
-            port: 0,
-            next_hop: IpAddress::from_v4(to.addr),
-            local_mac: own.mac,
-            mac: Some(to.mac),
-            mtu: 0,
-        }
+        RouteTo { port: 0, next_hop: to.addr, local_mac: own.mac, mac: Some(to.mac), mtu: 0 }
     }
 
     pub fn listen(&mut self, host: usize, port: u16, backlog: u32) -> SockRef {
@@ -669,25 +697,44 @@ pub fn forged_with(
     options: &wire::TcpOptions,
     data: &[u8],
 ) -> Packet {
-    let mut bytes = vec![0; 34 + 60];
-    wire::EthHeader { dst: dst.mac, src: src.mac, ethertype: EtherType::IPV4 }.emit(&mut bytes).unwrap();
-    let n = header.emit(options, &mut bytes[34..]).unwrap();
-    bytes.truncate(34 + n);
+    let mut bytes = vec![0; TCP_AT + 60];
+    wire::EthHeader { dst: dst.mac, src: src.mac, ethertype: ETHERTYPE }.emit(&mut bytes).unwrap();
+    let n = header.emit(options, &mut bytes[TCP_AT..]).unwrap();
+    bytes.truncate(TCP_AT + n);
     bytes.extend_from_slice(data);
+    emit_ip(&mut bytes, src.addr, dst.addr, n + data.len());
+    finish_checksum(&mut bytes);
+    Packet { bytes, gso_size: 0 }
+}
+
+/// Writes the IP header of a TCP packet of `len` bytes from `src` to `dst`.
+pub fn emit_ip(bytes: &mut [u8], src: IpAddress, dst: IpAddress, len: usize) {
+    if V6 {
+        wire::Ipv6Header {
+            traffic_class: 0,
+            flow_label: 0,
+            payload_len: len as u16,
+            next_header: IpProtocol::TCP,
+            hop_limit: 64,
+            src: src.as_v6(),
+            dst: dst.as_v6(),
+        }
+        .emit(&mut bytes[14..])
+        .unwrap();
+        return;
+    }
     wire::Ipv4Header {
         traffic_class: 0,
-        payload_len: (n + data.len()) as u16,
+        payload_len: len as u16,
         ident: 0,
         dont_fragment: true,
         more_fragments: false,
         fragment_offset: 0,
         ttl: 64,
         protocol: IpProtocol::TCP,
-        src: src.addr,
-        dst: dst.addr,
+        src: src.as_v4().unwrap(),
+        dst: dst.as_v4().unwrap(),
     }
     .emit(&mut bytes[14..])
     .unwrap();
-    finish_checksum(&mut bytes);
-    Packet { bytes, gso_size: 0 }
 }
