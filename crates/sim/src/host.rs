@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use base::limits::FRAME_BYTES;
 use base::{Duration, FrameIdx, Idx, Instant, IpAddress, LaneId, MacAddr};
 use engine::{Engine, RouteTo};
 use lane::{Lane, LanePort, Session};
@@ -31,7 +32,6 @@ pub(crate) struct HostSpec {
 /// A host of a world.
 pub(crate) struct Host {
     lane: Lane,
-    region: Region,
     words: &'static [AtomicU64],
     pub(crate) addr: IpAddress,
     frames_at_start: u32,
@@ -67,7 +67,12 @@ impl Host {
             ..LaneShape::for_socks(spec.socks)
         };
         let region_shape = RegionShape { lanes: 1, lane_bytes: shape.lane_bytes(), frames: spec.frames };
-        let words = memory(Region::bytes_needed(&region_shape) / 8)?;
+        let bytes = Region::bytes_needed(&region_shape);
+        let words = memory(bytes / 8)?;
+        // Tables must be zero; the cells of an earlier world may have been here.
+        for word in words.iter().take(((bytes - u64::from(spec.frames) * FRAME_BYTES as u64) / 8) as usize) {
+            word.store(0, Ordering::Relaxed);
+        }
         let key = [seed | 1, seed.rotate_left(17)];
         let region =
             Region::format(words, &region_shape, LAYOUT_VERSION, key).map_err(|e| format!("{e:?}"))?;
@@ -82,7 +87,7 @@ impl Host {
         let port = SimPort::new(network.clone(), number, spec.piece_bytes);
         let port = LanePort { port: Box::new(port), ifindex: 0, mac: mac(number), wire: None };
         let lane = Lane::new(region, id, vec![port], None).ok_or("the region has no lane")?;
-        let mut host = Self { lane, region, words, addr: address(number), frames_at_start: 0 };
+        let mut host = Self { lane, words, addr: address(number), frames_at_start: 0 };
         let addr = host.addr;
         host.enter(Instant(0))?.set_addresses(0, &[addr]);
         host.frames_at_start = host.free_frames(Instant(0))?;
@@ -155,16 +160,11 @@ impl Host {
 
 impl Drop for Host {
     fn drop(&mut self) {
-        // The cells need no clearing: what is read from a frame was written by its owner before.
-        let used = (self.region.frames_offset() / 8) as usize;
-        for word in self.words.iter().take(used) {
-            word.store(0, Ordering::Relaxed);
-        }
         MEMORY.with(|m| m.borrow_mut().push(self.words));
     }
 }
 
-/// Zeroed memory of at least `words` words, used before if possible.
+/// Memory of at least `words` words, used before if possible.
 fn memory(words: u64) -> Result<&'static [AtomicU64], String> {
     let old = MEMORY.with(|m| {
         let mut pool = m.borrow_mut();
