@@ -145,7 +145,9 @@ fn a_lone_lost_segment_comes_again_after_the_timeout() {
     net.send(0, a, b"ping").unwrap();
     let took = read_everything(&mut net, b, b"ping");
     assert!(took >= Duration::from_millis(200) && took < Duration::from_millis(210), "{took:?}");
-    assert_eq!(counters(&mut net).timeouts, 1);
+    // The tail loss probe is due at the same time and comes first (RFC 8985 7.2).
+    let c = counters(&mut net);
+    assert_eq!((c.loss_probes, c.timeouts), (1, 0));
 }
 
 #[test]
@@ -157,10 +159,11 @@ fn the_timeout_doubles_until_the_connection_is_given_up() {
     net.send(0, a, b"ping").unwrap();
     net.run(Duration::from_secs(1200));
     let sent = net.segments();
-    assert_eq!(sent.len(), 16);
+    assert_eq!(sent.len(), 17);
     let gaps: Vec<u64> = sent.windows(2).map(|w| w[1].at.since(w[0].at).as_millis()).collect();
-    assert!(gaps[0] >= 200 && gaps[0] < 205);
-    assert!(gaps.windows(2).take(8).all(|g| g[1] >= 2 * g[0] - 4 && g[1] <= 2 * g[0] + 4), "{gaps:?}");
+    // First the tail loss probe, which is no timeout.
+    assert!(gaps[0] >= 200 && gaps[0] < 205 && gaps[1] >= 200 && gaps[1] < 205);
+    assert!(gaps[1..].windows(2).take(8).all(|g| g[1] >= 2 * g[0] - 4 && g[1] <= 2 * g[0] + 4), "{gaps:?}");
     assert!(gaps.iter().all(|g| *g <= 120_002), "{gaps:?}");
     assert_eq!(net.on(0, |e| e.take_error(a)), Some(engine::SockError::TimedOut));
     net.close(0, a);
@@ -308,9 +311,9 @@ fn reported_data_is_not_sent_again() {
     net.send(0, a, &pattern(1, 10_000)).unwrap();
     peer.sent(&mut net);
     peer.sack(&mut net, 1000, &[(2000, 3000), (4000, 5000)]);
-    assert_eq!(peer.sent(&mut net), Vec::<u32>::new());
+    let mut resent = peer.sent(&mut net);
     peer.sack(&mut net, 1000, &[(6000, 8000), (4000, 5000), (2000, 3000)]);
-    let resent = peer.sent(&mut net);
+    resent.extend(peer.sent(&mut net));
     assert_eq!(resent.first(), Some(&1000));
     peer.sack(&mut net, 1000, &[(6000, 10_000), (4000, 5000), (2000, 3000)]);
     let more = [resent, peer.sent(&mut net)].concat();
@@ -328,8 +331,11 @@ fn sack_blocks_that_lie_are_ignored() {
     }
     // They are duplicate ACKs all the same, but report nothing.
     assert_eq!(peer.sent(&mut net), vec![0]);
-    let board = net.on(0, |e| e.mem().cold.rows()[0].board);
-    assert!(board.is_none());
+    let reported = net.on(0, |e| {
+        let board = e.mem().cold.rows()[0].board;
+        e.mem().boards.get(board).map_or(0, |b| b.count)
+    });
+    assert_eq!(reported, 0);
     peer.ack(&mut net, 5000);
     assert_eq!(net.on(0, |e| e.tcp_info(a)).unwrap().unacked_bytes, 0);
 }

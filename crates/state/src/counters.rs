@@ -143,6 +143,18 @@ plain! {
         pub recoveries: u64,
         /// Tail loss probes sent (TCPLossProbes).
         pub loss_probes: u64,
+        /// Losses that nothing but a tail loss probe repaired (TCPLossProbeRecovery).
+        pub loss_probe_repairs: u64,
+        /// Retransmissions lost again, as time has shown (TCPLostRetransmit).
+        pub lost_again: u64,
+        /// Segments that were overtaken by later ones and came (TCPSACKReorder).
+        pub reordered: u64,
+        /// Reports of peers that something came twice (TCPDSACKRecv).
+        pub twice_in: u64,
+        /// Reports to peers that something came twice (TCPDSACKOldSent, TCPDSACKOfoSent).
+        pub twice_out: u64,
+        /// Recoveries and timeouts undone because nothing was lost (TCPFullUndo, TCPDSACKUndo).
+        pub undone: u64,
         /// RSTs sent (OutRsts).
         pub resets_out: u64,
         /// Challenge ACKs sent (TCPChallengeACK).

@@ -34,8 +34,8 @@ pub use ports::PortInfo;
 pub use reassembly::{Reassembly, ReassemblyGlobals};
 pub use sock::{Endpoint, Event, Ready, SockKind, SockRef, TcpOptions};
 pub use tcb::{
-    BOARD_RANGES, FlowKey, FrameQueue, LossState, OutOfOrder, PassiveLinks, RCV_SACKS, RcvSeq, RttState,
-    Scoreboard, SeqRange, SndSeq, TcbCold, TcbHot,
+    BOARD_RANGES, BOARD_RESENT, FlowKey, FrameQueue, LossState, OutOfOrder, PassiveLinks, RCV_SACKS,
+    RackState, RcvSeq, Resent, RttState, Scoreboard, SeqRange, SndSeq, TcbCold, TcbHot,
 };
 pub use udp::{UdpGlobals, UdpSock};
 

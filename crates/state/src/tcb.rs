@@ -174,7 +174,9 @@ plain! {
         /// Runs in the out-of-order queue, the most recently changed first.
         pub runs: [SeqRange; RCV_SACKS],
         /// Runs in use.
-        pub run_count: u16,
+        pub run_count: u8,
+        /// 1: the last place of `runs` holds what came twice and was not reported yet (RFC 2883).
+        pub twice: u8,
         /// Runs that changed since the last ACK: the first ones.
         pub fresh: u16,
         /// Bytes held.
@@ -196,8 +198,8 @@ plain! {
         pub high_rxt: SeqNum,
         /// Everything before this that is not SACKed is taken as lost (after a retransmission timeout).
         pub lost_edge: SeqNum,
-        /// SND.NXT when what is now at SND.UNA was sent again: reports beyond it show that it was lost again.
-        pub head_mark: SeqNum,
+        /// Least round-trip time of the path, us; 0: nothing measured yet (RFC 8985 6.2, RACK.min_RTT).
+        pub min_rtt_us: u32,
         /// Bytes acknowledged towards the next growth of the congestion window.
         pub acked: u32,
         /// Timeouts in a row.
@@ -206,8 +208,8 @@ plain! {
         pub probes: u8,
         /// Keepalive probes in a row.
         pub keep_probes: u8,
-        /// Room.
-        pub spare: u8,
+        /// Round trips measured since `min_rtt_us` was last seen.
+        pub min_rtt_age: u8,
         /// Since when the peer has acknowledged nothing.
         pub stalled_at: Instant,
     }
@@ -254,12 +256,16 @@ plain! {
         pub acks_owed: u8,
         /// Room.
         pub spare: u16,
-        /// Scoreboard row; NONE while nothing is SACKed.
+        /// Scoreboard row; NONE while nothing is SACKed, sent again or probed.
         pub board: Idx<Scoreboard>,
         /// The options set by the program.
         pub options: TcpOptions,
+        /// Quarters of `min_rtt_us`, less one, that a segment may come late before it is lost (RFC 8985 6.2.4, RACK.reo_wnd_mult).
+        pub reo_extra: u8,
+        /// Recoveries until that is forgotten, and with bit 7, whether the path was seen to reorder.
+        pub reo_memory: u8,
         /// Room.
-        pub room: u32,
+        pub room: u16,
         /// When a state that may not last ends: keepalive, FIN-WAIT-2 of an orphan, want of frames.
         pub idle_at: Instant,
         /// Sequence number of a FIN that came out of order.
@@ -287,21 +293,92 @@ const _: () = assert!(size_of::<TcbCold>().is_multiple_of(8));
 
 /// Runs one scoreboard can hold.
 pub const BOARD_RANGES: usize = 62;
+/// Runs sent again that one scoreboard can tell apart.
+pub const BOARD_RESENT: usize = 16;
 
 plain! {
-    /// What the peer has SACKed of one connection's data (RFC 6675 3), in sequence order.
+    /// A run of bytes that was sent again and is on its way.
+    #[derive(PartialEq, Eq, Debug, Default)]
+    pub struct Resent {
+        /// First number.
+        pub left: SeqNum,
+        /// One past the last.
+        pub right: SeqNum,
+        /// SND.NXT at that time: what begins there or above was sent later.
+        pub mark: SeqNum,
+        /// When, us, wrapping.
+        pub at_us: u32,
+        /// When the delivery of something sent later was first reported, us; 0: not yet.
+        pub passed_us: u32,
+    }
+}
+
+plain! {
+    /// What time-based loss detection (RFC 8985) and the undoing of false alarms (RFC 4015) remember while something is amiss.
+    #[derive(Debug, Default)]
+    pub struct RackState {
+        /// When a missing segment becomes a lost one.
+        pub reorder_at: Instant,
+        /// One past the highest number known to be delivered (RACK.fack).
+        pub fack: SeqNum,
+        /// One past the highest number sent again since the board was made.
+        pub resent_top: SeqNum,
+        /// Round-trip time of the last delivered retransmission, us; 0: none yet.
+        pub rtt_us: u32,
+        /// What was first sent before this was overtaken by a retransmission ...
+        pub mark: SeqNum,
+        /// ... at this time, us; 0: nothing was.
+        pub mark_us: u32,
+        /// The same for a later one.
+        pub next_mark: SeqNum,
+        /// Its time.
+        pub next_mark_us: u32,
+        /// SND.UNA when the recovery to be undone began.
+        pub undo_una: SeqNum,
+        /// Bytes sent again in it that were not reported to have come twice.
+        pub undo_bytes: u32,
+        /// TSval of its first retransmission.
+        pub undo_stamp: u32,
+        /// The congestion window before it.
+        pub undo_cwnd: u32,
+        /// The threshold before it.
+        pub undo_ssthresh: u32,
+        /// When SND.UNA reaches this, the recovery is not undone any more.
+        pub undo_until: SeqNum,
+        /// The tail loss probe under way ends here (TLP.end_seq).
+        pub probe_end: SeqNum,
+        /// Its TSval.
+        pub probe_stamp: u32,
+        /// Reports of what came twice count again when SND.UNA reaches this (RACK.dsack_round).
+        pub twice_round: SeqNum,
+        /// Flags, as the engine numbers them.
+        pub flags: u32,
+        /// Room.
+        pub room: u32,
+    }
+}
+
+plain! {
+    /// What is known of one connection's data in flight beyond SND.UNA: what the peer has SACKed (RFC 6675 3) and what was sent again, both in
+    /// sequence order, and when.
     #[derive(Debug)]
     pub struct Scoreboard {
-        /// The runs, ascending, apart from each other.
+        /// The SACKed runs, ascending, apart from each other.
         pub ranges: [SeqRange; BOARD_RANGES],
+        /// When the first byte of each was reported, us, wrapping.
+        pub since_us: [u32; BOARD_RANGES],
+        /// What was sent again, ascending, apart from each other.
+        pub resent: [Resent; BOARD_RESENT],
+        /// Time-based loss detection.
+        pub rack: RackState,
         /// Runs in use.
         pub count: u32,
         /// Bytes in the runs.
         pub bytes: u32,
         /// Next free row.
         pub next: Idx<Scoreboard>,
-        /// Room.
-        pub spare: u32,
+        /// Runs of `resent` in use.
+        pub resent_count: u32,
     }
 }
-const _: () = assert!(size_of::<Scoreboard>() == 512);
+const _: () = assert!(size_of::<Scoreboard>() == 1160);

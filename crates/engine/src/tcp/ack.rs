@@ -4,11 +4,14 @@ use ::state::{DropReason, Ready, TcbHot};
 use base::{Duration, Instant, SeqNum};
 
 use super::conn::{Conn, Fate, Ring};
+use super::rack::note_rtt;
 use super::segment::Seg;
 use super::{Cause, FIN_WAIT_2, State, TIME_WAIT, flag, rtt};
 
 /// Least time to a tail loss probe.
 const TAIL_PROBE_MIN: Duration = Duration::from_millis(5);
+/// The same when one segment is in flight (RFC 8985 7.2, TLP.max_ack_delay; Linux's tcp_rto_min).
+const TAIL_PROBE_LONE: Duration = Duration::from_millis(200);
 
 /// What an ACK field is worth.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -44,15 +47,12 @@ pub(super) fn start_timer(hot: &mut TcbHot, now: Instant, backoff: u8) {
     let mut wait = rtt::rto(&hot.rtt, backoff);
     let srtt = hot.rtt.srtt_us8 >> 3;
     let probing = flag::SACK | flag::RECOVERY | flag::STALLED | flag::TAIL_PROBED;
-    if hot.snd.nxt.since(hot.snd.una) > u32::from(hot.mss.max(1))
-        && hot.flags & probing == flag::SACK
-        && srtt != 0
-    {
-        let probe = Duration(2000 * u64::from(srtt) + TAIL_PROBE_MIN.0);
-        if probe < wait {
-            wait = probe;
-            hot.flags |= flag::TAIL_PROBE;
-        }
+    if hot.flags & probing == flag::SACK && srtt != 0 {
+        // A lone segment may wait for a delayed ACK.
+        let lone = hot.snd.nxt.since(hot.snd.una) <= u32::from(hot.mss.max(1));
+        let more = if lone { TAIL_PROBE_LONE } else { TAIL_PROBE_MIN };
+        wait = wait.min(Duration(2000 * u64::from(srtt) + more.0));
+        hot.flags |= flag::TAIL_PROBE;
     }
     hot.rexmit_at = now.plus(wait);
 }
@@ -82,13 +82,15 @@ impl Conn<'_, '_> {
 
     /// The whole ACK step for a segment that header prediction did not take.
     pub(super) fn process_ack(&mut self, seg: &Seg) -> Fate {
-        let news =
-            self.any(flag::SACK) && !seg.options.sack.is_empty() && self.update_board(&seg.options.sack);
+        let news = self.any(flag::SACK) && !seg.options.sack.is_empty() && self.update_board(seg);
         let window_changed = self.update_window(seg);
         if self.ack_worth(seg.ack) == AckWorth::New {
             let fate = self.acknowledge(seg);
             if news && fate == Fate::Keep && !self.any(flag::RECOVERY) {
                 self.on_dup_ack();
+            }
+            if fate == Fate::Keep {
+                self.after_ack(seg, false);
             }
             return fate;
         }
@@ -100,6 +102,9 @@ impl Conn<'_, '_> {
             self.on_dup_ack();
         } else if window_changed {
             self.window_opened();
+        }
+        if !self.cold.board.is_none() {
+            self.after_ack(seg, duplicate && !news);
         }
         if self.any(flag::STALLED) {
             // RFC 1122 4.2.2.17: a peer that answers probes of its closed window is alive.
@@ -127,6 +132,9 @@ impl Conn<'_, '_> {
         let acked = ack.since(self.hot.snd.una);
         let flight = self.flight();
         self.measure(seg);
+        if !self.cold.board.is_none() {
+            self.delivered_before(ack, seg);
+        }
         self.trim_acked(ack);
         self.hot.snd.una = ack;
         if self.any(flag::STALLED) {
@@ -136,7 +144,11 @@ impl Conn<'_, '_> {
             self.trim_board();
         }
         if self.any(flag::RECOVERY) {
-            self.recovery_ack(acked, flight);
+            if self.answers_original(seg) {
+                self.undo_recovery();
+            } else {
+                self.recovery_ack(acked, flight);
+            }
         } else {
             self.hot.dup_acks = 0;
             self.grow_window(acked, flight);
@@ -161,6 +173,7 @@ impl Conn<'_, '_> {
                 self.clear(flag::TIMING);
                 let us = rtt::clock_us(self.now).wrapping_sub(self.hot.rtt.timed_at_us);
                 rtt::sample(&mut self.hot.rtt, us);
+                note_rtt(self.cold, us);
             }
         } else if self.any(flag::RECOVERY | flag::STALLED)
             && self.any(flag::TIMESTAMPS)
@@ -199,6 +212,9 @@ impl Conn<'_, '_> {
     pub(super) fn start_timer(&mut self) {
         let backoff = if self.any(flag::STALLED) { self.cold.loss.backoff } else { 0 };
         start_timer(self.hot, self.now, backoff);
+        if !self.cold.board.is_none() {
+            self.keep_reorder_timer();
+        }
     }
 
     /// Our FIN was acknowledged.

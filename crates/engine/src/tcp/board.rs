@@ -1,10 +1,11 @@
 //! The SACK scoreboard: what the peer has beyond SND.UNA (RFC 2018 4, RFC 6675 3).
 
-use ::state::{BOARD_RANGES, LaneMem, Scoreboard, SeqRange};
-use base::{Idx, SeqNum};
-use wire::SackBlocks;
+use ::state::{BOARD_RANGES, LaneMem, RackState, Scoreboard, SeqRange};
+use base::{Idx, Instant, SeqNum};
 
 use super::conn::Conn;
+use super::segment::Seg;
+use super::{resent, rtt};
 
 /// The runs in use.
 fn runs(board: &Scoreboard) -> &[SeqRange] {
@@ -35,21 +36,30 @@ impl Conn<'_, '_> {
         self.boards.get(self.cold.board).map_or(0, |b| b.bytes)
     }
 
-    /// Notes what `blocks` report. True: something new.
-    pub(super) fn update_board(&mut self, blocks: &SackBlocks) -> bool {
+    /// Notes what the blocks of `seg` report. True: something new.
+    pub(super) fn update_board(&mut self, seg: &Seg) -> bool {
         let (una, nxt) = (self.hot.snd.una, self.hot.snd.nxt);
         let mut news = false;
-        for block in blocks.as_slice() {
-            // A block that does not lie in what is in flight is ignored (RFC 2018 4; D-SACKs of RFC 2883 lie below).
+        let twice = self.note_twice(seg);
+        for block in seg.options.sack.as_slice().iter().skip(usize::from(twice)) {
+            // A block that does not lie in what is in flight is ignored (RFC 2018 4).
             let sane = block.left.before(block.right)
                 && block.left.at_or_after(una)
                 && block.right.at_or_before(nxt)
                 && block.right.since(una) <= nxt.since(una);
-            if sane && self.ensure_board() {
+            if !sane || !self.ensure_board() {
+                continue;
+            }
+            let mut from = block.left;
+            for _ in 0..=BOARD_RANGES {
+                let Some(piece) = self.hole(from, block.right) else { break };
+                self.delivered(piece, seg);
+                from = piece.right;
+            }
+            let clock = rtt::clock_us(self.now);
+            if let Some(board) = self.boards.get_mut(self.cold.board) {
                 let run = SeqRange { left: block.left, right: block.right };
-                if let Some(board) = self.boards.get_mut(self.cold.board) {
-                    news |= insert(board, run);
-                }
+                news |= insert(board, run, clock);
             }
         }
         news
@@ -62,6 +72,7 @@ impl Conn<'_, '_> {
         let count = board.count.min(BOARD_RANGES as u32) as usize;
         let gone = board.ranges.iter().take(count).take_while(|r| r.right.at_or_before(una)).count();
         board.ranges.copy_within(gone..count, 0);
+        board.since_us.copy_within(gone..count, 0);
         board.count = (count - gone) as u32;
         if let Some(first) = board.ranges.first_mut()
             && count > gone
@@ -70,8 +81,13 @@ impl Conn<'_, '_> {
             first.left = una;
         }
         board.bytes = runs(board).iter().map(|r| r.right.since(r.left)).fold(0, u32::saturating_add);
-        if board.count == 0 {
-            self.drop_board();
+        resent::trim(board, una);
+    }
+
+    /// Forgets what the peer reported and what was sent again.
+    pub(super) fn forget_reports(&mut self) {
+        if let Some(board) = self.boards.get_mut(self.cold.board) {
+            (board.count, board.bytes, board.resent_count) = (0, 0, 0);
         }
     }
 
@@ -84,7 +100,8 @@ impl Conn<'_, '_> {
         }
     }
 
-    fn ensure_board(&mut self) -> bool {
+    /// Has a scoreboard from now on, if there is one left.
+    pub(super) fn ensure_board(&mut self) -> bool {
         if !self.cold.board.is_none() {
             return true;
         }
@@ -97,8 +114,15 @@ impl Conn<'_, '_> {
             self.tcp.free_board = board.next;
         }
         board.next = Idx::NONE;
-        board.count = 0;
-        board.bytes = 0;
+        (board.count, board.bytes, board.resent_count) = (0, 0, 0);
+        let una = self.hot.snd.una;
+        board.rack = RackState {
+            reorder_at: Instant::NEVER,
+            fack: una,
+            resent_top: una,
+            twice_round: una,
+            ..RackState::default()
+        };
         self.cold.board = at;
         true
     }
@@ -144,8 +168,10 @@ impl Conn<'_, '_> {
     }
 }
 
-/// Adds `run` to `board`; true: it holds something new. A run that finds no room is forgotten, as SACK is advisory.
-fn insert(board: &mut Scoreboard, mut run: SeqRange) -> bool {
+/// Adds `run`, reported at `clock` us, to `board`; true: it holds something new. A run that finds no room is forgotten, as SACK is
+/// advisory.
+fn insert(board: &mut Scoreboard, mut run: SeqRange, clock: u32) -> bool {
+    let mut since = clock;
     let count = board.count.min(BOARD_RANGES as u32) as usize;
     let old = board.ranges.get(..count).unwrap_or(&[]);
     let first = old.iter().take_while(|r| r.right.before(run.left)).count();
@@ -160,16 +186,21 @@ fn insert(board: &mut Scoreboard, mut run: SeqRange) -> bool {
         run.left = run.left.earlier(r.left);
         run.right = run.right.later(r.right);
     }
+    for us in board.since_us.iter().take(count).skip(first).take(joined) {
+        since = if clock.wrapping_sub(*us) > clock.wrapping_sub(since) { *us } else { since };
+    }
     if joined == 0 {
         if count == BOARD_RANGES {
             return false;
         }
         board.ranges.copy_within(first..count, first + 1);
+        board.since_us.copy_within(first..count, first + 1);
     } else {
         board.ranges.copy_within(first + joined..count, first + 1);
+        board.since_us.copy_within(first + joined..count, first + 1);
     }
-    if let Some(slot) = board.ranges.get_mut(first) {
-        *slot = run;
+    if let (Some(slot), Some(us)) = (board.ranges.get_mut(first), board.since_us.get_mut(first)) {
+        (*slot, *us) = (run, since);
     }
     board.count = (count + 1 - joined) as u32;
     board.bytes = runs(board).iter().map(|r| r.right.since(r.left)).fold(0, u32::saturating_add);
@@ -183,10 +214,13 @@ mod tests {
     fn board() -> Scoreboard {
         Scoreboard {
             ranges: [SeqRange::default(); BOARD_RANGES],
+            since_us: [0; BOARD_RANGES],
+            resent: [::state::Resent::default(); ::state::BOARD_RESENT],
+            rack: RackState::default(),
             count: 0,
             bytes: 0,
             next: Idx::NONE,
-            spare: 0,
+            resent_count: 0,
         }
     }
 
@@ -197,14 +231,14 @@ mod tests {
     #[test]
     fn runs_that_touch_become_one() {
         let mut b = board();
-        assert!(insert(&mut b, run(10, 20)));
-        assert!(insert(&mut b, run(40, 50)));
-        assert!(insert(&mut b, run(25, 30)));
-        assert!(!insert(&mut b, run(12, 20)));
+        assert!(insert(&mut b, run(10, 20), 1));
+        assert!(insert(&mut b, run(40, 50), 1));
+        assert!(insert(&mut b, run(25, 30), 1));
+        assert!(!insert(&mut b, run(12, 20), 1));
         assert_eq!(runs(&b), &[run(10, 20), run(25, 30), run(40, 50)]);
-        assert!(insert(&mut b, run(20, 26)));
+        assert!(insert(&mut b, run(20, 26), 1));
         assert_eq!(runs(&b), &[run(10, 30), run(40, 50)]);
-        assert!(insert(&mut b, run(5, 60)));
+        assert!(insert(&mut b, run(5, 60), 1));
         assert_eq!((runs(&b), b.bytes), (&[run(5, 60)][..], 55));
     }
 
@@ -212,21 +246,21 @@ mod tests {
     fn a_full_board_forgets_what_is_new() {
         let mut b = board();
         for i in 0..BOARD_RANGES as u32 {
-            assert!(insert(&mut b, run(i * 10, i * 10 + 5)));
+            assert!(insert(&mut b, run(i * 10, i * 10 + 5), 1));
         }
-        assert!(!insert(&mut b, run(9990, 9995)));
+        assert!(!insert(&mut b, run(9990, 9995), 1));
         assert_eq!(b.count as usize, BOARD_RANGES);
-        assert!(insert(&mut b, run(3, 12)));
+        assert!(insert(&mut b, run(3, 12), 1));
         assert_eq!(b.count as usize, BOARD_RANGES - 1);
     }
 
     #[test]
     fn runs_order_across_the_wrap_of_sequence_space() {
         let mut b = board();
-        assert!(insert(&mut b, run(5, 9)));
-        assert!(insert(&mut b, run(u32::MAX - 9, u32::MAX - 3)));
+        assert!(insert(&mut b, run(5, 9), 1));
+        assert!(insert(&mut b, run(u32::MAX - 9, u32::MAX - 3), 1));
         assert_eq!(runs(&b), &[run(u32::MAX - 9, u32::MAX - 3), run(5, 9)]);
-        assert!(insert(&mut b, run(u32::MAX - 3, 5)));
+        assert!(insert(&mut b, run(u32::MAX - 3, 5), 1));
         assert_eq!(runs(&b), &[run(u32::MAX - 9, 9)]);
         assert_eq!(b.bytes, 19);
     }

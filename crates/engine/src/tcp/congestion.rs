@@ -56,6 +56,39 @@ impl Conn<'_, '_> {
         self.hot.snd.ssthresh = (self.flight() / 2).max(2 * mss);
     }
 
+    /// A loss that the window must answer, found without a timeout (RFC 5681 3.2).
+    pub(super) fn on_loss_event(&mut self) {
+        self.halve_threshold();
+        self.hot.snd.cwnd = self.hot.snd.ssthresh;
+    }
+
+    /// A retransmission timeout, the `first` in a row or a later one (RFC 5681 3.1).
+    pub(super) fn on_rto(&mut self, first: bool) {
+        if first {
+            self.halve_threshold();
+        }
+        self.hot.snd.cwnd = self.mss();
+    }
+
+    /// `acked` new bytes were acknowledged in recovery, when `flight` bytes were out; the recovery goes on.
+    pub(super) fn on_recovery_ack(&mut self, acked: u32, flight: u32) {
+        if self.any(flag::LOSS) {
+            self.grow_window(acked, flight.max(self.hot.snd.cwnd));
+        }
+    }
+
+    /// A recovery that began without a timeout is over (RFC 6582 3.2 step 3, option 1: no burst).
+    pub(super) fn on_recovery_end(&mut self) {
+        let few = self.flight().saturating_add(2 * self.mss());
+        self.hot.snd.cwnd = self.hot.snd.ssthresh.min(few.max(self.hot.snd.ssthresh / 2));
+    }
+
+    /// Nothing was lost: the window is at least what it was before the alarm (RFC 4015 3.2).
+    pub(super) fn undo(&mut self, cwnd_before: u32, ssthresh_before: u32) {
+        self.hot.snd.cwnd = self.hot.snd.cwnd.max(cwnd_before);
+        self.hot.snd.ssthresh = self.hot.snd.ssthresh.max(ssthresh_before);
+    }
+
     /// RFC 5681 4.1: after an idle time of more than an RTO the window is no longer known to fit the path.
     #[inline]
     pub(super) fn restart_after_idle(&mut self) {

@@ -228,7 +228,7 @@ fn thaw_cold(row: &Dormant, set: &OptionSet, since: Instant) -> TcbCold {
         ..TcbCold::default()
     };
     let loss = &mut cold.loss;
-    (loss.recover, loss.high_rxt, loss.lost_edge, loss.head_mark) = (nxt, nxt, nxt, nxt);
+    (loss.recover, loss.high_rxt, loss.lost_edge) = (nxt, nxt, nxt);
     cold
 }
 

@@ -6,6 +6,7 @@ use base::{Idx, Instant};
 use wire::tcp_options::TcpOptions as Offered;
 
 use super::conn::{Conn, Fate, Ring, conn};
+use super::rack::note_rtt;
 use super::receive::QUICK_ACKS;
 use super::segment::Seg;
 use super::{
@@ -106,6 +107,7 @@ impl Conn<'_, '_> {
         if self.any(flag::TIMING) && seg.ack.at_or_after(self.hot.rtt.timed_seq) {
             let us = rtt::clock_us(self.now).wrapping_sub(self.hot.rtt.timed_at_us);
             rtt::sample(&mut self.hot.rtt, us);
+            note_rtt(self.cold, us);
         }
         self.clear(flag::TIMING | flag::SEND_SYN | flag::STALLED);
         // RFC 5681 3.1: a SYN or SYN,ACK that was lost lowers the initial window to one segment.

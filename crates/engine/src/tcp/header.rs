@@ -168,7 +168,7 @@ impl Conn<'_, '_> {
             options.timestamps =
                 Some(Timestamps { value: self.timestamp_clock(), echo: self.hot.rcv.ts_recent });
         }
-        if !self.hot.ooo_head.is_none() && self.any(flag::SACK) {
+        if (!self.hot.ooo_head.is_none() || self.cold.ooo.twice != 0) && self.any(flag::SACK) {
             options.sack = self.sack_blocks();
         }
         options
@@ -180,7 +180,13 @@ impl Conn<'_, '_> {
         let ooo = &self.cold.ooo;
         let skip = if usize::from(ooo.fresh) > SACKS_MAX { SACKS_MAX } else { 0 };
         let mut blocks = SackBlocks::NONE;
-        for run in ooo.runs.iter().take(usize::from(ooo.run_count)).skip(skip).take(SACKS_MAX) {
+        let mut room = SACKS_MAX;
+        // RFC 2883 4: what came twice comes first, and behind it the run that holds it, if it lies in one.
+        if let Some(twice) = ooo.runs.last().filter(|_| ooo.twice != 0) {
+            blocks.push(SackBlock { left: twice.left, right: twice.right });
+            room -= 1;
+        }
+        for run in ooo.runs.iter().take(usize::from(ooo.run_count)).skip(skip).take(room) {
             blocks.push(SackBlock { left: run.left, right: run.right });
         }
         blocks
@@ -205,9 +211,14 @@ impl Conn<'_, '_> {
 
     /// Makes the segment `cut` and adds it to `out`. Everything that is sent tells the peer RCV.NXT and our window.
     pub(super) fn send_segment(&mut self, out: &mut TxBatch, cut: &Cut) -> Result<Sent, Stop> {
-        if let Some(sent) = self.send_usual(out, cut) {
-            return sent;
+        match self.send_usual(out, cut) {
+            Some(sent) => sent,
+            None => self.send_any(out, cut),
         }
+    }
+
+    /// [`Conn::send_segment`] for whatever it is.
+    pub(super) fn send_any(&mut self, out: &mut TxBatch, cut: &Cut) -> Result<Sent, Stop> {
         if out.room() == 0 {
             return Err(Stop::Batch);
         }
@@ -249,6 +260,10 @@ impl Conn<'_, '_> {
             return Err(Stop::Batch);
         }
         self.note_sent(packet.bytes());
+        if self.cold.ooo.twice != 0 && !syn {
+            self.cold.ooo.twice = 0;
+            self.counters.tcp.twice_out = self.counters.tcp.twice_out.wrapping_add(1);
+        }
         Ok(sent)
     }
 

@@ -1,7 +1,7 @@
 //! A segment comes in: whose it is, and the checks and steps of RFC 9293 3.10.7.4 in their order, the usual case first.
 
 use ::state::ports::PORT_WIRE;
-use ::state::{DropReason, LaneMem, Ready, TcbHot};
+use ::state::{DropReason, LaneMem, Ready, SeqRange, TcbHot};
 use base::{Duration, Idx, Instant};
 use wire::TcpFlags;
 
@@ -264,6 +264,9 @@ impl Conn<'_, '_> {
 
     fn out_of_window(&mut self, seg: &Seg) {
         self.drop_packet(DropReason::TcpOutOfWindow);
+        if seg.len > 0 && seg.data_end().at_or_before(self.hot.rcv.nxt) {
+            self.note_came_twice(SeqRange { left: seg.seq, right: seg.data_end() });
+        }
         if seg.flags.is_rst() {
             return;
         }

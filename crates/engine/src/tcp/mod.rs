@@ -7,14 +7,14 @@
 //! | `segment` | a received segment, checked |
 //! | `usual` | the same for usual segments, a batch at a time |
 //! | `input`, `handshake`, `ack`, `receive`, `queue` | what a received segment does |
-//! | `congestion`, `recovery`, `board`, `rtt` | how much may be in flight, and what is lost |
+//! | `congestion`, `recovery`, `rack`, `undo`, `board`, `resent`, `rtt` | how much may be in flight, and what is lost |
 //! | `output`, `usual_out`, `header`, `reset`, `window` | what is sent |
 //! | `timers`, `report` | what time and ICMP errors do |
 //! | `travel` | connections that move to another lane |
 //! | `table`, `listen`, `connect`, `verbs`, `stream`, `usual_io`, `borrow` | what programs do |
 //! | `hibernate`, `frozen`, `handle` | idle connections in small rows, and their names |
 //!
-//! Left out: urgent data (read in line, as RFC 6093 wants), ECN, RACK, fast open, cookies.
+//! Left out: urgent data (read in line, as RFC 6093 wants), ECN, fast open, cookies.
 
 mod ack;
 mod board;
@@ -31,9 +31,11 @@ mod input;
 pub(crate) mod listen;
 mod output;
 mod queue;
+mod rack;
 mod receive;
 mod recovery;
 mod report;
+mod resent;
 mod reset;
 mod rtt;
 mod segment;
@@ -42,6 +44,7 @@ pub(crate) mod stream;
 mod table;
 mod timers;
 pub(crate) mod travel;
+mod undo;
 pub(crate) mod usual;
 mod usual_io;
 mod usual_out;
@@ -139,6 +142,8 @@ const DELAYED_ACK: Duration = Duration::from_millis(40);
 const RETRY: Duration = Duration::from_millis(10);
 /// Frames that data to send leaves to control segments and reception.
 const RESERVE_FRAMES: u32 = 128;
+/// Bit of `TcbCold::acks_owed`: the next ACK without data reports what came twice (RFC 2883).
+const OWES_TWICE: u8 = 0x80;
 /// Smallest MSS we use, whatever the peer says (Linux's tcp_min_snd_mss).
 const MSS_MIN: u16 = 48;
 /// MSS of a peer that announces none (RFC 9293 3.7.1).

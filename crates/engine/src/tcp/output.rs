@@ -1,13 +1,13 @@
 //! What is sent and when (RFC 9293 3.8.6, RFC 5681 3): control segments, ACKs, data new and again.
 
-use ::state::{LaneMem, TcbHot, TxBatch};
+use ::state::{LaneMem, SeqRange, TcbHot, TxBatch};
 use base::limits::SUPER_SEGMENT_BYTES;
 use base::{FrameIdx, Idx, Instant};
 use wire::TcpFlags;
 
 use super::conn::{Conn, Ring, arm, cold_of, conn, pop_ring};
 use super::header::{Cut, Stop};
-use super::{RETRY, State, flag, rtt, table, usual_out};
+use super::{OWES_TWICE, RETRY, State, flag, rtt, table, usual_out};
 
 /// How long a corked partial segment is held back at most (Linux's TCP_CORK).
 const CORK_MAX: base::Duration = base::Duration::from_millis(200);
@@ -111,6 +111,7 @@ impl Conn<'_, '_> {
             }
             let end = self.hot.snd.end.earlier(self.hot.snd.nxt);
             let len = end.since(self.hot.snd.una).min(self.mss());
+            self.note_probe(self.hot.snd.nxt);
             return self.retransmit(out, end.minus(len), len);
         }
         if self.hot.snd.wnd > 0 && self.unsent() > 0 {
@@ -130,12 +131,14 @@ impl Conn<'_, '_> {
         if self.any(flag::RING_DATA) {
             let _ = self.emit_data(out);
         }
+        let cut = Cut { seq: self.hot.snd.nxt, len: 0, flags: TcpFlags::ACK, from: FrameIdx::NONE };
+        if self.cold.acks_owed & OWES_TWICE != 0 {
+            self.send_any(out, &cut)?;
+            self.cold.acks_owed = (self.cold.acks_owed & !OWES_TWICE).saturating_sub(1);
+        }
         let due = self.cold.acks_owed.saturating_add(u8::from(self.any(flag::ACK_NOW)));
         for left in (0..due).rev() {
-            self.send_segment(
-                out,
-                &Cut { seq: self.hot.snd.nxt, len: 0, flags: TcpFlags::ACK, from: FrameIdx::NONE },
-            )?;
+            self.send_segment(out, &cut)?;
             self.cold.acks_owed = left;
         }
         Ok(false)
@@ -176,10 +179,11 @@ impl Conn<'_, '_> {
         let sent = self.send_segment(out, &Cut { seq, len, flags, from: self.frame_at(seq) })?;
         let space = sent.len + u32::from(sent.flags.is_fin());
         // At least one, so that a queue that has lost its bytes cannot keep us here.
-        self.cold.loss.high_rxt = self.cold.loss.high_rxt.later(seq.plus(space.max(1)));
-        if seq == self.hot.snd.una {
-            self.cold.loss.head_mark = self.hot.snd.nxt;
+        let range = SeqRange { left: seq, right: seq.plus(space.max(1)) };
+        if self.any(flag::RECOVERY) {
+            self.cold.loss.high_rxt = self.cold.loss.high_rxt.later(range.right);
         }
+        self.note_resent(range);
         self.cold.retransmits = self.cold.retransmits.saturating_add(1);
         self.counters.tcp.retransmits = self.counters.tcp.retransmits.wrapping_add(1);
         self.clear(flag::TIMING);

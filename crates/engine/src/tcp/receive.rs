@@ -10,7 +10,7 @@ use region::{FrameMeta, Frames};
 
 use super::conn::{Conn, Fate};
 use super::segment::Seg;
-use super::{Cause, DELAYED_ACK, RESERVE_FRAMES, State, flag};
+use super::{Cause, DELAYED_ACK, OWES_TWICE, RESERVE_FRAMES, State, flag};
 
 /// Payloads up to this are copied behind the one before, so that they do not pin a frame each, bytes.
 pub(super) const COMPACT_MAX: u16 = 512;
@@ -45,6 +45,7 @@ impl Conn<'_, '_> {
         let end = seg.data_end();
         if end.at_or_before(self.hot.rcv.nxt) {
             self.drop_packet(DropReason::TcpDuplicate);
+            self.note_came_twice(SeqRange { left: seg.seq, right: end });
             self.quick();
             self.ack_now();
             return Fate::Keep;
@@ -57,6 +58,9 @@ impl Conn<'_, '_> {
         if self.must_refuse() {
             self.drop_packet(DropReason::OutOfFrames);
             return Fate::Keep;
+        }
+        if seg.seq.before(self.hot.rcv.nxt) {
+            self.note_came_twice(SeqRange { left: seg.seq, right: self.hot.rcv.nxt });
         }
         let head = self.clip(seg);
         if head.is_none() {
@@ -176,6 +180,21 @@ impl Conn<'_, '_> {
         }
     }
 
+    /// What came twice is reported with the next ACK (RFC 2883 4), in the last place of the runs.
+    pub(super) fn note_came_twice(&mut self, range: SeqRange) {
+        let ooo = &mut self.cold.ooo;
+        if self.hot.flags & flag::SACK == 0 || ooo.twice != 0 {
+            return;
+        }
+        if let Some(last) = ooo.runs.last_mut() {
+            *last = range;
+            ooo.twice = 1;
+            ooo.run_count = ooo.run_count.min(RCV_SACKS as u8 - 1);
+            ooo.fresh = ooo.fresh.min(ooo.run_count.into());
+            self.cold.acks_owed |= OWES_TWICE;
+        }
+    }
+
     /// The peer is in recovery: it needs each ACK at once for a while.
     fn quick(&mut self) {
         self.hot.quick_acks = QUICK_ACKS;
@@ -184,7 +203,7 @@ impl Conn<'_, '_> {
     /// A peer without SACK counts duplicate ACKs, so it gets one for each segment, up to the three that matter.
     fn owe_duplicate(&mut self) {
         if !self.any(flag::SACK) && self.any(flag::ACK_NOW) {
-            self.cold.acks_owed = self.cold.acks_owed.saturating_add(1).min(3);
+            self.cold.acks_owed = (self.cold.acks_owed & !OWES_TWICE).saturating_add(1).min(3);
         }
     }
 
@@ -238,6 +257,7 @@ impl Conn<'_, '_> {
         {
             if end.at_or_after(right) {
                 self.frames.release(at);
+                self.note_came_twice(SeqRange { left, right });
                 return before;
             }
             self.cut_front(at, end.since(left));
@@ -342,6 +362,7 @@ impl Conn<'_, '_> {
         let ooo = &mut self.cold.ooo;
         let old = ooo.runs;
         let count = usize::from(ooo.run_count).min(RCV_SACKS);
+        let most = RCV_SACKS - usize::from(ooo.twice.min(1));
         let mut kept = [SeqRange::default(); RCV_SACKS];
         let mut n = 1;
         let mut fresh = usize::from(ooo.fresh) + 1;
@@ -350,7 +371,7 @@ impl Conn<'_, '_> {
                 run.left = run.left.earlier(r.left);
                 run.right = run.right.later(r.right);
                 fresh -= usize::from(i < usize::from(ooo.fresh));
-            } else if let Some(slot) = kept.get_mut(n) {
+            } else if let Some(slot) = kept.get_mut(n).filter(|_| n < most) {
                 *slot = *r;
                 n += 1;
             }
@@ -358,8 +379,11 @@ impl Conn<'_, '_> {
         if let Some(first) = kept.first_mut() {
             *first = run;
         }
+        if ooo.twice != 0 {
+            kept[RCV_SACKS - 1] = old[RCV_SACKS - 1];
+        }
         ooo.runs = kept;
-        ooo.run_count = n as u16;
+        ooo.run_count = n as u8;
         ooo.fresh = fresh.clamp(1, n) as u16;
     }
 
@@ -376,8 +400,8 @@ impl Conn<'_, '_> {
                 n += 1;
             }
         }
-        ooo.run_count = if self.hot.ooo_head.is_none() { 0 } else { n as u16 };
-        ooo.fresh = ooo.fresh.min(ooo.run_count);
+        ooo.run_count = if self.hot.ooo_head.is_none() { 0 } else { n as u8 };
+        ooo.fresh = ooo.fresh.min(ooo.run_count.into());
     }
 
     /// The peer's FIN is at `seq`, which may still be ahead.

@@ -92,7 +92,9 @@ impl Conn<'_, '_> {
             | State::CloseWait
             | State::Closing
             | State::LastAck => {
-                if self.any(flag::PERSIST) {
+                if self.on_reorder_timer() {
+                    Fate::Keep
+                } else if self.any(flag::PERSIST) {
                     self.on_persist()
                 } else if self.any(flag::TAIL_PROBE) {
                     self.on_tail_probe()

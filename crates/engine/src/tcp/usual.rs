@@ -12,6 +12,7 @@ use super::congestion::grow_window;
 use super::conn::{Ring, arm, cold_of, conn, push_ring};
 use super::input::for_connection;
 use super::queue::trim_acked;
+use super::rack::note_rtt;
 use super::receive::{COMPACT_MAX, ack_is_due, must_refuse};
 use super::segment::Seg;
 use super::{RESERVE_FRAMES, State, flag, rtt, table, window};
@@ -218,6 +219,7 @@ fn acknowledge(hot: &mut TcbHot, cold: &mut TcbCold, frames: &mut Frames<'_>, no
         hot.flags &= !flag::TIMING;
         let us = rtt::clock_us(now).wrapping_sub(hot.rtt.timed_at_us);
         rtt::sample(&mut hot.rtt, us);
+        note_rtt(cold, us);
     }
     trim_acked(hot, frames, ack);
     hot.snd.una = ack;
