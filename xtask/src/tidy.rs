@@ -15,12 +15,12 @@ const LAYERS: &[&[&str]] = &[
     &["lane"],
     &["preload", "capi", "keeper", "cli"],
     &["sim"],
-    &["conformance", "bench"],
+    &["conformance", "bench", "packetdrill"],
 ];
 /// `cli` runs the keeper, so it may use this one crate of its own layer.
 const SAME_LAYER: &[(&str, &str)] = &[("cli", "keeper")];
 /// Crates that may hold unsafe code.
-const UNSAFE: &[&str] = &["region", "sys", "preload", "capi"];
+const UNSAFE: &[&str] = &["region", "sys", "preload", "capi", "packetdrill"];
 /// Crates without std, heap and unsafe.
 const BARE: &[&str] = &["base", "wire", "state", "engine"];
 const FILE_LINES: usize = 500;
