@@ -30,15 +30,15 @@ pub const BLOCK_PORTS: u16 = 64;
 pub const PORT_BLOCKS: usize = (1 << 16) / BLOCK_PORTS as usize;
 const _: () = assert!(FLOW_SLOTS.is_power_of_two() && BLOCK_PORTS.is_power_of_two());
 
-/// The slot of a remote end. The steering programs compute the same for IPv4, on the words as they lie in the packet; `seed` keeps remote
-/// ends from choosing their lane.
+/// The slot of a remote end: of an IPv6 address all four words count together. The steering programs compute the same, on the words as they lie
+/// in the packet; `seed` keeps remote ends from choosing their lane.
 #[must_use]
 pub const fn slot_of(seed: u32, remote: IpAddress, remote_port: u16) -> u8 {
     let [.., a, b, c, d] = remote.0;
     let mut addr = u32::from_ne_bytes([a, b, c, d]);
-    if remote.as_v4().is_none() {
+    if !remote.is_v4() {
         let all = u128::from_ne_bytes(remote.0);
-        addr ^= (all ^ all >> 32 ^ all >> 64 ^ all >> 96) as u32;
+        addr = (all ^ all >> 32 ^ all >> 64 ^ all >> 96) as u32;
     }
     let port = u16::from_ne_bytes(remote_port.to_be_bytes());
     let mut hash = (seed ^ addr).wrapping_mul(SLOT_MIX[0]);
@@ -55,7 +55,17 @@ pub const fn block_of(port: u16) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use super::flow_hash;
+    use super::{FLOW_SLOTS, flow_hash, slot_of};
+    use crate::IpAddress;
+
+    #[test]
+    fn stations_of_one_network_have_different_slots() {
+        let slot =
+            |last: u8| slot_of(7, IpAddress([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, last]), 80);
+        let mut seen = [false; FLOW_SLOTS];
+        (0..=255).for_each(|last| seen[usize::from(slot(last))] = true);
+        assert!(seen.iter().filter(|s| **s).count() > FLOW_SLOTS / 2);
+    }
 
     #[test]
     fn the_hash_is_frozen() {

@@ -13,6 +13,7 @@ mod program;
 pub use maps::{BLOCK_PORTS, Flow, LocalEnd, SLOTS, slot_of};
 
 use crate::bpf::AssembleError;
+use base::IpAddress;
 use maps::Listener;
 use program::Kind;
 use std::collections::{BTreeMap, HashMap};
@@ -56,8 +57,8 @@ pub enum SteerError {
     Load(LoadError),
     /// A program does not assemble.
     Assemble(AssembleError),
-    /// Only IPv4 is steered yet, and only exact addresses.
-    NotIpv4,
+    /// Only exact addresses are steered.
+    NotExact,
     /// The rule is not there.
     NoRule,
     /// The device is not attached, or is already.
@@ -70,7 +71,7 @@ impl std::fmt::Display for SteerError {
             Self::Kernel(what, errno) => write!(f, "{what}: {errno}"),
             Self::Load(error) => write!(f, "{error}"),
             Self::Assemble(error) => write!(f, "the steering program does not assemble: {error:?}"),
-            Self::NotIpv4 => f.write_str("only exact IPv4 addresses can be steered"),
+            Self::NotExact => f.write_str("only exact addresses can be steered"),
             Self::NoRule => f.write_str("no such steering rule"),
             Self::Device => f.write_str("the device is not attached, or is attached already"),
         }
@@ -90,15 +91,45 @@ struct Device {
     sockets: Option<Map>,
 }
 
-/// The maps that all programs share.
+/// The maps of one family.
 #[derive(Debug)]
-struct Maps {
+struct FamilyMaps {
     flows: Map,
     listeners: Map,
     /// Flow to lane, written by the programs when a connection opens.
     pins: Map,
+}
+
+impl FamilyMaps {
+    /// Those of the family whose addresses have so many bytes.
+    fn new(address: usize) -> Result<Self, SteerError> {
+        let make = |kind, key, value, entries, name| {
+            Map::create(kind, key, value, entries, name).map_err(kernel("making a steering map"))
+        };
+        let (flow, listener) = (maps::flow_key_bytes(address), maps::listener_key_bytes(address));
+        let (flow_value, listener_value) = (maps::FLOW_VALUE_BYTES, maps::LISTENER_VALUE_BYTES);
+        Ok(Self {
+            flows: make(MapKind::Hash, flow, flow_value, FLOWS, "corelane_flows")?,
+            listeners: make(MapKind::Hash, listener, listener_value, LISTENERS, "corelane_listen")?,
+            pins: make(MapKind::LruHash, flow, flow_value, PINS, "corelane_pins")?,
+        })
+    }
+}
+
+/// The maps that all programs share.
+#[derive(Debug)]
+struct Maps {
+    four: FamilyMaps,
+    six: FamilyMaps,
     /// What the programs need to know of all of it; see [`maps::state_value`].
     state: Map,
+}
+
+impl Maps {
+    /// Those of the family of `addr`.
+    const fn of(&self, addr: IpAddress) -> &FamilyMaps {
+        if addr.is_v4() { &self.four } else { &self.six }
+    }
 }
 
 /// All steering of one keeper. Dropping it detaches everything, except filters of sockets, which live with their sockets.
@@ -122,17 +153,10 @@ impl Steering {
     /// # Errors
     /// EPERM without the capabilities.
     pub fn new(seed: u32) -> Result<Self, SteerError> {
-        let make = |kind, key, value, entries, name| {
-            Map::create(kind, key, value, entries, name).map_err(kernel("making a steering map"))
-        };
-        let (flow_key, flow_value) = (maps::FLOW_KEY_BYTES, maps::FLOW_VALUE_BYTES);
-        let (listener_key, listener_value) = (maps::LISTENER_KEY_BYTES, maps::LISTENER_VALUE_BYTES);
-        let maps = Maps {
-            flows: make(MapKind::Hash, flow_key, flow_value, FLOWS, "corelane_flows")?,
-            listeners: make(MapKind::Hash, listener_key, listener_value, LISTENERS, "corelane_listen")?,
-            pins: make(MapKind::LruHash, flow_key, flow_value, PINS, "corelane_pins")?,
-            state: make(MapKind::Array, 4, maps::STATE_VALUE_BYTES, 1, "corelane_state")?,
-        };
+        let state = Map::create(MapKind::Array, 4, maps::STATE_VALUE_BYTES, 1, "corelane_state");
+        let [four, six] = maps::ADDRESS_BYTES.map(FamilyMaps::new);
+        let state = state.map_err(kernel("making a steering map"))?;
+        let maps = Maps { four: four?, six: six?, state };
         Ok(Self {
             maps,
             seed,
@@ -259,7 +283,7 @@ impl Steering {
     /// Steers a local end to `lane`. With several lanes, each takes an even share of the remote ends. Adding twice needs removing twice.
     ///
     /// # Errors
-    /// [`SteerError::NotIpv4`], E2BIG above [`LISTENERS`].
+    /// [`SteerError::NotExact`], E2BIG above [`LISTENERS`].
     pub fn add_listener(&mut self, end: LocalEnd, lane: SteerLane) -> Result<(), SteerError> {
         let listener = self.listener_rows.get(&end).cloned().unwrap_or_else(Listener::new);
         self.add_to(listener, end, lane)
@@ -320,12 +344,21 @@ impl Steering {
     }
 
     fn set_listener(&mut self, end: LocalEnd, listener: Listener) -> Result<(), SteerError> {
-        let key = end.key().ok_or(SteerError::NotIpv4)?;
+        let key = end.key().ok_or(SteerError::NotExact)?;
         if listener.is_empty() {
             self.listener_rows.remove(&end);
-            return self.maps.listeners.delete(&key).map_err(kernel("removing a listener rule"));
+            return self
+                .maps
+                .of(end.addr)
+                .listeners
+                .delete(key.bytes())
+                .map_err(kernel("removing a listener rule"));
         }
-        self.maps.listeners.update(&key, &listener.value()).map_err(kernel("adding a listener rule"))?;
+        self.maps
+            .of(end.addr)
+            .listeners
+            .update(key.bytes(), &listener.value())
+            .map_err(kernel("adding a listener rule"))?;
         self.listener_rows.insert(end, listener);
         Ok(())
     }
@@ -336,13 +369,14 @@ impl Steering {
     /// # Errors
     /// As [`Steering::add_listener`].
     pub fn add_block(&mut self, end: LocalEnd, lane: SteerLane) -> Result<(), SteerError> {
-        let key = end.block_key().ok_or(SteerError::NotIpv4)?;
+        let key = end.block_key().ok_or(SteerError::NotExact)?;
         self.lanes |= 1 << lane.number();
         let mut row = Listener::new();
         row.add(lane, self.lanes.count_ones() == 1);
         self.maps
+            .of(end.addr)
             .listeners
-            .update(&key, &row.value())
+            .update(key.bytes(), &row.value())
             .map_err(kernel("adding a rule for a block of ports"))?;
         self.block_rows.insert(end.block(), row);
         self.write_state(self.flow_rows.len())
@@ -353,24 +387,28 @@ impl Steering {
     /// # Errors
     /// [`SteerError::NoRule`].
     pub fn remove_block(&mut self, end: LocalEnd, lane: SteerLane) -> Result<(), SteerError> {
-        let key = end.block_key().ok_or(SteerError::NotIpv4)?;
+        let key = end.block_key().ok_or(SteerError::NotExact)?;
         let row = self.block_rows.get(&end.block()).filter(|row| row.lanes().any(|member| member == lane));
         row.ok_or(SteerError::NoRule)?;
         self.block_rows.remove(&end.block());
-        self.maps.listeners.delete(&key).map_err(kernel("removing a rule for a block of ports"))?;
+        self.maps
+            .of(end.addr)
+            .listeners
+            .delete(key.bytes())
+            .map_err(kernel("removing a rule for a block of ports"))?;
         self.write_state(self.flow_rows.len())
     }
 
     /// Steers one flow to `lane`, before any listener. A flow that is there moves.
     ///
     /// # Errors
-    /// [`SteerError::NotIpv4`], E2BIG above [`FLOWS`].
+    /// [`SteerError::NotExact`], E2BIG above [`FLOWS`].
     pub fn add_flow(&mut self, flow: Flow, lane: SteerLane) -> Result<(), SteerError> {
-        let key = flow.key().ok_or(SteerError::NotIpv4)?;
+        let key = flow.key().ok_or(SteerError::NotExact)?;
         let value = u32::from(lane.number()).to_ne_bytes();
         self.lanes |= 1 << lane.number();
         self.write_state(self.flow_rows.len() + 1)?;
-        self.maps.flows.update(&key, &value).map_err(kernel("adding a flow rule"))?;
+        self.maps.of(flow.remote).flows.update(key.bytes(), &value).map_err(kernel("adding a flow rule"))?;
         self.flow_rows.insert(flow, lane);
         self.write_state(self.flow_rows.len())
     }
@@ -380,9 +418,9 @@ impl Steering {
     /// # Errors
     /// [`SteerError::NoRule`].
     pub fn remove_flow(&mut self, flow: Flow) -> Result<(), SteerError> {
-        let key = flow.key().ok_or(SteerError::NotIpv4)?;
+        let key = flow.key().ok_or(SteerError::NotExact)?;
         self.flow_rows.remove(&flow).ok_or(SteerError::NoRule)?;
-        self.maps.flows.delete(&key).map_err(kernel("removing a flow rule"))?;
+        self.maps.of(flow.remote).flows.delete(key.bytes()).map_err(kernel("removing a flow rule"))?;
         self.write_state(self.flow_rows.len())
     }
 

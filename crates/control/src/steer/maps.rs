@@ -1,12 +1,11 @@
 //! What the steering maps hold, and which lane of a listener a remote end belongs to.
 //!
-//! Keys and values are bytes as the programs read them: addresses and ports in network order. IPv4 only; IPv6 gets maps of its own, so
-//! that its longer keys cost IPv4 nothing.
+//! Keys and values are bytes as the programs read them: addresses and ports in network order. Each family has maps of its own, so that the
+//! longer keys of IPv6 cost IPv4 nothing.
 
 use super::SteerLane;
 use crate::proto::Proto;
 use base::{IpAddress, Port};
-use std::net::Ipv4Addr;
 
 /// Slots of a listener: a remote end hashes to one, and the slot names a lane.
 pub const SLOTS: usize = base::hash::FLOW_SLOTS;
@@ -21,9 +20,57 @@ pub(super) const BLOCK_MASK: u16 = !(BLOCK_PORTS - 1);
 /// Last byte of the key of a rule for a block; 0 in that of a single port.
 pub(super) const BLOCK_KEY: u8 = 1;
 
-pub(super) const FLOW_KEY_BYTES: usize = 16;
+/// Bytes of an address in the keys of a family.
+pub(super) const ADDRESS_BYTES: [usize; 2] = [4, 16];
 pub(super) const FLOW_VALUE_BYTES: usize = 4;
-pub(super) const LISTENER_KEY_BYTES: usize = 8;
+/// Longest key.
+const KEY_MAX: usize = flow_key_bytes(16);
+
+/// Bytes of the key of a flow: both addresses, both ports, protocol, padding.
+pub(super) const fn flow_key_bytes(address: usize) -> usize {
+    2 * address + 8
+}
+
+/// Bytes of the key of a listener: address, port, protocol, and whether it is a block.
+pub(super) const fn listener_key_bytes(address: usize) -> usize {
+    address + 4
+}
+
+/// A key in one of the maps.
+pub(super) struct Key {
+    bytes: [u8; KEY_MAX],
+    len: usize,
+}
+
+impl Key {
+    /// Without a byte.
+    const fn new() -> Self {
+        Self { bytes: [0; KEY_MAX], len: 0 }
+    }
+
+    fn with(mut self, part: &[u8]) -> Self {
+        let end = self.len + part.len();
+        if let Some(to) = self.bytes.get_mut(self.len..end) {
+            to.copy_from_slice(part);
+            self.len = end;
+        }
+        self
+    }
+
+    /// With an address of the family's length. `None`: it stands for many.
+    fn with_address(self, addr: IpAddress) -> Option<Self> {
+        match addr.as_v4() {
+            _ if addr.is_wild() => None,
+            Some(v4) => Some(self.with(&v4.octets())),
+            None => Some(self.with(&addr.0)),
+        }
+    }
+
+    /// Its bytes.
+    pub(super) fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or(&self.bytes)
+    }
+}
 pub(super) const LISTENER_VALUE_BYTES: usize = SLOTS + 8;
 /// Offset in a listener's value of the byte that says what pins are for.
 pub(super) const LISTENER_PINS: i16 = SLOTS as i16;
@@ -70,20 +117,19 @@ pub struct Flow {
 }
 
 impl LocalEnd {
-    /// `None` for an address that is not IPv4.
-    pub(super) fn key(&self) -> Option<[u8; LISTENER_KEY_BYTES]> {
-        let [a, b, c, d] = self.addr.as_v4()?.octets();
-        let [p, q] = self.port.0.to_be_bytes();
-        Some([a, b, c, d, p, q, self.proto as u8, 0])
+    /// `None` for an address that stands for many.
+    pub(super) fn key(&self) -> Option<Key> {
+        self.key_of(0)
     }
 
-    /// The key of the block of [`BLOCK_PORTS`] ports that the port lies in. `None` for an address that is not IPv4.
-    pub(super) fn block_key(&self) -> Option<[u8; LISTENER_KEY_BYTES]> {
-        let mut key = self.block().key()?;
-        if let Some(kind) = key.last_mut() {
-            *kind = BLOCK_KEY;
-        }
-        Some(key)
+    /// The key of the block of [`BLOCK_PORTS`] ports that the port lies in. `None` for an address that stands for many.
+    pub(super) fn block_key(&self) -> Option<Key> {
+        self.block().key_of(BLOCK_KEY)
+    }
+
+    fn key_of(&self, kind: u8) -> Option<Key> {
+        let [p, q] = self.port.0.to_be_bytes();
+        Some(Key::new().with_address(self.addr)?.with(&[p, q, self.proto as u8, kind]))
     }
 
     /// The first port of the block that this one's port lies in.
@@ -94,21 +140,21 @@ impl LocalEnd {
 }
 
 impl Flow {
-    /// `None` for an address that is not IPv4.
-    pub(super) fn key(&self) -> Option<[u8; FLOW_KEY_BYTES]> {
-        let [a, b, c, d] = self.local.addr.as_v4()?.octets();
-        let [e, f, g, h] = self.remote.as_v4()?.octets();
+    /// `None` for an address that stands for many, and for ends of two families.
+    pub(super) fn key(&self) -> Option<Key> {
         let [p, q] = self.local.port.0.to_be_bytes();
         let [r, s] = self.remote_port.0.to_be_bytes();
-        Some([a, b, c, d, e, f, g, h, p, q, r, s, self.local.proto as u8, 0, 0, 0])
+        let one_family = self.local.addr.is_v4() == self.remote.is_v4();
+        let addresses = Key::new().with_address(self.local.addr)?.with_address(self.remote)?;
+        one_family.then(|| addresses.with(&[p, q, r, s, self.local.proto as u8, 0, 0, 0]))
     }
 }
 
 /// The slot of a remote end in every listener. All programs compute the same, on the words as they lie in the packet; `seed` keeps
 /// remote ends from choosing their lane.
 #[must_use]
-pub const fn slot_of(seed: u32, remote: Ipv4Addr, remote_port: Port) -> usize {
-    base::hash::slot_of(seed, IpAddress::from_v4(remote), remote_port.0) as usize
+pub const fn slot_of(seed: u32, remote: IpAddress, remote_port: Port) -> usize {
+    base::hash::slot_of(seed, remote, remote_port.0) as usize
 }
 
 /// The lanes of one listener.
@@ -271,7 +317,7 @@ mod tests {
     fn remote_ends_spread_over_the_slots() {
         let mut counts = [0u32; SLOTS];
         for port in 32_768..49_152u16 {
-            counts[slot_of(1, Ipv4Addr::new(10, 0, 0, 2), Port(port))] += 1;
+            counts[slot_of(1, IpAddress::mapped([10, 0, 0, 2].into()), Port(port))] += 1;
         }
         assert!(counts.iter().all(|count| (128..=384).contains(count)), "{counts:?}");
     }

@@ -1,15 +1,16 @@
 //! The three steering programs: one classifier with three ways to read the packet and three verdicts.
 //!
-//! Classifier: Ethernet without tag, to a single station; IPv4 with any options, no fragment; TCP or UDP. First the flow map, then the
+//! Classifier: Ethernet without tag, to a single station; IPv4 with any options, no fragment, or IPv6 without extension headers; TCP or UDP. First the flow map, then the
 //! listener map with the slot of the remote end: the port's own rule, then that of its block. The SYN that opens a connection leaves a pin, which the connection's other segments follow
 //! when the listener has several lanes or is gone: lanes come and go without breaking what runs. Whatever is not found, or not understood, goes on to the kernel. Fragments go to the
-//! kernel because only the first has ports (RFC 791 3.2); nothing is lost, the kernel reassembles and answers for itself.
+//! kernel because only the first has ports (RFC 791 3.2); nothing is lost, the kernel reassembles and answers for itself. The two families have maps of
+//! their own; the code for each is made by the same functions, by a [`Shape`].
 
 use super::maps::{
     BLOCK_KEY, BLOCK_MASK, LISTENER_PINS, MIX, NO_LANE, PINS_FIRST, PINS_UNUSED, SLOT_SHIFT, STATE_BLOCKS,
     STATE_FLOWS, STATE_LANES,
 };
-use super::{Maps, STEER_LANES, SteerLane};
+use super::{FamilyMaps, Maps, STEER_LANES, SteerLane};
 use crate::bpf::{AssembleError, Assembler, Helper, If, Label, Op, Reg, Size};
 use sys::bpf::{Insn, Map};
 
@@ -27,9 +28,6 @@ pub(super) enum Kind<'a> {
 const ETH_TYPE: i16 = 12;
 const IP: i16 = 14;
 const IP_FRAGMENT: i16 = IP + 6;
-const IP_PROTO: i16 = IP + 9;
-const IP_SRC: i16 = IP + 12;
-const IP_DST: i16 = IP + 16;
 /// Ethernet and IPv4 header without options.
 const HEADERS: i32 = 34;
 /// Source and destination port.
@@ -40,12 +38,80 @@ const TCP_FLAGS: i16 = 13;
 const TCP_SYN: i32 = 0x02;
 const TCP_SYN_ACK: i32 = 0x12;
 
-// The stack, from the frame pointer down. The copied headers start at 2 mod 4, so that the IP header is aligned.
-const FLOW_KEY: i16 = -16;
-const PORTS_COPY: i16 = -32;
-const HEADERS_COPY: i16 = -70;
-const LISTENER_KEY: i16 = -80;
-const PIN_VALUE: i16 = -88;
+/// Where the code for one family finds what it needs: in the frame, and on its part of the stack, from the frame pointer down. The copied
+/// headers start at 2 mod 4, so that the IP header is aligned.
+struct Shape {
+    /// Offsets in the frame.
+    proto: i16,
+    src: i16,
+    dst: i16,
+    /// 32-bit words of an address.
+    words: i16,
+    flow_key: i16,
+    listener_key: i16,
+    headers_copy: i16,
+    ports_copy: i16,
+    pin_value: i16,
+}
+
+const FOUR: Shape = Shape {
+    proto: IP + 9,
+    src: IP + 12,
+    dst: IP + 16,
+    words: 1,
+    flow_key: -16,
+    ports_copy: -32,
+    headers_copy: -70,
+    listener_key: -80,
+    pin_value: -88,
+};
+
+const SIX: Shape = Shape {
+    proto: IP + 6,
+    src: IP + 8,
+    dst: IP + 24,
+    words: 4,
+    flow_key: -40,
+    ports_copy: -56,
+    headers_copy: -114,
+    listener_key: -136,
+    pin_value: -144,
+};
+
+impl Shape {
+    /// Bytes of an address.
+    const fn address(&self) -> i16 {
+        4 * self.words
+    }
+
+    /// Of a listener's key: where the port is.
+    const fn listener_port(&self) -> i16 {
+        self.listener_key + self.address()
+    }
+
+    /// Of a flow's key: where the remote address and the ports are.
+    const fn flow_remote(&self) -> i16 {
+        self.flow_key + self.address()
+    }
+
+    const fn flow_ports(&self) -> i16 {
+        self.flow_key + 2 * self.address()
+    }
+
+    /// Ethernet and IP header without more.
+    const fn headers(&self) -> i32 {
+        (self.dst + self.address()) as i32
+    }
+}
+const _: () = assert!(FOUR.headers() == HEADERS && SIX.headers() == 54);
+
+/// One family in the making: its shape and its maps.
+#[derive(Clone, Copy)]
+struct Family<'a> {
+    shape: &'a Shape,
+    own: &'a FamilyMaps,
+    maps: &'a Maps,
+}
 
 // Values of OPENS beside UDP's number.
 const SEGMENT: i32 = 6;
@@ -78,40 +144,69 @@ const OPENS: Reg = Reg::R9;
 /// Makes the program of `kind`; `seed` as in [`super::slot_of`].
 pub(super) fn generate(kind: &Kind<'_>, maps: &Maps, seed: u32) -> Result<Vec<Insn>, AssembleError> {
     let mut a = Assembler::new();
-    let (pass, found) = (a.label(), a.label());
+    let (pass, found, six) = (a.label(), a.label(), a.label());
+    let four = Family { shape: &FOUR, own: &maps.four, maps };
     a.alu(Op::Mov, CONTEXT, Reg::R1);
-    read_headers(&mut a, kind, pass);
-    check_headers(&mut a, pass);
-    read_ports(&mut a, kind, pass);
-    build_keys(&mut a);
-    find_flow(&mut a, maps, found);
-    find_listener(&mut a, kind, maps, seed, (found, pass));
+    check_context(&mut a, kind, pass);
+    read_headers(&mut a, kind, &FOUR, pass);
+    check_link(&mut a, six, pass);
+    check_v4(&mut a, pass);
+    find_v4_transport(&mut a, pass);
+    classify(&mut a, kind, &four, seed, (found, pass));
+    a.jump(found);
+    a.place(six);
+    read_headers(&mut a, kind, &SIX, pass);
+    check_v6(&mut a, pass);
+    classify(&mut a, kind, &Family { shape: &SIX, own: &maps.six, maps }, seed, (found, pass));
     a.place(found);
     verdict(&mut a, kind, pass);
     a.finish()
 }
 
-/// Leaves HEADER pointing at [`HEADERS`] readable bytes.
-fn read_headers(a: &mut Assembler, kind: &Kind<'_>, pass: Label) {
+/// Goes on with the lane of the packet whose transport header is R2 bytes into the frame.
+fn classify(
+    a: &mut Assembler,
+    kind: &Kind<'_>,
+    family: &Family<'_>,
+    seed: u32,
+    (found, pass): (Label, Label),
+) {
+    read_ports(a, kind, family.shape, pass);
+    build_keys(a, family.shape);
+    find_flow(a, family, found);
+    find_listener(a, kind, family, seed, (found, pass));
+}
+
+/// Is it a frame for this station, without a tag?
+fn check_context(a: &mut Assembler, kind: &Kind<'_>, pass: Label) {
     match kind {
-        Kind::Xdp(_) => {
-            a.load(Size::Word, HEADER, CONTEXT, XDP_DATA);
-            a.load(Size::Word, Reg::R2, CONTEXT, XDP_DATA_END);
-            a.alu(Op::Mov, Reg::R3, HEADER);
-            a.alu_imm(Op::Add, Reg::R3, HEADERS);
-            a.jump_if_reg(If::Gt, Reg::R3, Reg::R2, pass);
-        }
+        Kind::Xdp(_) => {}
         Kind::TcxIngress | Kind::SocketFilter(_) => {
             // PACKET_HOST is 0: not the frames this host sends, which a tap sees as well, nor those for other stations.
             a.load(Size::Word, Reg::R2, CONTEXT, SKB_PACKET_TYPE);
             a.jump_if(If::Ne, Reg::R2, 0, pass);
             a.load(Size::Word, Reg::R2, CONTEXT, SKB_VLAN_PRESENT);
             a.jump_if(If::Ne, Reg::R2, 0, pass);
+        }
+    }
+}
+
+/// Leaves HEADER pointing at the headers of a family, readable.
+fn read_headers(a: &mut Assembler, kind: &Kind<'_>, shape: &Shape, pass: Label) {
+    match kind {
+        Kind::Xdp(_) => {
+            a.load(Size::Word, HEADER, CONTEXT, XDP_DATA);
+            a.load(Size::Word, Reg::R2, CONTEXT, XDP_DATA_END);
+            a.alu(Op::Mov, Reg::R3, HEADER);
+            a.alu_imm(Op::Add, Reg::R3, shape.headers());
+            a.jump_if_reg(If::Gt, Reg::R3, Reg::R2, pass);
+        }
+        Kind::TcxIngress | Kind::SocketFilter(_) => {
             a.alu_imm(Op::Mov, Reg::R2, 0);
-            a.alu_imm(Op::Mov, Reg::R4, HEADERS);
-            load_bytes(a, HEADERS_COPY, pass);
+            a.alu_imm(Op::Mov, Reg::R4, shape.headers());
+            load_bytes(a, shape.headers_copy, pass);
             a.alu(Op::Mov, HEADER, Reg::Fp);
-            a.alu_imm(Op::Add, HEADER, i32::from(HEADERS_COPY));
+            a.alu_imm(Op::Add, HEADER, i32::from(shape.headers_copy));
         }
     }
 }
@@ -125,24 +220,43 @@ fn load_bytes(a: &mut Assembler, to: i16, pass: Label) {
     a.jump_if(If::Ne, Reg::R0, 0, pass);
 }
 
-fn check_headers(a: &mut Assembler, pass: Label) {
+/// Goes on at `six` for IPv6, and here for IPv4.
+fn check_link(a: &mut Assembler, six: Label, pass: Label) {
     // IEEE 802.3 3.2.3: the lowest bit of the first byte says "group". TCP never goes to a group, and multicast UDP is the kernel's.
     a.load(Size::Byte, Reg::R2, HEADER, 0);
     a.jump_if(If::AnyBit, Reg::R2, 1, pass);
     a.load(Size::Half, Reg::R2, HEADER, ETH_TYPE);
+    a.jump_if(If::Eq, Reg::R2, i32::from(0x86dd_u16.to_be()), six);
     a.jump_if(If::Ne, Reg::R2, i32::from(0x0800_u16.to_be()), pass);
+}
+
+fn check_v4(a: &mut Assembler, pass: Label) {
     // RFC 791 3.1: more-fragments flag and fragment offset.
     a.load(Size::Half, Reg::R2, HEADER, IP_FRAGMENT);
     a.jump_if(If::AnyBit, Reg::R2, i32::from(0x3fff_u16.to_be()), pass);
+    check_protocol(a, &FOUR, pass);
+}
+
+/// Leaves the place of the transport header in R2. A packet with extension headers, a fragment too, is the kernel's.
+fn check_v6(a: &mut Assembler, pass: Label) {
+    // RFC 8200 3: version 6.
+    a.load(Size::Byte, Reg::R2, HEADER, IP);
+    a.alu_imm(Op::And, Reg::R2, 0xf0);
+    a.jump_if(If::Ne, Reg::R2, 0x60, pass);
+    check_protocol(a, &SIX, pass);
+    a.alu_imm(Op::Mov, Reg::R2, SIX.headers());
+}
+
+fn check_protocol(a: &mut Assembler, shape: &Shape, pass: Label) {
     let known = a.label();
-    a.load(Size::Byte, PROTO, HEADER, IP_PROTO);
+    a.load(Size::Byte, PROTO, HEADER, shape.proto);
     a.jump_if(If::Eq, PROTO, 6, known);
     a.jump_if(If::Ne, PROTO, 17, pass);
     a.place(known);
 }
 
-/// Checks version and header length and leaves PORT pointing at the two ports, with TCP at [`TCP_START`] readable bytes.
-fn read_ports(a: &mut Assembler, kind: &Kind<'_>, pass: Label) {
+/// Checks version and header length and leaves the place of the transport header in R2.
+fn find_v4_transport(a: &mut Assembler, pass: Label) {
     // RFC 791 3.1: version 4, and a header of at least five words.
     a.load(Size::Byte, Reg::R2, HEADER, IP);
     a.jump_if(If::Lt, Reg::R2, 0x45, pass);
@@ -150,6 +264,10 @@ fn read_ports(a: &mut Assembler, kind: &Kind<'_>, pass: Label) {
     a.alu_imm(Op::And, Reg::R2, 0x0f);
     a.alu_imm(Op::Shl, Reg::R2, 2);
     a.alu_imm(Op::Add, Reg::R2, i32::from(IP));
+}
+
+/// Leaves PORT pointing at the two ports, which are R2 bytes into the frame, with TCP at [`TCP_START`] readable bytes.
+fn read_ports(a: &mut Assembler, kind: &Kind<'_>, shape: &Shape, pass: Label) {
     let udp = a.label();
     a.alu_imm(Op::Mov, Reg::R4, PORTS);
     a.jump_if(If::Ne, PROTO, 6, udp);
@@ -165,29 +283,33 @@ fn read_ports(a: &mut Assembler, kind: &Kind<'_>, pass: Label) {
             a.jump_if_reg(If::Gt, Reg::R3, Reg::R2, pass);
         }
         Kind::TcxIngress | Kind::SocketFilter(_) => {
-            load_bytes(a, PORTS_COPY, pass);
+            load_bytes(a, shape.ports_copy, pass);
             a.alu(Op::Mov, PORT, Reg::Fp);
-            a.alu_imm(Op::Add, PORT, i32::from(PORTS_COPY));
+            a.alu_imm(Op::Add, PORT, i32::from(shape.ports_copy));
         }
     }
 }
 
 /// Writes both keys, as [`super::Flow`] and [`super::LocalEnd`] lay them out.
-fn build_keys(a: &mut Assembler) {
-    a.load(Size::Word, Reg::R2, HEADER, IP_DST);
-    a.store(Size::Word, Reg::Fp, FLOW_KEY, Reg::R2);
-    a.store(Size::Word, Reg::Fp, LISTENER_KEY, Reg::R2);
-    a.load(Size::Word, Reg::R2, HEADER, IP_SRC);
-    a.store(Size::Word, Reg::Fp, FLOW_KEY + 4, Reg::R2);
+fn build_keys(a: &mut Assembler, shape: &Shape) {
+    for word in 0..shape.words {
+        let at = 4 * word;
+        a.load(Size::Word, Reg::R2, HEADER, shape.dst + at);
+        a.store(Size::Word, Reg::Fp, shape.flow_key + at, Reg::R2);
+        a.store(Size::Word, Reg::Fp, shape.listener_key + at, Reg::R2);
+        a.load(Size::Word, Reg::R2, HEADER, shape.src + at);
+        a.store(Size::Word, Reg::Fp, shape.flow_remote() + at, Reg::R2);
+    }
+    let (ports, port) = (shape.flow_ports(), shape.listener_port());
     a.load(Size::Half, Reg::R2, PORT, 2);
-    a.store(Size::Half, Reg::Fp, FLOW_KEY + 8, Reg::R2);
-    a.store(Size::Half, Reg::Fp, LISTENER_KEY + 4, Reg::R2);
+    a.store(Size::Half, Reg::Fp, ports, Reg::R2);
+    a.store(Size::Half, Reg::Fp, port, Reg::R2);
     a.load(Size::Half, Reg::R2, PORT, 0);
-    a.store(Size::Half, Reg::Fp, FLOW_KEY + 10, Reg::R2);
-    a.store_imm(Size::Word, Reg::Fp, FLOW_KEY + 12, 0);
-    a.store(Size::Byte, Reg::Fp, FLOW_KEY + 12, PROTO);
-    a.store(Size::Byte, Reg::Fp, LISTENER_KEY + 6, PROTO);
-    a.store_imm(Size::Byte, Reg::Fp, LISTENER_KEY + 7, 0);
+    a.store(Size::Half, Reg::Fp, ports + 2, Reg::R2);
+    a.store_imm(Size::Word, Reg::Fp, ports + 4, 0);
+    a.store(Size::Byte, Reg::Fp, ports + 4, PROTO);
+    a.store(Size::Byte, Reg::Fp, port + 2, PROTO);
+    a.store_imm(Size::Byte, Reg::Fp, port + 3, 0);
 }
 
 fn look_up(a: &mut Assembler, map: &Map, key: i16) {
@@ -197,24 +319,30 @@ fn look_up(a: &mut Assembler, map: &Map, key: i16) {
     a.call(Helper::MapLookup);
 }
 
-fn find_flow(a: &mut Assembler, maps: &Maps, found: Label) {
+fn find_flow(a: &mut Assembler, family: &Family<'_>, found: Label) {
     let missed = a.label();
     // Most hosts have no flow rules; one load is cheaper than a hash of 16 bytes.
-    a.load_map_value(Reg::R1, &maps.state);
+    a.load_map_value(Reg::R1, &family.maps.state);
     a.load(Size::Word, Reg::R1, Reg::R1, STATE_FLOWS);
     a.jump_if(If::Eq, Reg::R1, 0, missed);
     // The lane register still holds the ports, for when the flow is not there.
-    look_up(a, &maps.flows, FLOW_KEY);
+    look_up(a, &family.own.flows, family.shape.flow_key);
     a.jump_if(If::Eq, Reg::R0, 0, missed);
     a.load(Size::Word, LANE, Reg::R0, 0);
     a.jump(found);
     a.place(missed);
 }
 
-fn find_listener(a: &mut Assembler, kind: &Kind<'_>, maps: &Maps, seed: u32, (found, pass): (Label, Label)) {
+fn find_listener(
+    a: &mut Assembler,
+    kind: &Kind<'_>,
+    family: &Family<'_>,
+    seed: u32,
+    (found, pass): (Label, Label),
+) {
     let (pick, no_listener, opens_at_kernel) = (a.label(), a.label(), a.label());
-    look_up(a, &maps.listeners, LISTENER_KEY);
-    look_up_block(a, maps);
+    look_up(a, &family.own.listeners, family.shape.listener_key);
+    look_up_block(a, family);
     a.alu(Op::Mov, SLOTS, Reg::R0);
     opens_connection(a);
     a.jump_if(If::Eq, SLOTS, 0, no_listener);
@@ -223,38 +351,38 @@ fn find_listener(a: &mut Assembler, kind: &Kind<'_>, maps: &Maps, seed: u32, (fo
     a.jump_if(If::Eq, Reg::R2, i32::from(PINS_UNUSED), pick);
     let only = a.label();
     a.jump_if(If::Ne, Reg::R2, i32::from(PINS_FIRST), only);
-    follow_pin(a, maps, pick, (found, pass));
+    follow_pin(a, family, pick, (found, pass));
     a.place(no_listener);
     a.jump_if(If::Eq, OPENS, OPENING, opens_at_kernel);
     a.jump_if(If::Ne, OPENS, SEGMENT, pass);
     a.place(only);
-    follow_pin(a, maps, pass, (found, pass));
+    follow_pin(a, family, pass, (found, pass));
     a.place(opens_at_kernel);
-    leave_pin(a, kind, maps, pass);
+    leave_pin(a, kind, family, pass);
     a.place(pick);
-    pick_slot(a, seed, pass);
+    pick_slot(a, family.shape, seed, pass);
     match kind {
         // Taps run before TCX, so it is enough that TCX pins.
         Kind::SocketFilter(_) => {}
         Kind::Xdp(_) | Kind::TcxIngress => {
             a.jump_if(If::Ne, OPENS, OPENING, found);
-            pin(a, maps);
+            pin(a, family);
         }
     }
 }
 
 /// A port without a rule of its own may lie in a block that has one.
-fn look_up_block(a: &mut Assembler, maps: &Maps) {
+fn look_up_block(a: &mut Assembler, family: &Family<'_>) {
     let done = a.label();
     a.jump_if(If::Ne, Reg::R0, 0, done);
-    a.load_map_value(Reg::R1, &maps.state);
+    a.load_map_value(Reg::R1, &family.maps.state);
     a.load(Size::Word, Reg::R1, Reg::R1, STATE_BLOCKS);
     a.jump_if(If::Eq, Reg::R1, 0, done);
-    a.load(Size::Half, Reg::R2, Reg::Fp, LISTENER_KEY + 4);
+    a.load(Size::Half, Reg::R2, Reg::Fp, family.shape.listener_port());
     a.alu_imm(Op::And, Reg::R2, i32::from(BLOCK_MASK.to_be()));
-    a.store(Size::Half, Reg::Fp, LISTENER_KEY + 4, Reg::R2);
-    a.store_imm(Size::Byte, Reg::Fp, LISTENER_KEY + 7, i32::from(BLOCK_KEY));
-    look_up(a, &maps.listeners, LISTENER_KEY);
+    a.store(Size::Half, Reg::Fp, family.shape.listener_port(), Reg::R2);
+    a.store_imm(Size::Byte, Reg::Fp, family.shape.listener_port() + 3, i32::from(BLOCK_KEY));
+    look_up(a, &family.own.listeners, family.shape.listener_key);
     a.place(done);
 }
 
@@ -272,12 +400,12 @@ fn opens_connection(a: &mut Assembler) {
 
 /// Goes on at `found` with the lane of the segment's pin, at `missed` without one, at `pass` when the pin's lane is gone or the connection is
 /// the kernel's.
-fn follow_pin(a: &mut Assembler, maps: &Maps, missed: Label, (found, pass): (Label, Label)) {
-    look_up(a, &maps.pins, FLOW_KEY);
+fn follow_pin(a: &mut Assembler, family: &Family<'_>, missed: Label, (found, pass): (Label, Label)) {
+    look_up(a, &family.own.pins, family.shape.flow_key);
     a.jump_if(If::Eq, Reg::R0, 0, missed);
     a.load(Size::Word, LANE, Reg::R0, 0);
     a.jump_if(If::Eq, LANE, i32::from(NO_LANE), pass);
-    a.load_map_value(Reg::R1, &maps.state);
+    a.load_map_value(Reg::R1, &family.maps.state);
     a.load(Size::Double, Reg::R1, Reg::R1, STATE_LANES);
     a.alu(Op::Shr, Reg::R1, LANE);
     a.jump_if(If::AnyBit, Reg::R1, 1, found);
@@ -286,11 +414,11 @@ fn follow_pin(a: &mut Assembler, maps: &Maps, missed: Label, (found, pass): (Lab
 
 /// A connection opens at the kernel: an older one between the same ends, which a lane had, must not draw its segments there. Goes on at
 /// `pass`.
-fn leave_pin(a: &mut Assembler, kind: &Kind<'_>, maps: &Maps, pass: Label) {
+fn leave_pin(a: &mut Assembler, kind: &Kind<'_>, family: &Family<'_>, pass: Label) {
     match kind {
         Kind::SocketFilter(_) => {}
         Kind::Xdp(_) | Kind::TcxIngress => {
-            look_up(a, &maps.pins, FLOW_KEY);
+            look_up(a, &family.own.pins, family.shape.flow_key);
             a.jump_if(If::Eq, Reg::R0, 0, pass);
             a.store_imm(Size::Word, Reg::R0, 0, i32::from(NO_LANE));
         }
@@ -299,12 +427,16 @@ fn leave_pin(a: &mut Assembler, kind: &Kind<'_>, maps: &Maps, pass: Label) {
 }
 
 /// As [`super::slot_of`], instruction by instruction; leaves the slot's lane in LANE.
-fn pick_slot(a: &mut Assembler, seed: u32, pass: Label) {
+fn pick_slot(a: &mut Assembler, shape: &Shape, seed: u32, pass: Label) {
     let [first, second, third] = MIX;
-    a.load(Size::Word, Reg::R1, Reg::Fp, FLOW_KEY + 4);
+    a.load(Size::Word, Reg::R1, Reg::Fp, shape.flow_remote());
+    for word in 1..shape.words {
+        a.load(Size::Word, Reg::R2, Reg::Fp, shape.flow_remote() + 4 * word);
+        a.alu32(Op::Xor, Reg::R1, Reg::R2);
+    }
     a.alu32_imm(Op::Xor, Reg::R1, seed);
     a.alu32_imm(Op::Mul, Reg::R1, first);
-    a.load(Size::Half, Reg::R2, Reg::Fp, FLOW_KEY + 10);
+    a.load(Size::Half, Reg::R2, Reg::Fp, shape.flow_ports() + 2);
     a.alu32(Op::Xor, Reg::R1, Reg::R2);
     a.alu32_imm(Op::Mul, Reg::R1, second);
     a.alu32(Op::Mov, Reg::R2, Reg::R1);
@@ -318,13 +450,13 @@ fn pick_slot(a: &mut Assembler, seed: u32, pass: Label) {
 }
 
 /// Remembers LANE for the flow. Should the map refuse, the segments go by their slot.
-fn pin(a: &mut Assembler, maps: &Maps) {
-    a.store(Size::Word, Reg::Fp, PIN_VALUE, LANE);
-    a.load_map(Reg::R1, &maps.pins);
+fn pin(a: &mut Assembler, family: &Family<'_>) {
+    a.store(Size::Word, Reg::Fp, family.shape.pin_value, LANE);
+    a.load_map(Reg::R1, &family.own.pins);
     a.alu(Op::Mov, Reg::R2, Reg::Fp);
-    a.alu_imm(Op::Add, Reg::R2, i32::from(FLOW_KEY));
+    a.alu_imm(Op::Add, Reg::R2, i32::from(family.shape.flow_key));
     a.alu(Op::Mov, Reg::R3, Reg::Fp);
-    a.alu_imm(Op::Add, Reg::R3, i32::from(PIN_VALUE));
+    a.alu_imm(Op::Add, Reg::R3, i32::from(family.shape.pin_value));
     a.alu_imm(Op::Mov, Reg::R4, 0);
     a.call(Helper::MapUpdate);
 }

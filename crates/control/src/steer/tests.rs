@@ -7,16 +7,22 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use rustix::net::{AddressFamily, SocketType};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 const SEED: u32 = 0x1234_5678;
 const LANES: u8 = 4;
 /// The lane of a pin that says "the kernel's".
 const KERNEL: u8 = maps::NO_LANE;
 
-/// One of few addresses, so that rules are hit.
-fn address() -> impl Strategy<Value = Ipv4Addr> {
-    (1..4u8).prop_map(|end| Ipv4Addr::new(10, 0, 0, end))
+/// One of few addresses of each family, so that rules are hit.
+fn address() -> impl Strategy<Value = (Ipv4Addr, Ipv6Addr)> {
+    let six = |end: u8| Ipv6Addr::new(0xfd00, 1, 2, 3, 4, 5, 6, end.into());
+    (1..4u8).prop_map(move |end| (Ipv4Addr::new(10, 0, 0, end), six(end)))
+}
+
+/// The address of the one family or the other.
+fn of((four, six): (Ipv4Addr, Ipv6Addr), is_six: bool) -> IpAddress {
+    if is_six { IpAddress::from_v6(six) } else { IpAddress::from_v4(four) }
 }
 
 fn port() -> impl Strategy<Value = u16> {
@@ -28,9 +34,9 @@ fn proto() -> impl Strategy<Value = Proto> {
 }
 
 fn local_end() -> impl Strategy<Value = LocalEnd> {
-    (proto(), address(), port()).prop_map(|(proto, addr, port)| LocalEnd {
+    (proto(), address(), any::<bool>(), port()).prop_map(|(proto, addr, six, port)| LocalEnd {
         proto,
-        addr: IpAddress::from_v4(addr),
+        addr: of(addr, six),
         port: Port(port),
     })
 }
@@ -38,7 +44,7 @@ fn local_end() -> impl Strategy<Value = LocalEnd> {
 fn flow() -> impl Strategy<Value = Flow> {
     (local_end(), address(), port()).prop_map(|(local, remote, port)| Flow {
         local,
-        remote: IpAddress::from_v4(remote),
+        remote: of(remote, !local.addr.is_v4()),
         remote_port: Port(port),
     })
 }
@@ -46,7 +52,8 @@ fn flow() -> impl Strategy<Value = Flow> {
 /// Mostly plain packets to the few ends; sometimes with options, fragments, other protocols, tags, cut short, or noise.
 fn packet() -> impl Strategy<Value = Vec<u8>> {
     let mac = prop_oneof![6 => Just([0; 6]), 1 => any::<[u8; 6]>()];
-    let ethertype = prop_oneof![8 => Just([8, 0]), 1 => Just([0x81, 0]), 1 => any::<[u8; 2]>()];
+    let ethertype =
+        prop_oneof![8 => Just([8, 0]), 8 => Just([0x86, 0xdd]), 1 => Just([0x81, 0]), 1 => any::<[u8; 2]>()];
     let first = prop_oneof![6 => Just(0x45u8), 4 => 0x45..=0x4fu8, 1 => any::<u8>()];
     let fragment = prop_oneof![8 => Just([0x40, 0]), 1 => Just([0x20, 0]), 1 => any::<[u8; 2]>()];
     let number = prop_oneof![4 => Just(6u8), 4 => Just(17u8), 1 => any::<u8>()];
@@ -61,10 +68,18 @@ fn packet() -> impl Strategy<Value = Vec<u8>> {
         frame.splice(..6, mac);
         frame.splice(12..14, ethertype);
         frame.truncate(14);
-        frame.extend([first, 0, 0, 80, 0, 1, fragment[0], fragment[1], 64, number, 0, 0]);
-        frame.extend(from.octets());
-        frame.extend(to.octets());
-        frame.resize(14 + usize::from(first & 15).max(5) * 4, 1);
+        if ethertype == [0x86, 0xdd] {
+            // The version of most is right, the rest of the first word any.
+            let version = if first >> 4 == 4 { 0x60 } else { first };
+            frame.extend([version | (first & 15), fragment[0], fragment[1], 7, 0, 60, number, 64]);
+            frame.extend(from.1.octets());
+            frame.extend(to.1.octets());
+        } else {
+            frame.extend([first, 0, 0, 80, 0, 1, fragment[0], fragment[1], 64, number, 0, 0]);
+            frame.extend(from.0.octets());
+            frame.extend(to.0.octets());
+            frame.resize(14 + usize::from(first & 15).max(5) * 4, 1);
+        }
         frame.extend(source.to_be_bytes());
         frame.extend(destination.to_be_bytes());
         frame.extend([0, 0, 0, 1, 0, 0, 0, 1, 0x50, flags]);
@@ -87,22 +102,33 @@ fn rules() -> impl Strategy<Value = Rules> {
     (listeners, blocks, flows).prop_map(|(listeners, blocks, flows)| Rules { listeners, blocks, flows })
 }
 
+/// Protocol, source and destination, and what follows the IP header, of a frame that may be steered.
+fn read(frame: &[u8]) -> Option<(Proto, [IpAddress; 2], &[u8])> {
+    let ip = frame.get(14..).filter(|_| frame[0] & 1 == 0)?;
+    if frame[12..14] == [0x86, 0xdd] {
+        let fixed = ip.get(..40).filter(|fixed| fixed[0] >> 4 == 6)?;
+        let address = |at: usize| IpAddress(fixed[at..at + 16].try_into().unwrap());
+        return Some((Proto::from_number(fixed[6])?, [address(8), address(24)], &ip[40..]));
+    }
+    let header = usize::from(ip.first()? & 15) * 4;
+    let fixed = ip.get(..20)?;
+    let plain = frame[12..14] == [8, 0] && ip[0] >> 4 == 4 && header >= 20;
+    if !plain || u16::from_be_bytes([fixed[6], fixed[7]]) & 0x3fff != 0 {
+        return None;
+    }
+    let address =
+        |at: usize| IpAddress::from_v4([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]].into());
+    Some((Proto::from_number(fixed[9])?, [address(12), address(16)], ip.get(header..)?))
+}
+
 impl Bench {
     /// The lane of `frame`, read as a person would; the rows of the steering give rules and slots.
     fn model(&mut self, frame: &[u8]) -> Option<u8> {
-        let ip = frame.get(14..)?;
-        let header = usize::from(ip.first()? & 15) * 4;
-        let fixed = ip.get(..20)?;
-        let plain = frame[0] & 1 == 0 && frame[12..14] == [8, 0] && ip[0] >> 4 == 4 && header >= 20;
-        if !plain || u16::from_be_bytes([fixed[6], fixed[7]]) & 0x3fff != 0 {
-            return None;
-        }
-        let proto = Proto::from_number(fixed[9])?;
-        let transport = ip.get(header..).filter(|t| t.len() >= if proto == Proto::Tcp { 14 } else { 4 })?;
-        let address = |at: usize| Ipv4Addr::new(fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]);
+        let (proto, [remote, addr], transport) = read(frame)?;
+        let transport = Some(transport).filter(|t| t.len() >= if proto == Proto::Tcp { 14 } else { 4 })?;
         let port = |at: usize| Port(u16::from_be_bytes([transport[at], transport[at + 1]]));
-        let local = LocalEnd { proto, addr: IpAddress::from_v4(address(16)), port: port(2) };
-        let flow = Flow { local, remote: IpAddress::from_v4(address(12)), remote_port: port(0) };
+        let local = LocalEnd { proto, addr, port: port(2) };
+        let flow = Flow { local, remote, remote_port: port(0) };
         if let Some(lane) = self.steering.flow_rows.get(&flow) {
             return Some(lane.number());
         }
@@ -127,7 +153,7 @@ impl Bench {
             (Some(row), None) if row.is_beside_kernel() && proto == Proto::Tcp && !opens => None,
             (Some(row), Some(lane)) if row.is_shared() || row.is_beside_kernel() => alive(lane),
             (Some(row), _) => {
-                let lane = row.slots[slot_of(SEED, address(12), port(0))];
+                let lane = row.slots[slot_of(SEED, remote, port(0))];
                 if opens {
                     self.pins.insert(flow, lane);
                 }
@@ -281,7 +307,7 @@ fn rules_that_are_not_there_cannot_be_removed() {
     let flow = Flow { local: end, remote: end.addr, remote_port: Port(1) };
     assert!(matches!(steering.remove_flow(flow), Err(SteerError::NoRule)));
     let any = LocalEnd { addr: IpAddress::ANY, ..end };
-    assert!(matches!(steering.add_listener(any, zero), Err(SteerError::NotIpv4)));
+    assert!(matches!(steering.add_listener(any, zero), Err(SteerError::NotExact)));
     assert!(matches!(steering.detach(1), Err(SteerError::Device)));
     assert!(SteerLane::new(STEER_LANES).is_none());
 }
