@@ -2,7 +2,7 @@
 //!
 //! An event says what is stale, a dump says what is true: links, addresses, routes and rules are few and are read anew when one of them
 //! changes, which also covers what the kernel changes without an event (IPv4 routes that go with their link). Neighbours change
-//! often and are followed one by one. When the kernel had to drop events, everything is read anew. IPv4 only.
+//! often and are followed one by one. When the kernel had to drop events, everything is read anew.
 
 mod codec;
 mod far;
@@ -26,6 +26,9 @@ const DEL: u16 = 1;
 const GET: u16 = 2;
 
 const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
+/// Both, in the order in which the tables have them.
+const FAMILIES: [u8; 2] = [AF_INET, AF_INET6];
 
 /// How long the kernel may take for an answer, ms. It answers while it is asked; this is only against waiting for ever.
 const ANSWER_MS: u64 = 2000;

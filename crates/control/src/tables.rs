@@ -6,7 +6,7 @@
 //! fit) is a flag or a route kind that makes the lookup say "unknown" as well: a wrong answer never comes out.
 //!
 //! Layout: header of 16 words, then links, addresses, routes and neighbours, each a fixed number of rows.
-//! Left out: the kernel's local table (addresses say what is local), routes by type of service, IPv6 (the rows have the room).
+//! Left out: the kernel's local table (addresses say what is local), routes by type of service.
 
 mod layout;
 mod lookup;

@@ -97,8 +97,9 @@ fn own_and_special_destinations_are_told_apart() {
     for group in ["224.0.0.1", "255.255.255.255", "10.0.0.255", "192.168.255.255"] {
         assert_eq!(ask(&tables, group), RouteAnswer::Unknown(Unknown::NotMirrored), "{group}");
     }
+    // A default route of IPv4 is none of IPv6.
     let v6 = IpAddress::from_v6("2001:db8::1".parse().unwrap());
-    assert_eq!(tables.route_to(v6, IpAddress::ANY, 0), RouteAnswer::Unknown(Unknown::NotMirrored));
+    assert_eq!(tables.route_to(v6, IpAddress::ANY, 0), RouteAnswer::Unreachable);
 }
 
 #[test]
@@ -112,9 +113,9 @@ fn no_route_is_unreachable() {
 fn too_many_rows_or_policy_rules_make_every_route_unknown() {
     let (mut writer, tables) = host();
     let before = tables.generation();
-    writer.set_policy_rules(true);
+    writer.set_policy_rules([true, false]);
     assert_eq!(ask(&tables, "8.8.8.8"), RouteAnswer::Unknown(Unknown::PolicyRules));
-    writer.set_policy_rules(false);
+    writer.set_policy_rules([false, false]);
     assert_eq!(ask(&tables, "8.8.8.8"), via(2, "10.0.0.5", "10.0.0.1", 1500));
     writer.set_routes(vec![route("10.0.0.0", 24, "0.0.0.0", 2); ROUTES + 1]);
     assert_eq!(ask(&tables, "10.0.0.77"), RouteAnswer::Unknown(Unknown::Overflow));

@@ -1,17 +1,16 @@
 //! The mirror: follows the kernel's events and writes the tables.
 
 use super::codec::{self, Request};
-use super::{ADDRESS, AF_INET, Asker, DEL, LINK, NEIGHBOUR, ROUTE, RULE, parse};
+use super::{ADDRESS, AF_INET, AF_INET6, Asker, DEL, FAMILIES, LINK, NEIGHBOUR, ROUTE, RULE, parse};
 use crate::tables::{Address, Link, Neighbour, NeighbourState, RouteRow, Scope, Tables, TablesWriter};
 use base::IpAddress;
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, BorrowedFd};
 use sys::Errno;
 use sys::netlink::{BUFFER_BYTES, NetlinkSocket};
 
-/// Multicast groups (RTMGRP_*): links, neighbours, IPv4 addresses, IPv4 routes, IPv4 rules.
-const GROUPS: u32 = 0x1 | 0x4 | 0x10 | 0x40 | 0x80;
+/// Multicast groups (RTMGRP_*): links, neighbours, and of each family addresses, routes and rules.
+const GROUPS: u32 = 0x1 | 0x4 | 0x10 | 0x40 | 0x80 | 0x100 | 0x400 | 1 << 18;
 /// Room for events, bytes. What does not fit costs a new reading of everything.
 const EVENT_BYTES: usize = 1 << 20;
 /// Datagrams read by one update; the rest is for the next.
@@ -46,7 +45,7 @@ struct Rows {
     links: Vec<Link>,
     addresses: Vec<Address>,
     routes: Vec<RouteRow>,
-    policy_rules: bool,
+    policy_rules: [bool; 2],
     neighbours: BTreeMap<(u32, [u8; 16]), Neighbour>,
 }
 
@@ -58,7 +57,7 @@ pub struct OwnAddress {
     pub ifindex: u32,
     /// Our address.
     pub addr: IpAddress,
-    /// Bits of its network, 1 to 32.
+    /// Bits of its network, 1 to 32 or to 128.
     pub prefix: u8,
     /// Router for everything that no other route is for; [`IpAddress::ANY`]: none.
     pub gateway: IpAddress,
@@ -73,14 +72,14 @@ impl OwnAddress {
     }
 
     fn routes(&self) -> impl Iterator<Item = RouteRow> {
-        let mask = u32::MAX.checked_shl(32 - u32::from(self.prefix)).unwrap_or(0);
-        let network =
-            self.addr.as_v4().map(|v4| IpAddress::from_v4(Ipv4Addr::from_bits(v4.to_bits() & mask)));
+        let (bits, any) = if self.addr.is_v4() { (96, IpAddress::ANY) } else { (0, IpAddress::ANY_V6) };
+        let outside = u128::MAX.checked_shr(bits + u32::from(self.prefix)).unwrap_or(0);
+        let dst = IpAddress((u128::from_be_bytes(self.addr.0) & !outside).to_be_bytes());
         let row = RouteRow { oif: self.ifindex, prefsrc: self.addr, ..RouteRow::default() };
-        let link = network.map(|dst| RouteRow { dst, prefix: self.prefix, scope: Scope::Link, ..row });
+        let link = RouteRow { dst, prefix: self.prefix, scope: Scope::Link, ..row };
         let gateway = Some(self.gateway).filter(|gateway| !gateway.is_any());
-        let default = gateway.map(|gateway| RouteRow { gateway, metric: Self::METRIC, ..row });
-        link.into_iter().chain(default)
+        let default = gateway.map(|gateway| RouteRow { dst: any, gateway, metric: Self::METRIC, ..row });
+        std::iter::once(link).chain(default)
     }
 }
 
@@ -177,18 +176,21 @@ impl Mirror {
         self.stale.links = true;
     }
 
-    /// Gives the kernel an IPv4 address on device `ifindex`; fine if it has it.
+    /// Gives the kernel an address on device `ifindex`; fine if it has it.
     ///
     /// # Errors
-    /// ENODEV, EINVAL for an address of another family, EPERM without CAP_NET_ADMIN.
+    /// ENODEV, EINVAL for an address that stands for many, EPERM without CAP_NET_ADMIN.
     pub fn add_kernel_address(&mut self, ifindex: u32, addr: IpAddress, prefix: u8) -> Result<(), Errno> {
         const IFA_ADDRESS: u16 = 1;
         const IFA_LOCAL: u16 = 2;
-        let octets = addr.as_v4().ok_or(Errno::INVAL)?.octets();
+        const IFA_F_NODAD: u8 = 2;
+        let octets = Octets::of(addr)?;
         let [a, b, c, d] = ifindex.to_ne_bytes();
+        // The other side of the device is ourselves: nobody else can have the address.
+        let flags = if addr.is_v4() { 0 } else { IFA_F_NODAD };
         let request = Request::new(ADDRESS, codec::REQUEST | codec::ACK | codec::CREATE);
-        let request = request.put(&[AF_INET, prefix, 0, 0, a, b, c, d]);
-        let request = request.attribute(IFA_LOCAL, &octets).attribute(IFA_ADDRESS, &octets);
+        let request = request.put(&[octets.family, prefix, flags, 0, a, b, c, d]);
+        let request = request.attribute(IFA_LOCAL, octets.bytes()).attribute(IFA_ADDRESS, octets.bytes());
         match self.asker.ask(request, |_| {}) {
             Ok(_) | Err(Errno::EXIST) => Ok(()),
             Err(errno) => Err(errno),
@@ -206,11 +208,11 @@ impl Mirror {
     pub fn resolve(&mut self, ifindex: u32, addr: IpAddress) -> Result<(), Errno> {
         const NTF_USE: u8 = 1;
         const NDA_DST: u16 = 1;
-        let octets = addr.as_v4().ok_or(Errno::INVAL)?.octets();
+        let octets = Octets::of(addr)?;
         let [a, b, c, d] = ifindex.to_ne_bytes();
-        let neighbour = [AF_INET, 0, 0, 0, a, b, c, d, 0, 0, NTF_USE, 0];
+        let neighbour = [octets.family, 0, 0, 0, a, b, c, d, 0, 0, NTF_USE, 0];
         let request = Request::new(NEIGHBOUR, codec::REQUEST | codec::ACK | codec::CREATE);
-        self.asker.ask(request.put(&neighbour).attribute(NDA_DST, &octets), |_| {}).map(drop)
+        self.asker.ask(request.put(&neighbour).attribute(NDA_DST, octets.bytes()), |_| {}).map(drop)
     }
 
     /// Takes in the waiting events. True: a neighbour changed.
@@ -256,7 +258,7 @@ impl Mirror {
     }
 
     fn read_addresses(&mut self) -> Result<bool, Errno> {
-        let mut addresses = self.asker.dump(ADDRESS, AF_INET, parse::address)?;
+        let mut addresses = self.dump_both(ADDRESS, parse::address)?;
         addresses.retain(|row| !self.is_own(row.ifindex));
         addresses.extend(self.own.iter().map(OwnAddress::address));
         let changed = addresses != self.rows.addresses;
@@ -268,9 +270,12 @@ impl Mirror {
     }
 
     fn read_routes(&mut self) -> Result<bool, Errno> {
-        let rules = self.asker.dump(RULE, AF_INET, |rule| Some(parse::is_first_rule(rule)))?;
-        let policy_rules = rules.contains(&false);
-        let mut routes = self.asker.dump(ROUTE, AF_INET, parse::route)?;
+        let mut policy_rules = [false; 2];
+        for (family, present) in FAMILIES.into_iter().zip(&mut policy_rules) {
+            let rules = self.asker.dump(RULE, family, |rule| Some(parse::is_first_rule(rule)));
+            *present = without_family(family, rules)?.contains(&false);
+        }
+        let mut routes = self.dump_both(ROUTE, parse::route)?;
         routes.retain(|row| !self.is_own(row.oif));
         routes.extend(self.own.iter().flat_map(OwnAddress::routes));
         let changed = (policy_rules, &routes) != (self.rows.policy_rules, &self.rows.routes);
@@ -282,8 +287,21 @@ impl Mirror {
         Ok(changed)
     }
 
+    /// Everything of `kind` of both families.
+    fn dump_both<T>(
+        &mut self,
+        kind: u16,
+        parse: impl Fn(&codec::Message<'_>) -> Option<T>,
+    ) -> Result<Vec<T>, Errno> {
+        let mut rows = Vec::new();
+        for family in FAMILIES {
+            rows.extend(without_family(family, self.asker.dump(kind, family, &parse))?);
+        }
+        Ok(rows)
+    }
+
     fn read_neighbours(&mut self) -> Result<bool, Errno> {
-        let rows = self.asker.dump(NEIGHBOUR, AF_INET, parse::neighbour)?;
+        let rows = self.dump_both(NEIGHBOUR, parse::neighbour)?;
         let rows = rows.into_iter().filter(is_known).map(|row| (key(&row), row)).collect();
         let changed = rows != self.rows.neighbours;
         if changed {
@@ -301,6 +319,33 @@ impl AsFd for Mirror {
     }
 }
 
+/// An address as netlink has it.
+struct Octets {
+    family: u8,
+    all: [u8; 16],
+}
+
+impl Octets {
+    fn of(addr: IpAddress) -> Result<Self, Errno> {
+        let family = if addr.is_v4() { AF_INET } else { AF_INET6 };
+        if addr.is_wild() { Err(Errno::INVAL) } else { Ok(Self { family, all: addr.0 }) }
+    }
+
+    fn bytes(&self) -> &[u8] {
+        // The mapped form ends with the address.
+        let from = if self.family == AF_INET { 12 } else { 0 };
+        self.all.get(from..).unwrap_or(&self.all)
+    }
+}
+
+/// A kernel may be without IPv6; then it has nothing of it.
+fn without_family<T>(family: u8, rows: Result<Vec<T>, Errno>) -> Result<Vec<T>, Errno> {
+    match rows {
+        Err(Errno::OPNOTSUPP | Errno::AFNOSUPPORT) if family == AF_INET6 => Ok(Vec::new()),
+        other => other,
+    }
+}
+
 fn key(row: &Neighbour) -> (u32, [u8; 16]) {
     (row.ifindex, row.addr.0)
 }
@@ -314,7 +359,7 @@ fn note(stale: &mut Changes, rows: &mut Rows, message: &codec::Message<'_>) -> b
     match message.kind & !3 {
         LINK => {
             stale.links = true;
-            // IPv4 routes that go with their link go without an event.
+            // Routes that go with their link go without an event.
             stale.routes = true;
         }
         ADDRESS => {

@@ -1,10 +1,10 @@
 //! From netlink messages to rows. `None`: not a row we keep, or one that is cut.
 
 use super::codec::{Message, attributes, u8_at, u16_at, u32_at};
-use super::{ADDRESS, AF_INET, LINK};
+use super::{ADDRESS, AF_INET, AF_INET6, LINK};
 use crate::tables::{Address, Link, LinkKind, Neighbour, NeighbourState, RouteKind, RouteRow, Scope};
 use base::{IpAddress, MacAddr};
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 /// Attributes and constants of linux/if_link.h, if_addr.h, rtnetlink.h, neighbour.h and fib_rules.h.
 mod number {
@@ -25,6 +25,9 @@ mod number {
     pub(super) const IFA_LOCAL: u16 = 2;
     pub(super) const IFA_FLAGS: u16 = 8;
     pub(super) const IFA_F_SECONDARY: u32 = 1;
+    pub(super) const IFA_F_DADFAILED: u32 = 0x08;
+    pub(super) const IFA_F_DEPRECATED: u32 = 0x20;
+    pub(super) const IFA_F_TENTATIVE: u32 = 0x40;
 
     pub(super) const RTA_DST: u16 = 1;
     pub(super) const RTA_OIF: u16 = 4;
@@ -74,8 +77,15 @@ pub(super) const fn header_bytes(kind: u16) -> usize {
 }
 
 fn address_of(value: &[u8]) -> Option<IpAddress> {
+    if let Ok(octets) = <[u8; 16]>::try_from(value) {
+        return Some(IpAddress::from_v6(Ipv6Addr::from(octets)));
+    }
     let octets: [u8; 4] = value.try_into().ok()?;
     Some(IpAddress::from_v4(Ipv4Addr::from(octets)))
+}
+
+fn is_ip(family: u8) -> bool {
+    family == AF_INET || family == AF_INET6
 }
 
 fn scope_of(number: u8) -> Scope {
@@ -132,7 +142,7 @@ fn kind_of(info: &[u8]) -> Option<LinkKind> {
 
 /// An address (struct ifaddrmsg).
 pub(super) fn address(message: &Message<'_>) -> Option<Address> {
-    if u8_at(message.body, 0)? != AF_INET {
+    if !is_ip(u8_at(message.body, 0)?) {
         return None;
     }
     let mut flags = u32::from(u8_at(message.body, 2)?);
@@ -146,12 +156,17 @@ pub(super) fn address(message: &Message<'_>) -> Option<Address> {
             _ => {}
         }
     }
+    // RFC 4862 5.4: an address that may be somebody else's is not one of ours yet.
+    if flags & (IFA_F_TENTATIVE | IFA_F_DADFAILED) != 0 {
+        return None;
+    }
     Some(Address {
         ifindex: u32_at(message.body, 4)?,
         addr: local.or(peer)?,
         prefix: u8_at(message.body, 1)?,
         scope: scope_of(u8_at(message.body, 3)?),
-        secondary: flags & IFA_F_SECONDARY != 0,
+        // Of IPv6 the same bit says "temporary" (RFC 8981).
+        secondary: flags & (IFA_F_SECONDARY | IFA_F_DEPRECATED) != 0,
     })
 }
 
@@ -159,10 +174,12 @@ pub(super) fn address(message: &Message<'_>) -> Option<Address> {
 pub(super) fn route(message: &Message<'_>) -> Option<RouteRow> {
     let header = |at| u8_at(message.body, at);
     let flags = u32_at(message.body, 8)?;
-    if header(0)? != AF_INET || flags & (RTM_F_CLONED | RTNH_F_DEAD) != 0 {
+    let family = header(0)?;
+    if !is_ip(family) || flags & (RTM_F_CLONED | RTNH_F_DEAD) != 0 {
         return None;
     }
-    let mut row = RouteRow { prefix: header(1)?, scope: scope_of(header(6)?), ..RouteRow::default() };
+    let dst = if family == AF_INET { IpAddress::ANY } else { IpAddress::ANY_V6 };
+    let mut row = RouteRow { dst, prefix: header(1)?, scope: scope_of(header(6)?), ..RouteRow::default() };
     let mut table = u32::from(header(4)?);
     row.kind = match header(7)? {
         RTN_UNICAST if header(2)? == 0 && header(3)? == 0 => RouteKind::Unicast,
@@ -198,7 +215,7 @@ fn mtu_of(metrics: &[u8]) -> u16 {
 
 /// A neighbour (struct ndmsg).
 pub(super) fn neighbour(message: &Message<'_>) -> Option<Neighbour> {
-    if u8_at(message.body, 0)? != AF_INET {
+    if !is_ip(u8_at(message.body, 0)?) {
         return None;
     }
     let (mut addr, mut mac) = (None, None);
@@ -221,6 +238,8 @@ pub(super) fn neighbour(message: &Message<'_>) -> Option<Neighbour> {
     } else {
         NeighbourState::None
     };
+    // The kernel lists groups of IPv6 as well, and what is on the loopback device.
+    let addr = addr.filter(|addr| addr.is_unicast());
     let usable = matches!(state, NeighbourState::Reachable | NeighbourState::Stale);
     Some(Neighbour {
         ifindex: u32_at(message.body, 4)?,
@@ -230,7 +249,7 @@ pub(super) fn neighbour(message: &Message<'_>) -> Option<Neighbour> {
     })
 }
 
-/// Is this one of the three rules that every namespace starts with (struct fib_rule_hdr)? Anything about it that they
+/// Is this one of the rules (three of IPv4, two of IPv6) that every namespace starts with (struct fib_rule_hdr)? Anything about it that they
 /// do not have makes it another.
 pub(super) fn is_first_rule(message: &Message<'_>) -> bool {
     let header = |at| u8_at(message.body, at).unwrap_or(u8::MAX);

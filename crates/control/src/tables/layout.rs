@@ -29,6 +29,8 @@ pub(super) mod flags {
     pub(in crate::tables) const OVERFLOW: u64 = 0xf;
     /// The namespace has routing rules beside the three every namespace starts with.
     pub(in crate::tables) const POLICY_RULES: u64 = 1 << 8;
+    /// The same of IPv6.
+    pub(in crate::tables) const POLICY_RULES_V6: u64 = 1 << 9;
 }
 
 /// One kind of row.

@@ -30,7 +30,7 @@ pub enum RouteAnswer {
     Unreachable,
     /// One of this host's own addresses, on the device given: the kernel's loopback carries it.
     Local(u32),
-    /// 127.0.0.0/8, or out of the loopback device.
+    /// 127.0.0.0/8, ::1, or out of the loopback device.
     LoopbackOnly,
     /// The tables cannot tell; leave the socket to the kernel.
     Unknown(Unknown),
@@ -47,7 +47,7 @@ pub enum Unknown {
     UnusualRoute,
     /// The keeper does not finish a write: it is dead.
     KeeperGone,
-    /// Multicast, broadcast or IPv6 destination.
+    /// Multicast or broadcast destination.
     NotMirrored,
     /// No route by the bound device, or no source address: Linux has rules of its own for that.
     NoSource,
@@ -62,7 +62,7 @@ impl Unknown {
             Self::PolicyRules => "the network namespace has policy routing rules",
             Self::UnusualRoute => "the route has several next hops, an encapsulation or a special type",
             Self::KeeperGone => "the keeper is gone",
-            Self::NotMirrored => "the destination is multicast, broadcast or IPv6",
+            Self::NotMirrored => "the destination is multicast or broadcast",
             Self::NoSource => "no source address or no route on the bound device",
         }
     }
@@ -168,24 +168,27 @@ impl Tables {
         if state & flags::OVERFLOW & !(1 << Section::Neighbours.number()) != 0 {
             return RouteAnswer::Unknown(Unknown::Overflow);
         }
-        if state & flags::POLICY_RULES != 0 {
+        let policy = if dst.is_v4() { flags::POLICY_RULES } else { flags::POLICY_RULES_V6 };
+        if state & policy != 0 {
             return RouteAnswer::Unknown(Unknown::PolicyRules);
         }
-        let Some(v4) = dst.as_v4() else {
-            return RouteAnswer::Unknown(Unknown::NotMirrored);
-        };
-        if v4.is_loopback() {
+        let v4 = dst.as_v4();
+        if v4.map_or(dst.as_v6().is_loopback(), |v4| v4.is_loopback()) {
             return RouteAnswer::LoopbackOnly;
         }
-        if v4.is_multicast() || v4.is_broadcast() || self.is_subnet_broadcast(u32::from(v4)) {
+        if !dst.is_unicast() || v4.is_some_and(|v4| self.is_subnet_broadcast(u32::from(v4))) {
             return RouteAnswer::Unknown(Unknown::NotMirrored);
+        }
+        // Every link has the network of link-local addresses: without a device they name nobody (RFC 4007 6).
+        if bound_device == 0 && dst.as_v6().is_unicast_link_local() {
+            return RouteAnswer::Unknown(Unknown::NoSource);
         }
         if let Some(ifindex) = self.local_device(dst) {
             return RouteAnswer::Local(ifindex);
         }
         let found = layout::rows(self.words, Section::Routes)
             .filter_map(rows::read_route)
-            .find(|row| covers(row, u32::from(v4)) && (bound_device == 0 || row.oif == bound_device));
+            .find(|row| covers(row, dst) && (bound_device == 0 || row.oif == bound_device));
         match found {
             None if bound_device != 0 => RouteAnswer::Unknown(Unknown::NoSource),
             None => RouteAnswer::Unreachable,
@@ -217,7 +220,8 @@ impl Tables {
         let source = match (bound_source.is_any(), row.prefsrc.is_any()) {
             (false, _) => Some(bound_source),
             (true, false) => Some(row.prefsrc),
-            (true, true) => self.source_on(row, next_hop),
+            (true, true) if dst.is_v4() => self.source_on(row, next_hop),
+            (true, true) => self.source_v6(row.oif, dst),
         };
         let Some(source) = source else {
             return RouteAnswer::Unknown(Unknown::NoSource);
@@ -229,22 +233,49 @@ impl Tables {
     /// The kernel's choice of a source (inet_select_addr): the first primary address of the device whose subnet holds the gateway,
     /// else its first primary address that is valid as far as the route goes, else one of another device, but none of link scope.
     fn source_on(&self, row: &RouteRow, next_hop: IpAddress) -> Option<IpAddress> {
-        let hop = u32::from(next_hop.as_v4()?);
         let scope = if row.scope == Scope::Nowhere { Scope::Link } else { row.scope };
         let usable = |a: &Address| !a.secondary && a.addr.as_v4().is_some() && a.scope <= scope;
         let here = || self.address_rows().filter(|a| usable(a) && a.ifindex == row.oif);
-        let near = here().find(|a| !row.gateway.is_any() && in_subnet(a.addr, a.prefix, hop));
+        let near = here().find(|a| !row.gateway.is_any() && in_subnet(a.addr, a.prefix, next_hop));
         let elsewhere = || self.address_rows().find(|a| usable(a) && a.scope != Scope::Link);
         near.or_else(|| here().next()).or_else(elsewhere).map(|a| a.addr)
     }
+
+    /// The source of an IPv6 packet by device `oif` (RFC 6724 5): of the scope of `dst` (rule 2), of the device (rule 5), with the longest
+    /// prefix in common (rule 8). Deprecated addresses (rule 3) and temporary ones (rule 7, as Linux has it by default) are not taken; labels
+    /// (rule 6) are left out, and are mostly what rule 8 gives too.
+    fn source_v6(&self, oif: u32, dst: IpAddress) -> Option<IpAddress> {
+        let near = dst.as_v6().is_unicast_link_local();
+        let fits = |a: &Address| {
+            let link_local = a.addr.as_v6().is_unicast_link_local();
+            !a.addr.is_v4() && !a.secondary && a.scope != Scope::Host && link_local == near
+        };
+        let usable = self.address_rows().filter(|a| fits(a) && (a.ifindex == oif || !near));
+        let common = |a: &Address| (differing(a.addr, dst).leading_zeros()).min(u32::from(a.prefix));
+        // Of equals the first: `max_by_key` would give the last.
+        let best = usable.reduce(|best, a| {
+            let better = (a.ifindex == oif, common(&a)) > (best.ifindex == oif, common(&best));
+            if better { a } else { best }
+        });
+        best.map(|a| a.addr)
+    }
 }
 
-fn in_subnet(net: IpAddress, prefix: u8, addr: u32) -> bool {
-    let outside = u32::MAX.checked_shr(u32::from(prefix)).unwrap_or(0);
-    net.as_v4().is_some_and(|net| (u32::from(net) ^ addr) & !outside == 0)
+/// Does the network of `net`, with `prefix` bits of its own family, hold `addr`?
+fn in_subnet(net: IpAddress, prefix: u8, addr: IpAddress) -> bool {
+    let family_bits = if net.is_v4() { 96 } else { 0 };
+    let outside = u128::MAX.checked_shr(family_bits + u32::from(prefix)).unwrap_or(0);
+    net.is_v4() == addr.is_v4() && differing(net, addr) & !outside == 0
+}
+
+fn differing(a: IpAddress, b: IpAddress) -> u128 {
+    u128::from_be_bytes(a.0) ^ u128::from_be_bytes(b.0)
 }
 
 /// Does the route's destination network hold `addr`?
-fn covers(row: &RouteRow, addr: u32) -> bool {
-    if row.dst.is_any() { row.prefix == 0 } else { in_subnet(row.dst, row.prefix, addr) }
+fn covers(row: &RouteRow, addr: IpAddress) -> bool {
+    if row.prefix == 0 && row.dst.is_wild() {
+        return row.dst.is_any() == addr.is_v4();
+    }
+    in_subnet(row.dst, row.prefix, addr)
 }

@@ -91,7 +91,7 @@ pub struct Address {
     pub prefix: u8,
     /// Its scope.
     pub scope: Scope,
-    /// Not the first of its subnet (IFA_F_SECONDARY): never chosen as a source by itself.
+    /// Not the first of its subnet (IFA_F_SECONDARY); of IPv6 temporary or deprecated: never chosen as a source by itself.
     pub secondary: bool,
 }
 
@@ -110,7 +110,7 @@ pub enum RouteKind {
 /// One route of the main table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct RouteRow {
-    /// Destination network; [`IpAddress::ANY`] with prefix 0 is the default route of IPv4.
+    /// Destination network. Of a default route, with prefix 0: [`IpAddress::ANY`] for IPv4, [`IpAddress::ANY_V6`] for IPv6.
     pub dst: IpAddress,
     /// Bits of `dst` that count, in its own family.
     pub prefix: u8,

@@ -50,11 +50,13 @@ impl TablesWriter {
         self.replace(Section::Neighbours, &neighbours, rows::write_neighbour);
     }
 
-    /// Says whether the namespace has routing rules of its own, which the tables cannot follow.
-    pub fn set_policy_rules(&mut self, present: bool) {
+    /// Says whether the namespace has routing rules of its own for IPv4 and for IPv6, which the tables cannot follow.
+    pub fn set_policy_rules(&mut self, present: [bool; 2]) {
         self.change(|words| {
-            let others = load(words, FLAGS) & !flags::POLICY_RULES;
-            store(words, FLAGS, if present { others | flags::POLICY_RULES } else { others });
+            let both = [flags::POLICY_RULES, flags::POLICY_RULES_V6];
+            let others = load(words, FLAGS) & !(flags::POLICY_RULES | flags::POLICY_RULES_V6);
+            let set = both.into_iter().zip(present).filter(|(_, present)| *present);
+            store(words, FLAGS, set.fold(others, |all, (bit, _)| all | bit));
         });
     }
 
