@@ -171,6 +171,12 @@ plain! {
         pub compacted: u64,
         /// Connections dropped by a full listener (ListenOverflows).
         pub listen_overflows: u64,
+        /// SYNs answered with a cookie (SyncookiesSent).
+        pub cookies_out: u64,
+        /// Connections opened by a cookie that came back (SyncookiesRecv).
+        pub cookies_in: u64,
+        /// Segments with a cookie that was none of ours (SyncookiesFailed).
+        pub cookies_bad: u64,
         /// Connections that ended in silence (TCPAbortOnTimeout).
         pub aborts_on_timeout: u64,
         /// Connections ended by close with unread data (TCPAbortOnClose).

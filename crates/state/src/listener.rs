@@ -1,6 +1,6 @@
 //! TCP listeners.
 
-use base::Idx;
+use base::{Idx, Instant};
 use region::plain;
 
 use crate::{Endpoint, TcbHot, TcpOptions};
@@ -41,6 +41,8 @@ plain! {
         pub next: Idx<Listener>,
         /// Connections that did not fit (as Linux's ListenOverflows and ListenDrops).
         pub overflows: u32,
+        /// When it last sent a SYN cookie; 0: never.
+        pub cookie_at: Instant,
         /// Options of the connections it makes.
         pub options: TcpOptions,
     }

@@ -2,7 +2,7 @@
 //! the SYNs' options agree on.
 
 use ::state::{DropReason, LaneMem, Ready, TcbHot, TcpOptions};
-use base::{Idx, Instant};
+use base::{Idx, Instant, IpAddress};
 use wire::tcp_options::TcpOptions as Offered;
 
 use super::conn::{Conn, Fate, Ring, conn};
@@ -15,6 +15,17 @@ use super::{
 };
 use crate::errors::SockError;
 
+/// Receive buffer of a connection with `options`, bytes, when it is `usual` without any.
+pub(super) fn rcv_buf(options: &TcpOptions, usual: u32) -> u32 {
+    if options.rcv_buf_bytes == 0 { usual } else { options.rcv_buf_bytes.clamp(2048, 1 << 30) }
+}
+
+/// The MSS that a connection with `options` announces to `remote` by a device with this MTU.
+pub(super) fn mss_local(options: &TcpOptions, mtu: u16, remote: IpAddress) -> u16 {
+    let fits = mtu.saturating_sub(headers_to(remote)).max(MSS_MIN);
+    if options.mss_max == 0 { fits } else { fits.min(options.mss_max.max(MSS_MIN)) }
+}
+
 impl Conn<'_, '_> {
     /// Takes over the program's options.
     pub(super) fn apply_options(&mut self, options: &TcpOptions) {
@@ -25,8 +36,7 @@ impl Conn<'_, '_> {
         self.set(if options.cork != 0 { flag::CORK } else { 0 });
         self.set(if options.keepalive != 0 { flag::KEEPALIVE } else { 0 });
         let usual = (self.tcp.rcv_buf_bytes, self.tcp.snd_buf_bytes);
-        self.hot.rcv_buf =
-            if options.rcv_buf_bytes == 0 { usual.0 } else { options.rcv_buf_bytes.clamp(2048, 1 << 30) };
+        self.hot.rcv_buf = rcv_buf(options, usual.0);
         self.hot.snd_buf =
             if options.snd_buf_bytes == 0 { usual.1 } else { options.snd_buf_bytes.clamp(2048, 1 << 30) };
         if self.any(flag::KEEPALIVE) && !keepalive {
@@ -45,9 +55,7 @@ impl Conn<'_, '_> {
         snd.una = iss;
         snd.nxt = iss.plus(1);
         snd.end = iss.plus(1);
-        let most = self.cold.options.mss_max;
-        let fits = mtu.saturating_sub(headers_to(self.hot.key.remote)).max(MSS_MIN);
-        self.cold.mss_local = if most == 0 { fits } else { fits.min(most.max(MSS_MIN)) };
+        self.cold.mss_local = mss_local(&self.cold.options, mtu, self.hot.key.remote);
         self.cold.mss_peer = self.mss_default();
         self.hot.rcv_shift = window::shift_for(self.hot.rcv_buf);
         self.set(flag::SEND_SYN);

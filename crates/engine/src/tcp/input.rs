@@ -35,7 +35,7 @@ pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, packet: &Packet) {
             }
         }
         Whose::Of(at) => for_connection(mem, now, at, &mut seg),
-        Whose::Nobody => listen::segment(mem, now, &seg),
+        Whose::Nobody => listen::segment(mem, now, &mut seg),
         Whose::NoRow => mem.counters.drop_packet(DropReason::TcpNoTcb),
     }
     mem.frames.release_chain(seg.head);

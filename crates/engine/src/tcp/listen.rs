@@ -11,7 +11,7 @@ use wire::TcpFlags;
 
 use super::conn::{Fate, cold_of, conn};
 use super::segment::Seg;
-use super::{Cause, State, flag, reset, table};
+use super::{Cause, State, cookie, flag, reset, table};
 use crate::errors::{AcceptError, ListenError};
 use crate::types::Accepted;
 use crate::{events, hop};
@@ -245,7 +245,7 @@ fn overflow(mem: &mut LaneMem<'_>, listener: Idx<Listener>) {
 }
 
 /// A segment that belongs to no connection (RFC 9293 3.10.7.1, 3.10.7.2).
-pub(super) fn segment(mem: &mut LaneMem<'_>, now: Instant, seg: &Seg) {
+pub(super) fn segment(mem: &mut LaneMem<'_>, now: Instant, seg: &mut Seg) {
     let local = Endpoint { addr: seg.key.local, port: seg.key.local_port };
     let Some(listener) = find(mem, local) else {
         reset::of_segment(mem, now, seg, DropReason::TcpNoSocket);
@@ -254,7 +254,9 @@ pub(super) fn segment(mem: &mut LaneMem<'_>, now: Instant, seg: &Seg) {
     if seg.flags.is_rst() {
         mem.counters.drop_packet(DropReason::TcpFlagsBad);
     } else if seg.flags.is_ack() {
-        reset::of_segment(mem, now, seg, DropReason::TcpAckBad);
+        if !cookie::accept(mem, now, listener, seg) {
+            reset::of_segment(mem, now, seg, DropReason::TcpAckBad);
+        }
     } else if seg.flags.is_syn()
         && !seg.flags.is_fin()
         && seg.key.remote.is_unicast()
@@ -274,26 +276,50 @@ fn on_syn(
     seg: &Seg,
     above: Option<base::SeqNum>,
 ) {
-    let Some(row) = mem.listeners.get(listener) else { return };
-    let (options, generation) = (row.options, row.generation);
-    // As Linux: no SYN is taken while the accept queue is full, or the SYN queue (there are no cookies yet).
-    if row.accept_queue.len > row.backlog || row.syn_queue.len > row.backlog {
-        overflow(mem, listener);
+    // As Linux: no SYN is taken while the accept queue is full.
+    if !may_accept(mem, listener) {
         return;
     }
+    if above.is_none() && cookie::is_due(mem, listener) {
+        return cookie::send(mem, now, listener, seg);
+    }
+    let (iss, _) = table::initial_numbers(mem, now, &seg.key);
+    let iss = above.filter(|a| !iss.after(*a)).unwrap_or(iss);
+    open_row(mem, now, listener, seg, iss);
+}
+
+/// Is there room in the accept queue of `listener`? If not, it is counted.
+pub(super) fn may_accept(mem: &mut LaneMem<'_>, listener: Idx<Listener>) -> bool {
+    let Some(row) = mem.listeners.get(listener) else { return false };
+    let room = row.accept_queue.len <= row.backlog;
+    if !room {
+        overflow(mem, listener);
+    }
+    room
+}
+
+/// A half-open connection of `listener` for the SYN `seg`, with our number `iss`. `None`: there is no room for it.
+pub(super) fn open_row(
+    mem: &mut LaneMem<'_>,
+    now: Instant,
+    listener: Idx<Listener>,
+    seg: &Seg,
+    iss: base::SeqNum,
+) -> Option<Idx<TcbHot>> {
+    let row = mem.listeners.get(listener)?;
+    let (options, generation) = (row.options, row.generation);
     let Some(hop) = hop::for_source(mem, now, seg.port, seg.src_mac) else {
         mem.counters.drop_packet(DropReason::TcpNoHop);
-        return;
+        return None;
     };
     let Some(at) = table::make(mem, now, &seg.key) else {
         hop::release(mem, hop);
         mem.counters.drop_packet(DropReason::TcpNoTcb);
-        return;
+        return None;
     };
-    let (iss, ts_offset) = table::initial_numbers(mem, now, &seg.key);
-    let iss = above.filter(|a| !iss.after(*a)).unwrap_or(iss);
+    let (_, ts_offset) = table::initial_numbers(mem, now, &seg.key);
     let mtu = mem.ports.get(Idx::new(u32::from(seg.port))).map_or(0, |p| p.mtu);
-    let Some(mut c) = conn(mem, now, at) else { return };
+    let mut c = conn(mem, now, at)?;
     c.hot.hop = hop;
     c.hot.port = seg.port;
     c.cold.passive.listener = listener;
@@ -304,6 +330,7 @@ fn on_syn(
     c.start(iss, ts_offset, mtu);
     c.take_syn(seg);
     join_queue(mem, at, flag::IN_SYN_QUEUE);
+    Some(at)
 }
 
 /// A SYN for connection `at` in TIME-WAIT opens a new connection if it cannot be an old duplicate (RFC 6191 2, RFC 1122

@@ -11,10 +11,10 @@
 //! | `output`, `usual_out`, `header`, `reset`, `window` | what is sent |
 //! | `timers`, `report` | what time and ICMP errors do |
 //! | `travel` | connections that move to another lane |
-//! | `table`, `listen`, `connect`, `verbs`, `stream`, `usual_io`, `borrow` | what programs do |
+//! | `table`, `listen`, `cookie`, `connect`, `verbs`, `stream`, `usual_io`, `borrow` | what programs do |
 //! | `hibernate`, `frozen`, `handle` | idle connections in small rows, and their names |
 //!
-//! Left out: urgent data (read in line, as RFC 6093 wants), ECN, fast open, cookies.
+//! Left out: urgent data (read in line, as RFC 6093 wants), ECN, fast open.
 
 mod ack;
 mod board;
@@ -22,6 +22,7 @@ pub(crate) mod borrow;
 mod congestion;
 mod conn;
 pub(crate) mod connect;
+mod cookie;
 mod frozen;
 mod handle;
 mod handshake;

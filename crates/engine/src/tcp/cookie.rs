@@ -1,0 +1,219 @@
+//! SYN cookies (RFC 4987 3.6): while a listener's SYN queue or the table of connections is crowded, a SYN is answered without a row. What has to be
+//! remembered goes into the numbers that the peer sends back: time, MSS and a keyed hash into our initial sequence number; the other options
+//! into the low bits of our timestamp, as Linux does. A peer without timestamps gets neither window scaling nor SACK then.
+//!
+//! A cookie of 32 bits has 24 of hash, so who does not see our SYN,ACK must guess 2^23 times, for one listener that was crowded in the
+//! last two minutes, to open one connection.
+
+use core::hash::Hasher;
+
+use ::state::{DropReason, FlowKey, LaneMem, Listener};
+use base::{Duration, Idx, Instant, SeqNum};
+use siphasher::sip::SipHasher13;
+use wire::tcp_options::TcpOptions as Offered;
+use wire::{SackBlocks, TcpFlags, TcpHeader, Timestamps, tcp};
+
+use super::conn::Fate;
+use super::header::{Way, header_frame, label_of, write};
+use super::segment::Seg;
+use super::{MSS_DEFAULT, MSS_DEFAULT_V6, listen, table, window};
+use crate::ip;
+use crate::outbox::{self, Note};
+
+/// What three bits can say of the peer's MSS: the next lower one counts.
+const MSS_TABLE: [u16; 8] = [536, 1220, 1300, 1400, 1440, 1460, 4312, 8960];
+/// Unit of the time in a cookie, s.
+const TICK_S: u64 = 64;
+/// A cookie lasts for this unit of time and so many more.
+const TICKS: u32 = 1;
+/// After the last cookie sent none is accepted any more.
+const LIFE: Duration = Duration::from_secs(TICK_S * (TICKS as u64 + 1));
+
+/// Bits of the timestamp that hold options.
+const STAMP_MASK: u32 = 0x3f;
+/// The window scale in them that means none.
+const NO_SCALE: u32 = 0xf;
+/// SACK is permitted.
+const STAMP_SACK: u32 = 1 << 4;
+
+/// Time, as far as a cookie knows it.
+fn tick(now: Instant) -> u32 {
+    (now.as_micros() / (1_000_000 * TICK_S)) as u32 & 0x1f
+}
+
+/// The cookie for the SYN `irs` of `key` at time `tick` with entry `mss` of the table.
+fn make(mem: &LaneMem<'_>, key: &FlowKey, irs: SeqNum, tick: u32, mss: u32) -> SeqNum {
+    let [k0, k1] = mem.globals.tcp.isn_key;
+    // Keyed apart from initial sequence numbers.
+    let mut hasher = SipHasher13::new_with_keys(k0, !k1);
+    hasher.write(&key.local.0);
+    hasher.write(&key.remote.0);
+    hasher.write_u16(key.local_port.0);
+    hasher.write_u16(key.remote_port.0);
+    hasher.write_u32(irs.0);
+    hasher.write_u32(tick << 3 | mss);
+    SeqNum(tick << 27 | mss << 24 | hasher.finish() as u32 & 0x00ff_ffff)
+}
+
+/// The MSS in the cookie that `seg` acknowledges. `None`: it acknowledges none of ours.
+fn mss_in(mem: &LaneMem<'_>, now: Instant, seg: &Seg) -> Option<u16> {
+    let cookie = seg.ack.minus(1);
+    let (then, mss) = (cookie.0 >> 27, cookie.0 >> 24 & 7);
+    let age = tick(now).wrapping_sub(then) & 0x1f;
+    let good = age <= TICKS && make(mem, &seg.key, seg.seq.minus(1), then, mss) == cookie;
+    MSS_TABLE.get(mss as usize).copied().filter(|_| good)
+}
+
+/// The clock for TSval, the options of a SYN in its low bits, and never ahead of the clock (RFC 7323 5.4).
+fn stamp(clock: u32, offered: &Offered) -> u32 {
+    let scale = offered.window_scale.map_or(NO_SCALE, |shift| u32::from(shift.min(14)));
+    let options = scale | if offered.sack_permitted { STAMP_SACK } else { 0 };
+    let stamp = clock & !STAMP_MASK | options;
+    if (stamp.wrapping_sub(clock) as i32) > 0 { stamp.wrapping_sub(STAMP_MASK + 1) } else { stamp }
+}
+
+/// What the peer offered in its SYN, as far as its ACK `seg` brings it back.
+fn offered(seg: &Seg, mss: u16) -> Offered {
+    let mut offered = Offered { mss: Some(mss), sack: SackBlocks::NONE, ..seg.options };
+    if let Some(ts) = seg.options.timestamps {
+        let scale = ts.echo & NO_SCALE;
+        offered.window_scale = (scale != NO_SCALE).then_some(scale.min(14) as u8);
+        offered.sack_permitted = ts.echo & STAMP_SACK != 0;
+    }
+    offered
+}
+
+/// Answers the SYN `seg` to `listener` with a cookie.
+pub(super) fn send(mem: &mut LaneMem<'_>, now: Instant, listener: Idx<Listener>, seg: &Seg) {
+    let Some(row) = mem.listeners.get_mut(listener) else { return };
+    row.cookie_at = now;
+    let settings = row.options;
+    let Some(port) = mem.ports.get(Idx::new(u32::from(seg.port))) else { return };
+    let (from_mac, mss_local) = (port.mac, super::handshake::mss_local(&settings, port.mtu, seg.key.remote));
+    let usual = if seg.key.remote.is_v4() { MSS_DEFAULT } else { MSS_DEFAULT_V6 };
+    let theirs = seg.options.mss.unwrap_or(usual);
+    let mss = MSS_TABLE.iter().skip(1).take_while(|m| **m <= theirs).count() as u32;
+    let seq = make(mem, &seg.key, seg.seq, tick(now), mss);
+    let (_, ts_offset) = table::initial_numbers(mem, now, &seg.key);
+    let clock = now.as_millis_u32().wrapping_add(ts_offset);
+    let rcv_buf = super::handshake::rcv_buf(&settings, mem.globals.tcp.rcv_buf_bytes);
+    let mut options = Offered { mss: Some(mss_local), ..Offered::NONE };
+    if let Some(theirs) = seg.options.timestamps {
+        options.timestamps = Some(Timestamps { value: stamp(clock, &seg.options), echo: theirs.value });
+        options.sack_permitted = seg.options.sack_permitted;
+        options.window_scale = seg.options.window_scale.map(|_| window::shift_for(rcv_buf));
+    }
+    let header = TcpHeader {
+        src_port: seg.key.local_port,
+        dst_port: seg.key.remote_port,
+        seq,
+        ack: seg.seq.plus(1),
+        flags: TcpFlags::SYN | TcpFlags::ACK,
+        window: rcv_buf.min(u32::from(u16::MAX)) as u16,
+        urgent: 0,
+    };
+    let way =
+        Way { from_mac, to_mac: seg.src_mac, ttl: settings.ttl, tos: settings.tos, label: label_of(seq) };
+    push(mem, seg, &way, (&header, &options));
+}
+
+fn push(mem: &mut LaneMem<'_>, seg: &Seg, way: &Way, segment: (&TcpHeader, &Offered)) {
+    let Some(head) = header_frame(&mut mem.frames) else {
+        mem.counters.drop_packet(DropReason::OutOfFrames);
+        return;
+    };
+    if write(&mut mem.frames, head, way, &seg.key, segment, 0) == 0 {
+        mem.frames.release(head);
+        return;
+    }
+    let tcp_at = ip::headers(seg.key.remote) as u16;
+    let note = Note { csum_start: tcp_at, csum_offset: tcp::CHECKSUM_OFFSET as u16, ..Note::plain(seg.port) };
+    if outbox::push(mem, head, &note) {
+        mem.counters.tcp.cookies_out = mem.counters.tcp.cookies_out.wrapping_add(1);
+    }
+}
+
+/// Opens the connection whose handshake `seg` completes with a cookie. False: it holds none of ours, and nothing was done.
+pub(super) fn accept(mem: &mut LaneMem<'_>, now: Instant, listener: Idx<Listener>, seg: &mut Seg) -> bool {
+    let Some(row) = mem.listeners.get(listener) else { return false };
+    let crowded = row.cookie_at != Instant(0) && now.since(row.cookie_at) <= LIFE;
+    let ack_only = seg.flags.is_ack() && !seg.flags.intersects(TcpFlags::SYN | TcpFlags::RST);
+    if !crowded || !ack_only {
+        return false;
+    }
+    let Some(mss) = mss_in(mem, now, seg) else {
+        mem.counters.tcp.cookies_bad = mem.counters.tcp.cookies_bad.wrapping_add(1);
+        return false;
+    };
+    if !listen::may_accept(mem, listener) {
+        return true;
+    }
+    if mem.globals.tcp.free.is_none() {
+        give_way(mem, now, listener);
+    }
+    let syn = Seg {
+        key: seg.key,
+        seq: seg.seq.minus(1),
+        ack: SeqNum(0),
+        flags: TcpFlags::SYN,
+        window: seg.window,
+        port: seg.port,
+        gso_size: 0,
+        len: 0,
+        head: base::FrameIdx::NONE,
+        src_mac: seg.src_mac,
+        options: offered(seg, mss),
+    };
+    let Some(at) = listen::open_row(mem, now, listener, &syn, seg.ack.minus(1)) else { return true };
+    if let Some(mut c) = super::conn::conn(mem, now, at) {
+        // Our SYN was sent, though not by this row.
+        c.clear(super::flag::SEND_SYN);
+        c.announce_syn_window();
+    }
+    mem.counters.tcp.cookies_in = mem.counters.tcp.cookies_in.wrapping_add(1);
+    super::input::for_connection(mem, now, at, seg);
+    true
+}
+
+/// No row is free: the oldest half-open connection of `listener` gives its own, if its peer has not answered for a second.
+fn give_way(mem: &mut LaneMem<'_>, now: Instant, listener: Idx<Listener>) {
+    let Some(oldest) = mem.listeners.get(listener).and_then(|row| row.syn_queue.head.some()) else { return };
+    if mem.cold.get(super::conn::cold_of(oldest)).is_some_and(|cold| cold.loss.backoff > 0) {
+        mem.counters.drop_packet(DropReason::TcpNoTcb);
+        table::settle(mem, now, oldest, Fate::Dead(crate::SockError::TimedOut));
+    }
+}
+
+/// Has `listener` so many half-open connections, or the lane so few free rows, that a SYN gets a cookie?
+pub(super) fn is_due(mem: &LaneMem<'_>, listener: Idx<Listener>) -> bool {
+    let rows = mem.hot.len();
+    let free = rows.saturating_sub(mem.globals.tcp.used);
+    mem.listeners.get(listener).is_some_and(|row| {
+        let half_open = row.syn_queue.len;
+        half_open > row.backlog.min(rows / 2) || (free <= rows / 8 && half_open > free.max(rows / 64))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stamp_holds_the_options_and_is_not_ahead_of_the_clock() {
+        for clock in [0, 5, 63, 64, 1000, u32::MAX - 3] {
+            for (scale, sack) in [(None, false), (Some(0), true), (Some(7), true), (Some(14), false)] {
+                let syn = Offered { window_scale: scale, sack_permitted: sack, ..Offered::NONE };
+                let value = stamp(clock, &syn);
+                assert!(clock.wrapping_sub(value) <= 2 * STAMP_MASK);
+                let echo = value & STAMP_MASK;
+                assert_eq!((echo & NO_SCALE != NO_SCALE).then_some((echo & NO_SCALE) as u8), scale);
+                assert_eq!(echo & STAMP_SACK != 0, sack);
+            }
+        }
+    }
+
+    #[test]
+    fn the_mss_table_ascends() {
+        assert!(MSS_TABLE.windows(2).all(|w| w[0] < w[1]));
+    }
+}
