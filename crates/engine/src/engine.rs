@@ -82,6 +82,14 @@ impl<'a> Engine<'a> {
         &mut self.mem
     }
 
+    /// Does everything hold that holds of connections between two steps? `deep`: their queues are walked too.
+    ///
+    /// # Errors
+    /// [`crate::Finding`]: the first thing that does not.
+    pub fn audit(&self, deep: bool) -> Result<(), crate::Finding> {
+        crate::tcp::audit::audit(&self.mem, deep)
+    }
+
     /// Takes every packet of `batch`, which is empty afterwards.
     pub fn handle_frames(&mut self, batch: &mut RxBatch) {
         pipeline::handle_frames(&mut self.mem, self.now, batch);

@@ -37,6 +37,7 @@ pub use errors::{
     AcceptError, ConnectError, ListenError, MoveError, RecvError, SendError, ShutdownError, SockError,
 };
 pub use load::Load;
+pub use tcp::audit::Finding;
 pub use tcp::{Cause, State};
 pub use types::{Accepted, HopKey, How, RouteTo, TcpInfo};
 pub use udp_types::{Datagram, UdpBindError, UdpConnectError, UdpOptions, UdpRecvError, UdpSendError, UdpTo};

@@ -10,6 +10,7 @@ mod bulk;
 mod host;
 mod link;
 mod network;
+mod oracle;
 mod packet_oracle;
 mod pattern;
 mod port;

@@ -1,6 +1,8 @@
 //! A world at work: the clock goes from one thing that is due to the next, and everything due at a moment is done to its
 //! end, host by host in order. So a run depends on its scenario only.
 
+#[cfg(test)]
+mod oracle_tests;
 mod verdict;
 
 use std::fmt;
@@ -14,6 +16,7 @@ use state::{Endpoint, SockRef, TcpOptions};
 use crate::attack::Attacker;
 use crate::host::{Host, address, route};
 use crate::network::{Network, NetworkCounts};
+use crate::oracle::Oracle;
 use crate::port::{SharedNetwork, lock};
 use crate::scenario::{Family, Scenario};
 use crate::stream::{Outcome, Role, Side};
@@ -119,6 +122,10 @@ struct Program {
     side: Side,
 }
 
+/// What a test does to an engine.
+#[cfg(test)]
+type Spoil = fn(&mut Engine<'_>);
+
 struct World<'s> {
     scenario: &'s Scenario,
     now: Instant,
@@ -126,6 +133,11 @@ struct World<'s> {
     hosts: Vec<Host>,
     /// When each host's lane wants to be called.
     due: Vec<Instant>,
+    /// What was seen of each host.
+    oracles: Vec<Oracle>,
+    /// Tests break something here, from this time on.
+    #[cfg(test)]
+    spoil: Option<(Instant, Spoil)>,
     listeners: Vec<SockRef>,
     echoes: Vec<SockRef>,
     programs: Vec<Program>,
@@ -153,6 +165,9 @@ impl<'s> World<'s> {
             now: Instant(0),
             network,
             due: vec![Instant(0); hosts.len()],
+            oracles: hosts.iter().map(|_| Oracle::default()).collect(),
+            #[cfg(test)]
+            spoil: None,
             hosts,
             listeners: Vec::new(),
             echoes: Vec::new(),
@@ -267,6 +282,16 @@ impl<'s> World<'s> {
             let sent = session.flush();
             if progress.received == 0 && !progress.more && !busy && sent == 0 {
                 Host::doze(&mut session);
+                #[cfg(test)]
+                if let Some((_, spoil)) = self.spoil.filter(|(from, _)| *from <= self.now) {
+                    session.engine(spoil);
+                }
+                if let Some(oracle) = self.oracles.get_mut(at) {
+                    let now = self.now;
+                    let found =
+                        session.engine(|e| Some(oracle.look(e, now))).ok_or("the lane is poisoned")?;
+                    found.map_err(|what| format!("host {at}, {what}"))?;
+                }
                 return Ok(session.deadline());
             }
         }

@@ -13,10 +13,12 @@
 //! | `travel` | connections that move to another lane |
 //! | `table`, `listen`, `cookie`, `connect`, `verbs`, `stream`, `usual_io`, `borrow` | what programs do |
 //! | `hibernate`, `frozen`, `handle` | idle connections in small rows, and their names |
+//! | `audit` | what must hold of every connection, for oracles |
 //!
 //! Left out: urgent data (read in line, as RFC 6093 wants), ECN, fast open.
 
 mod ack;
+pub(crate) mod audit;
 mod board;
 pub(crate) mod borrow;
 mod congestion;

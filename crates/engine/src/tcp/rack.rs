@@ -217,10 +217,12 @@ impl Conn<'_, '_> {
             return false;
         };
         board.rack.reorder_at = Instant::NEVER;
-        if self.flight() > 0 {
-            self.restart_timer();
-            self.find_losses();
+        // With nothing in flight it was another timer, which must not be lost.
+        if self.flight() == 0 {
+            return false;
         }
+        self.restart_timer();
+        self.find_losses();
         true
     }
 
