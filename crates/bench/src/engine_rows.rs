@@ -76,8 +76,8 @@ fn bulk(mtu: usize) -> Row {
     }
     row.goal(Goal::OfPeer("smoltcp", 1.0 / 3.0))
         .obstacle(
-            "by perf 36 % of the time is four copies (program to frame, onto the wire and off it, frame to program), about 28 % two \
-             checksum passes, about 30 % protocol.",
+            "three copies (program to frame, frame to frame of the receiver, frame to program) and two checksum passes are half of \
+             the instructions; making and taking segments the rest.",
         )
         .in_short()
 }

@@ -1,4 +1,4 @@
-//! The work on Corelane's engine: two lanes joined by an in-memory wire, frames copied onto it and off it.
+//! The work on Corelane's engine: two lanes joined by an in-memory wire, which copies each packet from one lane's frames to the other's.
 //!
 //! Each end works as a lane's holder does: it takes what has arrived, lets its program answer, and sends at most a batch.
 
@@ -32,87 +32,131 @@ const BULK_BUFFER: u32 = 256 << 10;
 /// What a program writes and reads of a stream at once, bytes.
 const BULK_PIECE: usize = 64 << 10;
 
-/// One direction of the wire: at most a batch of packets, in buffers of fixed length.
+/// One direction of the wire. It copies each packet once, from frames of the sender into frames of the receiver: no more than
+/// the peers' rigs do, which hand their buffers over.
 struct Wire {
-    bytes: Vec<u8>,
-    stride: usize,
-    lens: [usize; BATCH_FRAMES],
-    count: usize,
     loss: Loss,
+    /// Packets carried at the last time.
+    carried: usize,
 }
 
 impl Wire {
     fn new(setting: &Setting) -> Self {
-        let stride = (setting.mtu + wire::eth::HEADER_LEN).next_multiple_of(base::CACHE_LINE);
-        let (bytes, lens) = (vec![0; stride * BATCH_FRAMES], [0; BATCH_FRAMES]);
-        Self { bytes, stride, lens, count: 0, loss: Loss::new(setting) }
+        Self { loss: Loss::new(setting), carried: 0 }
     }
 
-    /// Copies `packet` onto the wire, as a device does that completes checksums.
-    fn put(&mut self, frames: &region::Frames<'_>, packet: &TxFrame, checksums: bool) {
-        let slot = self.stride * self.count;
-        let buffer = &mut self.bytes[slot..slot + self.stride];
-        let head = frames.data(packet.head);
-        let mut len = head.len();
-        // Most headers are those of usual segments, whose copy is a few instructions.
-        match (head.first_chunk::<USUAL>(), buffer.first_chunk_mut::<USUAL>()) {
-            (Some(from), Some(to)) if len == USUAL => *to = *from,
-            _ => buffer[..len].copy_from_slice(head),
+    /// A batch at most goes from `from` to `to`.
+    fn carry(&mut self, from: &mut End<'_>, to: &mut End<'_>) {
+        self.carried = 0;
+        if !from.engine.transmit_pending() {
+            return;
         }
-        for piece in packet.pieces() {
-            let from = usize::from(piece.offset);
-            let bytes = &frames.cell(piece.frame)[from..from + usize::from(piece.len)];
-            buffer[len..len + bytes.len()].copy_from_slice(bytes);
-            len += bytes.len();
-        }
-        let start = usize::from(packet.csum_start);
-        if checksums && start > 0 {
-            let sum = Sum::of(&buffer[start..len]).finish();
-            let at = start + usize::from(packet.csum_offset);
-            buffer[at..at + 2].copy_from_slice(&sum.to_be_bytes());
-        }
-        self.lens[self.count] = len;
-        self.count += 1;
-    }
-
-    /// Copies what is on the wire to `rx`, in frames, or in chains where a packet is longer than one.
-    fn take(&mut self, frames: &mut region::Frames<'_>, rx: &mut RxBatch, checksums: bool) {
-        let csum = if checksums { CsumState::Unknown } else { CsumState::Verified };
-        for (buffer, len) in self.bytes.chunks_exact(self.stride).zip(&self.lens[..self.count]) {
-            if self.loss.next() {
-                continue;
+        from.tx.clear();
+        self.carried = from.engine.poll_transmit(&mut from.tx);
+        let (frames, room) = (&mut from.engine.mem().frames, &mut to.engine.mem().frames);
+        let csum = if to.checksums { CsumState::Unknown } else { CsumState::Verified };
+        for packet in from.tx.items() {
+            if !self.loss.next() {
+                let head = copy(frames, packet, room, from.checksums).expect("a free frame");
+                let len = packet.bytes();
+                to.rx.push(RxFrame { head, len, gso_size: 0, port: 0, local_peer: false, csum });
             }
-            let head = fill(frames, &buffer[..*len]).expect("a free frame");
-            rx.push(RxFrame { head, len: *len as u32, gso_size: 0, port: 0, local_peer: false, csum });
+            frames.release(packet.head);
         }
-        self.count = 0;
     }
 }
 
-/// A chain of frames with `packet`, cut as ports cut: headroom in the first frame only, or the longest packets would take
-/// more frames than a chain has.
+/// A copy of `packet` in `room`, with its checksum completed as a device does it if there are checksums.
 #[inline]
-fn fill(frames: &mut region::Frames<'_>, packet: &[u8]) -> Option<FrameIdx> {
-    if packet.len() <= FRAME_BYTES - FRAME_HEADROOM {
-        let frame = frames.alloc()?;
-        frames.meta_mut(frame)?.len = packet.len() as u16;
-        frames.data_mut(frame).copy_from_slice(packet);
-        return Some(frame);
+fn copy(
+    frames: &region::Frames<'_>,
+    packet: &TxFrame,
+    room: &mut region::Frames<'_>,
+    checksums: bool,
+) -> Option<FrameIdx> {
+    let headers = frames.data(packet.head);
+    let mut to = Chain::new(room, packet.bytes() as usize)?;
+    // Most headers are those of usual segments, whose copy is a few instructions.
+    match headers.first_chunk::<USUAL>() {
+        Some(usual) if headers.len() == USUAL => to.put_first(usual)?,
+        _ => to.put(headers)?,
     }
-    let (front, rest) = packet.split_at(FRAME_BYTES - FRAME_HEADROOM);
-    let head = frames.alloc()?;
-    frames.meta_mut(head)?.len = front.len() as u16;
-    frames.data_mut(head).copy_from_slice(front);
-    let mut last = head;
-    for piece in rest.chunks(FRAME_BYTES) {
-        let frame = frames.alloc()?;
-        let meta = frames.meta_mut(frame)?;
-        (meta.offset, meta.len) = (0, piece.len() as u16);
-        frames.data_mut(frame).copy_from_slice(piece);
-        frames.meta_mut(last)?.next = frame;
-        last = frame;
+    for piece in packet.pieces() {
+        to.put(bytes_of(frames, piece)?)?;
+    }
+    let (Chain { frames: room, head, last, .. }, start) = (to, usize::from(packet.csum_start));
+    if checksums && start > 0 {
+        let at = start + usize::from(packet.csum_offset);
+        let data = room.data_mut(head);
+        let mut sum = Sum::of(data.get(start..)?);
+        if head != last {
+            sum = Sum::of(headers.get(start..)?);
+            for piece in packet.pieces() {
+                sum = sum.plus_bytes(bytes_of(frames, piece)?);
+            }
+        }
+        data.get_mut(at..at + 2)?.copy_from_slice(&sum.finish().to_be_bytes());
     }
     Some(head)
+}
+
+fn bytes_of<'f>(frames: &'f region::Frames<'_>, piece: &state::Piece) -> Option<&'f [u8]> {
+    let from = usize::from(piece.offset);
+    frames.cell(piece.frame).get(from..from + usize::from(piece.len))
+}
+
+/// A chain of frames being filled, cut as ports cut: headroom in the first frame only, or the longest packets would take more
+/// frames than a chain has.
+struct Chain<'r, 'a> {
+    frames: &'r mut region::Frames<'a>,
+    head: FrameIdx,
+    last: FrameIdx,
+    /// Bytes of the last frame's cell before the next byte, and before the end of the frame's data.
+    at: usize,
+    end: usize,
+    /// Bytes of frames still to come.
+    left: usize,
+}
+
+impl<'r, 'a> Chain<'r, 'a> {
+    /// A chain for `len` bytes.
+    #[inline]
+    fn new(frames: &'r mut region::Frames<'a>, len: usize) -> Option<Self> {
+        let first = len.min(FRAME_BYTES - FRAME_HEADROOM);
+        let head = frames.alloc_at(FRAME_HEADROOM as u16, first as u16, 0)?;
+        let end = FRAME_HEADROOM + first;
+        Some(Self { frames, head, last: head, at: FRAME_HEADROOM, end, left: len - first })
+    }
+
+    /// The headers of a usual segment, at the very front.
+    #[inline]
+    fn put_first(&mut self, headers: &[u8; USUAL]) -> Option<()> {
+        *self.frames.room_mut(self.head, FRAME_HEADROOM).first_chunk_mut()? = *headers;
+        self.at += USUAL;
+        Some(())
+    }
+
+    #[inline]
+    fn put(&mut self, bytes: &[u8]) -> Option<()> {
+        if bytes.len() > self.end - self.at {
+            return self.put_over(bytes);
+        }
+        self.frames.room_mut(self.last, self.at).get_mut(..bytes.len())?.copy_from_slice(bytes);
+        self.at += bytes.len();
+        Some(())
+    }
+
+    /// [`Chain::put`] of bytes that go on in the next frame.
+    fn put_over(&mut self, bytes: &[u8]) -> Option<()> {
+        let (front, rest) = bytes.split_at_checked(self.end - self.at)?;
+        self.put(front)?;
+        let len = self.left.min(FRAME_BYTES);
+        let next = self.frames.alloc_at(0, len as u16, 0)?;
+        self.frames.meta_mut(self.last)?.next = next;
+        (self.last, self.at, self.end) = (next, 0, len);
+        self.left -= len;
+        self.put(rest)
+    }
 }
 
 /// One host: a region with one lane, whose lock this thread holds all the time.
@@ -168,25 +212,10 @@ impl<'a> End<'a> {
     }
 
     /// What arrived goes in, timers run.
-    fn receive(&mut self, wire: &mut Wire, now: Instant) {
+    fn receive(&mut self, now: Instant) {
         self.engine.set_now(now);
-        wire.take(&mut self.engine.mem().frames, &mut self.rx, self.checksums);
         self.engine.handle_frames(&mut self.rx);
         self.engine.handle_timers();
-    }
-
-    /// A batch at most goes out. The wire is empty before.
-    fn transmit(&mut self, wire: &mut Wire) {
-        if !self.engine.transmit_pending() {
-            return;
-        }
-        self.tx.clear();
-        self.engine.poll_transmit(&mut self.tx);
-        for packet in self.tx.items() {
-            let frames = &mut self.engine.mem().frames;
-            wire.put(frames, packet, self.checksums);
-            frames.release(packet.head);
-        }
     }
 }
 
@@ -229,21 +258,17 @@ pub(crate) struct World<'a> {
 impl World<'_> {
     /// What the client has to send goes to the server, whose program gets its turn; and back.
     pub(crate) fn turn(&mut self, program: impl FnOnce(&mut Engine<'_>, &mut [u8])) {
-        self.client.transmit(&mut self.there);
-        let there = self.there.lens.len();
-        // About what the work takes: delayed acknowledgements fall due among as many exchanges as on a real clock.
-        self.now = self.now.plus(Duration::from_micros(5 + there as u64 / 2));
-        self.server.receive(&mut self.there, self.now);
+        // The clock goes by about what the work takes: delayed acknowledgements fall due among as many exchanges as on a real one.
+        self.there.carry(&mut self.client, &mut self.server);
+        self.now = self.now.plus(Duration::from_micros(5 + self.there.carried as u64 / 2));
+        self.server.receive(self.now);
         program(&mut self.server.engine, &mut self.buffer);
-        self.server.transmit(&mut self.back);
+        self.back.carry(&mut self.server, &mut self.client);
         // Nothing on the wire: something was lost and is waited for, so time goes faster.
-        let idle = there + self.back.lens.len() == 0;
-        self.now = self.now.plus(Duration::from_micros(if idle {
-            1_000
-        } else {
-            5 + self.back.lens.len() as u64 / 2
-        }));
-        self.client.receive(&mut self.back, self.now);
+        let idle = self.there.carried + self.back.carried == 0;
+        let passed = if idle { 1_000 } else { 5 + self.back.carried as u64 / 2 };
+        self.now = self.now.plus(Duration::from_micros(passed));
+        self.client.receive(self.now);
     }
 
     /// Listens for so many connections.

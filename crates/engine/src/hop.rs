@@ -342,9 +342,6 @@ fn watch(mem: &mut LaneMem<'_>, at: Idx<Hop>) {
 
 /// Asks again, gives up, and asks anew for what has become old.
 pub(crate) fn handle_timers(mem: &mut LaneMem<'_>, now: Instant) {
-    if now < mem.ip.hops.deadline {
-        return;
-    }
     mem.ip.hops.deadline = Instant::NEVER;
     let rows = mem.ip.hops.fresh.min(mem.hops.len());
     for raw in 0..rows {

@@ -6,8 +6,11 @@ use state::LaneMem;
 use crate::{hop, reassembly};
 
 /// Does everything of the IP layer that is due.
+#[inline]
 pub(crate) fn handle(mem: &mut LaneMem<'_>, now: Instant) {
-    hop::handle_timers(mem, now);
+    if now >= mem.ip.hops.deadline {
+        hop::handle_timers(mem, now);
+    }
     reassembly::handle_timers(mem, now);
 }
 

@@ -15,26 +15,44 @@ pub(crate) fn handle_frames(mem: &mut LaneMem<'_>, now: Instant, batch: &mut RxB
     transmit::settle(mem);
     load::note(mem, batch.items());
     let (packets, notes) = batch.items_and_notes();
-    let (mut count, mut bytes) = (0_u64, 0_u64);
-    for (rx, note) in packets.iter().zip(notes.iter_mut()) {
-        count += 1;
-        bytes += u64::from(rx.len);
-        *note = tcp::usual::verify(mem, rx).unwrap_or(UNUSUAL);
-    }
-    mem.counters.rx_packets = mem.counters.rx_packets.wrapping_add(count);
+    let bytes = packets.iter().fold(0, |bytes, rx| bytes + u64::from(rx.len));
+    mem.counters.rx_packets = mem.counters.rx_packets.wrapping_add(packets.len() as u64);
     mem.counters.rx_bytes = mem.counters.rx_bytes.wrapping_add(bytes);
-    for note in &mut *notes {
+    verify(mem, packets, notes);
+    let (packets, notes) = batch.items_and_notes();
+    let mut at = 0;
+    while let (Some(left), Some(rows)) = (packets.get(at..), notes.get(at..))
+        && let Some(rx) = left.first()
+    {
+        let usual = rows.first().is_some_and(|row| *row != UNUSUAL);
+        let taken = if usual { tcp::usual::input(mem, now, left, rows) } else { 0 };
+        if taken == 0 {
+            handle_frame(mem, now, rx);
+        }
+        at += taken.max(1);
+    }
+    batch.clear();
+    hops_changed(mem, now);
+}
+
+/// The first stages: `notes` are the rows of usual segments.
+#[inline(always)]
+fn verify(mem: &LaneMem<'_>, packets: &[RxFrame], notes: &mut [u32]) {
+    let mut before = tcp::usual::Before::default();
+    if let ([rx], [note]) = (packets, &mut *notes) {
+        *note = tcp::usual::verify(mem, rx, &mut before)
+            .and_then(|hash| tcp::usual::row_of(mem, hash))
+            .unwrap_or(UNUSUAL);
+        return;
+    }
+    for (rx, note) in packets.iter().zip(notes.iter_mut()) {
+        *note = tcp::usual::verify(mem, rx, &mut before).unwrap_or(UNUSUAL);
+    }
+    for note in notes {
         if *note != UNUSUAL {
             *note = tcp::usual::fetch(mem, *note).unwrap_or(UNUSUAL);
         }
     }
-    for (rx, note) in packets.iter().zip(notes) {
-        if *note == UNUSUAL || !tcp::usual::input(mem, now, rx, *note) {
-            handle_frame(mem, now, rx);
-        }
-    }
-    batch.clear();
-    hops_changed(mem, now);
 }
 
 /// Goes on with connections that waited for a next hop.

@@ -430,7 +430,14 @@ pub(crate) fn deadline(mem: &LaneMem<'_>) -> Instant {
 }
 
 /// Gives up on packets whose time is over.
+#[inline]
 pub(crate) fn handle_timers(mem: &mut LaneMem<'_>, now: Instant) {
+    if !mem.ip.reassemblies.oldest.is_none() {
+        expire(mem, now);
+    }
+}
+
+fn expire(mem: &mut LaneMem<'_>, now: Instant) {
     for _ in 0..mem.reassemblies.len() {
         if deadline(mem) > now {
             return;

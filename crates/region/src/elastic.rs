@@ -49,6 +49,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     /// Has every frame been taken?
+    #[inline]
     pub(crate) fn is_empty(&self, count: u32) -> bool {
         let empty = |head: &AtomicU64| head.load(Relaxed) as u32 == u32::MAX;
         empty(self.pool) && empty(self.bare) && self.fresh.load(Relaxed) >= u64::from(count)

@@ -206,44 +206,55 @@ impl Frames<'_> {
 
     /// Are fewer than `reserve` frames left (no more than an eighth of all count), as far as this lane can see: a short
     /// stock and an empty pool?
+    #[inline]
     #[must_use]
     pub fn is_short(&self, reserve: u32) -> bool {
-        self.stock.free < reserve.min(self.area.count / 8) && self.area.shared.is_empty(self.area.count)
+        self.stock.free < reserve
+            && self.area.shared.is_empty(self.area.count)
+            && self.stock.free < reserve.min(self.area.count / 8)
     }
 
     /// A free frame with `refs` 1, empty, its offset at the headroom. `None` when stock and pool are empty.
     #[inline]
     pub fn alloc(&mut self) -> Option<FrameIdx> {
-        self.take().or_else(|| self.take_refilled())
+        self.alloc_at(FRAME_HEADROOM as u16, 0, 0)
     }
 
-    /// The first frame of the stock.
+    /// [`Frames::alloc`] of a frame whose `len` bytes in use begin at `offset`, the first with sequence number `seq`.
     #[inline]
-    fn take(&mut self) -> Option<FrameIdx> {
+    pub fn alloc_at(&mut self, offset: u16, len: u16, seq: u32) -> Option<FrameIdx> {
+        let fresh = FrameMeta { next: FrameIdx::NONE, offset, len, refs: 1, flags: 0, seq };
+        match self.take(&fresh) {
+            Some(frame) => Some(frame),
+            None => self.take_refilled(&fresh),
+        }
+    }
+
+    /// The first frame of the stock, its record as in `fresh`.
+    #[inline]
+    fn take(&mut self, fresh: &FrameMeta) -> Option<FrameIdx> {
         let frame = self.stock.head;
-        let &FrameMeta { next, refs, .. } = self.meta(frame)?;
-        if refs != 0 {
+        if frame.0 >= self.area.count {
+            return None;
+        }
+        let at = self.area.metas.wrapping_add(frame.0 as usize);
+        // SAFETY: in bounds; a frame of this lane's stock is this lane's, and `&mut self` makes this the only view.
+        let meta = unsafe { &mut *at };
+        if meta.refs != 0 {
             return None; // a corrupted stock: its frames are somebody's
         }
-        self.stock.head = next;
+        self.stock.head = meta.next;
         self.stock.free = self.stock.free.saturating_sub(1);
         in_order();
-        *self.meta_mut(frame)? = FrameMeta {
-            next: FrameIdx::NONE,
-            offset: FRAME_HEADROOM as u16,
-            len: 0,
-            refs: 1,
-            flags: 0,
-            seq: 0,
-        };
+        *meta = *fresh;
         Some(frame)
     }
 
     #[cold]
-    fn take_refilled(&mut self) -> Option<FrameIdx> {
+    fn take_refilled(&mut self, fresh: &FrameMeta) -> Option<FrameIdx> {
         self.stock.head = FrameIdx::NONE;
         self.stock.free = 0;
-        let found = if self.refill() { self.take() } else { None };
+        let found = if self.refill() { self.take(fresh) } else { None };
         if found.is_none() {
             self.stock.failed = self.stock.failed.saturating_add(1);
         }
@@ -258,30 +269,37 @@ impl Frames<'_> {
     }
 
     /// One owner less; the last one frees the frame. The chain behind it is not touched.
+    #[inline]
     pub fn release(&mut self, frame: FrameIdx) {
         let head = self.stock.head;
-        let Some(meta) = self.meta_mut(frame) else { return };
-        if meta.flags & STAND_IN != 0 && meta.refs == 1 {
-            meta.flags = 0;
-            self.report(frame);
-        }
-        let Some(meta) = self.meta_mut(frame) else { return };
-        match meta.refs {
-            0 => return, // already free: a corrupted or double release must not make a loop of the free list
-            u16::MAX => return, // more owners than could be counted: lost rather than freed too early
-            1 => {}
-            _ => {
-                meta.refs -= 1;
-                return;
+        match self.meta_mut(frame) {
+            Some(meta) if meta.refs == 1 && meta.flags & STAND_IN == 0 => {
+                meta.refs = 0;
+                meta.next = head;
             }
+            Some(_) => return self.release_shared(frame),
+            None => return,
         }
-        meta.refs = 0;
-        meta.next = head;
         in_order();
         self.stock.head = frame;
         self.stock.free = self.stock.free.saturating_add(1);
         if self.stock.free > self.stock.high {
             self.give_back();
+        }
+    }
+
+    /// [`Frames::release`] of a frame that has other owners too, is a stand-in, or is free.
+    fn release_shared(&mut self, frame: FrameIdx) {
+        let Some(meta) = self.meta_mut(frame) else { return };
+        match meta.refs {
+            0 => {}        // already free: a corrupted or double release must not make a loop of the free list
+            u16::MAX => {} // more owners than could be counted: lost rather than freed too early
+            1 => {
+                meta.flags = 0;
+                self.report(frame);
+                self.release(frame);
+            }
+            _ => meta.refs -= 1,
         }
     }
 

@@ -40,26 +40,32 @@ const fn fold64(total: u64) -> u16 {
     (x.wrapping_add(x.rotate_left(16)) >> 16) as u16
 }
 
-/// Up to so many words vector code does not pay.
-const SHORT_WORDS: usize = 16;
+/// `start` plus the words, the carry of each addition taken into the next one: an instruction a word.
+#[inline(always)]
+fn chain<const N: usize>(start: u64, words: &[[u8; 8]; N]) -> u64 {
+    let (mut sum, mut carry) = (start, false);
+    for word in words {
+        (sum, carry) = sum.carrying_add(u64::from_ne_bytes(*word), carry);
+    }
+    sum.wrapping_add(u64::from(carry))
+}
 
-/// Sum of 64-bit words. Exact up to 2^32 words.
-// Beside the words their upper halves are added; the lower halves follow from the two sums: low = all - (high << 32),
-// exact modulo 2^64. So a word costs two additions and a shift, without any carry to look after, and LLVM makes
-// vector code of the loop on every x86-64.
+/// Sum of 64-bit words.
+// Chains of carries, each begun from nothing, so that a processor works on several at once: as fast as SSE2 code or faster at
+// every length, in half the instructions.
 #[inline]
 fn sum_words(words: &[[u8; 8]]) -> u64 {
-    if words.len() <= SHORT_WORDS {
-        return words.iter().fold(0, |sum, word| add(sum, u64::from_ne_bytes(*word)));
+    let mut sum = 0;
+    let (blocks, rest) = words.as_chunks::<16>();
+    for block in blocks {
+        let (pair, _) = block.as_chunks::<8>();
+        sum = pair.iter().fold(sum, |sum, half| add(sum, chain(0, half)));
     }
-    let mut all = 0_u64;
-    let mut high = 0_u64;
-    for word in words {
-        let word = u64::from_ne_bytes(*word);
-        all = all.wrapping_add(word);
-        high = high.wrapping_add(word >> 32);
-    }
-    add(high, all.wrapping_sub(high << 32))
+    let (blocks, rest) = rest.as_chunks::<8>();
+    sum = blocks.iter().fold(sum, chain);
+    let (blocks, rest) = rest.as_chunks::<4>();
+    sum = blocks.iter().fold(sum, chain);
+    rest.iter().fold(sum, |sum, word| add(sum, u64::from_ne_bytes(*word)))
 }
 
 /// Sum of `bytes` as native-order words, an odd last byte padded with zero.
@@ -128,10 +134,14 @@ impl Sum {
     #[must_use]
     pub(crate) fn plus_array<const N: usize>(self, header: &[u8; N]) -> Self {
         const { assert!(N.is_multiple_of(4) && N <= 64) };
-        let (words, _) = header.as_chunks::<4>();
-        // At most 16 numbers of 32 bits: no carry out of 64 bits.
-        let total = words.iter().map(|w| u64::from(u32::from_ne_bytes(*w))).sum();
-        self.plus(Self { total, odd: false })
+        let (words, rest) = header.as_chunks::<8>();
+        let (mut total, mut carry) = (0_u64, false);
+        for word in words {
+            (total, carry) = total.carrying_add(u64::from_ne_bytes(*word), carry);
+        }
+        let half = rest.first_chunk().map_or(0, |half| u64::from(u32::from_ne_bytes(*half)));
+        (total, carry) = total.carrying_add(half, carry);
+        self.plus(Self { total: total.wrapping_add(u64::from(carry)), odd: false })
     }
 
     /// The sum folded to 16 bits, not complemented, as a number to be stored big-endian: the content of an

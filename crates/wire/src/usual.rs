@@ -24,6 +24,14 @@ const IPV4_PLAIN: u32 = 0x0800_4500;
 const TIMESTAMPS: u32 = 0x0101_080a;
 const DONT_FRAGMENT: u16 = 0x4000;
 
+/// Addresses and ports of a usual segment, to compare.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Ends {
+    ports: u32,
+    src: u32,
+    dst: u32,
+}
+
 /// The headers of a received usual segment.
 #[derive(Clone, Copy, Debug)]
 pub struct Usual<'a> {
@@ -105,6 +113,13 @@ impl<'a> Usual<'a> {
     #[must_use]
     pub const fn dst_port(&self) -> Port {
         Port(be16::<36, _>(self.head))
+    }
+
+    /// Addresses and ports.
+    #[inline(always)]
+    #[must_use]
+    pub const fn ends(&self) -> Ends {
+        Ends { ports: be32::<34, _>(self.head), src: be32::<26, _>(self.head), dst: be32::<30, _>(self.head) }
     }
 
     /// SEG.SEQ.
@@ -198,7 +213,7 @@ pub struct UsualHeader {
 impl UsualHeader {
     /// Writes the headers of a packet that may not be fragmented, with `payload` bytes behind them (at most 65 483). The TCP
     /// checksum is left unfinished: it holds the pseudo-header's folded sum.
-    #[inline]
+    #[inline(always)]
     pub fn emit(&self, payload: u16, to: &mut [u8; HEADER_LEN]) {
         let tcp_bytes = TCP_LEN as u16 + payload;
         put::<0, 6, _>(to, self.dst_mac.0);
@@ -229,4 +244,11 @@ impl UsualHeader {
         put32::<58, _>(to, self.timestamps.value);
         put32::<62, _>(to, self.timestamps.echo);
     }
+}
+
+/// Turns `headers` of a segment to be sent into those of another one with as many bytes, beginning at `seq`.
+#[inline(always)]
+pub fn follow(headers: &mut [u8; HEADER_LEN], seq: SeqNum, flags: TcpFlags) {
+    put32::<38, _>(headers, seq.0);
+    put16::<46, _>(headers, 0x8000 | (flags.0 & TcpFlags::ALL.0));
 }

@@ -42,7 +42,7 @@ pub(super) fn update_window(hot: &mut TcbHot, seq: SeqNum, ack: SeqNum, window: 
 
 /// Starts the retransmission timer after `backoff` timeouts in a row, or the tail loss probe's when that comes first (RFC
 /// 8985 7.2).
-#[inline]
+#[inline(always)]
 pub(super) fn start_timer(hot: &mut TcbHot, now: Instant, backoff: u8) {
     let mut wait = rtt::rto(&hot.rtt, backoff);
     let srtt = hot.rtt.srtt_us8 >> 3;

@@ -221,7 +221,7 @@ impl Conn<'_, '_> {
 }
 
 /// Makes sure that the wheel fires at the earliest deadline of connection `at` or before it.
-#[inline]
+#[inline(always)]
 pub(crate) fn arm(hot: &mut TcbHot, cold: &TcbCold, wheel: &mut Wheel<'_>, at: Idx<TcbHot>) {
     let mut due = hot.rexmit_at.min(hot.ack_at);
     if hot.flags & flag::IDLE_TIMER != 0 {

@@ -255,10 +255,14 @@ pub(super) fn deadline(mem: &LaneMem<'_>) -> Instant {
 }
 
 /// Keepalive of hibernating connections, and the sweep for idle ones.
+#[inline]
 pub(super) fn handle_timers(mem: &mut LaneMem<'_>, now: Instant) {
-    if !is_on(mem) {
-        return;
+    if is_on(mem) {
+        expire(mem, now);
     }
+}
+
+fn expire(mem: &mut LaneMem<'_>, now: Instant) {
     let mut budget = BUDGET;
     while let Some(raw) = mem.dormant_wheel.expire(now, &mut budget) {
         let from = Idx::new(raw);

@@ -5,7 +5,7 @@ use base::limits::SUPER_SEGMENT_BYTES;
 use base::{FrameIdx, Idx, Instant};
 use wire::TcpFlags;
 
-use super::conn::{Conn, Ring, arm, cold_of, conn, pop_ring};
+use super::conn::{Conn, Ring, conn, pop_ring};
 use super::header::{Cut, Stop};
 use super::{OWES_TWICE, RETRY, State, flag, rtt, table, usual_out};
 
@@ -13,43 +13,50 @@ use super::{OWES_TWICE, RETRY, State, flag, rtt, table, usual_out};
 const CORK_MAX: base::Duration = base::Duration::from_millis(200);
 
 /// Has any connection something to send?
+#[inline]
 pub(crate) fn pending(mem: &LaneMem<'_>) -> bool {
     mem.globals.tcp.rings.iter().any(|r| r.head != r.tail)
 }
 
 /// Fills `out`: control segments, then ACKs, then data, one super-segment a connection in turn.
+#[inline]
 pub(crate) fn poll(mem: &mut LaneMem<'_>, now: Instant, out: &mut TxBatch) {
-    for ring in [Ring::Control, Ring::Ack, Ring::Data] {
-        let Some(mut left) = mem.globals.tcp.rings.get(ring.index()).map(|r| r.tail.wrapping_sub(r.head))
-        else {
-            return;
-        };
-        while left > 0 && out.room() > 0 {
-            let Some(at) = pop_ring(mem, ring) else { break };
-            if ring != Ring::Data {
-                left -= 1;
-            } else if let Some(Ok(more)) = usual_out::emit(mem, now, at, out) {
-                again(mem, now, at, more);
-                continue;
-            }
-            let Some(mut c) = conn(mem, now, at) else { continue };
-            let done = match ring {
-                Ring::Control => c.emit_control(out),
-                Ring::Ack => c.emit_ack(out),
-                Ring::Data => c.emit_data(out),
-            };
-            c.arm();
-            match done {
-                Ok(true) => c.enqueue(ring),
-                Ok(false) => {}
-                Err(Stop::Batch) => {
-                    c.enqueue(ring);
-                    return;
+    let [control, acks, _] = &mem.globals.tcp.rings;
+    let only_data = control.head == control.tail && acks.head == acks.tail;
+    if only_data || (poll_ring(mem, now, out, Ring::Control) && poll_ring(mem, now, out, Ring::Ack)) {
+        poll_data(mem, now, out);
+    }
+}
+
+/// Sends for every connection that is in `ring` now. False: nothing more goes out.
+fn poll_ring(mem: &mut LaneMem<'_>, now: Instant, out: &mut TxBatch, ring: Ring) -> bool {
+    let Some(queued) = mem.globals.tcp.rings.get(ring.index()) else { return false };
+    for _ in 0..queued.tail.wrapping_sub(queued.head) {
+        if out.room() == 0 {
+            return false;
+        }
+        let Some(at) = pop_ring(mem, ring) else { break };
+        let usual = ring == Ring::Ack && usual_out::emit_ack(mem, now, at, out);
+        if !usual && !emit(mem, now, at, out, ring) {
+            return false;
+        }
+    }
+    true
+}
+
+/// Sends data as long as there is room for it.
+fn poll_data(mem: &mut LaneMem<'_>, now: Instant, out: &mut TxBatch) {
+    while out.room() > 0 {
+        let Some(at) = pop_ring(mem, Ring::Data) else { return };
+        match usual_out::emit(mem, now, at, out) {
+            Some(true) => {
+                if let Some(mut c) = conn(mem, now, at) {
+                    c.enqueue(Ring::Data);
                 }
-                Err(Stop::Hop) => table::wait_for_hop(mem, now, at),
-                Err(Stop::Frames) => {
-                    c.retry_later(ring);
-                    mem.counters.drop_packet(::state::DropReason::OutOfFrames);
+            }
+            Some(false) => {}
+            None => {
+                if !emit(mem, now, at, out, Ring::Data) {
                     return;
                 }
             }
@@ -57,14 +64,30 @@ pub(crate) fn poll(mem: &mut LaneMem<'_>, now: Instant, out: &mut TxBatch) {
     }
 }
 
-/// A usual segment was sent: arms the timer, and takes the connection in again if there is `more`.
-#[inline]
-fn again(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, more: bool) {
-    let (Some(hot), Some(cold)) = (mem.hot.get_mut(at), mem.cold.get(cold_of(at))) else { return };
-    arm(hot, cold, &mut mem.wheel, at);
-    if more && let Some(mut c) = conn(mem, now, at) {
-        c.enqueue(Ring::Data);
+/// Sends what connection `at`, just taken out of `ring`, has for it. False: nothing more goes out.
+fn emit(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, out: &mut TxBatch, ring: Ring) -> bool {
+    let Some(mut c) = conn(mem, now, at) else { return true };
+    let done = match ring {
+        Ring::Control => c.emit_control(out),
+        Ring::Ack => c.emit_ack(out),
+        Ring::Data => c.emit_data(out),
+    };
+    c.arm();
+    match done {
+        Ok(true) => c.enqueue(ring),
+        Ok(false) => {}
+        Err(Stop::Batch) => {
+            c.enqueue(ring);
+            return false;
+        }
+        Err(Stop::Hop) => table::wait_for_hop(mem, now, at),
+        Err(Stop::Frames) => {
+            c.retry_later(ring);
+            mem.counters.drop_packet(::state::DropReason::OutOfFrames);
+            return false;
+        }
     }
+    true
 }
 
 impl Conn<'_, '_> {

@@ -3,7 +3,7 @@
 //!
 //! Each connection has one entry in the wheel, armed for its earliest deadline or before it.
 
-use ::state::{LaneMem, Ready, TcpOptions};
+use ::state::{LaneMem, Ready, TcbHot, TcpOptions};
 use base::{Duration, Idx, Instant};
 
 use super::conn::{Conn, Fate, Ring, conn};
@@ -33,20 +33,26 @@ pub(crate) fn deadline(mem: &LaneMem<'_>) -> Instant {
 }
 
 /// Does what is due, up to a limit.
+#[inline]
 pub(crate) fn handle_timers(mem: &mut LaneMem<'_>, now: Instant) {
     let mut budget = BUDGET;
     while let Some(row) = mem.wheel.expire(now, &mut budget) {
-        let at = Idx::new(row);
-        let Some(mut c) = conn(mem, now, at) else { continue };
-        c.hot.armed_at = Instant::NEVER;
-        if c.state() == State::Closed {
-            continue;
-        }
-        let fate = c.on_timer();
-        c.arm();
-        table::settle(mem, now, at, fate);
+        fired(mem, now, Idx::new(row));
     }
     hibernate::handle_timers(mem, now);
+}
+
+/// The timer of connection `at` has fired.
+#[inline(never)]
+fn fired(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>) {
+    let Some(mut c) = conn(mem, now, at) else { return };
+    c.hot.armed_at = Instant::NEVER;
+    if c.state() == State::Closed {
+        return;
+    }
+    let fate = c.on_timer();
+    c.arm();
+    table::settle(mem, now, at, fate);
 }
 
 /// `set`, or `usual` when it is 0.

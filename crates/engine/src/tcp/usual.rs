@@ -3,7 +3,7 @@
 
 use ::state::dormant::DORMANT;
 use ::state::{CsumState, FlowKey, LaneMem, Ready, RxFrame, TcbCold, TcbHot};
-use base::{FrameIdx, Idx, Instant, IpAddress, SeqNum};
+use base::{FrameIdx, Idx, Instant, IpAddress, MacAddr, SeqNum};
 use region::Frames;
 use wire::{Sum, TcpOptions, Usual, eth, usual};
 
@@ -19,22 +19,35 @@ use super::{RESERVE_FRAMES, State, flag, rtt, table, window};
 use crate::events::notifier;
 use crate::ipv4;
 
+/// The last usual segment of a batch that was for us: the next one is often of the same connection.
+#[derive(Default)]
+pub(crate) struct Before {
+    ends: usual::Ends,
+    to: MacAddr,
+    /// The port it came by, and 1; 0: there was none.
+    port: u16,
+    hash: u32,
+}
+
 /// Does `rx` hold a usual segment for us, whole in one frame and with good checksums? Gives the hash of its connection, and
 /// has the hash's bucket loaded.
-#[inline]
-pub(crate) fn verify(mem: &LaneMem<'_>, rx: &RxFrame) -> Option<u32> {
+#[inline(always)]
+pub(crate) fn verify(mem: &LaneMem<'_>, rx: &RxFrame, before: &mut Before) -> Option<u32> {
     let data = mem.frames.data(rx.head);
     let segment = Usual::parse(data)?;
     mem.frames.meta(rx.head).filter(|meta| meta.next.is_none())?;
-    let info = ipv4::port_info(mem, rx.port)?;
     let total = eth::HEADER_LEN + usize::from(segment.total_len());
-    if rx.len as usize != total || data.len() != total || segment.dst_mac() != info.mac {
+    if rx.len as usize != total || data.len() != total {
         return None;
     }
-    let local = IpAddress::mapped(segment.dst());
-    let first = info.addr_count > 0 && info.addrs.first() == Some(&local);
-    if !first && !ipv4::is_for_us(info, segment.src(), segment.dst()) {
-        return None;
+    let (ends, port) = (segment.ends(), u16::from(rx.port) + 1);
+    if before.ends != ends || before.port != port || before.to != segment.dst_mac() {
+        if !is_for_us(mem, rx, &segment) {
+            return None;
+        }
+        let hash = table::hash_of(mem, &key_of(&segment));
+        *before = Before { ends, to: segment.dst_mac(), port, hash };
+        mem.flows.prefetch(hash);
     }
     if rx.csum == CsumState::Unknown {
         let payload = data.get(usual::HEADER_LEN..).unwrap_or(&[]);
@@ -43,9 +56,24 @@ pub(crate) fn verify(mem: &LaneMem<'_>, rx: &RxFrame) -> Option<u32> {
             return None;
         }
     }
-    let hash = table::hash_of(mem, &key_of(&segment));
-    mem.flows.prefetch(hash);
-    Some(hash)
+    Some(before.hash)
+}
+
+/// Is the segment in `rx` addressed to this lane's end of the port it came by?
+#[inline(always)]
+fn is_for_us(mem: &LaneMem<'_>, rx: &RxFrame, segment: &Usual<'_>) -> bool {
+    let Some(info) = ipv4::port_info(mem, rx.port).filter(|info| segment.dst_mac() == info.mac) else {
+        return false;
+    };
+    let local = IpAddress::mapped(segment.dst());
+    let first = info.addr_count > 0 && info.addrs.first() == Some(&local);
+    first || ipv4::is_for_us(info, segment.src(), segment.dst())
+}
+
+/// The row that most likely belongs to `hash`.
+#[inline(always)]
+pub(crate) fn row_of(mem: &LaneMem<'_>, hash: u32) -> Option<u32> {
+    mem.flows.candidate(hash).filter(|row| row & DORMANT == 0)
 }
 
 /// The row that most likely belongs to `hash`, on its way into the cache.
@@ -78,11 +106,13 @@ struct Facts {
     len: u32,
 }
 
-/// Takes the segment in `rx`, which [`verify`] found usual, if it is an ordinary one of the open connection `row`: what
-/// header prediction takes (`Conn::is_predicted`), in one go. False: it was not touched.
+/// Takes the first of `packets`, which [`verify`] found usual, if it is an ordinary segment of the open connection that is the
+/// first of `rows`: what header prediction takes (`Conn::is_predicted`), in one go; and those behind it that only go on where it
+/// ends. Gives the number of packets taken; 0: none was touched.
 #[inline(never)] // on its own the compiler keeps more of it in registers
-pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame, row: u32) -> bool {
-    let Some(segment) = Usual::again(mem.frames.data(rx.head)) else { return false };
+pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, packets: &[RxFrame], rows: &[u32]) -> usize {
+    let (Some(rx), Some(row)) = (packets.first(), rows.first()) else { return 0 };
+    let Some(segment) = Usual::again(mem.frames.data(rx.head)) else { return 0 };
     let facts = Facts {
         key: key_of(&segment),
         port: rx.port,
@@ -93,14 +123,11 @@ pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame, row: u32)
         fin: segment.flags().is_fin(),
         len: rx.len - usual::HEADER_LEN as u32,
     };
-    let at = Idx::new(row);
-    let (Some(hot), Some(cold)) = (mem.hot.get_mut(at), mem.cold.get_mut(cold_of(at))) else { return false };
+    let at = Idx::new(*row);
+    let (Some(hot), Some(cold)) = (mem.hot.get_mut(at), mem.cold.get_mut(cold_of(at))) else { return 0 };
     if !is_ordinary(hot, cold, &facts) || (hot.rcv_bytes > 0 && must_refuse(hot, &mem.frames)) {
-        return input_any(mem, now, rx, at);
+        return usize::from(input_any(mem, now, rx, at));
     }
-    let tcp = &mut mem.counters.tcp;
-    tcp.segments_in = tcp.segments_in.wrapping_add(1);
-    tcp.predicted = tcp.predicted.wrapping_add(1);
     if hot.flags & flag::KEEPALIVE != 0 {
         cold.heard_at = now;
         cold.loss.keep_probes = 0;
@@ -110,46 +137,95 @@ pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame, row: u32)
         hot.rcv.ts_recent = facts.stamp;
         cold.ts_recent_at = now;
     }
-    let mut ready = Ready::NONE;
-    let mut wants = 0;
-    let opened = update_window(hot, facts.seq, facts.ack, facts.window);
-    if facts.ack != hot.snd.una {
-        acknowledge(hot, cold, &mut mem.frames, now, facts.ack);
-        if hot.flags & flag::WANTS_ROOM != 0 && window::has_room(hot) {
-            hot.flags &= !flag::WANTS_ROOM;
-            ready = Ready::OUT;
-        }
-        wants = has_unsent(hot);
-    } else if opened {
-        if hot.flags & flag::PERSIST != 0 && hot.snd.wnd > 0 {
-            hot.flags &= !flag::PERSIST;
-            hot.rexmit_at = Instant::NEVER;
-        }
-        wants = has_unsent(hot);
-    }
+    let (mut ready, mut wants) = take_ack(hot, cold, &mut mem.frames, now, &facts);
+    let mut taken = 1;
     if facts.len == 0 {
         mem.frames.release(rx.head);
-        arm(hot, cold, &mut mem.wheel, at);
     } else {
         strip(&mut mem.frames, rx.head);
         let large = || facts.len > u32::from(COMPACT_MAX) && !mem.frames.is_short(RESERVE_FRAMES);
         if hot.rcv_queue.head.is_none() || large() {
             link(hot, cold, &mut mem.frames, rx.head, facts.len);
+            wants |= acknowledge_later(hot, now, rx.gso_size != 0);
+            while let (Some(rx), Some(true)) = (packets.get(taken), rows.get(taken).map(|r| r == row))
+                && let Some(len) = goes_on(hot, &mem.frames, rx, &facts)
+            {
+                strip(&mut mem.frames, rx.head);
+                link(hot, cold, &mut mem.frames, rx.head, len);
+                wants |= acknowledge_later(hot, now, rx.gso_size != 0);
+                hot.snd.wl1 = hot.rcv.nxt.minus(len);
+                taken += 1;
+            }
             if hot.rcv_bytes >= cold.options.rcv_low_bytes.min(hot.rcv_buf / 2) {
                 ready |= Ready::IN;
             }
-        } else if let Some(mut c) = conn(mem, now, at) {
-            c.deliver(rx.head);
+        } else {
+            if let Some(mut c) = conn(mem, now, at) {
+                c.deliver(rx.head);
+            }
+            let Some(hot) = mem.hot.get_mut(at) else { return 1 };
+            wants |= acknowledge_later(hot, now, rx.gso_size != 0);
         }
-        wants |= acknowledge_later(mem, now, at, rx.gso_size != 0);
     }
+    let tcp = &mut mem.counters.tcp;
+    tcp.segments_in = tcp.segments_in.wrapping_add(taken as u64);
+    tcp.predicted = tcp.predicted.wrapping_add(taken as u64);
+    let (Some(hot), Some(cold)) = (mem.hot.get_mut(at), mem.cold.get(cold_of(at))) else { return taken };
+    arm(hot, cold, &mut mem.wheel, at);
     if !ready.is_none() {
-        notifier(mem).notify(row, ready);
+        notifier(mem).notify(*row, ready);
     }
     if wants != 0 {
         enlist(mem, at, wants);
     }
-    true
+    taken
+}
+
+/// What the ACK and the window of an ordinary segment do. Gives what the program is told and the rings to be in.
+#[inline(always)]
+fn take_ack(
+    hot: &mut TcbHot,
+    cold: &mut TcbCold,
+    frames: &mut Frames<'_>,
+    now: Instant,
+    facts: &Facts,
+) -> (Ready, u32) {
+    let mut ready = Ready::NONE;
+    let opened = update_window(hot, facts.seq, facts.ack, facts.window);
+    if facts.ack != hot.snd.una {
+        acknowledge(hot, cold, frames, now, facts.ack);
+        if hot.flags & flag::WANTS_ROOM != 0 && window::has_room(hot) {
+            hot.flags &= !flag::WANTS_ROOM;
+            ready = Ready::OUT;
+        }
+    } else if opened {
+        if hot.flags & flag::PERSIST != 0 && hot.snd.wnd > 0 {
+            hot.flags &= !flag::PERSIST;
+            hot.rexmit_at = Instant::NEVER;
+        }
+    } else {
+        return (ready, 0);
+    }
+    (ready, has_unsent(hot))
+}
+
+/// Is `rx` of the same connection and tells nothing new but the bytes from RCV.NXT on, which stay in their frame? Gives their
+/// number.
+#[inline(always)]
+fn goes_on(hot: &TcbHot, frames: &Frames<'_>, rx: &RxFrame, facts: &Facts) -> Option<u32> {
+    let segment = Usual::again(frames.data(rx.head))?;
+    let len = rx.len - usual::HEADER_LEN as u32;
+    let same = segment.seq() == hot.rcv.nxt
+        && segment.ack() == facts.ack
+        && segment.window() == facts.window
+        && !segment.flags().is_fin()
+        && rx.port == facts.port
+        && (segment.timestamps().value.wrapping_sub(hot.rcv.ts_recent) as i32) >= 0
+        && len > u32::from(COMPACT_MAX)
+        && len <= window::rcv_wnd(hot)
+        && hot.rcv.nxt.after(hot.rcv.ack_sent)
+        && !frames.is_short(RESERVE_FRAMES);
+    (same && key_of(&segment) == facts.key).then_some(len)
 }
 
 /// Takes the segment in `rx` if it is one of the connection `at`, whatever the connection's state. False: it was not touched.
@@ -264,12 +340,9 @@ fn link(hot: &mut TcbHot, cold: &mut TcbCold, frames: &mut Frames<'_>, frame: Fr
 }
 
 /// When to acknowledge the data that came. Gives the ring to be in for it.
-#[inline]
-fn acknowledge_later(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, merged: bool) -> u32 {
-    let (Some(hot), Some(cold)) = (mem.hot.get_mut(at), mem.cold.get_mut(cold_of(at))) else { return 0 };
-    let due = ack_is_due(hot, now, merged);
-    arm(hot, cold, &mut mem.wheel, at);
-    if due {
+#[inline(always)]
+fn acknowledge_later(hot: &mut TcbHot, now: Instant, merged: bool) -> u32 {
+    if ack_is_due(hot, now, merged) {
         hot.flags |= flag::ACK_NOW;
         flag::RING_ACK
     } else {

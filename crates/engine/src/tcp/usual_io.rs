@@ -38,25 +38,25 @@ fn may_send(hot: &TcbHot, cold: &TcbCold, len: usize) -> bool {
 #[inline]
 fn append(hot: &mut TcbHot, frames: &mut Frames<'_>, data: &[u8]) -> bool {
     let queue = &mut hot.snd_queue;
+    let mut used = 0;
     if queue.head.is_none() {
         if frames.is_short(RESERVE_FRAMES) {
             return false;
         }
-        let Some(frame) = frames.alloc() else { return false };
-        let Some(meta) = frames.meta_mut(frame) else { return false };
-        meta.offset = 0;
-        meta.seq = hot.snd.end.0;
+        let Some(frame) = frames.alloc_at(0, data.len() as u16, hot.snd.end.0) else { return false };
         queue.head = frame;
         queue.tail = frame;
+    } else {
+        let Some(meta) = frames.meta_mut(queue.tail) else { return false };
+        used = usize::from(meta.offset) + usize::from(meta.len);
+        if used + data.len() > FRAME_BYTES {
+            return false;
+        }
+        meta.len += data.len() as u16;
     }
-    let Some(meta) = frames.meta_mut(queue.tail) else { return false };
-    let used = usize::from(meta.offset) + usize::from(meta.len);
-    if used + data.len() > FRAME_BYTES {
-        return false;
+    if let Some(to) = frames.room_mut(queue.tail, used).get_mut(..data.len()) {
+        to.copy_from_slice(data);
     }
-    meta.len += data.len() as u16;
-    let Some(to) = frames.cell_mut(queue.tail).get_mut(used..used + data.len()) else { return false };
-    to.copy_from_slice(data);
     if hot.snd_cursor.is_none() {
         hot.snd_cursor = queue.tail;
     }

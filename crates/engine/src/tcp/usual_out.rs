@@ -1,53 +1,151 @@
-//! The usual way of new data out: one segment with timestamps and no other option, within the windows, of a connection with
-//! no losses; in one go what `Conn::emit_data` does step by step.
+//! The usual way out of new data, ACKs and FINs: segments with timestamps and no other option, within the windows, of a
+//! connection with no losses; in one go what `Conn::emit_data` and `Conn::emit_ack` do step by step.
 
 use ::state::hop::HOP_KNOWN;
-use ::state::{Counters, LaneMem, Piece, TcbCold, TcbHot, TxBatch};
+use ::state::{Counters, LaneMem, Piece, TcbCold, TcbHot, TxBatch, TxFrame};
 use base::limits::FRAME_HEADROOM;
-use base::{FrameIdx, Idx, Instant};
+use base::{FrameIdx, Idx, Instant, SeqNum};
 use region::Frames;
 use wire::{TcpFlags, Timestamps, UsualHeader, tcp, usual};
 
 use super::ack::start_timer;
-use super::conn::cold_of;
-use super::header::{Stop, TCP_AT, TTL_DEFAULT};
+use super::congestion::initial_window;
+use super::conn::{arm, cold_of};
+use super::header::{TCP_AT, TTL_DEFAULT};
 use super::{State, flag, rtt, window};
 
-/// Sends the next segment of new data of connection `at`. `Ok(true)`: there is more. `None`: it is not the usual case, and
-/// nothing was done.
+/// Sends the next segment of new data of connection `at`, or its FIN; and the segments behind it if no other connection has
+/// data. True: there is more. `None`: it is not the usual case, and nothing was done.
 #[inline]
-pub(super) fn emit(
-    mem: &mut LaneMem<'_>,
-    now: Instant,
-    at: Idx<TcbHot>,
-    out: &mut TxBatch,
-) -> Option<Result<bool, Stop>> {
-    let (hot, cold) = (mem.hot.get_mut(at)?, mem.cold.get_mut(cold_of(at))?);
+pub(super) fn emit(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, out: &mut TxBatch) -> Option<bool> {
+    let (hot, cold) = (mem.hot.get(at)?, mem.cold.get(cold_of(at))?);
+    if !hot.snd.end.after(hot.snd.nxt) {
+        return emit_fin(mem, now, at, out);
+    }
     let len = next_len(hot, cold, now)?;
     let port = mem.ports.get(Idx::new(u32::from(hot.port)))?;
     if hot.snd.end.since(hot.snd.nxt) > len && port.super_segment_max >= 2 * len {
         return None;
     }
+    let cut = Cut::of(&mem.frames, hot, len)?;
+    let flags = flags_of(hot, len);
+    let head = emit_one(mem, now, at, out, &Segment { cut, len, flags })?;
+    let [_, _, others] = &mem.globals.tcp.rings;
+    let alone = others.head == others.tail;
+    let (hot, cold) = (mem.hot.get_mut(at)?, mem.cold.get_mut(cold_of(at))?);
+    advance(hot, len, cut.behind);
+    let (timed, mut segments) = (hot.snd.nxt, 1);
+    if alone && hot.snd.nxt != hot.snd.end {
+        segments += emit_behind(&mut mem.frames, (hot, cold), now, out, (head, len));
+    }
+    count(mem.counters, segments, len);
+    note_sent(hot);
+    if cold.bytes_in > 0 {
+        // The two ends talk in turns, so the next data will carry the ACK (Linux's ping-pong mode).
+        hot.quick_acks = 0;
+    }
+    let bytes = segments * len;
+    if bytes < u32::from(hot.mss) {
+        cold.snd_small = hot.snd.nxt;
+    }
+    cold.bytes_out = cold.bytes_out.wrapping_add(u64::from(bytes));
+    note_timed(hot, now, timed);
+    arm(hot, cold, &mut mem.wheel, at);
+    Some(hot.snd.nxt != hot.snd.end)
+}
+
+/// Sends the ACK that connection `at` owes, with data if it has some. False: it is not the usual case, and nothing was done.
+#[inline]
+pub(super) fn emit_ack(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, out: &mut TxBatch) -> bool {
+    const NEEDED: u32 = flag::TIMESTAMPS;
+    let (Some(hot), Some(cold)) = (mem.hot.get(at), mem.cold.get(cold_of(at))) else { return false };
+    if hot.flags & flag::ACK_NOW == 0 {
+        return true; // data that went out meanwhile carried it
+    }
+    if hot.flags & flag::RING_DATA != 0 {
+        return emit(mem, now, at, out).is_some() && !owes_ack(mem, at);
+    }
+    let usual = State::from_raw(hot.state).is_synchronized()
+        && hot.flags & NEEDED == NEEDED
+        && hot.ooo_head.is_none()
+        && cold.acks_owed == 0;
+    let ack = Segment { cut: Cut::NONE, len: 0, flags: TcpFlags::ACK };
+    if !usual || emit_one(mem, now, at, out, &ack).is_none() {
+        return false;
+    }
+    count(mem.counters, 1, 0);
+    mem.hot.get_mut(at).map(note_sent);
+    true
+}
+
+/// Is an ACK of connection `at` still to be sent?
+#[inline]
+fn owes_ack(mem: &LaneMem<'_>, at: Idx<TcbHot>) -> bool {
+    mem.hot.get(at).is_some_and(|hot| hot.flags & flag::ACK_NOW != 0)
+}
+
+/// Sends the FIN of connection `at`, which has no data to send, if one is queued. False: there is nothing more.
+fn emit_fin(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, out: &mut TxBatch) -> Option<bool> {
+    const NEEDED: u32 = flag::TIMESTAMPS | flag::FIN_QUEUED;
+    const UNUSUAL: u32 = flag::RECOVERY | flag::STALLED | flag::PERSIST | flag::FIN_SENT;
+    let (hot, cold) = (mem.hot.get(at)?, mem.cold.get(cold_of(at))?);
+    if hot.flags & (flag::FIN_QUEUED | flag::FIN_SENT) != flag::FIN_QUEUED && hot.flags & flag::RECOVERY == 0
+    {
+        return Some(false);
+    }
+    let state = State::from_raw(hot.state);
+    let usual = state.is_synchronized()
+        && state != State::TimeWait
+        && hot.flags & (NEEDED | UNUSUAL) == NEEDED
+        && hot.ooo_head.is_none()
+        && hot.dup_acks == 0
+        && cold.board.is_none()
+        && hot.snd.end == hot.snd.nxt
+        && hot.snd.nxt.since(hot.snd.una) < hot.snd.wnd
+        && !starts_again(hot, now);
+    if !usual {
+        return None;
+    }
+    let fin = Segment { cut: Cut::NONE, len: 0, flags: TcpFlags::ACK | TcpFlags::FIN };
+    emit_one(mem, now, at, out, &fin)?;
+    count(mem.counters, 1, 0);
+    let (hot, cold) = (mem.hot.get_mut(at)?, mem.cold.get_mut(cold_of(at))?);
+    note_sent(hot);
+    if cold.bytes_in > 0 {
+        hot.quick_acks = 0;
+    }
+    cold.snd_small = hot.snd.end;
+    hot.snd_cursor = FrameIdx::NONE;
+    hot.flags |= flag::FIN_SENT;
+    hot.snd.nxt = hot.snd.end.plus(1);
+    note_timed(hot, now, hot.snd.nxt);
+    arm(hot, cold, &mut mem.wheel, at);
+    Some(false)
+}
+
+/// A segment to be sent.
+struct Segment {
+    cut: Cut,
+    /// Payload bytes.
+    len: u32,
+    flags: TcpFlags,
+}
+
+/// Adds `segment`, which begins at SND.NXT, to `out`; gives the frame of its headers. `None`: it cannot be sent now.
+#[inline(always)]
+fn emit_one(
+    mem: &mut LaneMem<'_>,
+    now: Instant,
+    at: Idx<TcbHot>,
+    out: &mut TxBatch,
+    segment: &Segment,
+) -> Option<FrameIdx> {
+    let (hot, cold) = (mem.hot.get_mut(at)?, mem.cold.get(cold_of(at))?);
+    let port = mem.ports.get(Idx::new(u32::from(hot.port)))?;
     let hop = mem.hops.get(hot.hop).filter(|h| h.state == HOP_KNOWN)?;
     let (src, dst) = (hot.key.local.as_v4()?, hot.key.remote.as_v4()?);
-    // The bytes lie in one frame, or in two.
-    let (first, next) = cut(&mem.frames, hot.snd_cursor, hot.snd.nxt.0, len)?;
     let packet = out.slot()?;
-    let Some(head) = mem.frames.alloc() else { return Some(Err(Stop::Frames)) };
-    packet.start(head);
-    packet.push_piece(first);
-    let mut behind = next;
-    if u32::from(first.len) < len {
-        let left = len as u16 - first.len;
-        let meta = mem.frames.meta(next).filter(|m| m.len >= left);
-        let Some(meta) = meta else {
-            mem.frames.release(head);
-            return None;
-        };
-        packet.push_piece(Piece { frame: next, offset: meta.offset, len: left });
-        behind = if meta.len == left { meta.next } else { next };
-    }
-    let last = hot.snd.end.since(hot.snd.nxt) == len;
+    let head = mem.frames.alloc_at(FRAME_HEADROOM as u16, usual::HEADER_LEN as u16, 0)?;
     let header = UsualHeader {
         dst_mac: hop.mac,
         src_mac: port.mac,
@@ -59,22 +157,108 @@ pub(super) fn emit(
         dst_port: hot.key.remote_port,
         seq: hot.snd.nxt,
         ack: hot.rcv.nxt,
-        flags: if last { TcpFlags::ACK | TcpFlags::PSH } else { TcpFlags::ACK },
+        flags: segment.flags,
         window: window::announce_window(hot, &mem.frames),
         timestamps: Timestamps {
             value: now.as_millis_u32().wrapping_add(cold.ts_offset),
             echo: hot.rcv.ts_recent,
         },
     };
-    packet.port = hot.port;
-    packet.csum_start = TCP_AT as u16;
-    packet.csum_offset = tcp::CHECKSUM_OFFSET as u16;
-    packet.header_bytes = usual::HEADER_LEN as u16;
-    write(&mut mem.frames, head, &header, len as u16);
+    let room = mem.frames.room_mut(head, FRAME_HEADROOM);
+    header.emit(segment.len as u16, room.first_chunk_mut()?);
+    segment.cut.fill(packet, head, hot.port);
     out.accept();
-    count(mem.counters, usual::HEADER_LEN as u32 + len);
-    advance(hot, cold, now, len, behind);
-    Some(Ok(!last))
+    Some(head)
+}
+
+/// Sends segments as long as the one just sent, whose headers are in `head`, as far as they may go now. Gives their number.
+#[inline(never)]
+fn emit_behind(
+    frames: &mut Frames<'_>,
+    (hot, cold): (&mut TcbHot, &TcbCold),
+    now: Instant,
+    out: &mut TxBatch,
+    (head, len): (FrameIdx, u32),
+) -> u32 {
+    let before = frames.cell(head).get(FRAME_HEADROOM..).and_then(|cell| cell.first_chunk());
+    let Some(mut headers) = before.copied() else { return 0 };
+    let mut segments = 0;
+    while next_len(hot, cold, now) == Some(len) {
+        let (Some(cut), Some(packet)) = (Cut::of(frames, hot, len), out.slot()) else { break };
+        let fresh = frames.alloc_at(FRAME_HEADROOM as u16, usual::HEADER_LEN as u16, 0);
+        let Some(fresh) = fresh else { break };
+        usual::follow(&mut headers, hot.snd.nxt, flags_of(hot, len));
+        if let Some(to) = frames.room_mut(fresh, FRAME_HEADROOM).first_chunk_mut() {
+            *to = headers;
+        }
+        cut.fill(packet, fresh, hot.port);
+        out.accept();
+        advance(hot, len, cut.behind);
+        segments += 1;
+    }
+    segments
+}
+
+/// Where the bytes of a segment lie: in no frame, in one, or in two.
+#[derive(Clone, Copy)]
+struct Cut {
+    /// Of length 0: none.
+    first: Piece,
+    /// Of length 0: none.
+    second: Piece,
+    /// The frame in which the byte behind them lies.
+    behind: FrameIdx,
+}
+
+impl Cut {
+    /// No bytes.
+    const NONE: Self = Self { first: NO_PIECE, second: NO_PIECE, behind: FrameIdx::NONE };
+
+    /// The `len` bytes from SND.NXT on.
+    #[inline(always)]
+    fn of(frames: &Frames<'_>, hot: &TcbHot, len: u32) -> Option<Self> {
+        let frame = hot.snd_cursor;
+        let meta = frames.meta(frame)?;
+        let into = hot.snd.nxt.0.wrapping_sub(meta.seq);
+        let left = u32::from(meta.len).checked_sub(into).filter(|left| *left > 0)?;
+        let offset = meta.offset.checked_add(into as u16)?;
+        let second = NO_PIECE;
+        if left >= len {
+            let behind = if left > len { frame } else { meta.next };
+            return Some(Self { first: Piece { frame, offset, len: len as u16 }, second, behind });
+        }
+        let first = Piece { frame, offset, len: left as u16 };
+        let next = meta.next;
+        let rest = (len - left) as u16;
+        let meta = frames.meta(next).filter(|m| m.len >= rest)?;
+        let second = Piece { frame: next, offset: meta.offset, len: rest };
+        Some(Self { first, second, behind: if meta.len == rest { meta.next } else { next } })
+    }
+
+    /// Makes `packet` the segment with these bytes behind the headers in `head`.
+    #[inline(always)]
+    fn fill(&self, packet: &mut TxFrame, head: FrameIdx, port: u8) {
+        packet.start(head);
+        if self.first.len > 0 {
+            packet.push_piece(self.first);
+        }
+        if self.second.len > 0 {
+            packet.push_piece(self.second);
+        }
+        packet.port = port;
+        packet.csum_start = TCP_AT as u16;
+        packet.csum_offset = tcp::CHECKSUM_OFFSET as u16;
+        packet.header_bytes = usual::HEADER_LEN as u16;
+    }
+}
+
+const NO_PIECE: Piece = Piece { frame: FrameIdx::NONE, offset: 0, len: 0 };
+
+/// Control bits of the segment with the next `len` bytes.
+#[inline(always)]
+fn flags_of(hot: &TcbHot, len: u32) -> TcpFlags {
+    let last = hot.snd.end.since(hot.snd.nxt) == len;
+    if last { TcpFlags::ACK | TcpFlags::PSH } else { TcpFlags::ACK }
 }
 
 /// Payload bytes of the next segment, if nothing is unusual about it.
@@ -94,8 +278,7 @@ fn next_len(hot: &TcbHot, cold: &TcbCold, now: Instant) -> Option<u32> {
         && len > 0
         && hot.snd.end.after(hot.snd.nxt)
         && u64::from(flight) + u64::from(len) <= u64::from(hot.snd.wnd.min(hot.snd.cwnd))
-        // RFC 5681 4.1: after an idle time the congestion window starts again.
-        && (flight != 0 || now.since(hot.sent_at) <= rtt::rto(&hot.rtt, 0));
+        && !starts_again(hot, now);
     if !usual {
         return None;
     }
@@ -107,52 +290,42 @@ fn next_len(hot: &TcbHot, cold: &TcbCold, now: Instant) -> Option<u32> {
     Some(len)
 }
 
-/// The first piece of the `len` bytes from `seq` on, which lies in `frame`, and the frame in which the byte behind it lies.
+/// `segments` of `len` bytes each go out.
 #[inline(always)]
-fn cut(frames: &Frames<'_>, frame: FrameIdx, seq: u32, len: u32) -> Option<(Piece, FrameIdx)> {
-    let meta = frames.meta(frame)?;
-    let into = seq.wrapping_sub(meta.seq);
-    let left = u32::from(meta.len).checked_sub(into).filter(|left| *left > 0)?;
-    let piece = Piece { frame, offset: meta.offset.checked_add(into as u16)?, len: left.min(len) as u16 };
-    Some((piece, if left > len { frame } else { meta.next }))
+fn count(counters: &mut Counters, segments: u32, len: u32) {
+    let bytes = u64::from(segments) * u64::from(usual::HEADER_LEN as u32 + len);
+    counters.tx_packets = counters.tx_packets.wrapping_add(u64::from(segments));
+    counters.tx_bytes = counters.tx_bytes.wrapping_add(bytes);
+    counters.tcp.segments_out = counters.tcp.segments_out.wrapping_add(u64::from(segments));
 }
 
-/// Writes the headers into the fresh frame `head`.
+/// RFC 5681 4.1: does the congestion window start again, after an idle time?
 #[inline(always)]
-fn write(frames: &mut Frames<'_>, head: FrameIdx, header: &UsualHeader, payload: u16) {
-    if let Some(meta) = frames.meta_mut(head) {
-        meta.len = usual::HEADER_LEN as u16;
-    }
-    let room = frames.cell_mut(head).get_mut(FRAME_HEADROOM..);
-    if let Some(to) = room.and_then(|r| r.first_chunk_mut()) {
-        header.emit(payload, to);
-    }
+fn starts_again(hot: &TcbHot, now: Instant) -> bool {
+    hot.snd.nxt == hot.snd.una
+        && hot.snd.cwnd > initial_window(u32::from(hot.mss))
+        && now.since(hot.sent_at) > rtt::rto(&hot.rtt, 0)
 }
 
+/// `len` new bytes were sent; the next one lies in `behind`.
 #[inline(always)]
-fn count(counters: &mut Counters, bytes: u32) {
-    counters.tx_packets = counters.tx_packets.wrapping_add(1);
-    counters.tx_bytes = counters.tx_bytes.wrapping_add(u64::from(bytes));
-    counters.tcp.segments_out = counters.tcp.segments_out.wrapping_add(1);
+fn advance(hot: &mut TcbHot, len: u32, behind: FrameIdx) {
+    hot.snd.nxt = hot.snd.nxt.plus(len);
+    hot.snd_cursor = if hot.snd.nxt == hot.snd.end { FrameIdx::NONE } else { behind };
 }
 
-/// `len` new bytes were sent, and with them whatever ACK was due; the next byte lies in `behind`.
+/// A segment was sent, and with it whatever ACK was due.
 #[inline(always)]
-fn advance(hot: &mut TcbHot, cold: &mut TcbCold, now: Instant, len: u32, behind: FrameIdx) {
-    hot.flags &= !(flag::ACK_NOW | flag::TAIL_PROBE);
+fn note_sent(hot: &mut TcbHot) {
+    hot.flags &= !flag::ACK_NOW;
     hot.ack_at = Instant::NEVER;
     hot.rcv.ack_sent = hot.rcv.nxt;
-    if cold.bytes_in > 0 {
-        // The two ends talk in turns, so the next data will carry the ACK (Linux's ping-pong mode).
-        hot.quick_acks = 0;
-    }
-    let end = hot.snd.nxt.plus(len);
-    if len < u32::from(hot.mss) {
-        cold.snd_small = end;
-    }
-    hot.snd_cursor = if end == hot.snd.end { FrameIdx::NONE } else { behind };
-    cold.bytes_out = cold.bytes_out.wrapping_add(u64::from(len));
-    hot.snd.nxt = end;
+}
+
+/// Something that the peer acknowledges was sent, the first segment of it up to `end`.
+#[inline(always)]
+fn note_timed(hot: &mut TcbHot, now: Instant, end: SeqNum) {
+    hot.flags &= !flag::TAIL_PROBE;
     if hot.flags & flag::TIMING == 0 {
         hot.flags |= flag::TIMING;
         hot.rtt.timed_seq = end;

@@ -39,7 +39,7 @@ fn room_to_offer(hot: &TcbHot, shift: u32) -> u32 {
 }
 
 /// The window field of the next segment, RCV.EDGE moved accordingly.
-#[inline]
+#[inline(always)]
 pub(super) fn announce_window(hot: &mut TcbHot, frames: &Frames<'_>) -> u16 {
     let shift = rcv_window_shift(hot);
     let now = rcv_wnd(hot);
