@@ -1,10 +1,11 @@
-//! The project's chores: `cargo xtask demo | test | bench | tidy | compliance | conformance | sim`. Uses the standard library only.
+//! The project's chores: `cargo xtask demo | test | bench | tidy | compliance | conformance | sim | mutants`. Uses the standard library only.
 
 mod bench;
 mod compliance;
 mod conformance;
 mod demo;
 mod install;
+mod mutants;
 mod report;
 mod run;
 mod sim;
@@ -24,6 +25,7 @@ usage: cargo xtask <chore> [options]
   conformance  play the packet scripts on the engine and on Linux's stack   [--engine-only] [FILE-OR-NAME ...]
 
   sim          play seeds in the simulator   [--seeds N] [--from S] [--minutes M] [--jobs J], or one: --seed S
+  mutants      put faults into a copy of the engine, and count those that the tests find   [--check] [NAME ...]
 
 Each chore writes target/reports/NAME.json beside what it prints.";
 
@@ -39,6 +41,7 @@ fn main() -> ExitCode {
         "compliance" => compliance::run(),
         "conformance" => conformance::run(&rest),
         "sim" => sim::run(&rest),
+        "mutants" => mutants::run(&rest),
         _ => Err(USAGE.to_owned()),
     };
     match outcome {

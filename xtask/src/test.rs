@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use crate::report::Row;
-use crate::{bench, compliance, install, report, run, sim};
+use crate::{bench, compliance, install, mutants, report, run, sim};
 
 /// One part of the test run: its name, and what it does. Gives (passed, failed) tests.
 type Part = (&'static str, fn() -> Result<(u64, u64), String>);
@@ -13,6 +13,7 @@ const PARTS: &[Part] = &[
     ("rustfmt", format),
     ("clippy", clippy),
     ("compliance", || compliance::run().map(|()| (1, 0))),
+    ("mutants", || mutants::check().map(|all| (all.len() as u64, 0))),
     ("build", build),
     ("workspace", workspace),
     ("sim", || sim::new_ones().map(|()| (1, 0))),
