@@ -12,7 +12,7 @@ use crate::errors::{
     AcceptError, ConnectError, ListenError, MoveError, RecvError, SendError, ShutdownError, SockError,
 };
 use crate::load::Load;
-use crate::tcp::{borrow, stream, verbs};
+use crate::tcp::{Algorithm, borrow, stream, verbs};
 use crate::types::{Accepted, HopKey, How, RouteTo, TcpInfo};
 use crate::{away, events, load, pipeline, transmit, udp};
 
@@ -275,6 +275,17 @@ impl<'a> Engine<'a> {
     /// short. ms.
     pub fn set_hibernate_after(&mut self, idle_ms: u32) {
         self.mem.globals.dormant.idle_ms = idle_ms;
+    }
+
+    /// Congestion control of connections whose options name none. Those that have begun to use theirs keep it.
+    pub fn set_congestion(&mut self, algorithm: Algorithm) {
+        self.mem.globals.tcp.congestion = algorithm as u8;
+    }
+
+    /// Congestion control of connections whose options name none.
+    #[must_use]
+    pub fn congestion(&self) -> Algorithm {
+        Algorithm::chosen(0, self.mem.globals.tcp.congestion)
     }
 
     /// Queues a copy of as much of `data` as fits, and gives the number of bytes. `more`: a partial segment at the end may

@@ -3,7 +3,7 @@
 use base::{IpAddress, MacAddr};
 use state::{Endpoint, SockRef};
 
-use crate::tcp::State;
+use crate::tcp::{Algorithm, State};
 
 /// The way to a destination, as routes and neighbours give it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,6 +53,35 @@ pub enum How {
     Both,
 }
 
+/// What congestion control is at (Linux's tcpi_ca_state).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Phase {
+    /// Nothing is wrong.
+    #[default]
+    Open,
+    /// Duplicate ACKs or SACKs came; nothing is taken for lost yet.
+    Disorder,
+    /// The window is coming down for an ECN echo.
+    Reduced,
+    /// In fast recovery.
+    Recovery,
+    /// In recovery from a timeout.
+    Loss,
+}
+
+/// What TCP_INFO tells of congestion control.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CongestionInfo {
+    /// The algorithm.
+    pub algorithm: Algorithm,
+    /// What it is at.
+    pub phase: Phase,
+    /// Bytes a second that arrived at the peer when the congestion window last limited; 0: it never did.
+    pub delivery_rate: u64,
+    /// Bytes a second that are sent at most; `u64::MAX`: as fast as the window allows.
+    pub pacing_rate: u64,
+}
+
 /// What TCP_INFO tells.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TcpInfo {
@@ -70,6 +99,8 @@ pub struct TcpInfo {
     pub backoff: u8,
     /// In loss recovery.
     pub recovering: bool,
+    /// Congestion control.
+    pub congestion: CongestionInfo,
     /// Retransmission timeout without backoff, us.
     pub rto_us: u32,
     /// Smoothed round-trip time, us; 0: not measured.

@@ -294,7 +294,7 @@ fn transfers_are_whole_with_every_idle_moment_slept_through() {
             reorder_ppm: [0, 100_000][(seed as usize / 2) % 2],
             delay: Duration::from_micros([50, 20_000][(seed as usize / 4) % 2]),
             split: seed % 5 != 0,
-            padding: 0,
+            ..Faults::NONE
         };
         let mut net = Net::new(seed, &S);
         net.faults = faults;

@@ -130,7 +130,7 @@ fn a_retransmission_that_is_lost_again_is_found_by_what_was_sent_later() {
     let sent = peer.sent(&mut net);
     assert_eq!(sent.first(), Some(&0));
     peer.ack(&mut net, 0, &[(1000, 9000)]);
-    assert_eq!(peer.sent(&mut net), [10_000, 11_000, 12_000]);
+    assert_eq!(peer.sent(&mut net), [11_000, 12_000, 13_000, 14_000]);
     net.run(RTT);
     // New data that went out behind the retransmission has come, and the retransmission has not.
     peer.ack(&mut net, 0, &[(1000, 11_000)]);
@@ -287,6 +287,6 @@ fn a_path_that_reorders_by_up_to_two_round_trips_costs_no_timeout_and_alarms_are
     assert!(got == data);
     // Nothing was lost. About a hundred segments came late, half of them by more than the window can become (RFC 8985 6.2.4: SRTT).
     let c = counters(&mut net);
-    assert!(c.reordered > 0 && c.twice_in > 20 && c.undone > 20 && c.retransmits < 150, "{c:?}");
+    assert!(c.reordered > 0 && c.twice_in > 20 && c.undone > 20 && c.retransmits < 250, "{c:?}");
     assert_eq!(c.timeouts, 0);
 }

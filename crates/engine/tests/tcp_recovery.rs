@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use base::{Duration, SeqNum};
+use engine::Algorithm;
 use net::{Faults, Net, Packet, Setup, forged_with, pattern};
 use state::{SockRef, TcpOptions};
 use wire::{SackBlock, SackBlocks, TcpFlags, TcpHeader};
@@ -73,10 +74,12 @@ fn several_losses_in_one_window_are_repaired_in_one_recovery() {
     assert_eq!((c.recoveries, c.retransmits, c.timeouts), (1, 5, 0));
 }
 
-#[test]
-fn the_window_is_halved_once_by_a_recovery() {
+/// The window before a recovery from two losses, and after it.
+fn windows_around_a_recovery(algorithm: Algorithm) -> (u32, u32) {
     let mut net = Net::new(3, &S);
-    let (_, a, b) = net.open();
+    let listener = net.listen(1, 80, 16);
+    net.on(0, |e| e.set_congestion(algorithm));
+    let (a, b) = net.open_to(listener, 40_000);
     let first = pattern(7, 200_000);
     net.send(0, a, &first).unwrap();
     read_everything(&mut net, b, &first);
@@ -88,11 +91,21 @@ fn the_window_is_halved_once_by_a_recovery() {
     read_everything(&mut net, b, &data);
     net.run(Duration::from_millis(1));
     let info = net.on(0, |e| e.tcp_info(a)).unwrap();
-    assert!(
-        info.ssthresh_bytes <= before / 2 + 3000 && info.ssthresh_bytes >= before / 3,
-        "{info:?} {before}"
-    );
-    assert!(!info.recovering);
+    assert_eq!((info.recovering, info.congestion.algorithm), (false, algorithm));
+    assert_eq!(info.ssthresh_bytes, info.cwnd_bytes, "the window is the threshold at the end (RFC 9937 6.2)");
+    (before, info.cwnd_bytes)
+}
+
+#[test]
+fn reno_halves_the_window_once_a_recovery() {
+    let (before, after) = windows_around_a_recovery(Algorithm::Reno);
+    assert!(after <= before / 2 + 3000 && after >= before / 3, "{before} {after}");
+}
+
+#[test]
+fn cubic_keeps_seven_tenths_of_the_window_in_a_recovery() {
+    let (before, after) = windows_around_a_recovery(Algorithm::Cubic);
+    assert!(after <= before * 7 / 10 + 3000 && after >= before * 13 / 20, "{before} {after}");
 }
 
 #[test]

@@ -44,7 +44,7 @@ fn bytes_arrive_whole_through_loss_duplication_and_reordering() {
             reorder_ppm: [0, 10_000, 200_000][(seed as usize / 3) % 3],
             delay: Duration::from_micros([50, 1000, 20_000][(seed as usize / 2) % 3]),
             split: seed % 5 != 0,
-            padding: 0,
+            ..Faults::NONE
         };
         transfer(seed, faults, &Setup::USUAL, 200_000, 30_000);
     }

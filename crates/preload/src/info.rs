@@ -1,18 +1,16 @@
 //! Answers to `getsockopt` in the kernel's binary form, TCP_INFO among them.
 
-use engine::{State, TcpInfo};
+use engine::{Algorithm, Phase, State, TcpInfo};
 
 /// Room for the longest answer.
 pub(crate) const ANSWER_BYTES: usize = 256;
-/// Our congestion control (RFC 5681 with SACK recovery), by the name Linux has for it.
-pub(crate) const CONGESTION: &[u8] = b"reno";
-/// [`CONGESTION`] as TCP_CONGESTION returns it.
-pub(crate) const CONGESTION_16: &[u8; 16] = b"reno\0\0\0\0\0\0\0\0\0\0\0\0";
+/// Bytes of an algorithm's name in TCP_CONGESTION (TCP_CA_NAME_MAX).
+const NAME_BYTES: usize = 16;
 /// Receive buffer that is told when none was set, bytes; Linux tells twice this.
 pub(crate) const RCV_BUF: u32 = 65_536;
 /// Send buffer that is told when none was set, bytes.
 pub(crate) const SND_BUF: u32 = 65_536;
-/// Bytes of `struct tcp_info` up to and including `tcpi_bytes_received` and segment counts.
+/// Bytes of `struct tcp_info` up to and including `tcpi_delivery_rate`.
 const TCP_INFO_BYTES: usize = 168;
 
 /// Puts `pieces` one behind the other; gives their length.
@@ -21,6 +19,32 @@ pub(crate) fn put<const N: usize>(bytes: &mut [u8; ANSWER_BYTES], pieces: &[[u8;
         *to = *from;
     }
     (pieces.len() * N).min(ANSWER_BYTES)
+}
+
+/// The algorithm that the value of a TCP_CONGESTION names: as the kernel, up to a NUL or 15 bytes.
+pub(crate) fn algorithm_named(value: &[u8]) -> Option<Algorithm> {
+    let value = value.get(..NAME_BYTES - 1).unwrap_or(value);
+    Algorithm::from_name(value.split(|b| *b == 0).next().unwrap_or(&[]))
+}
+
+/// `algorithm` as TCP_CONGESTION returns it.
+pub(crate) fn name_of(algorithm: Algorithm) -> [u8; NAME_BYTES] {
+    let mut name = [0; NAME_BYTES];
+    for (to, from) in name.iter_mut().zip(algorithm.name().bytes()) {
+        *to = from;
+    }
+    name
+}
+
+/// `tcpi_ca_state`: the kernel's numbers (enum tcp_ca_state in linux/tcp.h).
+const fn phase_number(phase: Phase) -> u8 {
+    match phase {
+        Phase::Open => 0,
+        Phase::Disorder => 1,
+        Phase::Reduced => 2,
+        Phase::Recovery => 3,
+        Phase::Loss => 4,
+    }
 }
 
 /// `tcpi_state`: the kernel's numbers (include/net/tcp_states.h).
@@ -45,8 +69,6 @@ pub(crate) fn tcp_info(info: &TcpInfo, bytes: &mut [u8; ANSWER_BYTES]) -> usize 
     const TIMESTAMPS: u8 = 1;
     const SACK: u8 = 2;
     const WSCALE: u8 = 4;
-    /// TCP_CA_Recovery.
-    const RECOVERY: u8 = 3;
     let mut flags = if info.timestamps { TIMESTAMPS } else { 0 };
     if info.sack {
         flags |= SACK;
@@ -58,7 +80,7 @@ pub(crate) fn tcp_info(info: &TcpInfo, bytes: &mut [u8; ANSWER_BYTES]) -> usize 
     let segments = |bytes: u32| bytes.div_ceil(mss);
     let head = [
         state_number(info.state),
-        if info.recovering { RECOVERY } else { 0 },
+        phase_number(info.congestion.phase),
         info.backoff,
         0,
         info.backoff,
@@ -92,11 +114,15 @@ pub(crate) fn tcp_info(info: &TcpInfo, bytes: &mut [u8; ANSWER_BYTES]) -> usize 
         info.rcv_wnd_bytes,
         info.retransmits,
     ];
-    let longs = [0, u64::MAX, info.bytes_out, info.bytes_in];
+    let longs = [info.congestion.pacing_rate, u64::MAX, info.bytes_out, info.bytes_in];
+    // tcpi_segs_out to tcpi_data_segs_out; of these only the unsent bytes are known.
+    let counts = [0, 0, info.unsent_bytes, 0, 0, 0];
     let all = head
         .into_iter()
         .chain(words.into_iter().flat_map(u32::to_ne_bytes))
-        .chain(longs.into_iter().flat_map(u64::to_ne_bytes));
+        .chain(longs.into_iter().flat_map(u64::to_ne_bytes))
+        .chain(counts.into_iter().flat_map(u32::to_ne_bytes))
+        .chain(info.congestion.delivery_rate.to_ne_bytes());
     for (to, from) in bytes.iter_mut().zip(all) {
         *to = from;
     }

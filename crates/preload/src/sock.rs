@@ -265,6 +265,7 @@ impl Inner {
             snd_buf_bytes: 0,
             rcv_low_bytes: 0,
             mss_max: 0,
+            congestion: 0,
             spare: 0,
         };
         Self {

@@ -6,9 +6,9 @@ use region::{FlowBucket, FlowHead, FlowTable, FrameLane, Layout, TableAt, Timer,
 
 use crate::dormant::OPTION_SETS;
 use crate::{
-    Counters, Dormant, DormantGlobals, EventGlobals, EventRow, Handle, Hop, IpGlobals, LISTEN_BUCKETS,
-    LaneLoad, Listener, OptionSet, PortInfo, Reassembly, Scoreboard, TcbCold, TcbHot, TcbQueue, TxFrame,
-    UdpSock,
+    CongestionTables, Counters, Dormant, DormantGlobals, EventGlobals, EventRow, Handle, Hop, IpGlobals,
+    LISTEN_BUCKETS, LaneLoad, Listener, OptionSet, PortInfo, Reassembly, Scoreboard, TcbCold, TcbHot,
+    TcbQueue, TxFrame, UdpSock,
 };
 
 plain! {
@@ -145,6 +145,12 @@ plain! {
         pub rcv_buf_bytes: u32,
         /// Send buffer of a connection whose options name none, bytes.
         pub snd_buf_bytes: u32,
+        /// Congestion control of a connection whose options name none, as the engine numbers it.
+        pub congestion: u8,
+        /// ECN (RFC 3168), as the engine numbers its ways.
+        pub ecn: u8,
+        /// Room.
+        pub spare: [u8; 6],
         /// Keys initial sequence numbers (RFC 6528).
         pub isn_key: [u64; 2],
     }
@@ -169,6 +175,9 @@ impl TcpGlobals {
         duplicates: RateLimit { since: Instant(0), count: 0, spare: 0 },
         rcv_buf_bytes: 0,
         snd_buf_bytes: 0,
+        congestion: 0,
+        ecn: 0,
+        spare: [0; 6],
         isn_key: [0; 2],
     };
 }
@@ -212,9 +221,9 @@ plain! {
         /// The three rings of connections with something to send, `ring_slots` each.
         pub rings: TableAt<u32>,
         /// Timers of connections, same rows.
-        pub timers: TableAt<Timer>,
-        /// Head of the timer wheel.
-        pub wheel: TableAt<WheelHead>,
+        pub wheel: WheelAt,
+        /// Congestion control of connections, same rows.
+        pub congestion: CongestionTables,
         /// Head of the flow table.
         pub flow_head: TableAt<FlowHead>,
         /// Buckets of the flow table.
@@ -242,9 +251,17 @@ plain! {
         /// Hibernating connections.
         pub dormant: TableAt<Dormant>,
         /// Their keepalive timers, same rows.
-        pub dormant_timers: TableAt<Timer>,
-        /// Head of the wheel of hibernating connections with keepalive.
-        pub dormant_wheel: TableAt<WheelHead>,
+        pub dormant_wheel: WheelAt,
+    }
+}
+
+plain! {
+    /// Where a timer wheel is.
+    pub struct WheelAt {
+        /// Its timers.
+        pub timers: TableAt<Timer>,
+        /// Its head.
+        pub head: TableAt<WheelHead>,
     }
 }
 
@@ -262,8 +279,8 @@ impl LaneTables {
             hot: at.table(shape.socks),
             cold: at.table(shape.socks),
             rings: at.table(3 * shape.socks.next_power_of_two()),
-            timers: at.table(shape.socks),
-            wheel: at.table(1),
+            wheel: WheelAt { timers: at.table(shape.socks), head: at.table(1) },
+            congestion: CongestionTables { windows: at.table(shape.socks) },
             flow_head: at.table(1),
             flows: at.table(FlowTable::rows_for(shape.connections())),
             boards: at.table(shape.boards),
@@ -277,8 +294,7 @@ impl LaneTables {
             option_sets: at.table(if shape.dormant == 0 { 0 } else { OPTION_SETS }),
             handles: at.table(shape.handles()),
             dormant: at.table(shape.dormant_rows()),
-            dormant_timers: at.table(shape.dormant_rows()),
-            dormant_wheel: at.table(1),
+            dormant_wheel: WheelAt { timers: at.table(shape.dormant_rows()), head: at.table(1) },
         };
         (tables, at.bytes())
     }

@@ -2,6 +2,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod congestion;
 mod counters;
 pub mod dormant;
 mod event;
@@ -19,6 +20,7 @@ mod sock;
 mod tcb;
 pub mod udp;
 
+pub use congestion::{Arrival, Congestion, CongestionTables, Cubic, Dctcp, Prr, SlowStart};
 pub use counters::{Counters, DROP_REASONS, DropReason, TcpCounters};
 pub use dormant::{Dormant, DormantGlobals, Handle, OptionSet};
 pub use event::{EventGlobals, EventQueue, EventRow};
@@ -40,4 +42,4 @@ pub use tcb::{
 pub use udp::{UdpGlobals, UdpSock};
 
 /// Version of the layout: libraries and processes share a region only when theirs is the same. One up at each change.
-pub const LAYOUT_VERSION: u32 = 6;
+pub const LAYOUT_VERSION: u32 = 7;

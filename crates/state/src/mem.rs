@@ -9,9 +9,9 @@ use region::{
 
 use crate::dormant::{FREE_HANDLE, LAST};
 use crate::{
-    Counters, Dormant, DormantGlobals, EventGlobals, EventQueue, EventRow, Handle, Hop, IpGlobals,
-    LaneGlobals, LaneLoad, LaneShape, LaneTables, Listener, OptionSet, PortInfo, Reassembly, Scoreboard,
-    TcbCold, TcbHot, TcpCounters, TcpGlobals, TxFrame, UdpSock,
+    Congestion, Counters, Dormant, DormantGlobals, EventGlobals, EventQueue, EventRow, Handle, Hop,
+    IpGlobals, LaneGlobals, LaneLoad, LaneShape, LaneTables, Listener, OptionSet, PortInfo, Reassembly,
+    Scoreboard, TcbCold, TcbHot, TcpCounters, TcpGlobals, TxFrame, UdpSock,
 };
 
 /// Every table of one lane, for the time the lane lock is held.
@@ -32,6 +32,8 @@ pub struct LaneMem<'a> {
     pub wheel: Wheel<'a>,
     /// Finds connections.
     pub flows: FlowTable<'a>,
+    /// Congestion control of connections; same rows.
+    pub cc: Table<'a, Congestion>,
     /// Scoreboards.
     pub boards: Table<'a, Scoreboard>,
     /// Listeners.
@@ -77,9 +79,10 @@ impl<'a> LaneMem<'a> {
             cold: carver.table(at.cold)?,
             rings: carver.table(at.rings)?,
             wheel: {
-                let timers = carver.table(at.timers)?;
-                Wheel::new(carver.one(at.wheel)?, timers)
+                let timers = carver.table(at.wheel.timers)?;
+                Wheel::new(carver.one(at.wheel.head)?, timers)
             },
+            cc: carver.table(at.congestion.windows)?,
             flows: FlowTable::new(carver.one(at.flow_head)?, carver.table(at.flows)?),
             boards: carver.table(at.boards)?,
             listeners: carver.table(at.listeners)?,
@@ -93,8 +96,8 @@ impl<'a> LaneMem<'a> {
             handles: carver.table(at.handles)?,
             dormant: carver.table(at.dormant)?,
             dormant_wheel: {
-                let timers = carver.table(at.dormant_timers)?;
-                Wheel::new(carver.one(at.dormant_wheel)?, timers)
+                let timers = carver.table(at.dormant_wheel.timers)?;
+                Wheel::new(carver.one(at.dormant_wheel.head)?, timers)
             },
         })
     }
@@ -130,8 +133,8 @@ impl<'a> LaneMem<'a> {
             high: shape.stock_high.max(2 * POOL_BATCH),
             failed: 0,
         };
-        carver.table(tables.timers)?.rows_mut().fill(Timer::default());
-        *carver.one(tables.wheel)? = WheelHead::starting(now);
+        carver.table(tables.wheel.timers)?.rows_mut().fill(Timer::default());
+        *carver.one(tables.wheel.head)? = WheelHead::starting(now);
         let flows = FlowHead::for_capacity(shape.connections());
         *carver.one(tables.flow_head)? = flows;
         // Only what hashes lead to: overflow buckets are made as they are taken, so that what nobody uses costs no memory.
@@ -142,7 +145,7 @@ impl<'a> LaneMem<'a> {
             .iter_mut()
             .take(buckets)
             .for_each(|b| *b = FlowBucket::default());
-        *carver.one(tables.dormant_wheel)? = WheelHead::starting(now);
+        *carver.one(tables.dormant_wheel.head)? = WheelHead::starting(now);
         let area = guard.frame_area();
         let mut mem = LaneMem::carve(guard.carver(), area)?;
         mem.init_tcp(secret);

@@ -181,8 +181,10 @@ plain! {
         pub rcv_low_bytes: u32,
         /// TCP_MAXSEG: largest MSS to use and to announce, bytes; 0: what the device's MTU gives.
         pub mss_max: u16,
+        /// TCP_CONGESTION, as the engine numbers them; 0: the lane's default.
+        pub congestion: u8,
         /// Room.
-        pub spare: u16,
+        pub spare: u8,
     }
 }
 

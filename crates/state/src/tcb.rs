@@ -200,8 +200,8 @@ plain! {
         pub lost_edge: SeqNum,
         /// Least round-trip time of the path, us; 0: nothing measured yet (RFC 8985 6.2, RACK.min_RTT).
         pub min_rtt_us: u32,
-        /// Bytes acknowledged towards the next growth of the congestion window.
-        pub acked: u32,
+        /// Room.
+        pub room: u32,
         /// Timeouts in a row.
         pub backoff: u8,
         /// Zero-window probes in a row.
@@ -254,8 +254,10 @@ plain! {
         pub error: u8,
         /// ACKs still to be sent besides the next one, for a peer that counts duplicates.
         pub acks_owed: u8,
-        /// Room.
-        pub spare: u16,
+        /// Congestion control in use, as the engine numbers it; 0: not decided yet.
+        pub cc: u8,
+        /// Flags of congestion control, as the engine numbers them.
+        pub cc_flags: u8,
         /// Scoreboard row; NONE while nothing is SACKed, sent again or probed.
         pub board: Idx<Scoreboard>,
         /// The options set by the program.

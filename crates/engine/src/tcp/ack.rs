@@ -82,6 +82,26 @@ impl Conn<'_, '_> {
 
     /// The whole ACK step for a segment that header prediction did not take.
     pub(super) fn process_ack(&mut self, seg: &Seg) -> Fate {
+        let before =
+            (self.hot.snd.una, self.sacked_bytes(), self.cold.loss.lost_edge, self.any(flag::RECOVERY));
+        let fate = self.take_ack(seg);
+        if self.hot.flags & (flag::RECOVERY | flag::LOSS) == flag::RECOVERY {
+            let (una, reported, lost_edge, recovering) = before;
+            let acked = self.hot.snd.una.since(una);
+            let delivered = if self.any(flag::SACK) {
+                acked.saturating_add(self.sacked_bytes()).saturating_sub(reported)
+            } else if acked > 0 {
+                acked
+            } else {
+                self.mss() // RFC 9937 6: a duplicate ACK without SACK stands for one segment
+            };
+            let safe = recovering && acked > 0 && self.cold.loss.lost_edge == lost_edge;
+            self.congestion_in_recovery(delivered, (!recovering, safe));
+        }
+        fate
+    }
+
+    fn take_ack(&mut self, seg: &Seg) -> Fate {
         let news = self.any(flag::SACK) && !seg.options.sack.is_empty() && self.update_board(seg);
         let window_changed = self.update_window(seg);
         if self.ack_worth(seg.ack) == AckWorth::New {
@@ -151,7 +171,7 @@ impl Conn<'_, '_> {
             }
         } else {
             self.hot.dup_acks = 0;
-            self.grow_window(acked, flight);
+            self.grow_window(acked, flight, self.echo_of(seg));
         }
         self.clear(flag::TAIL_PROBED);
         self.restart_timer();
@@ -163,6 +183,12 @@ impl Conn<'_, '_> {
             self.enqueue(Ring::Data);
         }
         if self.fin_acked() { self.on_fin_acked() } else { Fate::Keep }
+    }
+
+    /// TSecr of `seg`.
+    #[inline]
+    fn echo_of(&self, seg: &Seg) -> Option<u32> {
+        if self.any(flag::TIMESTAMPS) { seg.options.timestamps.map(|ts| ts.echo) } else { None }
     }
 
     /// A round-trip time from what `seg` acknowledges, if there is a clean one.
@@ -178,14 +204,10 @@ impl Conn<'_, '_> {
         } else if self.any(flag::RECOVERY | flag::STALLED)
             && self.any(flag::TIMESTAMPS)
             && let Some(ts) = seg.options.timestamps
-            && ts.echo != 0
+            && let Some(us) = rtt::echoed_us(self.now, self.cold.ts_offset, ts.echo)
         {
             // RFC 7323 4.1: the echo tells which transmission was acknowledged, so retransmissions can be measured too.
-            let clock = self.now.as_millis_u32().wrapping_add(self.cold.ts_offset);
-            let ms = clock.wrapping_sub(ts.echo);
-            if ms < 60_000 {
-                rtt::sample(&mut self.hot.rtt, ms.max(1) * 1000);
-            }
+            rtt::sample(&mut self.hot.rtt, us);
         }
     }
 

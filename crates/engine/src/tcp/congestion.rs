@@ -1,92 +1,311 @@
-//! How much may be in flight: slow start and congestion avoidance (RFC 5681), initial window (RFC 6928).
+//! How much may be in flight (RFC 5681): the algorithms, which of them a connection uses, and what each does when data is acknowledged or
+//! lost. Initial window: RFC 6928.
 
-use ::state::{TcbCold, TcbHot};
+use ::state::{Congestion as Row, TcbCold, TcbHot, TcpGlobals};
+use base::{Duration, Idx, Instant};
+use region::Table;
 
 use super::conn::Conn;
-use super::{flag, rtt};
+use super::{cc_flag, cubic, flag, prr, rtt, slow_start};
 
-/// Largest congestion window, bytes.
-const CWND_MAX: u32 = 1 << 30;
+/// Largest congestion window, bytes; a slow start threshold of this size is none.
+pub(super) const CWND_MAX: u32 = 1 << 30;
+
+/// An algorithm of congestion control.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Algorithm {
+    /// CUBIC (RFC 9438), with HyStart++ (RFC 9406).
+    Cubic = 1,
+    /// NewReno (RFC 5681, RFC 6582), with HyStart++.
+    Reno = 2,
+}
+
+impl Algorithm {
+    /// All of them, the default first.
+    pub const ALL: [Self; 2] = [Self::Cubic, Self::Reno];
+
+    /// The one with this number in a region; 0 and nonsense: none.
+    #[must_use]
+    pub const fn from_raw(raw: u8) -> Option<Self> {
+        match raw {
+            1 => Some(Self::Cubic),
+            2 => Some(Self::Reno),
+            _ => None,
+        }
+    }
+
+    /// The name that Linux has for it (TCP_CONGESTION).
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cubic => "cubic",
+            Self::Reno => "reno",
+        }
+    }
+
+    /// The one with this name.
+    #[must_use]
+    pub fn from_name(name: &[u8]) -> Option<Self> {
+        Self::ALL.into_iter().find(|a| a.name().as_bytes() == name)
+    }
+
+    /// The one that a connection with `chosen` in its options uses on a lane with `usual` as its default.
+    #[must_use]
+    pub const fn chosen(chosen: u8, usual: u8) -> Self {
+        match (Self::from_raw(chosen), Self::from_raw(usual)) {
+            (Some(own), _) => own,
+            (None, Some(usual)) => usual,
+            (None, None) => Self::Cubic,
+        }
+    }
+}
 
 /// Initial window for segments of `mss` bytes (RFC 6928 2).
 pub(super) fn initial_window(mss: u32) -> u32 {
     (10 * mss).min(14_600.max(2 * mss))
 }
 
-/// `acked` bytes were acknowledged when `flight` bytes were out (RFC 5681 3.1).
+/// Is the congestion window what limits a connection of which `flight` bytes were out? A window that was not used says nothing about the
+/// path (RFC 7661 4.1): it grows only while it limits.
 #[inline]
-pub(super) fn grow_window(hot: &mut TcbHot, cold: &mut TcbCold, acked: u32, flight: u32) {
-    let cwnd = hot.snd.cwnd;
-    // A window that was not used says nothing about the path (RFC 7661 4.1): it grows only while it limits.
-    if u64::from(flight) * 2 < u64::from(cwnd) {
-        return;
+pub(super) fn limits(hot: &TcbHot, flight: u32) -> bool {
+    u64::from(flight) * 2 >= u64::from(hot.snd.cwnd)
+}
+
+/// A connection's window, and its row of [`Row`]s.
+pub(super) struct Window<'w> {
+    hot: &'w mut TcbHot,
+    cold: &'w mut TcbCold,
+    pub(super) row: &'w mut Row,
+    now: Instant,
+}
+
+/// The window of connection `at`; its row begins when this is first called. `None`: a corrupted region has no such row.
+pub(super) fn window<'w>(
+    (hot, cold): (&'w mut TcbHot, &'w mut TcbCold),
+    table: &'w mut Table<'_, Row>,
+    tcp: &TcpGlobals,
+    at: Idx<TcbHot>,
+    now: Instant,
+) -> Option<Window<'w>> {
+    let row = table.get_mut(Idx::new(at.raw()))?;
+    if cold.cc_flags & cc_flag::ROW == 0 {
+        cold.cc_flags |= cc_flag::ROW;
+        cold.cc = Algorithm::chosen(cold.options.congestion, tcp.congestion) as u8;
+        *row = Row { limited: hot.snd.una, reduced: hot.snd.una, ..Row::default() };
+        row.arrival.since = now;
+        (row.arrival.from, row.arrival.to) = (hot.snd.una, hot.snd.nxt);
+        slow_start::begin(&mut row.slow, hot);
     }
-    if cwnd < hot.snd.ssthresh {
-        // An ACK stands for up to a whole super-segment here, so it counts with all its bytes (RFC 3465 2.1; RFC 9438
-        // and Linux do the same).
-        hot.snd.cwnd = cwnd.saturating_add(acked).min(CWND_MAX);
-        return;
+    Some(Window { hot, cold, row, now })
+}
+
+impl Window<'_> {
+    fn algorithm(&self) -> Algorithm {
+        Algorithm::from_raw(self.cold.cc).unwrap_or(Algorithm::Cubic)
     }
-    // Congestion avoidance: one segment for each window acknowledged (RFC 5681 3.1, byte counting).
-    let sum = cold.loss.acked.saturating_add(acked);
-    if sum >= cwnd {
-        cold.loss.acked = sum - cwnd;
-        hot.snd.cwnd = cwnd.saturating_add(u32::from(hot.mss.max(1))).min(CWND_MAX);
-    } else {
-        cold.loss.acked = sum;
+
+    fn mss(&self) -> u32 {
+        u32::from(self.hot.mss.max(1))
+    }
+
+    /// `acked` bytes were acknowledged, `rtt_us` after they were sent if that is known. SND.UNA is behind them already.
+    pub(super) fn grow(&mut self, acked: u32, rtt_us: Option<u32>) {
+        self.measure();
+        let mut acked = acked;
+        if self.hot.snd.cwnd < self.hot.snd.ssthresh {
+            // An ACK stands for up to a whole super-segment here, so it counts with all its bytes (RFC 3465 2.1; RFC 9438
+            // and Linux do the same).
+            let more = slow_start::grow(&mut self.row.slow, self.hot, acked, rtt_us);
+            let more = more.min(self.hot.snd.ssthresh.saturating_sub(self.hot.snd.cwnd));
+            self.add(more);
+            if self.hot.snd.cwnd < self.hot.snd.ssthresh {
+                return;
+            }
+            acked = acked.saturating_sub(more);
+        }
+        if !self.may_grow(acked) {
+            return;
+        }
+        let cwnd = self.hot.snd.cwnd;
+        let more = match self.algorithm() {
+            Algorithm::Cubic => {
+                let rtt = Duration::from_micros(u64::from(self.hot.rtt.srtt_us8 >> 3));
+                let windows = (cwnd, self.mss());
+                cubic::grow(&mut self.row.cubic, self.now, rtt, windows, acked, &mut self.row.rest)
+            }
+            Algorithm::Reno => {
+                // RFC 5681 3.1, byte counting: one segment for each window acknowledged.
+                let sum = self.row.rest.saturating_add(acked);
+                self.row.rest = if sum >= cwnd { sum - cwnd } else { sum };
+                if sum >= cwnd { self.mss() } else { 0 }
+            }
+        };
+        self.add(more);
+    }
+
+    fn add(&mut self, more: u32) {
+        self.hot.snd.cwnd = self.hot.snd.cwnd.saturating_add(more).min(CWND_MAX);
+    }
+
+    /// Did the congestion window hold data back when the last `acked` bytes were out? If not, congestion avoidance stops, and CUBIC's time
+    /// with it (RFC 9438 5.8).
+    fn may_grow(&mut self, acked: u32) -> bool {
+        let una = self.hot.snd.una;
+        let limited = una.minus(acked).at_or_before(self.row.limited);
+        if !limited && una.since(self.row.limited) > self.hot.snd.cwnd {
+            self.row.cubic.epoch = Instant(0);
+            self.row.limited = una.minus(acked.saturating_add(1));
+        }
+        limited
+    }
+
+    /// How much arrives: what was acknowledged in about a round trip.
+    fn measure(&mut self) {
+        let (una, arrival) = (self.hot.snd.una, &mut self.row.arrival);
+        if una.before(arrival.to) {
+            return;
+        }
+        let us = self.now.since(arrival.since).as_micros();
+        let arrived = u64::from(una.since(arrival.from)) * 1_000_000;
+        arrival.rate = arrived.checked_div(us).unwrap_or(arrival.rate);
+        (arrival.since, arrival.from, arrival.to) = (self.now, una, self.hot.snd.nxt);
+    }
+
+    /// Data was lost, or the path says that it is congested, with `flight` bytes out: the slow start threshold (RFC 5681 3.1, equation 4;
+    /// RFC 9438 4.6).
+    fn lower_threshold(&mut self, flight: u32) {
+        let (cwnd, mss) = (self.hot.snd.cwnd, self.mss());
+        self.row.rest = 0;
+        let threshold = match self.algorithm() {
+            Algorithm::Cubic => {
+                cubic::reduce(&mut self.row.cubic, cwnd.min(flight.saturating_add(mss)));
+                cubic::beta(flight)
+            }
+            Algorithm::Reno => flight / 2,
+        };
+        self.hot.snd.ssthresh = threshold.max(2 * mss);
+    }
+
+    /// The last reduction was for nothing.
+    fn undo(&mut self, cwnd_before: u32, ssthresh_before: u32) {
+        self.hot.snd.cwnd = self.hot.snd.cwnd.max(cwnd_before);
+        self.hot.snd.ssthresh = self.hot.snd.ssthresh.max(ssthresh_before);
+        match self.algorithm() {
+            Algorithm::Cubic => cubic::undo(&mut self.row.cubic),
+            Algorithm::Reno => {}
+        }
     }
 }
 
 impl Conn<'_, '_> {
+    /// The window, with its row.
+    pub(super) fn window(&mut self) -> Option<Window<'_>> {
+        window((self.hot, self.cold), self.cc, self.tcp, self.at, self.now)
+    }
+
     /// The connection may send from now on.
     pub(super) fn start_congestion(&mut self) {
         self.hot.snd.cwnd = initial_window(self.mss());
         self.hot.snd.ssthresh = CWND_MAX;
     }
 
-    /// `acked` bytes were acknowledged when `flight` bytes were out (RFC 5681 3.1).
+    /// The program has chosen another algorithm: the window stays, what the old one remembered goes.
+    pub(super) fn choose_algorithm(&mut self) {
+        if self.cold.cc_flags & cc_flag::ROW == 0 {
+            return;
+        }
+        let chosen = Algorithm::chosen(self.cold.options.congestion, self.tcp.congestion);
+        if self.cold.cc != chosen as u8
+            && let Some(w) = self.window()
+        {
+            w.row.cubic = ::state::Cubic::default();
+            w.row.rest = 0;
+            w.cold.cc = chosen as u8;
+        }
+    }
+
+    /// `acked` bytes were acknowledged when `flight` bytes were out (RFC 5681 3.1). `echo`: TSecr, if the segment had one.
     #[inline]
-    pub(super) fn grow_window(&mut self, acked: u32, flight: u32) {
-        grow_window(self.hot, self.cold, acked, flight);
+    pub(super) fn grow_window(&mut self, acked: u32, flight: u32, echo: Option<u32>) {
+        if limits(self.hot, flight) {
+            let rtt_us = echo.and_then(|echo| rtt::echoed_us(self.now, self.cold.ts_offset, echo));
+            if let Some(mut w) = self.window() {
+                w.grow(acked, rtt_us);
+            }
+        }
     }
 
-    /// Half of what is in flight (RFC 5681 3.1, equation 4).
-    pub(super) fn halve_threshold(&mut self) {
-        let mss = self.mss();
-        self.hot.snd.ssthresh = (self.flight() / 2).max(2 * mss);
+    /// Data waits for the congestion window.
+    pub(super) fn note_limited(&mut self) {
+        let nxt = self.hot.snd.nxt;
+        if let Some(w) = self.window() {
+            w.row.limited = nxt;
+        }
     }
 
-    /// A loss that the window must answer, found without a timeout (RFC 5681 3.2).
+    /// A loss that the window must answer, found without a timeout: the threshold comes down, and the window to it in recovery (RFC 9937).
     pub(super) fn on_loss_event(&mut self) {
-        self.halve_threshold();
-        self.hot.snd.cwnd = self.hot.snd.ssthresh;
+        let flight = self.flight();
+        let reported = self.sacked_bytes();
+        if let Some(mut w) = self.window() {
+            w.lower_threshold(flight);
+            prr::begin(&mut w.row.prr, flight.saturating_sub(reported));
+        }
     }
 
     /// A retransmission timeout, the `first` in a row or a later one (RFC 5681 3.1).
     pub(super) fn on_rto(&mut self, first: bool) {
-        if first {
-            self.halve_threshold();
+        let flight = self.flight();
+        if first && let Some(mut w) = self.window() {
+            w.lower_threshold(flight);
         }
         self.hot.snd.cwnd = self.mss();
+    }
+
+    /// An ACK in fast recovery reported `delivered` more bytes (RFC 9937 6.2). `first`: it began the recovery. `safe`: SND.UNA went on, and
+    /// nothing more was found lost.
+    pub(super) fn congestion_in_recovery(&mut self, delivered: u32, (first, safe): (bool, bool)) {
+        let (pipe, mss, ssthresh) = (self.pipe(), self.mss(), self.hot.snd.ssthresh);
+        if delivered > 0
+            && let Some(w) = self.window()
+        {
+            if first {
+                // RecoverFS counts what that ACK reports.
+                w.row.prr.flight = w.row.prr.flight.saturating_add(delivered);
+            }
+            w.hot.snd.cwnd = prr::window(&mut w.row.prr, &prr::Ack { delivered, pipe, safe }, ssthresh, mss);
+        }
+    }
+
+    /// `len` bytes were sent in fast recovery (prr_out).
+    pub(super) fn note_recovery_sent(&mut self, len: u32) {
+        if self.any(flag::RECOVERY)
+            && !self.any(flag::LOSS)
+            && let Some(w) = self.window()
+        {
+            w.row.prr.out = w.row.prr.out.saturating_add(len);
+        }
     }
 
     /// `acked` new bytes were acknowledged in recovery, when `flight` bytes were out; the recovery goes on.
     pub(super) fn on_recovery_ack(&mut self, acked: u32, flight: u32) {
         if self.any(flag::LOSS) {
-            self.grow_window(acked, flight.max(self.hot.snd.cwnd));
+            self.grow_window(acked, flight.max(self.hot.snd.cwnd), None);
         }
     }
 
-    /// A recovery that began without a timeout is over (RFC 6582 3.2 step 3, option 1: no burst).
+    /// A recovery that began without a timeout is over (RFC 9937 6.2: the window is the threshold).
     pub(super) fn on_recovery_end(&mut self) {
-        let few = self.flight().saturating_add(2 * self.mss());
-        self.hot.snd.cwnd = self.hot.snd.ssthresh.min(few.max(self.hot.snd.ssthresh / 2));
+        self.hot.snd.cwnd = self.hot.snd.ssthresh;
     }
 
-    /// Nothing was lost: the window is at least what it was before the alarm (RFC 4015 3.2).
+    /// Nothing was lost: the window is at least what it was before the alarm (RFC 4015 3.2, RFC 9438 4.9).
     pub(super) fn undo(&mut self, cwnd_before: u32, ssthresh_before: u32) {
-        self.hot.snd.cwnd = self.hot.snd.cwnd.max(cwnd_before);
-        self.hot.snd.ssthresh = self.hot.snd.ssthresh.max(ssthresh_before);
+        if let Some(mut w) = self.window() {
+            w.undo(cwnd_before, ssthresh_before);
+        }
     }
 
     /// RFC 5681 4.1: after an idle time of more than an RTO the window is no longer known to fit the path.
@@ -98,18 +317,35 @@ impl Conn<'_, '_> {
             && !self.any(flag::RECOVERY)
         {
             self.hot.snd.cwnd = initial_window(self.mss());
+            if self.cold.cc_flags & cc_flag::ROW != 0
+                && let Some(w) = self.window()
+            {
+                w.row.cubic.epoch = Instant(0);
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::initial_window;
+    use super::{Algorithm, initial_window};
 
     #[test]
     fn the_initial_window_is_that_of_rfc_6928() {
         assert_eq!(initial_window(1448), 14_480);
         assert_eq!(initial_window(8960), 17_920);
         assert_eq!(initial_window(536), 5360);
+    }
+
+    #[test]
+    fn every_algorithm_is_found_by_name_and_number() {
+        for a in Algorithm::ALL {
+            assert_eq!(Algorithm::from_name(a.name().as_bytes()), Some(a));
+            assert_eq!(Algorithm::from_raw(a as u8), Some(a));
+            assert_eq!(Algorithm::chosen(a as u8, 0), a);
+            assert_eq!(Algorithm::chosen(0, a as u8), a);
+        }
+        assert_eq!(Algorithm::from_name(b"vegas"), None);
+        assert_eq!(Algorithm::chosen(0, 0), Algorithm::Cubic);
     }
 }

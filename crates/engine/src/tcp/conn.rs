@@ -1,7 +1,8 @@
 //! One connection in the hands of the code that works on it: its own rows, and what it shares with the lane.
 
 use ::state::{
-    Counters, DropReason, Hop, LaneMem, PortInfo, Ready, Scoreboard, TcbCold, TcbHot, TcpGlobals, TxRing,
+    Congestion, Counters, DropReason, Hop, LaneMem, PortInfo, Ready, Scoreboard, TcbCold, TcbHot, TcpGlobals,
+    TxRing,
 };
 use base::{Idx, Instant, SeqNum};
 use region::{Frames, Table, Wheel};
@@ -70,6 +71,7 @@ pub(crate) struct Conn<'c, 'a> {
     pub(crate) tcp: &'c mut TcpGlobals,
     pub(crate) rings: &'c mut Table<'a, u32>,
     pub(crate) wheel: &'c mut Wheel<'a>,
+    pub(crate) cc: &'c mut Table<'a, Congestion>,
     pub(crate) boards: &'c mut Table<'a, Scoreboard>,
     pub(crate) events: Notifier<'c, 'a>,
     pub(crate) ports: &'c Table<'a, PortInfo>,
@@ -94,6 +96,7 @@ pub(crate) fn conn<'c, 'a>(mem: &'c mut LaneMem<'a>, now: Instant, at: Idx<TcbHo
         tcp: &mut mem.globals.tcp,
         rings: &mut mem.rings,
         wheel: &mut mem.wheel,
+        cc: &mut mem.cc,
         boards: &mut mem.boards,
         events: Notifier { rows: &mut mem.events, lists: &mut mem.globals.events },
         ports: &mem.ports,

@@ -14,14 +14,12 @@ pub(super) const SINCE_SHIFT: u32 = 24;
 pub(super) mod kept {
     pub(crate) const TIMESTAMPS: u8 = 1;
     pub(crate) const SACK: u8 = 2;
-    pub(crate) const WINDOW_SCALE: u8 = 4;
     pub(crate) const KEEPALIVE: u8 = 8;
     /// The program has closed it; there was no row to say so to the peer.
     pub(crate) const CLOSED: u8 = 16;
-    pub(crate) const ALL: [(u8, u32); 4] = [
+    pub(crate) const ALL: [(u8, u32); 3] = [
         (TIMESTAMPS, super::flag::TIMESTAMPS),
         (SACK, super::flag::SACK),
-        (WINDOW_SCALE, super::flag::WINDOW_SCALE),
         (KEEPALIVE, super::flag::KEEPALIVE),
     ];
 }
@@ -30,7 +28,6 @@ pub(super) mod kept {
 const IDLE_FLAGS: u32 = flag::HELD
     | flag::TIMESTAMPS
     | flag::SACK
-    | flag::WINDOW_SCALE
     | flag::NODELAY
     | flag::CORK
     | flag::KEEPALIVE

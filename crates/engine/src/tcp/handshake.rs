@@ -10,8 +10,8 @@ use super::rack::note_rtt;
 use super::receive::QUICK_ACKS;
 use super::segment::Seg;
 use super::{
-    Cause, MSS_DEFAULT, MSS_DEFAULT_V6, MSS_MIN, State, TIMESTAMPS_BYTES, flag, headers_to, reset, rtt,
-    table, window,
+    Cause, MSS_DEFAULT, MSS_DEFAULT_V6, MSS_MIN, State, TIMESTAMPS_BYTES, cc_flag, flag, headers_to, reset,
+    rtt, table, window,
 };
 use crate::errors::SockError;
 
@@ -31,6 +31,7 @@ impl Conn<'_, '_> {
     pub(super) fn apply_options(&mut self, options: &TcpOptions) {
         let keepalive = self.any(flag::KEEPALIVE);
         self.cold.options = *options;
+        self.choose_algorithm();
         self.clear(flag::NODELAY | flag::CORK | flag::KEEPALIVE);
         self.set(if options.nodelay != 0 { flag::NODELAY } else { 0 });
         self.set(if options.cork != 0 { flag::CORK } else { 0 });
@@ -95,7 +96,7 @@ impl Conn<'_, '_> {
         self.set(if offered.sack_permitted { flag::SACK } else { 0 });
         match offered.window_scale {
             Some(shift) => {
-                self.set(flag::WINDOW_SCALE);
+                self.cold.cc_flags |= cc_flag::WINDOW_SCALE;
                 self.hot.snd_shift = shift.min(14);
             }
             None => {

@@ -11,7 +11,7 @@ use wire::{
 };
 
 use super::conn::Conn;
-use super::{State, flag, window};
+use super::{State, cc_flag, flag, window};
 use crate::ip;
 
 /// Where the TCP header begins over IPv4.
@@ -203,7 +203,7 @@ impl Conn<'_, '_> {
         options.sack_permitted = first || self.any(flag::SACK);
         if first {
             options.window_scale = Some(window::shift_for(self.hot.rcv_buf));
-        } else if self.any(flag::WINDOW_SCALE) {
+        } else if self.cold.cc_flags & cc_flag::WINDOW_SCALE != 0 {
             options.window_scale = Some(self.hot.rcv_shift);
         }
         options

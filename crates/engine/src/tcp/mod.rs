@@ -7,7 +7,8 @@
 //! | `segment` | a received segment, checked |
 //! | `usual` | the same for usual segments, a batch at a time |
 //! | `input`, `handshake`, `ack`, `receive`, `queue` | what a received segment does |
-//! | `congestion`, `recovery`, `rack`, `undo`, `board`, `resent`, `rtt` | how much may be in flight, and what is lost |
+//! | `congestion`, `cubic`, `slow_start`, `prr` | how much may be in flight |
+//! | `recovery`, `rack`, `undo`, `board`, `resent`, `rtt` | what is lost |
 //! | `output`, `usual_out`, `header`, `reset`, `window` | what is sent |
 //! | `timers`, `report` | what time and ICMP errors do |
 //! | `travel` | connections that move to another lane |
@@ -25,6 +26,7 @@ mod congestion;
 mod conn;
 pub(crate) mod connect;
 mod cookie;
+mod cubic;
 mod frozen;
 mod handle;
 mod handshake;
@@ -33,6 +35,7 @@ mod hibernate;
 mod input;
 pub(crate) mod listen;
 mod output;
+mod prr;
 mod queue;
 mod rack;
 mod receive;
@@ -42,6 +45,7 @@ mod resent;
 mod reset;
 mod rtt;
 mod segment;
+mod slow_start;
 mod state;
 pub(crate) mod stream;
 mod table;
@@ -57,6 +61,7 @@ mod window;
 use ::state::{LaneMem, SockKind, SockRef, TcbHot};
 use base::{Duration, Idx};
 
+pub use congestion::Algorithm;
 pub(crate) use hibernate::hibernate_idle;
 pub(crate) use input::input;
 pub(crate) use output::{pending, poll};
@@ -113,8 +118,8 @@ pub(crate) mod flag {
     pub(crate) const NODELAY: u32 = 1 << 21;
     /// TCP_CORK, or the last send said that more follows.
     pub(crate) const CORK: u32 = 1 << 22;
-    /// The peer scales its windows, and so do we (RFC 7323 2).
-    pub(crate) const WINDOW_SCALE: u32 = 1 << 23;
+    /// Neither what it sends nor what it receives goes the short way: `usual`, `usual_out`.
+    pub(crate) const SPECIAL: u32 = 1 << 23;
     /// SO_KEEPALIVE.
     pub(crate) const KEEPALIVE: u32 = 1 << 24;
     /// The program found no room to send, and is told when there is some.
@@ -133,6 +138,14 @@ pub(crate) mod flag {
     pub(crate) const RING_DATA: u32 = 1 << 31;
     /// What survives the row's reuse.
     pub(crate) const RINGS: u32 = RING_CONTROL | RING_ACK | RING_DATA;
+}
+
+/// Bits of [`TcbCold::cc_flags`](::state::TcbCold).
+pub(crate) mod cc_flag {
+    /// Its row of congestion control has begun.
+    pub(crate) const ROW: u8 = 1;
+    /// The peer scales its windows, and so do we (RFC 7323 2).
+    pub(crate) const WINDOW_SCALE: u8 = 2;
 }
 
 /// Twice the maximum segment lifetime, as Linux has it.

@@ -207,6 +207,7 @@ impl Conn<'_, '_> {
             self.cold.loss.high_rxt = self.cold.loss.high_rxt.later(range.right);
         }
         self.note_resent(range);
+        self.note_recovery_sent(space);
         self.cold.retransmits = self.cold.retransmits.saturating_add(1);
         self.counters.tcp.retransmits = self.counters.tcp.retransmits.wrapping_add(1);
         self.clear(flag::TIMING);
@@ -253,7 +254,11 @@ impl Conn<'_, '_> {
             }
             return None;
         }
-        let room = wnd_room.min(self.cwnd_room());
+        let cwnd_room = self.cwnd_room();
+        if cwnd_room < unsent.min(wnd_room) {
+            self.note_limited();
+        }
+        let room = wnd_room.min(cwnd_room);
         let len = self.fitting(unsent, room, fin)?;
         let mut flags = TcpFlags::ACK;
         if len == unsent {
@@ -317,6 +322,7 @@ impl Conn<'_, '_> {
             self.time(self.hot.snd.nxt);
         }
         self.hot.sent_at = self.now;
+        self.note_recovery_sent(len);
         if self.hot.rexmit_at == Instant::NEVER
             || self.any(flag::PERSIST)
             || !self.any(flag::RECOVERY | flag::STALLED)

@@ -34,6 +34,12 @@ pub(super) fn sample(rtt: &mut RttState, us: u32) {
     set_timeout(rtt);
 }
 
+/// The round-trip time that the timestamp `echo` tells, us, on a clock of ms with `offset` (RFC 7323 4.1).
+pub(super) fn echoed_us(now: Instant, offset: u32, echo: u32) -> Option<u32> {
+    let ms = now.as_millis_u32().wrapping_add(offset).wrapping_sub(echo);
+    (echo != 0 && ms < SAMPLE_MAX_US / 1000).then(|| ms.max(1) * 1000)
+}
+
 /// The RTO that follows from the samples.
 #[inline]
 pub(super) fn set_timeout(rtt: &mut RttState) {

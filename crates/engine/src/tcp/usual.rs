@@ -2,13 +2,15 @@
 //! prediction. A segment that any stage finds unusual takes the way of all others.
 
 use ::state::dormant::DORMANT;
-use ::state::{CsumState, FlowKey, LaneMem, Ready, RxFrame, TcbCold, TcbHot};
+use ::state::{
+    Congestion, CsumState, FlowKey, LaneMem, Ready, RxFrame, TcbCold, TcbHot, TcpCounters, TcpGlobals,
+};
 use base::{FrameIdx, Idx, Instant, IpAddress, MacAddr, SeqNum};
-use region::Frames;
-use wire::{Sum, TcpOptions, Usual, eth, usual};
+use region::{Frames, Table};
+use wire::{Sum, TcpOptions, Timestamps, Usual, eth, usual};
 
 use super::ack::{start_timer, update_window};
-use super::congestion::grow_window;
+use super::congestion;
 use super::conn::{Ring, arm, cold_of, conn, push_ring};
 use super::input::for_connection;
 use super::queue::trim_acked;
@@ -98,8 +100,7 @@ struct Facts {
     ack: SeqNum,
     /// As sent, not scaled.
     window: u16,
-    /// TSval.
-    stamp: u32,
+    stamps: Timestamps,
     /// Is FIN set?
     fin: bool,
     /// Payload bytes.
@@ -119,7 +120,7 @@ pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, packets: &[RxFrame], ro
         seq: segment.seq(),
         ack: segment.ack(),
         window: segment.window(),
-        stamp: segment.timestamps().value,
+        stamps: segment.timestamps(),
         fin: segment.flags().is_fin(),
         len: rx.len - usual::HEADER_LEN as u32,
     };
@@ -134,10 +135,11 @@ pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, packets: &[RxFrame], ro
     }
     // RFC 7323 4.3: TS.Recent follows the segment that holds Last.ACK.sent.
     if facts.seq.at_or_before(hot.rcv.ack_sent) {
-        hot.rcv.ts_recent = facts.stamp;
+        hot.rcv.ts_recent = facts.stamps.value;
         cold.ts_recent_at = now;
     }
-    let (mut ready, mut wants) = take_ack(hot, cold, &mut mem.frames, now, &facts);
+    let shared = (&mut mem.cc, &mem.globals.tcp);
+    let (mut ready, mut wants) = take_ack((hot, cold, at), shared, &mut mem.frames, now, &facts);
     let mut taken = 1;
     if facts.len == 0 {
         mem.frames.release(rx.head);
@@ -167,9 +169,7 @@ pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, packets: &[RxFrame], ro
             wants |= acknowledge_later(hot, now, rx.gso_size != 0);
         }
     }
-    let tcp = &mut mem.counters.tcp;
-    tcp.segments_in = tcp.segments_in.wrapping_add(taken as u64);
-    tcp.predicted = tcp.predicted.wrapping_add(taken as u64);
+    count(&mut mem.counters.tcp, taken as u64);
     let (Some(hot), Some(cold)) = (mem.hot.get_mut(at), mem.cold.get(cold_of(at))) else { return taken };
     arm(hot, cold, &mut mem.wheel, at);
     if !ready.is_none() {
@@ -181,11 +181,17 @@ pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, packets: &[RxFrame], ro
     taken
 }
 
+#[inline(always)]
+fn count(tcp: &mut TcpCounters, taken: u64) {
+    tcp.segments_in = tcp.segments_in.wrapping_add(taken);
+    tcp.predicted = tcp.predicted.wrapping_add(taken);
+}
+
 /// What the ACK and the window of an ordinary segment do. Gives what the program is told and the rings to be in.
 #[inline(always)]
 fn take_ack(
-    hot: &mut TcbHot,
-    cold: &mut TcbCold,
+    (hot, cold, at): (&mut TcbHot, &mut TcbCold, Idx<TcbHot>),
+    shared: (&mut Table<'_, Congestion>, &TcpGlobals),
     frames: &mut Frames<'_>,
     now: Instant,
     facts: &Facts,
@@ -193,7 +199,7 @@ fn take_ack(
     let mut ready = Ready::NONE;
     let opened = update_window(hot, facts.seq, facts.ack, facts.window);
     if facts.ack != hot.snd.una {
-        acknowledge(hot, cold, frames, now, facts.ack);
+        acknowledge((hot, cold, at), shared, frames, now, facts);
         if hot.flags & flag::WANTS_ROOM != 0 && window::has_room(hot) {
             hot.flags &= !flag::WANTS_ROOM;
             ready = Ready::OUT;
@@ -269,7 +275,7 @@ fn input_any(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame, at: Idx<TcbHot>)
 #[inline]
 fn is_ordinary(hot: &TcbHot, cold: &TcbCold, facts: &Facts) -> bool {
     const NEEDED: u32 = flag::TIMESTAMPS;
-    const UNUSUAL: u32 = flag::RECOVERY | flag::STALLED | flag::FIN_AHEAD;
+    const UNUSUAL: u32 = flag::RECOVERY | flag::STALLED | flag::FIN_AHEAD | flag::SPECIAL;
     let acked = facts.ack.since(hot.snd.una);
     hot.state == State::Established as u8
         && hot.flags & (NEEDED | UNUSUAL) == NEEDED
@@ -279,7 +285,7 @@ fn is_ordinary(hot: &TcbHot, cold: &TcbCold, facts: &Facts) -> bool {
         && facts.len <= window::rcv_wnd(hot)
         && acked <= hot.snd.nxt.since(hot.snd.una)
         && acked | facts.len != 0
-        && (facts.stamp.wrapping_sub(hot.rcv.ts_recent) as i32) >= 0
+        && (facts.stamps.value.wrapping_sub(hot.rcv.ts_recent) as i32) >= 0
         && cold.board.is_none()
         && hot.key == facts.key
         // Over a wire between lanes comes what is its connections' only: see `strays`.
@@ -288,7 +294,14 @@ fn is_ordinary(hot: &TcbHot, cold: &TcbCold, facts: &Facts) -> bool {
 
 /// SEG.ACK acknowledges something new (as `Conn::acknowledge`, without losses).
 #[inline]
-fn acknowledge(hot: &mut TcbHot, cold: &mut TcbCold, frames: &mut Frames<'_>, now: Instant, ack: SeqNum) {
+fn acknowledge(
+    (hot, cold, at): (&mut TcbHot, &mut TcbCold, Idx<TcbHot>),
+    (cc, tcp): (&mut Table<'_, Congestion>, &TcpGlobals),
+    frames: &mut Frames<'_>,
+    now: Instant,
+    facts: &Facts,
+) {
+    let ack = facts.ack;
     let acked = ack.since(hot.snd.una);
     let flight = hot.snd.nxt.since(hot.snd.una);
     if hot.flags & flag::TIMING != 0 && ack.at_or_after(hot.rtt.timed_seq) {
@@ -300,13 +313,18 @@ fn acknowledge(hot: &mut TcbHot, cold: &mut TcbCold, frames: &mut Frames<'_>, no
     trim_acked(hot, frames, ack);
     hot.snd.una = ack;
     hot.dup_acks = 0;
-    grow_window(hot, cold, acked, flight);
     hot.flags &= !(flag::TAIL_PROBED | flag::PERSIST | flag::TAIL_PROBE);
     // RFC 6298 5.2, 5.3.
     if ack == hot.snd.nxt {
         hot.rexmit_at = Instant::NEVER;
     } else {
         start_timer(hot, now, 0);
+    }
+    if congestion::limits(hot, flight) {
+        let rtt_us = rtt::echoed_us(now, cold.ts_offset, facts.stamps.echo);
+        if let Some(mut w) = congestion::window((hot, cold), cc, tcp, at, now) {
+            w.grow(acked, rtt_us);
+        }
     }
 }
 

@@ -265,7 +265,8 @@ fn flags_of(hot: &TcbHot, len: u32) -> TcpFlags {
 #[inline(always)]
 fn next_len(hot: &TcbHot, cold: &TcbCold, now: Instant) -> Option<u32> {
     const NEEDED: u32 = flag::TIMESTAMPS;
-    const UNUSUAL: u32 = flag::RECOVERY | flag::STALLED | flag::FIN_QUEUED | flag::CORK | flag::PERSIST;
+    const UNUSUAL: u32 =
+        flag::RECOVERY | flag::STALLED | flag::FIN_QUEUED | flag::CORK | flag::PERSIST | flag::SPECIAL;
     let mss = u32::from(hot.mss);
     let unsent = hot.snd.end.since(hot.snd.nxt);
     let flight = hot.snd.nxt.since(hot.snd.una);

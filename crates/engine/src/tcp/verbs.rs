@@ -4,9 +4,9 @@ use ::state::{Endpoint, LaneMem, Ready, SockKind, SockRef, TcbCold, TcbHot, TcpO
 use base::{Idx, Instant};
 
 use super::conn::{Conn, Fate, cold_of, conn};
-use super::{Cause, State, flag, handle, hibernate, listen, lookup, table};
+use super::{Algorithm, Cause, State, cc_flag, flag, handle, hibernate, listen, lookup, table};
 use crate::errors::{ShutdownError, SockError};
-use crate::types::{How, TcpInfo};
+use crate::types::{CongestionInfo, How, Phase, TcpInfo};
 
 /// Readiness as Linux's tcp_poll gives it.
 pub(crate) fn ready(mem: &LaneMem<'_>, s: SockRef) -> Ready {
@@ -191,7 +191,31 @@ pub(crate) fn names(mem: &LaneMem<'_>, s: SockRef) -> Option<(Endpoint, Endpoint
 
 /// [`Engine::tcp_info`](crate::Engine::tcp_info).
 pub(crate) fn info(mem: &LaneMem<'_>, s: SockRef) -> Option<TcpInfo> {
-    handle::view(mem, s, info_of)
+    let mut info = handle::view(mem, s, info_of)?;
+    let at = lookup(mem, s);
+    let cold = at.and_then(|at| mem.cold.get(cold_of(at)));
+    let chosen = handle::view(mem, s, |_, cold| cold.options.congestion)?;
+    info.congestion.algorithm = Algorithm::chosen(chosen, mem.globals.tcp.congestion);
+    if let (Some(at), Some(cold)) = (at, cold)
+        && cold.cc_flags & cc_flag::ROW != 0
+        && let Some(row) = mem.cc.get(Idx::new(at.raw()))
+    {
+        info.congestion.delivery_rate = row.arrival.rate;
+        info.congestion.algorithm = Algorithm::from_raw(cold.cc).unwrap_or(info.congestion.algorithm);
+    }
+    Some(info)
+}
+
+fn phase_of(hot: &TcbHot, cold: &TcbCold) -> Phase {
+    if hot.flags & flag::LOSS != 0 {
+        Phase::Loss
+    } else if hot.flags & flag::RECOVERY != 0 {
+        Phase::Recovery
+    } else if hot.dup_acks > 0 || !cold.board.is_none() {
+        Phase::Disorder
+    } else {
+        Phase::Open
+    }
 }
 
 fn info_of(hot: &TcbHot, cold: &TcbCold) -> TcpInfo {
@@ -206,6 +230,12 @@ fn info_of(hot: &TcbHot, cold: &TcbCold) -> TcpInfo {
         rcv_shift: hot.rcv_shift,
         backoff: cold.loss.backoff,
         recovering: hot.flags & flag::RECOVERY != 0,
+        congestion: CongestionInfo {
+            algorithm: Algorithm::Cubic,
+            phase: phase_of(hot, cold),
+            delivery_rate: 0,
+            pacing_rate: u64::MAX,
+        },
         rto_us: hot.rtt.rto_us,
         rtt_us: hot.rtt.srtt_us8 >> 3,
         rtt_var_us: hot.rtt.var_us4 >> 2,

@@ -120,6 +120,7 @@ pub struct Faults {
     pub split: bool,
     /// Bytes behind each packet, as of a short Ethernet frame. A packet with padding is none of the usual segments.
     pub padding: usize,
+    pub bottleneck: Option<Bottleneck>,
 }
 
 impl Faults {
@@ -130,7 +131,18 @@ impl Faults {
         delay: Duration::from_micros(50),
         split: true,
         padding: 0,
+        bottleneck: None,
     };
+}
+
+/// The narrowest link of the way from host 0 to host 1, with the queue in front of it.
+#[derive(Clone, Copy)]
+pub struct Bottleneck {
+    pub bits_per_s: u64,
+    /// What finds more in the queue is dropped, bytes.
+    pub queue_bytes: u64,
+    /// What finds more in the queue is marked if its sender knows ECN (RFC 3168 5), bytes.
+    pub mark_bytes: u64,
 }
 
 /// How hosts are made.
@@ -222,6 +234,11 @@ pub struct Net {
     /// Packets under way by arrival time and number: to which host.
     flying: BTreeMap<(Instant, u64), (usize, Packet)>,
     number: u64,
+    /// When the bottleneck has sent what is in its queue.
+    busy_until: Instant,
+    /// Packets that the bottleneck dropped, and marked.
+    pub tail_drops: u64,
+    pub marks: u64,
     /// Everything that was sent, by whom, before the wire treated it.
     pub trace: Vec<(Instant, usize, Packet)>,
     pub keep_trace: bool,
@@ -271,6 +288,9 @@ impl Net {
             rng: Rng::new(seed),
             flying: BTreeMap::new(),
             number: 0,
+            busy_until: now,
+            tail_drops: 0,
+            marks: 0,
             trace: Vec::new(),
             keep_trace: false,
             sleepy_ppm: 0,
@@ -284,8 +304,29 @@ impl Net {
     }
 
     /// Puts a packet on the wire towards `to`.
-    pub fn put(&mut self, to: usize, packet: Packet) {
+    pub fn put(&mut self, to: usize, mut packet: Packet) {
         let mut delay = self.faults.delay;
+        if to == 1
+            && let Some(link) = self.faults.bottleneck
+        {
+            let start = self.busy_until.max(self.now);
+            let waiting = start.since(self.now).0 * link.bits_per_s / 8_000_000_000;
+            if waiting > link.queue_bytes {
+                self.tail_drops += 1;
+                return;
+            }
+            // Bytes 14 to 34 are the IP header; the second of these has the ECN field.
+            if waiting > link.mark_bytes && packet.bytes[15] & 3 != 0 && packet.bytes[12..14] == [8, 0] {
+                self.marks += 1;
+                packet.bytes[15] |= 3;
+                packet.bytes[24..26].fill(0);
+                let check = wire::Sum::of(&packet.bytes[14..34]).finish();
+                packet.bytes[24..26].copy_from_slice(&check.to_be_bytes());
+            }
+            let ns = packet.bytes.len() as u64 * 8_000_000_000 / link.bits_per_s;
+            self.busy_until = start.plus(Duration(ns));
+            delay = Duration(delay.0 + self.busy_until.since(self.now).0);
+        }
         if self.rng.chance_ppm(self.faults.reorder_ppm) {
             delay = Duration(delay.0 + self.rng.below(4 * delay.0 + 1));
         }

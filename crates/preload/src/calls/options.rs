@@ -6,6 +6,7 @@
 use core::ffi::{c_int, c_void};
 
 use base::Duration;
+use engine::Algorithm;
 use libc::{linger, socklen_t, timeval};
 use state::TcpOptions;
 
@@ -77,6 +78,14 @@ fn buffer_bytes(value: &Value<'_>) -> Outcome<u32> {
     Ok(value.int()?.max(0) as u32)
 }
 
+/// TCP_CONGESTION, with the kernel's errors.
+fn algorithm(value: &Value<'_>) -> Outcome<Algorithm> {
+    if value.bytes.is_empty() {
+        return Err(Errno(libc::EINVAL));
+    }
+    info::algorithm_named(value.bytes).ok_or(Errno(libc::ENOENT))
+}
+
 fn apply(
     sock: &Sock,
     options: &mut TcpOptions,
@@ -99,6 +108,7 @@ fn apply(
         (TCP, libc::TCP_KEEPCNT) => options.keep_probes = value.number()?.min(255) as u8,
         (TCP, libc::TCP_USER_TIMEOUT) => options.user_timeout_ms = value.number()?,
         (TCP, libc::TCP_SYNCNT) => options.syn_retries = value.number()?.min(255) as u8,
+        (TCP, libc::TCP_CONGESTION) => options.congestion = algorithm(value)? as u8,
         (TCP, libc::TCP_MAXSEG) => options.mss_max = value.number()?.min(u32::from(u16::MAX)) as u16,
         (IP, libc::IP_TTL) => options.ttl = value.number()?.min(255) as u8,
         (IP, libc::IP_TOS) => options.tos = value.int()? as u8,
@@ -163,7 +173,7 @@ pub(crate) unsafe fn setsockopt(
             errno::small(set_on_stream(&sock, seat, level, name, &value).map(|()| 0))
         }
         (State::Undecided | State::Listening | State::Stream, seat) => {
-            let result = if !sock.has(flag::DEFERRED) {
+            let mut result = if !sock.has(flag::DEFERRED) {
                 by_kernel()
             } else if deferred::note(&sock, level, name, value.bytes) {
                 0
@@ -173,6 +183,10 @@ pub(crate) unsafe fn setsockopt(
                     Err(errno) => errno::small(Err(errno)),
                 }
             };
+            if result != 0 && (level, name) == (TCP, libc::TCP_CONGESTION) && algorithm(&value).is_ok() {
+                // The kernel does not have it, or not for this user; a lane does.
+                result = 0;
+            }
             if result == 0 {
                 set_before(&sock, seat, level, name, &value);
             }
@@ -188,9 +202,6 @@ fn set_on_stream(
     name: c_int,
     value: &Value<'_>,
 ) -> Outcome<()> {
-    if (level, name) == (TCP, libc::TCP_CONGESTION) {
-        return if value.bytes.starts_with(info::CONGESTION) { Ok(()) } else { Err(Errno(libc::ENOENT)) };
-    }
     let mut inner = sock.inner();
     let mut options = inner.options;
     match apply(sock, &mut options, level, name, value)? {
@@ -217,8 +228,10 @@ fn set_before(sock: &Handle<Sock>, seat: Option<Seat>, level: c_int, name: c_int
                 let _ = stream::with(sock, seat, |engine| engine.set_tcp_options(seat.name, &options));
             }
         }
-        Ok(Set::Unknown) if (level, name) != (TCP, libc::TCP_CONGESTION) => inner.foreign_option = true,
-        Ok(Set::Unknown | Set::Harmless) | Err(_) => {}
+        // The kernel has an algorithm that a lane has not.
+        Err(_) if (level, name) == (TCP, libc::TCP_CONGESTION) => inner.foreign_option = true,
+        Ok(Set::Unknown) => inner.foreign_option = true,
+        Ok(Set::Harmless) | Err(_) => {}
     }
 }
 
@@ -229,7 +242,14 @@ pub(crate) unsafe fn getsockopt(
     value: *mut c_void,
     len: *mut socklen_t,
 ) -> c_int {
-    let of = table::sock(fd).and_then(|sock| Some((sock.stream()?, sock)));
+    let sock = table::sock(fd);
+    if (level, name) == (TCP, libc::TCP_CONGESTION)
+        && let Some(chosen) = sock.as_ref().and_then(chosen_before)
+    {
+        // SAFETY: the C caller's promise.
+        return errno::small(unsafe { answer(value, len, &info::name_of(chosen)) });
+    }
+    let of = sock.and_then(|sock| Some((sock.stream()?, sock)));
     let Some((seat, sock)) = of else {
         // SAFETY: the C caller's promise.
         return unsafe { real::getsockopt(fd, level, name, value, len) };
@@ -238,13 +258,30 @@ pub(crate) unsafe fn getsockopt(
     let answered = get_from_stream(&sock, seat, (level, name), &mut bytes);
     errno::small(answered.and_then(|used| {
         // SAFETY: the C caller's promise.
-        let room = unsafe { user::load(len) }.ok_or(Errno(libc::EFAULT))? as usize;
-        // SAFETY: `room` bytes are at `value`.
-        unsafe { user::fill(value.cast(), room, bytes.get(..used).unwrap_or(&[])) };
-        // SAFETY: as above.
-        unsafe { user::store(len, used.min(room) as socklen_t) };
-        Ok(0)
+        unsafe { answer(value, len, bytes.get(..used).unwrap_or(&[])) }
     }))
+}
+
+/// Answers with `bytes`.
+///
+/// # Safety
+/// `value` and `len` are as for `getsockopt`.
+unsafe fn answer(value: *mut c_void, len: *mut socklen_t, bytes: &[u8]) -> Outcome<c_int> {
+    // SAFETY: the caller's promise.
+    let room = unsafe { user::load(len) }.ok_or(Errno(libc::EFAULT))? as usize;
+    // SAFETY: `room` bytes are at `value`.
+    unsafe { user::fill(value.cast(), room, bytes) };
+    // SAFETY: as above.
+    unsafe { user::store(len, bytes.len().min(room) as socklen_t) };
+    Ok(0)
+}
+
+/// The algorithm that was chosen for a socket which is no lane's stream yet: the kernel need not have it.
+fn chosen_before(sock: &Handle<Sock>) -> Option<Algorithm> {
+    match sock.state() {
+        State::Undecided | State::Listening => Algorithm::from_raw(sock.inner().options.congestion),
+        State::Kernel | State::Stream => None,
+    }
 }
 
 /// Puts the value into `bytes` and gives its length.
@@ -290,7 +327,10 @@ fn get_from_stream(
             let info = stream::with(sock, seat, |engine| engine.tcp_info(seat.name))?;
             return Ok(info.map_or(0, |info| info::tcp_info(&info, bytes)));
         }
-        (TCP, libc::TCP_CONGESTION) => return Ok(info::put(bytes, &[*info::CONGESTION_16])),
+        (TCP, libc::TCP_CONGESTION) => {
+            let info = stream::with(sock, seat, |engine| engine.tcp_info(seat.name))?;
+            return Ok(info.map_or(0, |info| info::put(bytes, &[info::name_of(info.congestion.algorithm)])));
+        }
         (IP, libc::IP_TTL) => or(u32::from(options.ttl), 64),
         (IP, libc::IP_TOS) => u32::from(options.tos),
         (IPV6, libc::IPV6_V6ONLY) => u32::from(sock.has(flag::V6ONLY)),

@@ -1,0 +1,122 @@
+//! Congestion control of a connection, in rows beside its TCB rows. A row means nothing until the congestion window first holds data
+//! back or data is lost (a bit of [`TcbCold::cc_flags`](crate::TcbCold) says so): connections that it never limits touch none.
+
+use base::{Instant, SeqNum};
+use region::{TableAt, plain};
+
+plain! {
+    /// What algorithms that reckon with a window remember: slow start, recovery, CUBIC, DCTCP.
+    #[derive(Debug, Default)]
+    pub struct Congestion {
+        /// SND.NXT when the congestion window last held data back: what it limits may grow.
+        pub limited: SeqNum,
+        /// What growth left over: bytes times window.
+        pub rest: u32,
+        /// HyStart++ (RFC 9406).
+        pub slow: SlowStart,
+        /// Proportional rate reduction (RFC 6937).
+        pub prr: Prr,
+        /// SND.NXT when the window was last reduced for an ECN echo (RFC 3168 6.1.2).
+        pub reduced: SeqNum,
+        /// CUBIC (RFC 9438).
+        pub cubic: Cubic,
+        /// DCTCP (RFC 8257).
+        pub dctcp: Dctcp,
+        /// How much arrives.
+        pub arrival: Arrival,
+    }
+}
+const _: () = assert!(size_of::<Congestion>() == 120);
+
+plain! {
+    /// Slow start of a connection that has lost nothing yet (RFC 9406 4.2).
+    #[derive(Debug, Default)]
+    pub struct SlowStart {
+        /// windowEnd: SND.NXT when the round began.
+        pub round_end: SeqNum,
+        /// lastRoundMinRTT, us; `u32::MAX`: none.
+        pub last_min_us: u32,
+        /// currentRoundMinRTT, us; `u32::MAX`: none.
+        pub min_us: u32,
+        /// cssBaselineMinRtt, us; `u32::MAX`: none.
+        pub base_us: u32,
+        /// rttSampleCount.
+        pub samples: u16,
+        /// 1: conservative slow start.
+        pub careful: u8,
+        /// Rounds of conservative slow start.
+        pub careful_rounds: u8,
+    }
+}
+
+plain! {
+    /// Proportional rate reduction (RFC 6937).
+    #[derive(Debug, Default)]
+    pub struct Prr {
+        /// RecoverFS: what was out when recovery began, bytes.
+        pub flight: u32,
+        /// prr_delivered.
+        pub delivered: u32,
+        /// prr_out.
+        pub out: u32,
+    }
+}
+
+plain! {
+    /// CUBIC (RFC 9438 4.1.2). Windows in bytes, times in 1/1024 s.
+    #[derive(Debug, Default)]
+    pub struct Cubic {
+        /// When congestion avoidance began; 0: it has not since the last reduction.
+        pub epoch: Instant,
+        /// W_max.
+        pub w_max: u32,
+        /// K.
+        pub k: u32,
+        /// W_est.
+        pub w_est: u32,
+        /// cwnd_prior.
+        pub w_prior: u32,
+        /// W_max before the last reduction.
+        pub prior_w_max: u32,
+        /// What growth of W_est left over: bytes times window.
+        pub rest: u32,
+    }
+}
+
+plain! {
+    /// DCTCP (RFC 8257 3.3).
+    #[derive(Debug, Default)]
+    pub struct Dctcp {
+        /// DCTCP.Alpha, of 2^20.
+        pub alpha: u32,
+        /// DCTCP.BytesAcked.
+        pub acked: u32,
+        /// DCTCP.BytesMarked.
+        pub marked: u32,
+        /// DCTCP.WindowEnd.
+        pub window_end: SeqNum,
+    }
+}
+
+plain! {
+    /// How much arrives at the peer, measured once a round trip.
+    #[derive(Debug, Default)]
+    pub struct Arrival {
+        /// When the measurement began.
+        pub since: Instant,
+        /// Bytes a second.
+        pub rate: u64,
+        /// SND.UNA when it began.
+        pub from: SeqNum,
+        /// SND.NXT when it began: it ends when that is acknowledged.
+        pub to: SeqNum,
+    }
+}
+
+plain! {
+    /// Where the tables of congestion control are.
+    pub struct CongestionTables {
+        /// A row for each connection.
+        pub windows: TableAt<Congestion>,
+    }
+}
