@@ -4,6 +4,7 @@ mod bench;
 mod compliance;
 mod conformance;
 mod demo;
+mod fuzz;
 mod install;
 mod mutants;
 mod report;
@@ -22,6 +23,7 @@ usage: cargo xtask <chore> [options]
   bench        measure Corelane beside its peers, and write docs/bench.md   [--short] [--only ROW] [--list] [--bless]
   tidy         check layers, file and function sizes, unsafe and other house rules
   compliance   check that each row of COMPLIANCE.md names code and a test that exist
+  fuzz         play mutated inputs to everything that reads what others wrote   [--minutes N] [TARGET ...]
   conformance  play the packet scripts on the engine and on Linux's stack   [--engine-only] [FILE-OR-NAME ...]
 
   sim          play seeds in the simulator   [--seeds N] [--from S] [--minutes M] [--jobs J], or one: --seed S
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         "tidy" => tidy::run(),
         "compliance" => compliance::run(),
         "conformance" => conformance::run(&rest),
+        "fuzz" => fuzz::run(&rest),
         "sim" => sim::run(&rest),
         "mutants" => mutants::run(&rest),
         _ => Err(USAGE.to_owned()),

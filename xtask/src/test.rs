@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use crate::report::Row;
-use crate::{bench, compliance, install, mutants, report, run, sim};
+use crate::{bench, compliance, fuzz, install, mutants, report, run, sim};
 
 /// One part of the test run: its name, and what it does. Gives (passed, failed) tests.
 type Part = (&'static str, fn() -> Result<(u64, u64), String>);
@@ -18,6 +18,7 @@ const PARTS: &[Part] = &[
     ("workspace", workspace),
     ("sim", || sim::new_ones().map(|()| (1, 0))),
     ("instructions", || bench::baseline(false).map(|()| (1, 0))),
+    ("fuzz", || fuzz::run(&["--minutes".to_owned(), "2".to_owned()]).map(|()| (1, 0))),
     ("loom", loom),
     ("asan", asan),
 ];
@@ -112,7 +113,7 @@ fn asan() -> Result<(u64, u64), String> {
 }
 
 /// What `program` prints.
-fn output(program: &str, args: &[&str]) -> Result<String, String> {
+pub(crate) fn output(program: &str, args: &[&str]) -> Result<String, String> {
     let done = run::command(program, args).output().map_err(|e| format!("cannot start {program}: {e}"))?;
     String::from_utf8(done.stdout).map_err(|e| format!("{program} printed what is no text: {e}"))
 }

@@ -49,10 +49,10 @@ pub(crate) fn run() -> Result<(), String> {
     if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n")) }
 }
 
-/// Every `.rs` file of crates/ and xtask/.
+/// Every `.rs` file of crates/, fuzz/ and xtask/.
 pub(crate) fn sources() -> Result<Vec<Source>, String> {
     let mut found = Vec::new();
-    for top in ["crates", "xtask"] {
+    for top in ["crates", "fuzz", "xtask"] {
         walk(&run::root().join(top), &mut found)?;
     }
     found.sort_by(|a, b| a.path.cmp(&b.path));
