@@ -7,12 +7,14 @@
 
 pub(crate) mod codec;
 mod devices;
+mod flows;
 mod wire;
 
 use base::limits::KEEPER_MESSAGE_BYTES;
 use base::{IpAddress, LaneId, Port};
 use codec::{Reader, Writer};
 pub use devices::{DeviceKind, DeviceList, LaneDevice, device_flags};
+pub use flows::{FLOWS_MAX, FlowEnds, FlowList};
 pub use wire::WireEnd;
 
 /// Version of this protocol. The keeper refuses any other with `EPROTONOSUPPORT`.
@@ -76,6 +78,8 @@ pub struct RegionWish {
 }
 
 /// What the program asks; the reply is named at each.
+// As for Reply.
+#[allow(clippy::large_enum_variant)]
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Request<'a> {
     /// The first message of a connection. Reply: [`Reply::Welcome`].
@@ -128,6 +132,19 @@ pub enum Request<'a> {
         /// Which of the lanes that listen there, below [`Reply::Wire`]'s `lanes`.
         turn: u8,
     },
+    /// Connections that nobody has accepted yet go from the lane of `rule` to lane `to` of the region, which listens at the rule's end, too:
+    /// have their segments come there, and its process look. The two lanes are locked meanwhile. Reply: [`Reply::Done`].
+    HandOn {
+        /// The lane that has them, and its listener's end.
+        rule: Rule,
+        /// The lane that gets them.
+        to: LaneId,
+        /// The connections.
+        flows: FlowList,
+    },
+    /// The program closed a listener at the rule's end, which another process of the region has, too, perhaps; connections wait at it that no
+    /// lane takes yet. See that one gets them. Reply: [`Reply::Done`]; an error: there is nobody, so reset them.
+    Leave(Rule),
     /// Ask for what the keeper knows. Reply: [`Reply::Description`].
     Describe {
         /// First byte of the description wanted: a long one is fetched in pieces.
@@ -199,6 +216,11 @@ pub enum Reply<'a> {
         /// Its number.
         wire: u32,
     },
+    /// Nobody asked for this one: another process put connections into a listener of the process's lane.
+    Look {
+        /// The lane.
+        lane: LaneId,
+    },
     /// Answer to Describe.
     Description {
         /// The piece at the wanted offset.
@@ -255,6 +277,11 @@ impl<'a> Request<'a> {
                 rule.encode(w.u8(12));
                 w.u32(*ifindex).u8(*turn);
             }
+            Self::Leave(rule) => rule.encode(w.u8(14)),
+            Self::HandOn { rule, to, flows } => {
+                rule.encode(w.u8(13));
+                flows.encode(w.u16(to.0));
+            }
         }
         w.finish()
     }
@@ -283,6 +310,12 @@ impl<'a> Request<'a> {
             10 => Self::Describe { offset: r.u32()? },
             11 => Self::TakePorts(Rule::decode(&mut r)?),
             12 => Self::Introduce { rule: Rule::decode(&mut r)?, ifindex: r.u32()?, turn: r.u8()? },
+            13 => Self::HandOn {
+                rule: Rule::decode(&mut r)?,
+                to: LaneId(r.u16()?),
+                flows: FlowList::decode(&mut r)?,
+            },
+            14 => Self::Leave(Rule::decode(&mut r)?),
             other => return Err(ProtoError::UnknownKind(other)),
         };
         r.finish(request)
@@ -324,6 +357,9 @@ impl<'a> Reply<'a> {
                 w.u8(*lanes).u8(u8::from(*fresh));
             }
             Self::Met { end } => end.encode(w.u8(137)),
+            Self::Look { lane } => {
+                w.u8(139).u16(lane.0);
+            }
             Self::Parted { wire } => {
                 w.u8(138).u32(*wire);
             }
@@ -337,7 +373,7 @@ impl<'a> Reply<'a> {
     /// Does the keeper say it without being asked, between a request and its reply perhaps?
     #[must_use]
     pub fn is_notice(&self) -> bool {
-        matches!(self, Self::Met { .. } | Self::Parted { .. })
+        matches!(self, Self::Met { .. } | Self::Parted { .. } | Self::Look { .. })
     }
 
     /// Reads one whole message.
@@ -361,6 +397,7 @@ impl<'a> Reply<'a> {
             136 => Self::Wire { end: WireEnd::decode(&mut r)?, lanes: r.u8()?, fresh: r.bool()? },
             137 => Self::Met { end: WireEnd::decode(&mut r)? },
             138 => Self::Parted { wire: r.u32()? },
+            139 => Self::Look { lane: LaneId(r.u16()?) },
             other => return Err(ProtoError::UnknownKind(other)),
         };
         r.finish(reply)

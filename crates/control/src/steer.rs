@@ -413,6 +413,17 @@ impl Steering {
         self.write_state(self.flow_rows.len())
     }
 
+    /// Makes `lane` the one of a TCP connection that came in by a listener, whichever had it: as if it had opened there.
+    ///
+    /// # Errors
+    /// [`SteerError::NotExact`]; what the kernel says.
+    pub fn pin(&self, flow: Flow, lane: SteerLane) -> Result<(), SteerError> {
+        let key = flow.key().ok_or(SteerError::NotExact)?;
+        let value = u32::from(lane.number()).to_ne_bytes();
+        let pins = &self.maps.of(flow.remote).pins;
+        pins.update(key.bytes(), &value).map_err(kernel("moving a connection to another lane"))
+    }
+
     /// Takes [`Steering::add_flow`] back.
     ///
     /// # Errors

@@ -3,8 +3,8 @@
 
 use base::{IpAddress, LaneId, MacAddr, Port};
 use control::proto::{
-    DeviceKind, DeviceList, LaneDevice, MessageBuffer, Proto, ProtoError, RegionWish, Reply, Request, Rule,
-    TEXT_BYTES_MAX, WireEnd, fit_text,
+    DeviceKind, DeviceList, FLOWS_MAX, FlowEnds, FlowList, LaneDevice, MessageBuffer, Proto, ProtoError,
+    RegionWish, Reply, Request, Rule, TEXT_BYTES_MAX, WireEnd, fit_text,
 };
 use proptest::prelude::*;
 
@@ -71,7 +71,11 @@ proptest! {
         check_request(Request::TakePort(rule));
         check_request(Request::GivePort(rule));
         check_request(Request::TakePorts(rule));
+        check_request(Request::Leave(rule));
         check_request(Request::Introduce { rule, ifindex: numbers[0], turn: token[0] });
+        let flow = FlowEnds { local: rule.addr, local_port: rule.port, remote: IpAddress(token), remote_port: Port(version) };
+        let flows = vec![flow; usize::from(token[1]) % (FLOWS_MAX + 1)];
+        check_request(Request::HandOn { rule, to: LaneId(version), flows: FlowList::of(&flows) });
         check_request(Request::Resolve { ifindex: numbers[0], addr: rule.addr });
         check_request(Request::Reasons { text: &text });
         check_request(Request::Describe { offset: numbers[1] });
@@ -106,6 +110,7 @@ proptest! {
         check_reply(Reply::Wire { end, lanes: 4, fresh: number & 1 == 0 });
         check_reply(Reply::Met { end });
         check_reply(Reply::Parted { wire: number });
+        check_reply(Reply::Look { lane: LaneId(short) });
         let notice = Reply::Parted { wire: number };
         prop_assert!(notice.is_notice() && !Reply::Done.is_notice());
         check_reply(Reply::Description { text: &text, more: number });

@@ -4,15 +4,15 @@ use base::{Idx, Instant, IpAddress, LaneId, MacAddr};
 use region::Group;
 use state::ports::PORT_ADDRESSES;
 use state::{
-    Counters, Endpoint, Event, Hop, LaneMem, PortInfo, Ready, RxBatch, SockKind, SockRef, TcpOptions,
-    TxBatch, TxFrame,
+    Counters, Endpoint, Event, FlowKey, Hop, LaneMem, PortInfo, Ready, RxBatch, SockKind, SockRef,
+    TcpOptions, TxBatch, TxFrame,
 };
 
 use crate::errors::{
     AcceptError, ConnectError, ListenError, MoveError, RecvError, SendError, ShutdownError, SockError,
 };
 use crate::load::Load;
-use crate::tcp::{Algorithm, borrow, stream, verbs};
+use crate::tcp::{Algorithm, borrow, listen, stream, verbs};
 use crate::types::{Accepted, HopKey, How, RouteTo, TcpInfo};
 use crate::{away, events, load, pipeline, transmit, udp};
 
@@ -127,6 +127,34 @@ impl<'a> Engine<'a> {
         let moved = crate::tcp::travel::move_group(&mut self.mem, &mut to.mem, now, directory, group)?;
         directory.give(group, Some(other.id()));
         Ok(moved)
+    }
+
+    /// Calls `each` with the ends of every connection that waits at listener `s`, half open or to be accepted.
+    pub fn waiting_flows(&self, s: SockRef, each: impl FnMut(&FlowKey)) {
+        if let Some(at) = listen::lookup(&self.mem, s) {
+            crate::tcp::bequest::flows(&self.mem, at, each);
+        }
+    }
+
+    /// Does connection `s` wait at a listener? Then it is no program's yet.
+    #[must_use]
+    pub fn is_waiting(&self, s: SockRef) -> bool {
+        crate::tcp::bequest::is_waiting(&self.mem, s)
+    }
+
+    /// Is there a listener at exactly `local`?
+    #[must_use]
+    pub fn listens_at(&self, local: Endpoint) -> bool {
+        crate::tcp::bequest::has_twin(&self.mem, local)
+    }
+
+    /// Moves the connections that wait at listener `s` to the one at the same local end of lane `to` of the same region, and gives their
+    /// number. Those that came by a wire stay, and those that `to` has no room for.
+    pub fn hand_on(&mut self, to: &mut Engine<'_>, s: SockRef) -> u32 {
+        let (Some(own), Some(other)) = (self.mem.frames.lane(), to.mem.frames.lane()) else { return 0 };
+        let Some(at) = listen::lookup(&self.mem, s).filter(|_| own.is_beside(&other)) else { return 0 };
+        let now = self.now.max(to.now);
+        crate::tcp::bequest::hand_on(&mut self.mem, &mut to.mem, (now, other.id()), at)
     }
 
     /// Where the connection `s` went that was on this lane, and its name there. A name that went is of no use to any verb; each is told

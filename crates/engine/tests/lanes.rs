@@ -333,3 +333,42 @@ fn packets_that_come_to_their_lanes_write_no_line_of_another_lane() {
     assert_eq!(handed(&mut world), 0, "nothing went through a mailbox");
     finish(&mut world, &mut talks, &listeners);
 }
+
+#[test]
+fn what_waits_at_a_listener_goes_to_its_twin_and_no_byte_is_lost() {
+    let mut world = World::new(77, 2, 64);
+    let listeners = world.listen(80);
+    let ports = FIRST_PORT..FIRST_PORT + CLIENTS;
+    let clients: Vec<Sock> = ports.map(|port| world.connect((0, 0), port, 80)).collect();
+    let waiting = |world: &mut World, lane: u16| {
+        let mut flows = Vec::new();
+        world.on((1, lane), |e| e.waiting_flows(listeners[usize::from(lane)], |flow| flows.push(*flow)));
+        flows
+    };
+    while waiting(&mut world, 0).len() + waiting(&mut world, 1).len() < clients.len() {
+        world.step();
+    }
+    let flows = waiting(&mut world, 1);
+    assert!(!flows.is_empty(), "some came to lane 1");
+    let now = world.now;
+    let moved = world.machines[1].pair((1, 0), now, |a, b| a.hand_on(b, listeners[1]));
+    assert_eq!(moved as usize, flows.len());
+    for flow in &flows {
+        world.machines[1].directory().give(world.group_of(flow.remote_port.0), Some(LaneId(0)));
+    }
+    world.on((1, 1), |e| e.close(listeners[1]));
+    let mut talks = Vec::new();
+    // Some of them were half open.
+    while talks.len() < clients.len() {
+        world.step();
+        accept(&mut world, &listeners[..1], |world, port, server| {
+            let seed = world.rng.next_u64() >> 1;
+            talks.push(Talk::new(clients[usize::from(port - FIRST_PORT)], server, seed, 20_000));
+        });
+    }
+    while !go_on(&mut talks, &mut world) {
+        world.step();
+    }
+    finish(&mut world, &mut talks, &listeners[..1]);
+    assert_eq!(world.resets, 0);
+}

@@ -1,8 +1,9 @@
 //! What becomes of a dead program's sockets, as Linux does it at process exit.
 
+use base::Instant;
 use engine_state::{CLOSED, TIME_WAIT};
-use lane::Session;
-use state::{SockKind, SockRef};
+use lane::{Lane, Session};
+use state::{Endpoint, Listener, SockKind, SockRef};
 
 /// States of a connection as its row numbers them (RFC 9293 3.3.2; the engine's `State`).
 mod engine_state {
@@ -30,10 +31,61 @@ fn open_sockets(session: &mut Session<'_>) -> Vec<SockRef> {
     })
 }
 
-/// Closes every socket: a connection with unread data is reset, any other sends what is queued and then its FIN.
-pub(crate) fn close_all(session: &mut Session<'_>) {
-    let open = open_sockets(session);
-    session.engine(|engine| open.into_iter().for_each(|sock| engine.close(sock)));
+/// Closes every socket but listeners: a connection with unread data is reset, any other sends what is queued and then its FIN.
+pub(crate) fn close_connections(session: &mut Session<'_>) {
+    close_those(session, |kind| kind != SockKind::Listener);
+}
+
+/// Closes every listener, and resets what waits at it.
+pub(crate) fn close_listeners(session: &mut Session<'_>) {
+    close_those(session, |kind| kind == SockKind::Listener);
+}
+
+fn close_those(session: &mut Session<'_>, which: impl Fn(SockKind) -> bool) {
+    let open = open_sockets(session).into_iter().filter(|sock| sock.kind().is_some_and(&which));
+    session.engine(|engine| {
+        open.for_each(|sock| {
+            // Those go with their listener.
+            if !engine.is_waiting(sock) {
+                engine.close(sock);
+            }
+        });
+    });
+}
+
+/// Does a connection wait at a listener, half open or to be accepted?
+pub(crate) fn has_waiting(session: &mut Session<'_>) -> bool {
+    session.engine(|engine| engine.mem().listeners.rows().iter().any(|row| waiting(row) > 0))
+}
+
+fn waiting(row: &Listener) -> u32 {
+    if row.used == 0 { 0 } else { row.accept_queue.len.saturating_add(row.syn_queue.len) }
+}
+
+/// The listeners of `lane` at which connections wait, with their ends.
+pub(crate) fn listeners_with_waiting(lane: &Lane, now: Instant) -> Vec<(SockRef, Endpoint)> {
+    let Ok(Some(mut session)) = lane.try_enter(now) else { return Vec::new() };
+    session.engine(|engine| {
+        let rows = engine.mem().listeners.rows().iter().enumerate();
+        let those = rows.filter(|(_, row)| waiting(row) > 0);
+        let name = |at: usize, row: &Listener| SockRef::new(SockKind::Listener, at as u32, row.generation);
+        those.map(|(at, row)| (name(at, row), row.local)).collect()
+    })
+}
+
+/// Closes the listener at `local` if nothing waits at it, or whatever does if it is `over`. True: it is closed, or there is none.
+pub(crate) fn close_listener(session: &mut Session<'_>, local: Endpoint, over: bool) -> bool {
+    session.engine(|engine| {
+        let rows = engine.mem().listeners.rows().iter().enumerate();
+        let found =
+            rows.map(|(at, row)| (at as u32, *row)).find(|(_, row)| row.used != 0 && row.local == local);
+        let Some((at, row)) = found else { return true };
+        let closes = over || waiting(&row) == 0;
+        if closes {
+            engine.close(SockRef::new(SockKind::Listener, at, row.generation));
+        }
+        closes
+    })
 }
 
 /// Resets every connection and closes every listener; gives how many there were.

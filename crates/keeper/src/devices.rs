@@ -18,7 +18,7 @@ use crate::error::StartError;
 use crate::kernel_flows;
 use crate::memif::{FIRST_IFINDEX, MemifLink};
 use crate::regions::RegionMemory;
-use crate::rules::{Change, End, Slot};
+use crate::rules::{Change, End, Slot, steer_lane};
 use crate::settings::{DeviceSpec, MemifDevice, OwnSpec, PortChoice};
 
 pub use crate::choice::{Choice, PortKind, choose};
@@ -310,6 +310,11 @@ impl Devices {
         }
     }
 
+    /// The steering, if any device is steered.
+    pub(crate) fn steering(&self) -> Option<&Steering> {
+        self.steering.as_ref()
+    }
+
     /// Tells the kernel what changed.
     pub(crate) fn steer(&mut self, changes: &[Change]) -> Result<(), Refusal> {
         let Some(steering) = &mut self.steering else { return Ok(()) };
@@ -482,11 +487,6 @@ fn attach_xdp(steering: &mut Steering, link: &Link) -> Result<bool, StartError> 
         steering.attach_xdp(link.ifindex, XdpMode::Generic, link.rx_queues).map_err(|e| steer_failed(&e))?;
     }
     Ok(native)
-}
-
-fn steer_lane(slot: Slot) -> Result<SteerLane, Refusal> {
-    let lane = u8::try_from(slot.0).ok().and_then(SteerLane::new);
-    lane.ok_or_else(|| Refusal::new(Errno::NOBUFS, "the session has as many lanes as it can"))
 }
 
 /// Our Ethernet address behind a TAP device: locally administered, made from the IP address, so that it stays the same.

@@ -4,6 +4,7 @@
 //!
 //! [`run`] is the keeper of one `corelane run`; [`steward_main`] is the process that stands in for a region's programs.
 
+mod bequest;
 mod blocks;
 mod children;
 mod choice;
@@ -11,8 +12,10 @@ mod client;
 mod closing;
 mod command;
 mod describe;
+mod desk;
 mod devices;
 mod error;
+mod heirs;
 mod introduce;
 mod kernel_flows;
 mod meeting;

@@ -1,8 +1,8 @@
 //! Messages between the keeper and a steward, over a SEQPACKET pair: the keeper orders, the steward reports.
 
 use base::limits::KEEPER_MESSAGE_BYTES;
-use base::{IpAddress, LaneId};
-use control::proto::{DeviceList, MessageBuffer, Reply, WireEnd};
+use base::{IpAddress, LaneId, Port};
+use control::proto::{DeviceList, FlowList, MessageBuffer, Reply, Request, Rule, WireEnd};
 
 /// What the keeper orders.
 // Boxing the devices would need the heap for a value that lives for one message.
@@ -17,19 +17,27 @@ pub(crate) enum Order {
     Wire { end: WireEnd },
     /// The wire at this port of the lane is no more.
     Part { lane: LaneId, port: u8 },
-    /// The lane's process is gone: close what it left and say when it is done.
-    Dead { lane: LaneId },
+    /// The lane's process is gone: close what it left and say when it is done. `heirs`: there are other processes, which may take what waits at
+    /// its listeners.
+    Dead { lane: LaneId, heirs: bool },
+    /// The program closed its listener at this end, at which connections wait: see that another lane gets them.
+    Leave { lane: LaneId, addr: IpAddress, port: Port },
+    /// What [`Report::HandOn`] asked for is done, or cannot be.
+    Answer { done: bool },
     /// A process of the family is gone: take over the locks it held.
     Gone { pid: u32 },
 }
 
 /// What the steward reports.
+#[allow(clippy::large_enum_variant)] // as Order
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Report {
     /// Every connection of the lane is closed; `aborted` of them the hard way.
     Done { lane: LaneId, aborted: u32 },
     /// Somebody must ask the kernel for this neighbour.
     Ask { ifindex: u32, addr: IpAddress },
+    /// As the program's `HandOn`, for one that is gone; `rule.region` says nothing. The steward waits for [`Order::Answer`].
+    HandOn { rule: Rule, to: LaneId, flows: FlowList },
 }
 
 /// The message is none.
@@ -51,6 +59,14 @@ fn u16_of(bytes: &mut &[u8]) -> Result<u16, Garbled> {
 
 fn u32_of(bytes: &mut &[u8]) -> Result<u32, Garbled> {
     take(bytes).map(|b| u32::from_le_bytes(*b))
+}
+
+fn flag_of(bytes: &mut &[u8]) -> Result<bool, Garbled> {
+    match take(bytes)? {
+        [0] => Ok(false),
+        [1] => Ok(true),
+        [_] => Err(Garbled),
+    }
 }
 
 /// Appends what a program would be told. A list of devices always fits: that is asserted where messages are defined.
@@ -84,10 +100,18 @@ impl Order {
                 out.extend(lane.0.to_le_bytes());
                 out.push(*port);
             }
-            Self::Dead { lane } => {
+            Self::Dead { lane, heirs } => {
                 out.push(3);
                 out.extend(lane.0.to_le_bytes());
+                out.push(u8::from(*heirs));
             }
+            Self::Leave { lane, addr, port } => {
+                out.push(8);
+                out.extend(lane.0.to_le_bytes());
+                out.extend(addr.0);
+                out.extend(port.0.to_le_bytes());
+            }
+            Self::Answer { done } => out.extend([7, u8::from(*done)]),
             Self::Gone { pid } => {
                 out.push(4);
                 out.extend(pid.to_le_bytes());
@@ -108,7 +132,13 @@ impl Order {
                 Ok(Reply::Lane { lane, devices }) => Ok(Self::Lane { lane, devices }),
                 Ok(_) | Err(_) => Err(Garbled),
             },
-            [3] => Ok(Self::Dead { lane: LaneId(u16_of(rest)?) }),
+            [3] => Ok(Self::Dead { lane: LaneId(u16_of(rest)?), heirs: flag_of(rest)? }),
+            [8] => Ok(Self::Leave {
+                lane: LaneId(u16_of(rest)?),
+                addr: IpAddress(*take(rest)?),
+                port: Port(u16_of(rest)?),
+            }),
+            [7] => Ok(Self::Answer { done: flag_of(rest)? }),
             [4] => Ok(Self::Gone { pid: u32_of(rest)? }),
             [5] => match Reply::decode(rest) {
                 Ok(Reply::Met { end }) => Ok(Self::Wire { end }),
@@ -138,6 +168,13 @@ impl Report {
                 out.extend(ifindex.to_le_bytes());
                 out.extend(addr.0);
             }
+            Self::HandOn { rule, to, flows } => {
+                out.push(3);
+                let mut buffer: MessageBuffer = [0; KEEPER_MESSAGE_BYTES];
+                let request = Request::HandOn { rule: *rule, to: *to, flows: *flows };
+                let len = request.encode(&mut buffer).unwrap_or(0);
+                out.extend(buffer.get(..len).unwrap_or(&[]));
+            }
         }
         out
     }
@@ -147,6 +184,10 @@ impl Report {
         match take::<1>(rest)? {
             [1] => Ok(Self::Done { lane: LaneId(u16_of(rest)?), aborted: u32_of(rest)? }),
             [2] => Ok(Self::Ask { ifindex: u32_of(rest)?, addr: IpAddress(*take(rest)?) }),
+            [3] => match Request::decode(rest) {
+                Ok(Request::HandOn { rule, to, flows }) => Ok(Self::HandOn { rule, to, flows }),
+                Ok(_) | Err(_) => Err(Garbled),
+            },
             [_] => Err(Garbled),
         }
     }
@@ -155,7 +196,7 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use control::proto::LaneDevice;
+    use control::proto::{FlowEnds, LaneDevice, Proto};
 
     #[test]
     fn orders_and_reports_survive_the_way() {
@@ -165,7 +206,9 @@ mod tests {
             Order::Region { bytes: 2 << 20, identity: Some((33, 34)) },
             Order::Region { bytes: 2 << 20, identity: None },
             Order::Lane { lane: LaneId(3), devices },
-            Order::Dead { lane: LaneId(3) },
+            Order::Dead { lane: LaneId(3), heirs: true },
+            Order::Answer { done: true },
+            Order::Leave { lane: LaneId(3), addr: IpAddress([9; 16]), port: Port(80) },
             Order::Gone { pid: 77 },
             Order::Wire {
                 end: WireEnd { wire: 5, lane: LaneId(2), port: 3, peer_pid: 9, ..WireEnd::default() },
@@ -177,6 +220,17 @@ mod tests {
         for report in [
             Report::Done { lane: LaneId(1), aborted: 2 },
             Report::Ask { ifindex: 3, addr: IpAddress([9; 16]) },
+            Report::HandOn {
+                rule: Rule {
+                    region: 0,
+                    lane: LaneId(1),
+                    proto: Proto::Tcp,
+                    addr: IpAddress([9; 16]),
+                    port: Port(80),
+                },
+                to: LaneId(2),
+                flows: FlowList::of(&[FlowEnds { remote_port: Port(7), ..FlowEnds::default() }]),
+            },
         ] {
             assert_eq!(Report::decode(&report.encode()), Ok(report));
         }

@@ -87,6 +87,14 @@ impl Session {
                 self.own_slot(id, rule)?;
                 self.introduce(id, rule, *ifindex, *turn).map(Answer::Wire)
             }
+            Request::HandOn { rule, to, flows } => {
+                let from = self.own_slot(id, rule)?;
+                self.hand_on((from, rule), *to, flows.as_slice()).map(|()| Answer::Done)
+            }
+            Request::Leave(rule) => {
+                self.own_slot(id, rule)?;
+                self.leave_listener(rule).map(|()| Answer::Done)
+            }
             Request::Describe { offset } => Ok(Answer::Description(*offset)),
         }
     }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use base::{IpAddress, Port};
 use control::proto::{Proto, Rule};
+use control::steer::SteerLane;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto};
 use sys::fds::Fd;
@@ -17,6 +18,12 @@ const RULES_MAX: usize = 65_536;
 /// A lane, numbered over all regions of the session: the number that the steering maps know.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Hash)]
 pub(crate) struct Slot(pub(crate) u16);
+
+/// The lane of `slot`, as the steering knows it.
+pub(crate) fn steer_lane(slot: Slot) -> Result<SteerLane, Refusal> {
+    let lane = u8::try_from(slot.0).ok().and_then(SteerLane::new);
+    lane.ok_or_else(|| Refusal::new(Errno::NOBUFS, "the session has as many lanes as it can"))
+}
 
 /// A local end, or the first of a block of ports.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]

@@ -11,7 +11,6 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::process::ExitCode;
 use std::sync::atomic::{Ordering, fence};
 
-use base::limits::KEEPER_MESSAGE_BYTES;
 use base::{Duration, Instant, LaneId};
 use control::proto::{DeviceList, WireEnd};
 use control::tables::{TABLES_BYTES, Tables};
@@ -23,12 +22,13 @@ use rustix::thread::{
     CapabilitySet, CapabilitySets, set_capabilities, set_thread_groups, set_thread_res_gid,
     set_thread_res_uid,
 };
-use state::LAYOUT_VERSION;
+use state::{Endpoint, LAYOUT_VERSION};
 use sys::fds::{self, Fd};
 use sys::poll::{PollFd, PollFlags, poll};
 
-use crate::closing;
+use crate::desk::{Broken, Desk};
 use crate::orders::{Order, Report};
+use crate::{closing, heirs};
 
 /// Nobody held the lane for so long: its program is away.
 const AWAY: Duration = Duration::from_millis(20);
@@ -38,6 +38,10 @@ const LOOK_MIN: Duration = Duration::from_millis(20);
 const LOOK_MAX: Duration = Duration::from_millis(100);
 /// How long a dead program's connections may take. Linux gives an orphan about as long (tcp_orphan_retries, tcp_fin_timeout).
 const LINGER: Duration = Duration::from_secs(60);
+/// How long what waits at a dead program's listeners may wait for another process that listens there: whoever started the program may start
+/// it anew. On the kernel it would wait for as long as anybody has the socket.
+const HEIRS_WAIT: Duration = Duration::from_secs(3);
+const HEIRS_LOOK: Duration = Duration::from_millis(10);
 /// Longest wait for a process that is ending.
 const END_MAX: Duration = Duration::from_millis(100);
 /// Shortest sleep between two steps, when a lane's deadline has passed and a step did not change it.
@@ -61,8 +65,14 @@ struct Care {
     fds: Vec<Fd>,
     /// When the program died, if it did.
     dead_since: Option<Instant>,
-    /// What the dead program left open is closed.
+    /// Until when its listeners stay open for another process to take what waits at them.
+    heirs_until: Instant,
+    /// What the dead program left open is closed, but for listeners.
     closed: bool,
+    /// Those, too.
+    deaf: bool,
+    /// Listeners that the living program left, with connections at them, and until when those may wait.
+    left: Vec<(Endpoint, Instant)>,
     /// Connections that were reset because the lane could not be trusted or time was over.
     aborted: u32,
     /// Wires that ended while the program lived: should it die before it ends their connections, that is ours to do.
@@ -74,16 +84,6 @@ struct Care {
     /// Time between looks; grows while nothing happens.
     look: Duration,
     looked_ns: u64,
-}
-
-/// Why a steward ends early.
-#[derive(Debug)]
-struct Broken(String);
-
-impl<E: std::fmt::Display> From<E> for Broken {
-    fn from(error: E) -> Self {
-        Self(error.to_string())
-    }
 }
 
 /// The whole life of a steward; its socket to the keeper is standard input.
@@ -99,8 +99,8 @@ pub fn steward_main() -> ExitCode {
 }
 
 fn serve() -> Result<(), Broken> {
-    let socket = sys::fds::duplicate(&std::io::stdin())?;
-    let (order, fds) = receive(&socket)?.ok_or_else(|| Broken("the keeper is gone".to_owned()))?;
+    let desk = Desk::new(sys::fds::duplicate(&std::io::stdin())?);
+    let (order, fds) = desk.receive()?.ok_or_else(|| Broken("the keeper is gone".to_owned()))?;
     let Order::Region { bytes, identity } = order else { return Err(Broken("no region".to_owned())) };
     let mut fds = fds.into_iter();
     let (Some(memory), Some(tables)) = (fds.next(), fds.next()) else {
@@ -118,8 +118,8 @@ fn serve() -> Result<(), Broken> {
     loop {
         let now = sys::clock::now();
         let duties: Vec<(LaneId, Duty)> = cares.iter_mut().map(|(&id, care)| (id, care.duty(now))).collect();
-        if wait(&socket, &cares, &duties)? {
-            match receive(&socket)? {
+        if wait(&desk, &cares, &duties)? {
+            match desk.receive()? {
                 None => return Ok(()),
                 Some((Order::Lane { lane, devices }, fds)) => {
                     let care = Care::new((region, lane), &devices, fds, tables)?;
@@ -135,11 +135,19 @@ fn serve() -> Result<(), Broken> {
                         care.drop_wire(port)?;
                     }
                 }
-                Some((Order::Dead { lane }, _)) => {
+                Some((Order::Dead { lane, heirs }, _)) => {
                     if let Some(care) = cares.get_mut(&lane) {
-                        care.dead_since = Some(sys::clock::now());
+                        let now = sys::clock::now();
+                        care.dead_since = Some(now);
+                        care.heirs_until = if heirs { now.plus(HEIRS_WAIT) } else { now };
                     }
                 }
+                Some((Order::Leave { lane, addr, port }, _)) => {
+                    if let Some(care) = cares.get_mut(&lane) {
+                        care.left.push((Endpoint { addr, port }, sys::clock::now().plus(HEIRS_WAIT)));
+                    }
+                }
+                Some((Order::Answer { .. }, _)) => return Err(Broken("an answer to nothing".to_owned())),
                 Some((Order::Gone { pid }, _)) => {
                     await_end(pid)?;
                     for care in cares.values_mut() {
@@ -150,7 +158,10 @@ fn serve() -> Result<(), Broken> {
                 Some((Order::Region { .. }, _)) => return Err(Broken("a second region".to_owned())),
             }
         }
-        serve_lanes(&socket, &mut cares, &duties)?;
+        for (&id, care) in cares.iter_mut().filter(|(_, care)| !care.left.is_empty()) {
+            care.see_left_off((region, id), &desk);
+        }
+        serve_lanes(&desk, region, &mut cares, &duties)?;
     }
 }
 
@@ -216,24 +227,14 @@ fn drop_privileges(identity: Option<(u32, u32)>) -> Result<(), Broken> {
     Ok(())
 }
 
-/// The next order; `None`: the keeper closed the socket.
-fn receive(socket: &Fd) -> Result<Option<(Order, Vec<Fd>)>, Broken> {
-    let mut buffer = [0; KEEPER_MESSAGE_BYTES];
-    let got = match fds::recv(socket, &mut buffer) {
-        Ok(got) if got.bytes == 0 => return Ok(None),
-        Err(Errno::CONNRESET) => return Ok(None),
-        other => other?,
-    };
-    let order = Order::decode(buffer.get(..got.bytes).unwrap_or(&[]));
-    let order = order.map_err(|_| Broken("an order that is none".to_owned()))?;
-    Ok(Some((order, got.fds)))
-}
-
 /// Sleeps until the keeper says something (true), or a lane needs a visit.
-fn wait(socket: &Fd, cares: &BTreeMap<LaneId, Care>, duties: &[(LaneId, Duty)]) -> Result<bool, Broken> {
-    let mut fds: Vec<BorrowedFd<'_>> = vec![socket.as_fd()];
-    let mut until = Instant::NEVER;
+fn wait(desk: &Desk, cares: &BTreeMap<LaneId, Care>, duties: &[(LaneId, Duty)]) -> Result<bool, Broken> {
+    let mut fds: Vec<BorrowedFd<'_>> = vec![desk.poll_fd()];
+    let mut until = if desk.has_pending() { Instant(0) } else { Instant::NEVER };
     let mut served = Vec::new();
+    if cares.values().any(|care| !care.left.is_empty()) {
+        until = until.min(sys::clock::now().plus(HEIRS_LOOK));
+    }
     for (id, duty) in duties {
         match duty {
             Duty::Watch(at) => until = until.min(*at),
@@ -258,33 +259,31 @@ fn wait(socket: &Fd, cares: &BTreeMap<LaneId, Care>, duties: &[(LaneId, Duty)]) 
     for care in served {
         care.lane.disarm();
     }
-    Ok(polled.first().is_some_and(|fd| !fd.revents().is_empty()))
+    Ok(desk.has_pending() || polled.first().is_some_and(|fd| !fd.revents().is_empty()))
 }
 
 /// Visits the lanes that are ours to serve, and reports those that are done.
 fn serve_lanes(
-    socket: &Fd,
+    desk: &Desk,
+    region: Region,
     cares: &mut BTreeMap<LaneId, Care>,
     duties: &[(LaneId, Duty)],
 ) -> Result<(), Broken> {
     let served = duties.iter().filter(|(_, duty)| matches!(duty, Duty::Serve(_))).map(|(id, _)| *id);
     for id in served {
         let Some(care) = cares.get_mut(&id) else { continue };
+        care.find_heirs((region, id), desk);
         let done = care.visit();
         for ask in std::mem::take(&mut care.asks) {
-            report(socket, &Report::Ask { ifindex: ask.ifindex, addr: ask.addr })?;
+            desk.report(&Report::Ask { ifindex: ask.ifindex, addr: ask.addr })?;
         }
         if done {
             care.leave();
-            report(socket, &Report::Done { lane: id, aborted: care.aborted })?;
+            desk.report(&Report::Done { lane: id, aborted: care.aborted })?;
             cares.remove(&id);
         }
     }
     Ok(())
-}
-
-fn report(socket: &Fd, report: &Report) -> Result<(), Broken> {
-    fds::send(socket, &report.encode(), &[]).map_err(|errno| Broken(format!("reporting: {errno}")))
 }
 
 impl Care {
@@ -306,7 +305,10 @@ impl Care {
             lane,
             fds: Vec::new(),
             dead_since: None,
+            heirs_until: Instant(0),
             closed: false,
+            deaf: false,
+            left: Vec::new(),
             aborted: 0,
             parted: Vec::new(),
             asks: Vec::new(),
@@ -353,7 +355,11 @@ impl Care {
         let signals = self.lane.lane_ref().signals();
         let deadline = Instant(signals.deadline_ns.load(Ordering::Acquire)).max(now.plus(STEP_MIN));
         if let Some(since) = self.dead_since {
-            let next = if self.closed { deadline.min(since.plus(LINGER)) } else { now.plus(STEP_MIN) };
+            let next = match (self.closed, self.deaf) {
+                (true, true) => deadline.min(since.plus(LINGER)),
+                (true, false) => deadline.min(now.plus(HEIRS_LOOK)),
+                (false, _) => now.plus(STEP_MIN),
+            };
             return Duty::Serve(next);
         }
         if signals.ready.load(Ordering::Acquire) == 0 || self.lane.is_poisoned() {
@@ -393,8 +399,14 @@ impl Care {
         }
         if self.dead_since.is_some() && !self.closed {
             self.parted.drain(..).for_each(|port| session.drop_port(port));
-            closing::close_all(&mut session);
+            // What had come before it died is the program's still.
+            session.step();
+            closing::close_connections(&mut session);
             self.closed = true;
+        }
+        if self.closed && !self.deaf && (now >= self.heirs_until || !closing::has_waiting(&mut session)) {
+            closing::close_listeners(&mut session);
+            self.deaf = true;
         }
         let mut progress = session.step();
         for _ in 0..ROUNDS {
@@ -406,7 +418,7 @@ impl Care {
         if progress.asks {
             self.asks.extend(session.take_asks());
         }
-        let done = self.closed && closing::unfinished(&mut session) == 0;
+        let done = self.deaf && closing::unfinished(&mut session) == 0;
         drop(session);
         self.ours_ns = self.lane.lane_ref().signals().last_held_ns.load(Ordering::Acquire);
         done
@@ -418,6 +430,30 @@ impl Care {
         signals.ready.store(0, Ordering::Release);
         signals.poisoned.store(0, Ordering::Release);
         signals.sleepers.store(0, Ordering::Release);
+    }
+
+    /// Hands what waits at a dead program's listeners on to whoever listens there now.
+    fn find_heirs(&mut self, (region, id): (Region, LaneId), desk: &Desk) {
+        if self.dead_since.is_none() || self.deaf {
+            return;
+        }
+        self.inherit();
+        let now = sys::clock::now();
+        for (listener, local) in closing::listeners_with_waiting(&self.lane, now) {
+            heirs::hand_on((region, id), &self.lane, (listener, local), desk);
+        }
+    }
+
+    /// Hands what waits at the listeners that the program left on, and closes those at which nothing waits, or has for too long.
+    fn see_left_off(&mut self, (region, id): (Region, LaneId), desk: &Desk) {
+        let now = sys::clock::now();
+        for (listener, local) in closing::listeners_with_waiting(&self.lane, now) {
+            if self.left.iter().any(|(end, _)| *end == local) {
+                heirs::hand_on((region, id), &self.lane, (listener, local), desk);
+            }
+        }
+        let Ok(Some(mut session)) = self.lane.try_enter(now) else { return };
+        self.left.retain(|(end, until)| !closing::close_listener(&mut session, *end, now >= *until));
     }
 
     /// Takes the lane from a holder that is gone: its tables may be half changed, so every connection is reset.

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 
 use base::limits::KEEPER_MESSAGE_BYTES;
 use base::{Duration, Instant, LaneId};
+use control::proto::Rule;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use sys::fds::{self, Fd};
@@ -118,7 +119,7 @@ impl Session {
         home.lanes.insert(lane, handle);
     }
 
-    fn ensure_steward(&mut self, region: RegionId) -> bool {
+    pub(crate) fn ensure_steward(&mut self, region: RegionId) -> bool {
         let identity = self.identity().map(|i| (i.uid, i.gid));
         let tables = self.mirror.tables_fd();
         let Some(home) = self.regions.get_mut(&region) else { return false };
@@ -138,6 +139,7 @@ impl Session {
             // A steward that cannot be told is found dead in a moment.
             let _ = steward.send(&Order::Gone { pid }, &[]);
         }
+        let heirs = !self.clients.is_empty();
         let mut orphans = Vec::new();
         for (&region, home) in &mut self.regions {
             for (&lane, handle) in home.lanes.iter_mut().filter(|(_, l)| l.owner == id && !l.orphan) {
@@ -155,7 +157,7 @@ impl Session {
                     .regions
                     .get(&region)
                     .and_then(|r| r.steward.as_ref())
-                    .is_some_and(|steward| steward.send(&Order::Dead { lane }, &[]).is_ok());
+                    .is_some_and(|steward| steward.send(&Order::Dead { lane, heirs }, &[]).is_ok());
             if !told {
                 self.free_lane(region, lane);
             }
@@ -245,6 +247,14 @@ impl Session {
                 if self.regions.get(&region).is_some_and(orphan) {
                     self.say(&format!("lane {} of region {}: finished, {aborted} aborted", lane.0, region.0));
                     self.free_lane(region, lane);
+                }
+            }
+            Report::HandOn { rule, to, flows } => {
+                let slot = self.regions.get(&region).and_then(|r| r.lanes.get(&rule.lane)).map(|l| l.slot);
+                let rule = Rule { region: region.0, ..rule };
+                let done = slot.is_some_and(|from| self.hand_on((from, &rule), to, flows.as_slice()).is_ok());
+                if let Some(steward) = self.regions.get(&region).and_then(|home| home.steward.as_ref()) {
+                    let _ = steward.send(&Order::Answer { done }, &[]);
                 }
             }
             Report::Ask { ifindex, addr } => {

@@ -5,6 +5,7 @@
 //! what came of it; it takes time from its caller, so the simulator drives it on a virtual clock. What belongs to a
 //! program (sockets behind fds, epoll) is not here.
 
+mod bequest;
 mod devices;
 mod lane;
 pub mod native;
@@ -12,6 +13,7 @@ pub mod rebalance;
 mod resolve;
 mod session;
 
+pub use bequest::hand_on;
 pub use devices::{OpenError, open_device, open_wire, parse_faults, wire_route};
 pub use lane::{Lane, LanePort, Poisoned, Wire, forked, lock};
 pub use resolve::Ask;

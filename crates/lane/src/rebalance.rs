@@ -133,20 +133,27 @@ impl From<Poisoned> for Stayed {
 /// # Errors
 /// [`Stayed`]: nothing moved.
 pub fn move_group(from: &Lane, to: &Lane, group: Group, now: Instant) -> Result<u32, Stayed> {
-    let (a, b) = (from.lane_ref().id(), to.lane_ref().id());
-    if a == b {
+    if from.lane_ref().id() == to.lane_ref().id() {
         return Err(Stayed::Refused(MoveError::NoLane));
     }
-    let (mut giver, mut taker): (Session<'_>, Session<'_>);
-    if a.0 < b.0 {
-        giver = from.enter(now)?;
-        taker = to.enter(now)?;
-    } else {
-        taker = to.enter(now)?;
-        giver = from.enter(now)?;
-    }
+    let (mut giver, mut taker) = enter_both(from, to, now)?;
     let moved = giver.engine(|giver| taker.engine(|taker| Some(giver.move_group(taker, group))));
     moved.ok_or(Stayed::Poisoned)?.map_err(Stayed::Refused)
+}
+
+/// Takes two lanes of a region, the lower number first, so that nobody waits for each other. The caller holds neither.
+pub(crate) fn enter_both<'a>(
+    from: &'a Lane,
+    to: &'a Lane,
+    now: Instant,
+) -> Result<(Session<'a>, Session<'a>), Poisoned> {
+    if from.lane_ref().id().0 < to.lane_ref().id().0 {
+        let giver = from.enter(now)?;
+        Ok((giver, to.enter(now)?))
+    } else {
+        let taker = to.enter(now)?;
+        Ok((from.enter(now)?, taker))
+    }
 }
 
 /// What a rebalancer did so far.

@@ -3,6 +3,7 @@
 //! Everything is made on first need. A keeper that is absent, refuses or dies means kernel sockets with a reason,
 //! never an error for the program.
 
+mod bequest;
 mod talk;
 
 use core::ops::Range;
@@ -18,14 +19,15 @@ use region::Region;
 use state::{Endpoint, LaneMem, LaneShape};
 use sys::fds::Fd;
 
+pub(crate) use self::bequest::bequeath;
 use self::talk::{Answer, Notice, exchange};
-use crate::family;
 use crate::ports::Devices;
 use crate::reason::Reason;
 use crate::sock::Seat;
 use crate::table;
 use crate::view::View;
 use crate::wires;
+use crate::{family, hub};
 
 /// Lanes in a region: this process's and its forks'.
 const REGION_LANES: u16 = base::limits::LANES as u16;
@@ -124,6 +126,8 @@ impl Home {
                 wires::forget();
                 view.drop_wire(wire);
             }
+            // Whoever waits looks at the lane.
+            Notice::Look => hub::wake_all(),
         }
     }
 

@@ -1,5 +1,7 @@
 //! This process's view of one lane: entering it, its events, its next timer.
 
+mod bequest;
+
 use core::sync::atomic::{
     AtomicBool, AtomicPtr, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering, fence,
 };
@@ -481,6 +483,9 @@ impl View {
             let names = self.enter_as(Visit::taking(sock), |session, _| session.engine(|e| e.names(name)));
             if let Some(Some((local, _))) = names {
                 home::unlisten(self, local);
+                if home::bequeath(self, name, local) {
+                    return;
+                }
             }
         }
         self.enter_as(Visit::closing(sock), |session, _| session.engine(|engine| engine.close(name)));

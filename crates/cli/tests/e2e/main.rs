@@ -8,6 +8,7 @@ mod clients;
 mod errors;
 mod lossy;
 mod memif;
+mod reload;
 mod servers;
 mod sockets;
 mod wires;

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::world::{OURS, PEER, Side, World, wait_until};
 
-fn script(name: &str) -> String {
+pub(crate) fn script(name: &str) -> String {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/scripts").join(name);
     path.display().to_string()
 }

@@ -12,6 +12,7 @@
 //! | `output`, `usual_out`, `header`, `reset`, `window` | what is sent |
 //! | `timers`, `report` | what time and ICMP errors do |
 //! | `travel` | connections that move to another lane |
+//! | `bequest` | connections not yet accepted, from a listener that closes to its twin on another lane |
 //! | `table`, `listen`, `cookie`, `connect`, `verbs`, `stream`, `usual_io`, `borrow` | what programs do |
 //! | `hibernate`, `frozen`, `handle` | idle connections in small rows, and their names |
 //! | `audit` | what must hold of every connection, for oracles |
@@ -20,6 +21,7 @@
 
 mod ack;
 pub(crate) mod audit;
+pub(crate) mod bequest;
 mod board;
 pub(crate) mod borrow;
 mod congestion;

@@ -60,6 +60,23 @@ pub(crate) fn move_group(
     Ok(moved)
 }
 
+/// Moves connection `at`, whatever its group. False: it stays.
+pub(super) fn move_single(
+    from: &mut LaneMem<'_>,
+    to: &mut LaneMem<'_>,
+    (now, lane): (Instant, LaneId),
+    at: Idx<TcbHot>,
+) -> bool {
+    let mut needs = Needs::default();
+    if count(from, to, at, &mut needs).is_err() {
+        return false;
+    }
+    let Ok(mut spare) = set_aside(from, to, &needs) else { return false };
+    let moved = move_one(from, to, now, at, (lane, &mut spare));
+    to.frames.release_chain(spare);
+    moved
+}
+
 fn rows(mem: &LaneMem<'_>) -> impl Iterator<Item = Idx<TcbHot>> + use<> {
     (0..mem.hot.len()).map(Idx::new)
 }

@@ -27,6 +27,8 @@ pub(super) enum Notice {
     Met(WireEnd, Vec<Fd>),
     /// It has no more.
     Parted(u32),
+    /// Another process put connections into a listener of the lane.
+    Look,
 }
 
 impl Notice {
@@ -34,6 +36,7 @@ impl Notice {
         match reply {
             Reply::Met { end } => Some(Self::Met(*end, fds)),
             Reply::Parted { wire } => Some(Self::Parted(*wire)),
+            Reply::Look { lane: _ } => Some(Self::Look),
             _ => None,
         }
     }
@@ -73,7 +76,9 @@ fn answer(reply: &Reply<'_>, fds: Vec<Fd>) -> Option<Answer> {
         Reply::Port { port } => Answer::Number(u32::from(port.0), fds),
         Reply::Ports { first, count } => Answer::Ports(first, count),
         Reply::Wire { end, lanes, fresh } => Answer::Wire(end, lanes, fresh.then_some(fds)),
-        Reply::Met { .. } | Reply::Parted { .. } | Reply::Description { .. } => return None,
+        Reply::Met { .. } | Reply::Parted { .. } | Reply::Look { .. } | Reply::Description { .. } => {
+            return None;
+        }
     })
 }
 

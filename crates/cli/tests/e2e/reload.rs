@@ -1,0 +1,112 @@
+//! Servers that replace their processes while clients connect: no request fails.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::servers::nginx;
+use crate::sockets::script;
+use crate::world::{OURS, Process, Side, World, send_signal, wait_until};
+
+/// Reloads of one test; CORELANE_RELOADS sets another number.
+fn reloads() -> u32 {
+    std::env::var("CORELANE_RELOADS").ok().and_then(|n| n.parse().ok()).unwrap_or(5)
+}
+
+/// Clients that open a connection for each request, for `seconds`.
+fn load(world: &World, seconds: u32, url: &str) -> Process {
+    let time = format!("-d{seconds}s");
+    world.spawn(
+        Side::Peer,
+        "wrk",
+        &["wrk", "-t1", "-c32", &time, "--timeout", "10s", "-H", "Connection: close", url],
+    )
+}
+
+/// The load ended without a failed request.
+fn assert_no_failure(mut load: Process, seconds: u32) {
+    assert!(load.wait(u64::from(seconds) + 30).success());
+    let out = load.output();
+    assert!(!out.contains("Socket errors") && !out.contains("Non-2xx"), "{out}");
+    let line = out.lines().find(|l| l.contains(" requests in ")).unwrap_or_default();
+    let requests: u64 = line.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(0);
+    assert!(requests > 1000, "{out}");
+}
+
+fn pid_in(world: &World, file: &str) -> Option<u32> {
+    std::fs::read_to_string(world.dir.join(file)).ok()?.trim().parse().ok()
+}
+
+/// The children of `parent`, oldest first.
+fn children(world: &World, parent: u32) -> Vec<u32> {
+    let out = world.run(Side::Ours, 5, &["pgrep", "-P", &parent.to_string()]);
+    String::from_utf8_lossy(&out.stdout).split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+#[test]
+fn nginx_reloads_under_load_without_a_failed_request() {
+    let Some(world) = World::new(&["nginx", "wrk", "ip", "pgrep"]) else { return };
+    let (mut server, url) = nginx(&world, 2);
+    let master = pid_in(&world, "nginx.pid").expect("a pid");
+    let seconds = reloads() + 3;
+    let wrk = load(&world, seconds, &url);
+    for _ in 0..reloads() {
+        std::thread::sleep(Duration::from_secs(1));
+        let before = children(&world, master);
+        send_signal(master, Signal::HUP);
+        wait_until("the old workers are gone", 20, || {
+            let now = children(&world, master);
+            now.len() >= 2 && before.iter().all(|old| !now.contains(old))
+        });
+    }
+    assert_no_failure(wrk, seconds);
+    server.assert_running();
+    drop(server);
+    world.assert_clean();
+}
+
+/// A server of `workers` that wait with accepting, and a client with 40 connections to them.
+fn waiting_connections(world: &World, workers: u32) -> (Process, Process) {
+    let prefork = script("prefork.py");
+    let count = workers.to_string();
+    let line = World::corelane(&["python3", &prefork, "serve", OURS, "9003", &count]);
+    let mut server = world.spawn(Side::Ours, "server", &line);
+    wait_until("the workers listen", 20, || {
+        server.assert_running();
+        (0..workers).all(|n| pid_in(world, &format!("worker{n}.pid")).is_some())
+    });
+    let client = world.spawn(Side::Peer, "client", &["python3", &prefork, "ask", OURS, "9003", "40"]);
+    wait_until("the client has asked", 20, || world.dir.join("asked").exists());
+    (server, client)
+}
+
+fn touch(world: &World, file: &str) {
+    std::fs::write(world.dir.join(file), "").expect("a file");
+}
+
+#[test]
+fn what_waits_at_the_listener_of_a_worker_that_closes_it_or_is_killed_goes_to_the_others() {
+    let Some(world) = World::new(&["python3", "ip"]) else { return };
+    let (server, mut client) = waiting_connections(&world, 3);
+    touch(&world, "close0");
+    wait_until("a listener is closed", 20, || world.dir.join("closed0").exists());
+    send_signal(pid_in(&world, "worker1.pid").expect("a pid"), Signal::KILL);
+    touch(&world, "go");
+    assert!(client.wait(60).success());
+    assert_eq!(client.output().trim(), "40 1", "all answered, by the one that is left");
+    drop(server);
+    world.assert_clean();
+}
+
+#[test]
+fn what_waits_at_the_only_worker_that_is_killed_waits_for_the_next_one() {
+    let Some(world) = World::new(&["python3", "ip"]) else { return };
+    let (server, mut client) = waiting_connections(&world, 1);
+    send_signal(pid_in(&world, "worker0.pid").expect("a pid"), Signal::KILL);
+    touch(&world, "go");
+    touch(&world, "respawn");
+    assert!(client.wait(60).success());
+    assert_eq!(client.output().trim(), "40 1");
+    drop(server);
+    world.assert_clean();
+}

@@ -1,0 +1,81 @@
+//! Connections that nobody has accepted yet go from a listener that closes to its twin on another lane, as a kernel's stay for the other processes
+//! that have the listener.
+
+use ::state::{FlowKey, LaneMem, Listener, SockRef, TcbCold, TcbHot, TcbQueue};
+use base::{Idx, Instant, LaneId};
+
+use super::conn::cold_of;
+use super::{flag, listen, travel};
+
+/// Calls `each` with the ends of every connection in the queues of `listener`: half open, and waiting to be accepted.
+pub(crate) fn flows(mem: &LaneMem<'_>, listener: Idx<Listener>, mut each: impl FnMut(&FlowKey)) {
+    for queue in queues(mem, listener) {
+        for at in members(mem, queue) {
+            if let Some(hot) = mem.hot.get(at) {
+                each(&hot.key);
+            }
+        }
+    }
+}
+
+/// Moves every connection in the queues of `listener` to the listener of `to` at the same local end. Those that cannot be moved, because `to` has
+/// no room or they came by a wire, stay. Gives the number moved.
+pub(crate) fn hand_on(
+    from: &mut LaneMem<'_>,
+    to: &mut LaneMem<'_>,
+    (now, lane): (Instant, LaneId),
+    listener: Idx<Listener>,
+) -> u32 {
+    let mut moved = 0;
+    for which in [Which::Accept, Which::Syn] {
+        let Some(mut at) = first(from, listener, which) else { continue };
+        for _ in 0..from.hot.len() {
+            // Read before the row is given up.
+            let next = from.cold.get(cold_of(at)).and_then(|cold| cold.passive.next.some());
+            moved += u32::from(travel::move_single(from, to, (now, lane), at));
+            let Some(next) = next else { break };
+            at = next;
+        }
+    }
+    moved
+}
+
+#[derive(Clone, Copy)]
+enum Which {
+    Accept,
+    Syn,
+}
+
+fn queues(mem: &LaneMem<'_>, listener: Idx<Listener>) -> [TcbQueue; 2] {
+    mem.listeners.get(listener).map_or_else(Default::default, |row| [row.accept_queue, row.syn_queue])
+}
+
+fn first(mem: &LaneMem<'_>, listener: Idx<Listener>, which: Which) -> Option<Idx<TcbHot>> {
+    let [accept, syn] = queues(mem, listener);
+    match which {
+        Which::Accept => accept.head.some(),
+        Which::Syn => syn.head.some(),
+    }
+}
+
+fn members<'m>(mem: &'m LaneMem<'_>, queue: TcbQueue) -> impl Iterator<Item = Idx<TcbHot>> + 'm {
+    let mut at = queue.head;
+    let next = move || {
+        let this = at.some()?;
+        at = mem.cold.get(cold_of(this)).map_or(Idx::NONE, |cold: &TcbCold| cold.passive.next);
+        Some(this)
+    };
+    core::iter::from_fn(next).take(queue.len as usize)
+}
+
+/// Is there a listener at exactly `local`?
+pub(crate) fn has_twin(to: &LaneMem<'_>, local: ::state::Endpoint) -> bool {
+    listen::at_exactly(to, local).is_some()
+}
+
+/// Is connection `s` in a queue of a listener?
+pub(crate) fn is_waiting(mem: &LaneMem<'_>, s: SockRef) -> bool {
+    super::lookup(mem, s)
+        .and_then(|at| mem.hot.get(at))
+        .is_some_and(|hot| hot.flags & (flag::IN_SYN_QUEUE | flag::IN_ACCEPT_QUEUE) != 0)
+}

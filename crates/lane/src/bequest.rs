@@ -1,0 +1,64 @@
+//! A listener that closes hands the connections that wait at it on to another lane that listens at the same end.
+
+use base::Instant;
+use state::{FlowKey, SockRef};
+
+use crate::lane::{Lane, Poisoned};
+use crate::rebalance::enter_both;
+
+/// Rounds of looking for connections that came meanwhile.
+const ROUNDS: usize = 8;
+/// Steps of a round, when the ports go on giving full batches.
+const STEPS: usize = 64;
+
+/// Moves the connections that wait at `listener` of `from`, half open or to be accepted, to the listener of `to` at the same local end, and gives their
+/// number. `steer` has the segments of some of them come to `to` from now on, and tells its process to look; it is called while both lanes
+/// are held, so no segment finds a lane without its connection. False from it: they stay. New connections must not come to `listener` any more.
+///
+/// What waits in the ports of `to` goes on waiting. The caller holds neither lane.
+///
+/// # Errors
+/// [`Poisoned`], one of the two.
+pub fn hand_on(
+    from: &Lane,
+    to: &Lane,
+    listener: SockRef,
+    now: Instant,
+    mut steer: impl FnMut(&[FlowKey]) -> bool,
+) -> Result<u32, Poisoned> {
+    let (mut giver, mut taker) = enter_both(from, to, now)?;
+    // Sent by its own process, which is told to look.
+    taker.gather();
+    let local = giver.engine(|giver| giver.names(listener)).map(|(local, _)| local);
+    if !local.is_some_and(|local| taker.engine(|taker| taker.listens_at(local))) {
+        return Ok(0);
+    }
+    let mut known: Vec<FlowKey> = Vec::new();
+    for _ in 0..ROUNDS {
+        // What came while the listener was open, or before `steer` had its effect.
+        for _ in 0..STEPS {
+            if !giver.step().more {
+                break;
+            }
+        }
+        let mut fresh = Vec::new();
+        giver.engine(|giver| {
+            giver.waiting_flows(listener, |flow| {
+                if !known.contains(flow) {
+                    fresh.push(*flow);
+                }
+            });
+        });
+        if fresh.is_empty() {
+            break;
+        }
+        if !steer(&fresh) {
+            return Ok(0);
+        }
+        known.append(&mut fresh);
+    }
+    if known.is_empty() {
+        return Ok(0);
+    }
+    Ok(giver.engine(|giver| taker.engine(|taker| giver.hand_on(taker, listener))))
+}
