@@ -109,7 +109,7 @@ impl Host {
     pub fn engine<R>(&mut self, now: Instant, f: impl FnOnce(&mut Engine<'_>) -> R) -> Option<R> {
         let mut guard = self.lock()?;
         let area = guard.frame_area();
-        let mem = LaneMem::carve(guard.carver(), area).ok()?;
+        let mem = LaneMem::carve(guard.carver(), &area).ok()?;
         Some(f(&mut Engine::new(mem, now)))
     }
 

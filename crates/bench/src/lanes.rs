@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use base::limits::{BATCH_FRAMES, FRAME_BYTES, FRAME_HEADROOM};
 use base::{Duration, FrameIdx, Instant, IpAddress, MacAddr, Port};
 use engine::{AcceptError, Engine, RouteTo};
-use region::{LaneGuard, Owner, Region, RegionShape};
+use region::{FrameArea, LaneGuard, Owner, Region, RegionShape};
 use state::ports::{PORT_ADDRESSES, PORT_UP};
 use state::{
     CsumState, Endpoint, Event, LAYOUT_VERSION, LaneMem, LaneShape, PortInfo, Ready, RxBatch, RxFrame,
@@ -162,6 +162,7 @@ impl<'r, 'a> Chain<'r, 'a> {
 /// One host: a region with one lane, whose lock this thread holds all the time.
 struct Host {
     guard: LaneGuard,
+    area: FrameArea,
     addr: IpAddress,
     mac: MacAddr,
 }
@@ -184,14 +185,13 @@ impl Host {
         addrs[0] = addr;
         let mtu = setting.mtu as u16;
         let info = PortInfo { addrs, addr_count: 1, flags: PORT_UP, super_segment_max: 0, mac, mtu };
-        let mut host = Self { guard, addr, mac };
+        let mut host = Self { area: guard.frame_area(), guard, addr, mac };
         host.engine().set_port(0, &info);
         host
     }
 
     fn engine(&mut self) -> Engine<'_> {
-        let area = self.guard.frame_area();
-        Engine::new(LaneMem::carve(self.guard.carver(), area).expect("the tables"), Instant(1))
+        Engine::new(LaneMem::carve(self.guard.carver(), &self.area).expect("the tables"), Instant(1))
     }
 }
 

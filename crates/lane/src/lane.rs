@@ -9,7 +9,7 @@ use base::limits::PORTS;
 use base::{Duration, Instant, LaneId, MacAddr};
 use control::tables::Tables;
 use port::Port;
-use region::{Holding, LaneGuard, LaneRef, Owner, Region, TrimAgain};
+use region::{FrameArea, Holding, LaneGuard, LaneRef, Owner, Region, TrimAgain};
 use state::{RxBatch, SockRef, TxBatch};
 use sys::futex::Woken;
 
@@ -124,6 +124,8 @@ thread_local! {
 /// One process's view of one lane.
 pub struct Lane {
     lane: LaneRef,
+    /// Its frames: looked up once.
+    area: FrameArea,
     held: Mutex<Held>,
 }
 
@@ -134,7 +136,7 @@ impl Lane {
     #[must_use]
     pub fn new(region: Region, id: LaneId, ports: Vec<LanePort>, tables: Option<Tables>) -> Option<Self> {
         let lane = region.lane(id)?;
-        Some(Self { lane, held: Mutex::new(Held::new(ports, tables)) })
+        Some(Self { lane, area: lane.frame_area(), held: Mutex::new(Held::new(ports, tables)) })
     }
 
     /// The lane in the region.
@@ -151,7 +153,7 @@ impl Lane {
         self.healthy()?;
         let guard = lock(self.lane);
         self.healthy()?;
-        Ok(Session::new(guard, self.held(), now))
+        Ok(Session::new(guard, &self.area, self.held(), now))
     }
 
     /// Takes the lane if nobody holds it.
@@ -160,14 +162,14 @@ impl Lane {
     /// [`Poisoned`].
     pub fn try_enter(&self, now: Instant) -> Result<Option<Session<'_>>, Poisoned> {
         self.healthy()?;
-        Ok(self.lane.try_lock(me()).map(|guard| Session::new(guard, self.held(), now)))
+        Ok(self.lane.try_lock(me()).map(|guard| Session::new(guard, &self.area, self.held(), now)))
     }
 
     /// Takes the lane over from a process that died holding it. The tables may be half changed, so the caller gets a
     /// session only to reset or close everything. `None`: `dead` does not hold it.
     #[must_use]
     pub fn take_over(&self, dead: Owner, now: Instant) -> Option<Session<'_>> {
-        self.lane.take_over(dead, me()).map(|guard| Session::new(guard, self.held(), now))
+        self.lane.take_over(dead, me()).map(|guard| Session::new(guard, &self.area, self.held(), now))
     }
 
     /// Closes `sock` at once if the lane is free, else lets the holder do it when it unlocks.
@@ -178,7 +180,7 @@ impl Lane {
         self.healthy()?;
         let mut session = match self.lane.lock_or_defer(me(), request_of(sock)) {
             Ok(None) => return Ok(()),
-            Ok(Some(guard)) => Session::new(guard, self.held(), now),
+            Ok(Some(guard)) => Session::new(guard, &self.area, self.held(), now),
             Err(_) => self.enter(now)?,
         };
         session.engine(|engine| engine.close(sock));

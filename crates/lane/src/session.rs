@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use base::limits::BATCH_FRAMES;
 use base::{Duration, Instant, LaneId};
 use engine::Engine;
-use region::LaneGuard;
+use region::{FrameArea, LaneGuard};
 use state::ports::{PORT_ADDRESSES, PORT_UP};
 use state::{LaneMem, TxBatch};
 
@@ -41,6 +41,7 @@ pub struct Progress {
 /// A lane in the hands of this thread. Dropping it sends what is queued, does what others deferred, and unlocks.
 pub struct Session<'a> {
     guard: Option<LaneGuard>,
+    area: &'a FrameArea,
     held: MutexGuard<'a, Held>,
     now: Instant,
     gather: bool,
@@ -64,8 +65,13 @@ impl After {
 }
 
 impl<'a> Session<'a> {
-    pub(crate) fn new(guard: LaneGuard, held: MutexGuard<'a, Held>, now: Instant) -> Self {
-        Self { guard: Some(guard), held, now, gather: false, look_at: Instant::NEVER, after: None }
+    pub(crate) fn new(
+        guard: LaneGuard,
+        area: &'a FrameArea,
+        held: MutexGuard<'a, Held>,
+        now: Instant,
+    ) -> Self {
+        Self { guard: Some(guard), area, held, now, gather: false, look_at: Instant::NEVER, after: None }
     }
 
     /// The time of this session.
@@ -95,8 +101,8 @@ impl<'a> Session<'a> {
     fn receive_after(&mut self, flush: bool) -> Progress {
         let mut progress = Progress::default();
         let now = self.now;
-        let Self { guard, held, look_at, after, .. } = self;
-        let Some(mut engine) = open(guard, now) else { return progress };
+        let Self { guard, area, held, look_at, after, .. } = self;
+        let Some(mut engine) = open(guard, area, now) else { return progress };
         let held = &mut **held;
         if flush {
             progress.sent = transmit(&mut engine, held, now);
@@ -125,7 +131,7 @@ impl<'a> Session<'a> {
     /// Calls `f` with the engine over this lane's tables. Tables that describe themselves wrongly poison the lane, and
     /// give `R`'s default.
     pub fn engine<R: Default>(&mut self, f: impl FnOnce(&mut Engine<'_>) -> R) -> R {
-        match open(&mut self.guard, self.now) {
+        match open(&mut self.guard, self.area, self.now) {
             Some(mut engine) => {
                 let result = f(&mut engine);
                 self.after = Some(After::of(&engine));
@@ -144,7 +150,7 @@ impl<'a> Session<'a> {
         if self.after.is_some_and(|after| !after.sends) {
             return 0;
         }
-        let Some(mut engine) = open(&mut self.guard, self.now) else { return 0 };
+        let Some(mut engine) = open(&mut self.guard, self.area, self.now) else { return 0 };
         let sent = transmit(&mut engine, &mut self.held, self.now);
         self.after = Some(After::of(&engine));
         sent
@@ -168,10 +174,10 @@ impl<'a> Session<'a> {
 
     /// Puts `port` at index `at`, where there is none: a wire that the keeper introduced. False: the lane has no such row, or a port there.
     pub fn add_port(&mut self, at: u8, port: LanePort) -> bool {
-        let Self { guard, held, now, after, .. } = self;
+        let Self { guard, area, held, now, after, .. } = self;
         *after = None;
         let held = &mut **held;
-        let Some(mut engine) = open(guard, *now) else { return false };
+        let Some(mut engine) = open(guard, area, *now) else { return false };
         if !held.place(at, port) {
             return false;
         }
@@ -184,10 +190,10 @@ impl<'a> Session<'a> {
     /// Takes the wire at index `at` away, whose other end is gone: what came by it is still taken, then its connections end as by a
     /// reset.
     pub fn drop_port(&mut self, at: u8) {
-        let Self { guard, held, now, after, .. } = self;
+        let Self { guard, area, held, now, after, .. } = self;
         *after = None;
         let held = &mut **held;
-        let Some(mut engine) = open(guard, *now) else { return };
+        let Some(mut engine) = open(guard, area, *now) else { return };
         let Some(port) = held.ports.get_mut(usize::from(at)) else { return };
         let mut gone = core::mem::replace(port, LanePort::absent());
         for _ in 0..LAST_BATCHES {
@@ -257,10 +263,9 @@ impl Drop for Session<'_> {
 }
 
 /// The engine over the tables of the lane that `guard` holds.
-#[inline]
-fn open(guard: &mut Option<LaneGuard>, now: Instant) -> Option<Engine<'_>> {
+#[inline(never)]
+fn open<'g>(guard: &'g mut Option<LaneGuard>, area: &'g FrameArea, now: Instant) -> Option<Engine<'g>> {
     let guard = guard.as_mut()?;
-    let area = guard.frame_area();
     let mem = LaneMem::carve(guard.carver(), area).ok()?;
     Some(Engine::new(mem, now))
 }

@@ -73,40 +73,44 @@ pub enum CarveError {
 /// Hands out the tables of one exclusively held span in the order in which they lie. Each call takes a later
 /// part of the span, so no two tables can overlap whatever offsets a corrupted region holds.
 pub struct Carver<'a> {
-    rest: &'a mut [u64],
-    taken_words: u64,
+    span: *mut u64,
+    /// Bytes of the span.
+    len: u64,
+    /// Up to here it was handed out, bytes; a multiple of 8.
+    taken: u64,
+    kind: PhantomData<&'a mut [u64]>,
 }
 
 impl<'a> Carver<'a> {
     /// Carves `span`, which begins on a cache line.
+    #[inline]
     pub fn new(span: &'a mut [u64]) -> Self {
-        Self { rest: span, taken_words: 0 }
+        Self { span: span.as_mut_ptr(), len: span.len() as u64 * 8, taken: 0, kind: PhantomData }
     }
 
-    /// The table at `at`.
+    /// The table at `at`. This runs some two dozen times whenever a lane is entered.
     ///
     /// # Errors
     /// [`CarveError`] when `at` overlaps an earlier table or leaves the span.
-    #[inline]
+    #[inline(always)]
     pub fn table<T: Plain>(&mut self, at: TableAt<T>) -> Result<Table<'a, T>, CarveError> {
         const { assert!(align_of::<T>() <= 8 && size_of::<T>().is_multiple_of(4)) };
         const { assert!(size_of::<usize>() == 8 && size_of::<T>() < 1 << 31) };
-        let start = at.offset / 8;
-        let words = (size_of::<T>() as u64 * u64::from(at.rows)).div_ceil(8); // no overflow: 31 and 32 bits
-        let skip = start.checked_sub(self.taken_words).ok_or(CarveError::Overlap)?;
-        let rest = core::mem::take(&mut self.rest);
-        let Some((_, rest)) = rest.split_at_mut_checked(skip as usize) else {
+        let start = at.offset & !7;
+        if start < self.taken {
+            return Err(CarveError::Overlap);
+        }
+        // No overflow of the product: 31 and 32 bits.
+        let bytes = (size_of::<T>() as u64 * u64::from(at.rows)).next_multiple_of(8);
+        let end = start.saturating_add(bytes);
+        if end > self.len {
             return Err(CarveError::Outside);
-        };
-        let Some((first, rest)) = rest.split_at_mut_checked(words as usize) else {
-            return Err(CarveError::Outside);
-        };
-        self.rest = rest;
-        self.taken_words = start + words;
-        // SAFETY: `first` is an exclusive span of at least `rows * size_of::<T>()` bytes, aligned to 8, and
-        // every bit pattern is a `T` because `T: Plain`.
-        let rows =
-            unsafe { core::slice::from_raw_parts_mut(first.as_mut_ptr().cast::<T>(), at.rows as usize) };
+        }
+        self.taken = end;
+        let first = self.span.wrapping_byte_add(start as usize).cast::<T>();
+        // SAFETY: bytes `start` to `end` lie in the span, of which this carver has the only use for `'a`; nothing before `taken` is
+        // handed out again. `first` is aligned to 8, and every bit pattern is a `T` because `T: Plain`.
+        let rows = unsafe { core::slice::from_raw_parts_mut(first, at.rows as usize) };
         Ok(Table::new(rows))
     }
 
@@ -114,7 +118,7 @@ impl<'a> Carver<'a> {
     ///
     /// # Errors
     /// As [`Carver::table`]; [`CarveError::Outside`] too when the table is empty.
-    #[inline]
+    #[inline(always)]
     pub fn one<T: Plain>(&mut self, at: TableAt<T>) -> Result<&'a mut T, CarveError> {
         let table = self.table(at)?;
         table.into_first().ok_or(CarveError::Outside)

@@ -167,8 +167,8 @@ impl FrameArea {
     ///
     /// Which frames the holder may then touch is the ownership rule of this module, across lanes and processes: the borrow
     /// checker sees to it within one view only. So one view at a time for a lane, from its own stock, under its lock.
-    pub fn frames<'a>(&self, stock: &'a mut FrameLane) -> Frames<'a> {
-        Frames { area: *self, stock, kind: PhantomData }
+    pub fn frames<'a>(&'a self, stock: &'a mut FrameLane) -> Frames<'a> {
+        Frames { area: self, stock, kind: PhantomData }
     }
 }
 
@@ -181,7 +181,7 @@ fn in_order() {
 
 /// The frames as one lane sees them: allocate, release, read and write the ones it owns.
 pub struct Frames<'a> {
-    pub(crate) area: FrameArea,
+    pub(crate) area: &'a FrameArea,
     stock: &'a mut FrameLane,
     kind: PhantomData<&'a mut [u8]>,
 }

@@ -138,6 +138,12 @@ impl LaneRef {
         self.id
     }
 
+    /// The frames, as the lane's holder takes them: those it takes carry its mark while it has them.
+    #[must_use]
+    pub fn frame_area(&self) -> FrameArea {
+        self.region.frame_area().of_lane(*self)
+    }
+
     /// Takes the lock if nobody holds it.
     #[inline]
     #[must_use]
@@ -209,6 +215,7 @@ pub struct LaneGuard {
 
 impl LaneGuard {
     /// Carves the lane's span.
+    #[inline]
     pub fn carver(&mut self) -> Carver<'_> {
         let words = self.lane.region.lane_span(self.lane.id);
         // SAFETY: the span is mapped for the life of the process and aligned to 8; atomics may be written through a
@@ -227,10 +234,10 @@ impl LaneGuard {
         self.lane.region
     }
 
-    /// The frames, as this lane takes them: those it takes carry its mark while it has them.
+    /// As [`LaneRef::frame_area`].
     #[must_use]
     pub fn frame_area(&self) -> FrameArea {
-        self.lane.region.frame_area().of_lane(self.lane)
+        self.lane.frame_area()
     }
 
     /// Puts every frame that earlier holders of the lane took and did not give back into the shared pool, and gives their

@@ -197,7 +197,7 @@ impl Frames<'_> {
     #[inline(never)]
     pub(crate) fn report(&mut self, frame: FrameIdx) {
         let Some((_, shelf, place)) = self.note_of(frame) else { return };
-        let Some(shelf) = Shelf::at(&self.area, shelf) else { return };
+        let Some(shelf) = Shelf::at(self.area, shelf) else { return };
         shelf.push(u64::from(place));
     }
 

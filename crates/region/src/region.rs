@@ -98,8 +98,6 @@ struct Parts {
 }
 
 impl Parts {
-    const NONE: Self = Self { control: 0, spans: 0, metas: 0, links: 0, frames: 0, end: 0 };
-
     /// `None` when the shape is outside its limits.
     fn of(shape: &RegionShape) -> Option<Self> {
         let lanes = u64::from(shape.lanes);
@@ -126,6 +124,7 @@ impl Parts {
 pub struct Region {
     words: &'static [AtomicU64],
     shape: RegionShape,
+    parts: Parts,
 }
 
 impl Region {
@@ -212,7 +211,7 @@ impl Region {
         if parts.end / 8 > words.len() as u64 {
             return Err(RegionError::TooSmall);
         }
-        Ok(Self { words, shape })
+        Ok(Self { words, shape, parts })
     }
 
     /// Is `other` the same mapping?
@@ -242,7 +241,7 @@ impl Region {
     /// The frames and their records.
     #[must_use]
     pub fn frame_area(&self) -> FrameArea {
-        let (parts, frames) = (self.parts(), self.shape.frames as usize);
+        let (parts, frames) = (self.parts, self.shape.frames as usize);
         let metas = self.span(parts.metas, frames * size_of::<FrameMeta>());
         let links = self.span(parts.links, frames * 8);
         let cells = self.span(parts.frames, frames * FRAME_BYTES);
@@ -262,7 +261,7 @@ impl Region {
     /// Byte offset of the first frame in the region: where the UMEM begins in the memfd. A multiple of 4096.
     #[must_use]
     pub fn frames_offset(&self) -> u64 {
-        self.parts().frames
+        self.parts.frames
     }
 
     /// Byte offset of the first frame in a region of this shape; `None` for an impossible shape.
@@ -277,18 +276,14 @@ impl Region {
         if id.0 >= self.shape.lanes {
             return None;
         }
-        let control = self.span(self.parts().control + u64::from(id.0) * PAGE, PAGE as usize);
+        let control = self.span(self.parts.control + u64::from(id.0) * PAGE, PAGE as usize);
         LaneRef::new(*self, id, control)
     }
 
     /// The tables of lane `id`.
     pub(crate) fn lane_span(&self, id: LaneId) -> &'static [AtomicU64] {
         let bytes = self.shape.lane_bytes;
-        self.span(self.parts().spans + u64::from(id.0) * bytes, bytes as usize)
-    }
-
-    fn parts(&self) -> Parts {
-        Parts::of(&self.shape).unwrap_or(Parts::NONE) // always some: checked when the region was made
+        self.span(self.parts.spans + u64::from(id.0) * bytes, bytes as usize)
     }
 
     /// `bytes` bytes from byte `at`; both from [`Parts`], hence inside.

@@ -153,7 +153,8 @@ fn a_frame_with_more_owners_than_can_be_counted_is_never_free_again() {
 fn bytes_are_copied_between_cells_and_within_one_or_not_at_all() {
     let mut stock = stock(64);
     let region = region(8);
-    let mut frames = region.frame_area().frames(&mut stock);
+    let area = region.frame_area();
+    let mut frames = area.frames(&mut stock);
     let (a, b) = (frames.alloc().unwrap(), frames.alloc().unwrap());
     frames.cell_mut(a)[..4].copy_from_slice(b"abcd");
     assert!(frames.copy((a, 1), (b, 4093), 3));
@@ -237,7 +238,8 @@ fn lanes_in_two_threads_trade_frames_through_the_pool_without_mixing_them_up() {
     for lane in 0..2 {
         let mut guard = region.lane(LaneId(lane)).unwrap().try_lock(Owner { pid: 1, tid: 1 }).unwrap();
         let mut carver = guard.carver();
-        let mut frames = region.frame_area().frames(carver.one(stock_place()).unwrap());
+        let area = region.frame_area();
+        let mut frames = area.frames(carver.one(stock_place()).unwrap());
         while let Some(frame) = frames.alloc() {
             assert!(all.insert(frame.0));
         }
@@ -279,7 +281,8 @@ fn what_a_dead_lane_took_is_found_again_and_nothing_else() {
     let mut guard = region.lane(LaneId(0)).unwrap().try_lock(me).unwrap();
     assert_eq!(guard.reclaim_frames() as usize, mine.len() + my_stock as usize);
     let mut stock = stock(FRAMES);
-    let mut frames = region.frame_area().frames(&mut stock);
+    let area = region.frame_area();
+    let mut frames = area.frames(&mut stock);
     let all: BTreeSet<_> = std::iter::from_fn(|| frames.alloc()).map(|f| f.0).collect();
     assert_eq!(all.len(), FRAMES as usize);
 }
@@ -299,7 +302,8 @@ fn after_a_peak(used: usize) -> (Region, FrameLane) {
     let region = Region::format(words, &shape, 1, [1, 2]).unwrap();
     Region::make_elastic(words);
     let mut stock = stock(64);
-    let mut frames = region.frame_area().frames(&mut stock);
+    let area = region.frame_area();
+    let mut frames = area.frames(&mut stock);
     assert_eq!(frames.ever_used(), 0, "a new region has touched no frame");
     let all: Vec<_> = (0..used).map(|_| frames.alloc().unwrap()).collect();
     for frame in all {
@@ -312,7 +316,8 @@ fn after_a_peak(used: usize) -> (Region, FrameLane) {
 #[test]
 fn memory_of_frames_that_stay_free_goes_back_in_steps_and_comes_again_on_demand() {
     let (region, mut stock) = after_a_peak(6000);
-    let mut frames = region.frame_area().frames(&mut stock);
+    let area = region.frame_area();
+    let mut frames = area.frames(&mut stock);
     assert_eq!(frames.ever_used(), 6016, "whole batches, no more than needed");
     let (mut given, mut now) = (0, Instant(1_000_000_000));
     let first = frames.trim(now, |cells| forget(cells, &mut given));
@@ -343,7 +348,8 @@ fn memory_of_frames_that_stay_free_goes_back_in_steps_and_comes_again_on_demand(
 #[test]
 fn frames_that_were_needed_in_between_keep_their_memory() {
     let (region, mut stock) = after_a_peak(6000);
-    let mut frames = region.frame_area().frames(&mut stock);
+    let area = region.frame_area();
+    let mut frames = area.frames(&mut stock);
     let mut now = Instant(1_000_000_000);
     for _ in 0..20 {
         frames.trim(now, |_| panic!("these frames are needed now and then"));
@@ -357,7 +363,8 @@ fn frames_that_were_needed_in_between_keep_their_memory() {
 fn frames_that_a_device_registered_keep_their_memory() {
     let region = region(8192);
     let mut stock = stock(64);
-    let mut frames = region.frame_area().frames(&mut stock);
+    let area = region.frame_area();
+    let mut frames = area.frames(&mut stock);
     let all: Vec<_> = (0..6000).map(|_| frames.alloc().unwrap()).collect();
     all.into_iter().for_each(|frame| frames.release(frame));
     for s in 0..100 {
@@ -369,7 +376,8 @@ fn frames_that_a_device_registered_keep_their_memory() {
 #[test]
 fn frames_whose_memory_cannot_be_given_back_stay_in_the_pool() {
     let (region, mut stock) = after_a_peak(6000);
-    let mut frames = region.frame_area().frames(&mut stock);
+    let area = region.frame_area();
+    let mut frames = area.frames(&mut stock);
     for s in 0..100 {
         frames.trim(Instant(s * 1_000_000_000), |_| false);
     }

@@ -46,12 +46,14 @@ fn a_chain_arrives_whole_and_is_its_receivers() {
     let region = region(3);
     let (guards, mut stocks) = ([0, 1].map(|n| lock(region, n)), [stock(), stock()]);
     let [from, to] = &mut stocks;
-    let mut from = guards[0].frame_area().frames(from);
+    let from_area = guards[0].frame_area();
+    let mut from = from_area.frames(from);
     let head = chain(&mut from, 3);
     from.cell_mut(head)[0] = 77;
     assert_eq!(from.hand_over(LaneId(1), head, 0x7fff_fffe), Ok(false));
     assert!(region.lane(LaneId(1)).unwrap().has_mail());
-    let mut to = guards[1].frame_area().frames(to);
+    let to_area = guards[1].frame_area();
+    let mut to = to_area.frames(to);
     assert_eq!(to.next_mail(), Some(Mail { head, note: 0x7fff_fffe }));
     assert_eq!((to.next_mail(), to.cell(head)[0]), (None, 77));
     to.release_chain(head);
@@ -63,7 +65,8 @@ fn what_cannot_be_handed_over_stays() {
     let region = region(2);
     let guard = lock(region, 0);
     let mut own = stock();
-    let mut frames = guard.frame_area().frames(&mut own);
+    let area = guard.frame_area();
+    let mut frames = area.frames(&mut own);
     let head = chain(&mut frames, 2);
     assert_eq!(frames.hand_over(LaneId(2), head, 0), Err(NotPosted), "there is no lane 2");
     frames.retain(head);
@@ -95,7 +98,8 @@ fn a_lane_that_sleeps_is_to_be_woken() {
     let region = region(2);
     let guard = lock(region, 0);
     let mut own = stock();
-    let mut frames = guard.frame_area().frames(&mut own);
+    let area = guard.frame_area();
+    let mut frames = area.frames(&mut own);
     let signals = region.lane(LaneId(1)).unwrap().signals();
     signals.sleepers.fetch_add(1, Ordering::SeqCst);
     let head = chain(&mut frames, 1);

@@ -218,7 +218,8 @@ fn two_mappings_at_different_addresses_are_one_region() {
     let mut guard = lane_b.try_lock(me()).unwrap();
     counters(&mut guard, |c| assert_eq!(c[0], 42));
     let mut carver = guard.carver();
-    let mut frames = b.frame_area().frames(carver.one(places().stock).unwrap());
+    let area = b.frame_area();
+    let mut frames = area.frames(carver.one(places().stock).unwrap());
     assert_eq!(frames.data(frame), b"hello");
     frames.release(frame);
     assert_eq!(frames.alloc(), Some(frame));
@@ -357,7 +358,8 @@ fn allocatable(world: &World) -> usize {
     let reclaimed: u32 = [0, 1].map(|lane| world.take(lane).reclaim_frames()).iter().sum();
     assert!(reclaimed as usize >= all.len());
     let mut stock = FrameLane { head: FrameIdx::NONE, free: 0, high: SHAPE.frames, failed: 0 };
-    let mut frames = world.region.frame_area().frames(&mut stock);
+    let area = world.region.frame_area();
+    let mut frames = area.frames(&mut stock);
     let again: BTreeSet<_> = std::iter::from_fn(|| frames.alloc()).map(|f| f.0).collect();
     assert_eq!(again.len(), reclaimed as usize, "each once");
     all.len()

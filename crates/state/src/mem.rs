@@ -67,8 +67,8 @@ impl<'a> LaneMem<'a> {
     ///
     /// # Errors
     /// [`CarveError`] when the head of the span describes no proper layout.
-    #[inline]
-    pub fn carve(mut carver: Carver<'a>, area: FrameArea) -> Result<Self, CarveError> {
+    #[inline(always)]
+    pub fn carve(mut carver: Carver<'a>, area: &'a FrameArea) -> Result<Self, CarveError> {
         let at: &LaneTables = carver.one(Layout::new().table::<LaneTables>(1))?;
         Ok(Self {
             globals: carver.one(at.globals)?,
@@ -147,7 +147,7 @@ impl<'a> LaneMem<'a> {
             .for_each(|b| *b = FlowBucket::default());
         *carver.one(tables.dormant_wheel.head)? = WheelHead::starting(now);
         let area = guard.frame_area();
-        let mut mem = LaneMem::carve(guard.carver(), area)?;
+        let mut mem = LaneMem::carve(guard.carver(), &area)?;
         mem.init_tcp(secret);
         *mem.ip = IpGlobals::EMPTY;
         mem.option_sets.rows_mut().fill(OptionSet::default());

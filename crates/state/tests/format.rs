@@ -20,7 +20,8 @@ fn a_formatted_lane_carves_into_the_tables_of_its_shape() {
     let region = region(&shape, 256);
     let mut guard = region.lane(LaneId(0)).unwrap().try_lock(Owner { pid: 1, tid: 1 }).unwrap();
     LaneMem::format(&mut guard, &shape, [3, 4], Instant(5)).unwrap();
-    let mut mem = LaneMem::carve(guard.carver(), region.frame_area()).unwrap();
+    let area = region.frame_area();
+    let mut mem = LaneMem::carve(guard.carver(), &area).unwrap();
     assert_eq!((mem.hot.len(), mem.cold.len(), mem.reassemblies.len()), (100, 100, 3));
     assert_eq!(mem.rings.len(), 3 * 128);
     assert_eq!(mem.flows.capacity(), 100);
@@ -40,5 +41,5 @@ fn an_unformatted_span_is_refused_or_empty() {
     let shape = LaneShape::for_socks(8);
     let region = region(&shape, 64);
     let mut guard = region.lane(LaneId(0)).unwrap().try_lock(Owner { pid: 1, tid: 1 }).unwrap();
-    assert!(LaneMem::carve(guard.carver(), region.frame_area()).is_err());
+    assert!(LaneMem::carve(guard.carver(), &region.frame_area()).is_err());
 }

@@ -55,7 +55,7 @@ impl Machine {
     pub fn engine<R>(&mut self, lane: u16, now: Instant, f: impl FnOnce(&mut Engine<'_>) -> R) -> R {
         let guard = &mut self.guards[usize::from(lane)];
         let area = guard.frame_area();
-        f(&mut Engine::new(LaneMem::carve(guard.carver(), area).unwrap(), now))
+        f(&mut Engine::new(LaneMem::carve(guard.carver(), &area).unwrap(), now))
     }
 
     pub fn lanes(&self) -> u16 {
@@ -75,8 +75,8 @@ impl Machine {
     ) -> R {
         let [a, b] = self.guards.get_disjoint_mut([usize::from(a), usize::from(b)]).unwrap();
         let areas = (a.frame_area(), b.frame_area());
-        let mut one = Engine::new(LaneMem::carve(a.carver(), areas.0).unwrap(), now);
-        let mut two = Engine::new(LaneMem::carve(b.carver(), areas.1).unwrap(), now);
+        let mut one = Engine::new(LaneMem::carve(a.carver(), &areas.0).unwrap(), now);
+        let mut two = Engine::new(LaneMem::carve(b.carver(), &areas.1).unwrap(), now);
         f(&mut one, &mut two)
     }
 }

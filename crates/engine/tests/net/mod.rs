@@ -205,7 +205,7 @@ impl Host {
     pub fn engine<R>(&mut self, now: Instant, f: impl FnOnce(&mut Engine<'_>) -> R) -> R {
         let guard = self.guard.as_mut().unwrap();
         let area = guard.region().frame_area();
-        let mem = LaneMem::carve(guard.carver(), area).unwrap();
+        let mem = LaneMem::carve(guard.carver(), &area).unwrap();
         f(&mut Engine::new(mem, now))
     }
 

@@ -63,7 +63,7 @@ impl Host {
 
     pub fn engine<R>(&mut self, f: impl FnOnce(&mut Engine<'_>) -> R) -> R {
         let area = self.guard.region().frame_area();
-        let mem = LaneMem::carve(self.guard.carver(), area).unwrap();
+        let mem = LaneMem::carve(self.guard.carver(), &area).unwrap();
         f(&mut Engine::new(mem, self.now))
     }
 

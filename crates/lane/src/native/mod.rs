@@ -39,7 +39,7 @@ use std::net::{SocketAddr, SocketAddrV4};
 
 use base::Instant;
 use engine::Engine;
-use region::{LaneGuard, LaneRef, Owner};
+use region::{FrameArea, LaneGuard, LaneRef, Owner};
 use state::{Endpoint, LaneMem, LaneShape, SockKind};
 
 pub use config::{Config, ConnectError, Link, StartError, Wait};
@@ -88,7 +88,7 @@ impl Native {
         signals.poisoned.store(0, std::sync::atomic::Ordering::Release);
         // The tables stay in hand until the value is dropped, which takes the lock anew to give it back.
         let guard: &'static mut LaneGuard = Box::leak(Box::new(guard));
-        let area = guard.frame_area();
+        let area: &'static FrameArea = Box::leak(Box::new(guard.frame_area()));
         let mem = LaneMem::carve(guard.carver(), area).map_err(|_| StartError::TooSmall)?;
         let mut engine = Engine::new(mem, now);
         let (routes, ports) = Routes::of(config.links, config.local_ports)?;
