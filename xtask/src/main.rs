@@ -27,7 +27,7 @@ usage: cargo xtask <chore> [options]
   conformance  play the packet scripts on the engine and on Linux's stack   [--engine-only] [FILE-OR-NAME ...]
 
   sim          play seeds in the simulator   [--seeds N] [--from S] [--minutes M] [--jobs J], or one: --seed S
-  mutants      put faults into a copy of the engine, and count those that the tests find   [--check] [NAME ...]
+  mutants      put faults into a copy of the engine, and count those that the tests find   [--check] [--quick] [NAME ...]
 
 Each chore writes target/reports/NAME.json beside what it prints.";
 

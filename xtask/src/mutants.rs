@@ -1,7 +1,7 @@
 //! `cargo xtask mutants`: puts deliberate faults into a copy of the engine, one by one, and says which of them the tests find.
 //!
 //! The faults are `crates/engine/mutants.txt`. Each is played against seeds of the simulator, then the packet scripts on the engine, then the
-//! engine's own tests, until one of them fails. Not part of CI but for [`check`]: it takes the better part of an hour.
+//! engine's own tests (not with `--quick`), until one of them fails. Not part of CI but for [`check`]: it takes the better part of an hour.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -37,8 +37,8 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let wanted = |m: &&Mutant| only.is_empty() || only.iter().any(|o| m.name.contains(o));
     let tree = run::root().join("target/mutants/tree");
     copy_tree(&tree)?;
-    println!("without a fault:");
-    if let Some(part) = first_failure(&tree)? {
+    let quick = args.iter().any(|a| a == "--quick");
+    if let Some(part) = first_failure(&tree, quick)? {
         return Err(format!("{part} fails without any fault"));
     }
     let mut rows = Vec::new();
@@ -48,7 +48,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         let original =
             fs::read_to_string(&path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
         write(&path, &original.replacen(&mutant.find, &mutant.replace, 1))?;
-        let found = first_failure(&tree);
+        let found = first_failure(&tree, quick);
         write(&path, &original)?;
         let found = found.map_err(|why| format!("{}: {why}", mutant.name))?;
         let seconds = start.elapsed().as_secs();
@@ -115,8 +115,8 @@ fn parse(text: &str) -> Result<Vec<Mutant>, String> {
     Ok(mutants)
 }
 
-/// The part of the tests that fails first, if any does.
-fn first_failure(tree: &Path) -> Result<Option<String>, String> {
+/// The part of the tests that fails first, if any does; `quick`: the engine's own are left out.
+fn first_failure(tree: &Path, quick: bool) -> Result<Option<String>, String> {
     let build = ["build", "--quiet", "--package", "corelane-sim", "--package", "corelane-conformance"];
     if !finish(cargo(tree, &build))? {
         return Err("it does not build".to_owned());
@@ -137,7 +137,7 @@ fn first_failure(tree: &Path) -> Result<Option<String>, String> {
         return Ok(Some("scripts".to_owned()));
     }
     // The rest of the engine's tests is compiled only for what neither has found.
-    if finish(cargo(tree, &["test", "--quiet", "--package", "corelane-engine"]))? {
+    if quick || finish(cargo(tree, &["test", "--quiet", "--package", "corelane-engine"]))? {
         return Ok(None);
     }
     Ok(Some("tests".to_owned()))
@@ -146,6 +146,7 @@ fn first_failure(tree: &Path) -> Result<Option<String>, String> {
 fn cargo(tree: &Path, args: &[&str]) -> Command {
     let mut command = Command::new("cargo");
     command.args(args).current_dir(tree).env("CARGO_TARGET_DIR", tree.join("../build"));
+    command.env("CARGO_PROFILE_DEV_DEBUG", "0");
     command
 }
 

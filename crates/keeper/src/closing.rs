@@ -89,7 +89,7 @@ pub(crate) fn close_listener(session: &mut Session<'_>, local: Endpoint, over: b
 }
 
 /// Resets every connection and closes every listener; gives how many there were.
-pub(crate) fn abort_all(session: &mut Session<'_>) -> u32 {
+pub fn abort_all(session: &mut Session<'_>) -> u32 {
     let open = open_sockets(session);
     let count = open.len() as u32;
     session.engine(|engine| open.into_iter().for_each(|sock| engine.abort(sock)));
@@ -97,7 +97,7 @@ pub(crate) fn abort_all(session: &mut Session<'_>) -> u32 {
 }
 
 /// Connections that still have something to say or to hear. One in TIME-WAIT has not: the kernel answers for it.
-pub(crate) fn unfinished(session: &mut Session<'_>) -> usize {
+pub fn unfinished(session: &mut Session<'_>) -> usize {
     session.engine(|engine| {
         let asleep = engine.mem().globals.dormant.used as usize;
         let connections = engine.mem().hot.rows().iter();

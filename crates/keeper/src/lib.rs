@@ -32,6 +32,7 @@ mod steward;
 mod stewards;
 mod wires;
 
+pub use closing::{abort_all, unfinished};
 pub use command::{Linkage, Program, check_readable, exit_code, find_preload, find_user, linkage};
 pub use describe::{AskError, ask_keeper_of};
 pub use devices::{Choice, PortKind, choose};

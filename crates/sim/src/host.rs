@@ -98,6 +98,24 @@ impl Host {
         self.lane.enter(now).map_err(|_| "the lane is poisoned".to_string())
     }
 
+    /// Does for a holder that is gone what a steward does: takes the lane, resets every connection, and lets the resets out. Gives the
+    /// number of sockets.
+    pub(crate) fn inherit(&self, now: Instant) -> Result<u32, String> {
+        let mut session = match self.lane.lane_ref().holder() {
+            Some(dead) => self.lane.take_over(dead, now).ok_or("the dead holder's lane cannot be taken")?,
+            None => self.enter(now)?,
+        };
+        let aborted = keeper::abort_all(&mut session);
+        session.step();
+        drop(session);
+        if self.lane.is_poisoned() { Err("the heir panicked".to_owned()) } else { Ok(aborted) }
+    }
+
+    /// Connections that are not over.
+    pub(crate) fn unfinished(&self, now: Instant) -> Result<usize, String> {
+        Ok(keeper::unfinished(&mut self.enter(now)?))
+    }
+
     /// Frames that are neither in the lane's stock nor in the pool.
     pub(crate) fn frames_missing(&self, now: Instant) -> Result<u32, String> {
         Ok(self.frames_at_start.saturating_sub(self.free_frames(now)?))

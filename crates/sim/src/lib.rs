@@ -30,4 +30,4 @@ pub use scenario::{Family, MIXED_SEEDS, SPECIAL_SEEDS, Scenario};
 pub use seeds::kept_seeds;
 pub use stream::{Close, SidePlan, StreamPlan};
 pub use udp::DatagramPlan;
-pub use world::{Carried, Failure, Report, run, run_captured};
+pub use world::{Carried, Crash, Failure, Report, run, run_captured, run_crashing};

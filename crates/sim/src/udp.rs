@@ -58,6 +58,11 @@ impl Client {
         Ok(Self { sock, plan: at, sent: 0, echoes: 0, next_at: plan.start, done: false })
     }
 
+    /// One whose program has died.
+    pub(crate) fn dead() -> Self {
+        Self { sock: SockRef::NONE, plan: 0, sent: 0, echoes: 0, next_at: Instant::NEVER, done: true }
+    }
+
     pub(crate) fn wakes_at(&self) -> Instant {
         if self.done { Instant::NEVER } else { self.next_at }
     }

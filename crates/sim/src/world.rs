@@ -1,6 +1,7 @@
 //! A world at work: the clock goes from one thing that is due to the next, and everything due at a moment is done to its
 //! end, host by host in order. So a run depends on its scenario only.
 
+mod crash;
 #[cfg(test)]
 mod oracle_tests;
 mod verdict;
@@ -106,6 +107,33 @@ pub fn run_captured(scenario: &Scenario, file: &str) -> Result<Report, Failure> 
     play(&scenario, Some(CaptureFile::new(fd, "sim", 0)))
 }
 
+/// A host whose program dies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Crash {
+    /// The host.
+    pub host: usize,
+    /// In which of its turns, from 0 on.
+    pub turn: u64,
+}
+
+/// Plays `scenario`, in which the program of a host dies in the middle of a turn; then a steward takes its lane.
+///
+/// `die` is given the turn. It does a part of it in a process that shares the hosts' memory with this one and dies there.
+///
+/// # Errors
+/// [`Failure`]: what an oracle found at another host, or that the steward could not do its work.
+pub fn run_crashing(
+    scenario: &Scenario,
+    crash: Crash,
+    die: &mut dyn FnMut(&mut dyn FnMut()),
+) -> Result<Report, Failure> {
+    let fail = |at, what| Failure { seed: scenario.seed, at, what };
+    let mut world = World::new(scenario).map_err(|what| fail(Instant(0), what))?;
+    world.crash = Some(crash::State { plan: crash, turns: 0, dead: false });
+    let result = world.play_with(die);
+    result.map_err(|what| fail(world.now, what))
+}
+
 fn play(scenario: &Scenario, capture: Option<CaptureFile>) -> Result<Report, Failure> {
     let mut world =
         World::new(scenario).map_err(|what| Failure { seed: scenario.seed, at: Instant(0), what })?;
@@ -145,6 +173,8 @@ struct World<'s> {
     /// When each stream begins; NEVER: it has begun.
     starts: Vec<Instant>,
     attacker: Attacker,
+    /// The host that dies.
+    crash: Option<crash::State>,
 }
 
 impl<'s> World<'s> {
@@ -175,6 +205,7 @@ impl<'s> World<'s> {
             clients: scenario.datagrams.iter().map(|_| None).collect(),
             starts: scenario.streams.iter().map(|plan| plan.start).collect(),
             attacker: Attacker::new(scenario.attack, scenario.seed),
+            crash: None,
         };
         world.open_servers()?;
         Ok(world)
@@ -207,6 +238,10 @@ impl<'s> World<'s> {
     }
 
     fn play(&mut self) -> Result<Report, String> {
+        self.play_with(&mut |turn| turn())
+    }
+
+    fn play_with(&mut self, die: &mut dyn FnMut(&mut dyn FnMut())) -> Result<Report, String> {
         let mut ended_at = None;
         let mut hurries = 0;
         loop {
@@ -216,7 +251,7 @@ impl<'s> World<'s> {
             }
             for host in 0..self.hosts.len() {
                 if self.host_due(host) <= self.now {
-                    self.turn(host)?;
+                    self.turn(host, die)?;
                 }
             }
             if let Some(complaint) = lock(&self.network).complaint.take() {
@@ -262,9 +297,14 @@ impl<'s> World<'s> {
     }
 
     /// Everything that `host` has to do now.
-    fn turn(&mut self, at: usize) -> Result<(), String> {
+    fn turn(&mut self, at: usize, die: &mut dyn FnMut(&mut dyn FnMut())) -> Result<(), String> {
         let hosts = std::mem::take(&mut self.hosts);
-        let result = hosts.get(at).map_or(Ok(Instant::NEVER), |host| self.turn_of(at, host));
+        let result = match hosts.get(at) {
+            Some(host) if self.dies_now(at) => self.die(at, host, die),
+            Some(host) if self.is_dead(at) => self.serve(host),
+            Some(host) => self.turn_of(at, host),
+            None => Ok(Instant::NEVER),
+        };
         self.hosts = hosts;
         if let Some(due) = self.due.get_mut(at) {
             *due = result?;
@@ -423,7 +463,10 @@ impl<'s> World<'s> {
     }
 
     fn close_servers(&mut self) -> Result<(), String> {
-        for ((host, listener), echo) in self.hosts.iter().zip(&self.listeners).zip(&self.echoes) {
+        for (at, host) in self.hosts.iter().enumerate().filter(|(at, _)| !self.is_dead(*at)) {
+            let (Some(listener), Some(echo)) = (self.listeners.get(at), self.echoes.get(at)) else {
+                continue;
+            };
             host.enter(self.now)?.engine(|e| {
                 e.close(*listener);
                 e.close(*echo);
@@ -436,7 +479,12 @@ impl<'s> World<'s> {
     /// Is every connection gone, and no packet on its way?
     fn all_quiet(&self) -> Result<bool, String> {
         for (at, host) in self.hosts.iter().enumerate() {
-            if lock(&self.network).is_busy(at) || host.connections(self.now)? > 0 {
+            let open = if self.is_dead(at) {
+                host.unfinished(self.now)?
+            } else {
+                host.connections(self.now)? as usize
+            };
+            if lock(&self.network).is_busy(at) || open > 0 {
                 return Ok(false);
             }
         }

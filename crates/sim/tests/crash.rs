@@ -1,0 +1,76 @@
+//! A program is killed at any instruction of its turn, so between any two stores to its region, and a steward takes its lane: neither
+//! a panic nor a hang, every connection of the dead program is over, and its peers hear of it.
+#![allow(clippy::expect_used, clippy::panic, reason = "tests")]
+
+use base::Rng;
+use sim::{Crash, Scenario, run_crashing};
+
+/// Deaths, unless CORELANE_SIM_DEATHS says otherwise.
+const DEATHS: u64 = 60;
+/// Instructions until death, at most; most turns have fewer.
+const STEPS: u64 = 30_000;
+
+/// Does `turn` in a child process that shares the regions' memory, one instruction after the other, and kills it after `steps` of them.
+/// True: it was killed before its turn was over.
+fn kill_after(steps: u64, turn: &mut dyn FnMut()) -> bool {
+    // SAFETY: the child does its turn and ends without running what belongs to the parent. Only this thread runs then.
+    let child = unsafe { libc::fork() };
+    assert!(child >= 0, "no child");
+    if child == 0 {
+        // SAFETY: no pointers; the parent traces from here on.
+        unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) };
+        // SAFETY: stops this process until the parent has it go on.
+        unsafe { libc::raise(libc::SIGSTOP) };
+        turn();
+        // SAFETY: ends the child.
+        unsafe { libc::_exit(0) };
+    }
+    let wait = || {
+        let mut status = 0;
+        // SAFETY: a child of ours, and a place for its status.
+        let who = unsafe { libc::waitpid(child, &raw mut status, 0) };
+        assert_eq!(who, child);
+        status
+    };
+    let mut status = wait();
+    for _ in 0..steps {
+        if !libc::WIFSTOPPED(status) {
+            return false;
+        }
+        // SAFETY: a stopped child of ours; neither address nor data.
+        let stepped = unsafe { libc::ptrace(libc::PTRACE_SINGLESTEP, child, 0, 0) };
+        assert_eq!(stepped, 0, "cannot step the child");
+        status = wait();
+    }
+    if libc::WIFSTOPPED(status) {
+        // SAFETY: a child of ours.
+        unsafe { libc::kill(child, libc::SIGKILL) };
+        wait();
+        return true;
+    }
+    false
+}
+
+#[test]
+fn a_steward_cleans_up_after_a_death_at_any_instruction() {
+    let deaths = std::env::var("CORELANE_SIM_DEATHS").ok().and_then(|v| v.parse().ok()).unwrap_or(DEATHS);
+    let mut rng = Rng::new(20);
+    let (mut in_the_middle, mut died) = (0, 0);
+    for n in 0..deaths {
+        // Every family of paths; both ends; early and late.
+        let mut scenario = Scenario::of_seed(2_000_000 + n);
+        // Their clients do not expect what a host without a program says.
+        scenario.datagrams.clear();
+        let crash = Crash { host: rng.below(2) as usize, turn: rng.below(200) };
+        let steps = rng.below(STEPS);
+        let outcome = run_crashing(&scenario, crash, &mut |turn| {
+            died += 1;
+            in_the_middle += u32::from(kill_after(steps, turn));
+        });
+        if let Err(failure) = outcome {
+            panic!("{crash:?} after {steps} instructions, {:?}: {failure}", scenario.family);
+        }
+    }
+    println!("{died} deaths, {in_the_middle} of them in the middle of a turn");
+    assert!(in_the_middle > deaths as u32 / 10, "{in_the_middle} of {died}");
+}
