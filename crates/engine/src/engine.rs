@@ -12,7 +12,7 @@ use crate::errors::{
     AcceptError, ConnectError, ListenError, MoveError, RecvError, SendError, ShutdownError, SockError,
 };
 use crate::load::Load;
-use crate::tcp::{Algorithm, borrow, listen, stream, verbs};
+use crate::tcp::{Algorithm, Ecn, borrow, listen, stream, verbs};
 use crate::types::{Accepted, HopKey, How, RouteTo, TcpInfo};
 use crate::{away, events, load, pipeline, transmit, udp};
 
@@ -308,6 +308,11 @@ impl<'a> Engine<'a> {
     /// Congestion control of connections whose options name none. Those that have begun to use theirs keep it.
     pub fn set_congestion(&mut self, algorithm: Algorithm) {
         self.mem.globals.tcp.congestion = algorithm as u8;
+    }
+
+    /// Whether connections that begin from now on use ECN (RFC 3168).
+    pub fn set_ecn(&mut self, ecn: Ecn) {
+        self.mem.globals.tcp.ecn = ecn as u8;
     }
 
     /// Congestion control of connections whose options name none.

@@ -76,6 +76,8 @@ pub struct CongestionInfo {
     pub algorithm: Algorithm,
     /// What it is at.
     pub phase: Phase,
+    /// Both ends use ECN.
+    pub ecn: bool,
     /// Bytes a second that arrived at the peer when the congestion window last limited; 0: it never did.
     pub delivery_rate: u64,
     /// Bytes a second that are sent at most; `u64::MAX`: as fast as the window allows.

@@ -69,12 +69,16 @@ pub(crate) fn tcp_info(info: &TcpInfo, bytes: &mut [u8; ANSWER_BYTES]) -> usize 
     const TIMESTAMPS: u8 = 1;
     const SACK: u8 = 2;
     const WSCALE: u8 = 4;
+    const ECN: u8 = 8;
     let mut flags = if info.timestamps { TIMESTAMPS } else { 0 };
     if info.sack {
         flags |= SACK;
     }
     if info.snd_shift > 0 || info.rcv_shift > 0 {
         flags |= WSCALE;
+    }
+    if info.congestion.ecn {
+        flags |= ECN;
     }
     let mss = u32::from(info.snd_mss.max(1));
     let segments = |bytes: u32| bytes.div_ceil(mss);

@@ -26,7 +26,7 @@ plain! {
         pub arrival: Arrival,
     }
 }
-const _: () = assert!(size_of::<Congestion>() == 120);
+const _: () = assert!(size_of::<Congestion>() == 128);
 
 plain! {
     /// Slow start of a connection that has lost nothing yet (RFC 9406 4.2).
@@ -95,6 +95,10 @@ plain! {
         pub marked: u32,
         /// DCTCP.WindowEnd.
         pub window_end: SeqNum,
+        /// Acknowledgment number of an ACK that the receiver still owes for data with another mark than the latest.
+        pub prior_ack: SeqNum,
+        /// Bit 0: it owes one; bit 1: with ECE.
+        pub prior: u32,
     }
 }
 

@@ -173,6 +173,8 @@ plain! {
         pub listen_overflows: u64,
         /// SYNs answered with a cookie (SyncookiesSent).
         pub cookies_out: u64,
+        /// Windows reduced because the peer echoed a mark (RFC 3168 6.1.2).
+        pub marks_echoed: u64,
         /// Connections opened by a cookie that came back (SyncookiesRecv).
         pub cookies_in: u64,
         /// Segments with a cookie that was none of ours (SyncookiesFailed).

@@ -45,7 +45,9 @@ impl<'a> Usual<'a> {
     #[must_use]
     pub fn parse(bytes: &'a [u8]) -> Option<Self> {
         let head = bytes.first_chunk::<HEADER_LEN>()?;
+        // A packet marked CE is none: it has something to tell (RFC 3168 6.1.3).
         let is_one = be32::<12, _>(head) & 0xffff_ff00 == IPV4_PLAIN
+            && head[15] & 3 != 3
             && be16::<20, _>(head) & !DONT_FRAGMENT == 0
             && head[23] == IpProtocol::TCP.0
             && be16::<46, _>(head) & !(TcpFlags::PSH.0 | TcpFlags::FIN.0) == 0x8000 | TcpFlags::ACK.0
@@ -85,6 +87,13 @@ impl<'a> Usual<'a> {
     #[must_use]
     pub const fn total_len(&self) -> u16 {
         be16::<16, _>(self.head)
+    }
+
+    /// The ECN field.
+    #[inline]
+    #[must_use]
+    pub const fn ecn(&self) -> u8 {
+        self.head[15] & 3
     }
 
     /// Source address.

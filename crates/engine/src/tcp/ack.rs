@@ -84,6 +84,7 @@ impl Conn<'_, '_> {
     pub(super) fn process_ack(&mut self, seg: &Seg) -> Fate {
         let before =
             (self.hot.snd.una, self.sacked_bytes(), self.cold.loss.lost_edge, self.any(flag::RECOVERY));
+        self.on_echo(seg);
         let fate = self.take_ack(seg);
         if self.hot.flags & (flag::RECOVERY | flag::LOSS) == flag::RECOVERY {
             let (una, reported, lost_edge, recovering) = before;
@@ -98,6 +99,7 @@ impl Conn<'_, '_> {
             let safe = recovering && acked > 0 && self.cold.loss.lost_edge == lost_edge;
             self.congestion_in_recovery(delivered, (!recovering, safe));
         }
+        self.count_marks(seg, self.hot.snd.una.since(before.0));
         fate
     }
 

@@ -4,9 +4,11 @@
 use ::state::{Congestion as Row, TcbCold, TcbHot, TcpGlobals};
 use base::{Duration, Idx, Instant};
 use region::Table;
+use wire::TcpFlags;
 
 use super::conn::Conn;
-use super::{cc_flag, cubic, flag, prr, rtt, slow_start};
+use super::segment::Seg;
+use super::{cc_flag, cubic, dctcp, flag, prr, rtt, slow_start};
 
 /// Largest congestion window, bytes; a slow start threshold of this size is none.
 pub(super) const CWND_MAX: u32 = 1 << 30;
@@ -19,11 +21,13 @@ pub enum Algorithm {
     Cubic = 1,
     /// NewReno (RFC 5681, RFC 6582), with HyStart++.
     Reno = 2,
+    /// DCTCP (RFC 8257), for networks whose switches mark early; NewReno when the peer does not speak ECN.
+    Dctcp = 4,
 }
 
 impl Algorithm {
     /// All of them, the default first.
-    pub const ALL: [Self; 2] = [Self::Cubic, Self::Reno];
+    pub const ALL: [Self; 3] = [Self::Cubic, Self::Reno, Self::Dctcp];
 
     /// The one with this number in a region; 0 and nonsense: none.
     #[must_use]
@@ -31,6 +35,7 @@ impl Algorithm {
         match raw {
             1 => Some(Self::Cubic),
             2 => Some(Self::Reno),
+            4 => Some(Self::Dctcp),
             _ => None,
         }
     }
@@ -41,6 +46,7 @@ impl Algorithm {
         match self {
             Self::Cubic => "cubic",
             Self::Reno => "reno",
+            Self::Dctcp => "dctcp",
         }
     }
 
@@ -97,6 +103,7 @@ pub(super) fn window<'w>(
         row.arrival.since = now;
         (row.arrival.from, row.arrival.to) = (hot.snd.una, hot.snd.nxt);
         slow_start::begin(&mut row.slow, hot);
+        dctcp::begin(&mut row.dctcp, hot);
     }
     Some(Window { hot, cold, row, now })
 }
@@ -125,7 +132,9 @@ impl Window<'_> {
             }
             acked = acked.saturating_sub(more);
         }
-        if !self.may_grow(acked) {
+        // RFC 3168 6.1.2: no growth while the peer goes on to echo.
+        let echoed = self.is_reduced() && self.algorithm() != Algorithm::Dctcp;
+        if !self.may_grow(acked) || echoed {
             return;
         }
         let cwnd = self.hot.snd.cwnd;
@@ -135,7 +144,7 @@ impl Window<'_> {
                 let windows = (cwnd, self.mss());
                 cubic::grow(&mut self.row.cubic, self.now, rtt, windows, acked, &mut self.row.rest)
             }
-            Algorithm::Reno => {
+            Algorithm::Reno | Algorithm::Dctcp => {
                 // RFC 5681 3.1, byte counting: one segment for each window acknowledged.
                 let sum = self.row.rest.saturating_add(acked);
                 self.row.rest = if sum >= cwnd { sum - cwnd } else { sum };
@@ -143,6 +152,27 @@ impl Window<'_> {
             }
         };
         self.add(more);
+    }
+
+    /// Was the window reduced for an echo within the last round trip?
+    pub(super) fn is_reduced(&mut self) -> bool {
+        if self.cold.cc_flags & cc_flag::REDUCED != 0 && self.hot.snd.una.at_or_after(self.row.reduced) {
+            self.cold.cc_flags &= !cc_flag::REDUCED;
+        }
+        self.cold.cc_flags & cc_flag::REDUCED != 0
+    }
+
+    /// The peer echoed a mark when `flight` bytes were out: the window comes down, but never below two segments.
+    pub(super) fn reduce_for_mark(&mut self, flight: u32) {
+        if self.algorithm() == Algorithm::Dctcp {
+            let cwnd = dctcp::reduced(&self.row.dctcp, self.hot.snd.cwnd);
+            self.hot.snd.ssthresh = cwnd.max(2 * self.mss());
+        } else {
+            self.lower_threshold(flight);
+        }
+        self.hot.snd.cwnd = self.hot.snd.ssthresh.min(self.hot.snd.cwnd);
+        self.row.reduced = self.hot.snd.nxt;
+        self.cold.cc_flags |= cc_flag::REDUCED;
     }
 
     fn add(&mut self, more: u32) {
@@ -183,7 +213,7 @@ impl Window<'_> {
                 cubic::reduce(&mut self.row.cubic, cwnd.min(flight.saturating_add(mss)));
                 cubic::beta(flight)
             }
-            Algorithm::Reno => flight / 2,
+            Algorithm::Reno | Algorithm::Dctcp => flight / 2,
         };
         self.hot.snd.ssthresh = threshold.max(2 * mss);
     }
@@ -194,7 +224,7 @@ impl Window<'_> {
         self.hot.snd.ssthresh = self.hot.snd.ssthresh.max(ssthresh_before);
         match self.algorithm() {
             Algorithm::Cubic => cubic::undo(&mut self.row.cubic),
-            Algorithm::Reno => {}
+            Algorithm::Reno | Algorithm::Dctcp => {}
         }
     }
 }
@@ -224,6 +254,7 @@ impl Conn<'_, '_> {
             w.row.rest = 0;
             w.cold.cc = chosen as u8;
         }
+        self.choose_way();
     }
 
     /// `acked` bytes were acknowledged when `flight` bytes were out (RFC 5681 3.1). `echo`: TSecr, if the segment had one.
@@ -253,6 +284,7 @@ impl Conn<'_, '_> {
             w.lower_threshold(flight);
             prr::begin(&mut w.row.prr, flight.saturating_sub(reported));
         }
+        self.announce_reduction();
     }
 
     /// A retransmission timeout, the `first` in a row or a later one (RFC 5681 3.1).
@@ -260,6 +292,7 @@ impl Conn<'_, '_> {
         let flight = self.flight();
         if first && let Some(mut w) = self.window() {
             w.lower_threshold(flight);
+            self.announce_reduction();
         }
         self.hot.snd.cwnd = self.mss();
     }
@@ -276,6 +309,17 @@ impl Conn<'_, '_> {
                 w.row.prr.flight = w.row.prr.flight.saturating_add(delivered);
             }
             w.hot.snd.cwnd = prr::window(&mut w.row.prr, &prr::Ack { delivered, pipe, safe }, ssthresh, mss);
+        }
+    }
+
+    /// DCTCP counts what `seg`, which acknowledged `acked` bytes, says of marks.
+    pub(super) fn count_marks(&mut self, seg: &Seg, acked: u32) {
+        if self.any(flag::SPECIAL)
+            && self.uses_ecn()
+            && let Some(w) = self.window()
+            && w.algorithm() == Algorithm::Dctcp
+        {
+            dctcp::on_ack(&mut w.row.dctcp, w.hot, acked, seg.flags.intersects(TcpFlags::ECE));
         }
     }
 

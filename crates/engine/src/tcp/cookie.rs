@@ -152,6 +152,7 @@ pub(super) fn accept(mem: &mut LaneMem<'_>, now: Instant, listener: Idx<Listener
         give_way(mem, now, listener);
     }
     let syn = Seg {
+        ecn: 0,
         key: seg.key,
         seq: seg.seq.minus(1),
         ack: SeqNum(0),

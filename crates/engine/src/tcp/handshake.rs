@@ -30,7 +30,10 @@ impl Conn<'_, '_> {
     /// Takes over the program's options.
     pub(super) fn apply_options(&mut self, options: &TcpOptions) {
         let keepalive = self.any(flag::KEEPALIVE);
+        // The ECN field of the TOS is not the program's.
+        let ecn = self.cold.options.tos & super::ecn::CE;
         self.cold.options = *options;
+        self.cold.options.tos = super::ecn::without(options.tos) | ecn;
         self.choose_algorithm();
         self.clear(flag::NODELAY | flag::CORK | flag::KEEPALIVE);
         self.set(if options.nodelay != 0 { flag::NODELAY } else { 0 });
@@ -74,6 +77,7 @@ impl Conn<'_, '_> {
         self.hot.snd.wnd_max = self.hot.snd.wnd;
         self.hot.snd.wl1 = seg.seq;
         self.agree(&seg.options);
+        self.agree_on_ecn(seg);
         self.start_congestion();
         self.hot.quick_acks = QUICK_ACKS;
     }

@@ -158,7 +158,13 @@ impl Conn<'_, '_> {
         let port = self.ports.get(base::Idx::new(u32::from(self.hot.port)))?;
         let options = &self.cold.options;
         let label = label_of(self.cold.iss);
-        Some(Way { from_mac: port.mac, to_mac: hop.mac, ttl: options.ttl, tos: options.tos, label })
+        Some(Way {
+            from_mac: port.mac,
+            to_mac: hop.mac,
+            ttl: options.ttl,
+            tos: super::ecn::without(options.tos),
+            label,
+        })
     }
 
     /// Options of a segment that is no SYN.
@@ -222,7 +228,12 @@ impl Conn<'_, '_> {
         if out.room() == 0 {
             return Err(Stop::Batch);
         }
-        let way = self.way().ok_or(Stop::Hop)?;
+        let mut way = self.way().ok_or(Stop::Hop)?;
+        way.tos |= self.ecn_of(cut.seq, cut.len);
+        let told = if cut.flags.is_syn() { TcpFlags::NONE } else { self.tell_ecn(cut.seq, cut.len) };
+        let alone = Cut { len: self.mss(), flags: cut.flags.without(TcpFlags::FIN | TcpFlags::PSH), ..*cut };
+        // A device would tell it in every segment that it cuts.
+        let cut = if told.intersects(TcpFlags::CWR) && cut.len > alone.len { &alone } else { cut };
         let head = header_frame(self.frames).ok_or(Stop::Frames)?;
         let mut packet = TxFrame::new(head);
         let mut sent = Sent { len: 0, flags: cut.flags, next: cut.from };
@@ -246,7 +257,7 @@ impl Conn<'_, '_> {
             dst_port: self.hot.key.remote_port,
             seq: cut.seq,
             ack,
-            flags: sent.flags,
+            flags: sent.flags | told,
             window,
             urgent: 0,
         };
@@ -260,6 +271,7 @@ impl Conn<'_, '_> {
             return Err(Stop::Batch);
         }
         self.note_sent(packet.bytes());
+        self.told_ecn(told);
         if self.cold.ooo.twice != 0 && !syn {
             self.cold.ooo.twice = 0;
             self.counters.tcp.twice_out = self.counters.tcp.twice_out.wrapping_add(1);
@@ -270,7 +282,7 @@ impl Conn<'_, '_> {
     /// [`Conn::send_segment`] for a segment with timestamps and no other option that needs no cutting. `None`: it is none.
     #[inline]
     fn send_usual(&mut self, out: &mut TxBatch, cut: &Cut) -> Option<Result<Sent, Stop>> {
-        let plain = self.any(flag::TIMESTAMPS)
+        let plain = self.hot.flags & (flag::TIMESTAMPS | flag::SPECIAL) == flag::TIMESTAMPS
             && self.hot.ooo_head.is_none()
             && cut.len <= u32::from(self.hot.mss)
             && cut.flags.without(TcpFlags::PSH | TcpFlags::FIN) == TcpFlags::ACK;
@@ -295,7 +307,7 @@ impl Conn<'_, '_> {
         let header = UsualHeader {
             dst_mac: way.to_mac,
             src_mac: way.from_mac,
-            tos: way.tos,
+            tos: way.tos | self.ecn_of(cut.seq, cut.len),
             ttl: if way.ttl == 0 { TTL_DEFAULT } else { way.ttl },
             src,
             dst,

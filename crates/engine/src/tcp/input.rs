@@ -108,6 +108,8 @@ impl Conn<'_, '_> {
             && self.hot.ooo_head.is_none()
             && !self.any(flag::RECOVERY | flag::FIN_AHEAD)
             && seg.options.sack.is_empty()
+            && seg.ecn != super::ecn::CE
+            && !self.any(flag::SPECIAL)
             && seg.len <= self.rcv_wnd()
             && self.cold.board.is_none()
             && !self.must_refuse();
@@ -195,6 +197,7 @@ impl Conn<'_, '_> {
             self.challenge(DropReason::TcpAckBad);
             return Fate::Keep;
         }
+        self.note_ecn(seg);
         let fate = self.process_ack(seg);
         if fate != Fate::Keep && fate != Fate::TimeWait {
             return fate;

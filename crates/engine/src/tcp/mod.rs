@@ -7,7 +7,7 @@
 //! | `segment` | a received segment, checked |
 //! | `usual` | the same for usual segments, a batch at a time |
 //! | `input`, `handshake`, `ack`, `receive`, `queue` | what a received segment does |
-//! | `congestion`, `cubic`, `slow_start`, `prr` | how much may be in flight |
+//! | `congestion`, `cubic`, `dctcp`, `slow_start`, `prr`, `ecn` | how much may be in flight |
 //! | `recovery`, `rack`, `undo`, `board`, `resent`, `rtt` | what is lost |
 //! | `output`, `usual_out`, `header`, `reset`, `window` | what is sent |
 //! | `timers`, `report` | what time and ICMP errors do |
@@ -17,7 +17,7 @@
 //! | `hibernate`, `frozen`, `handle` | idle connections in small rows, and their names |
 //! | `audit` | what must hold of every connection, for oracles |
 //!
-//! Left out: urgent data (read in line, as RFC 6093 wants), ECN, fast open.
+//! Left out: urgent data (read in line, as RFC 6093 wants), fast open.
 
 mod ack;
 pub(crate) mod audit;
@@ -29,6 +29,8 @@ mod conn;
 pub(crate) mod connect;
 mod cookie;
 mod cubic;
+mod dctcp;
+mod ecn;
 mod frozen;
 mod handle;
 mod handshake;
@@ -64,6 +66,7 @@ use ::state::{LaneMem, SockKind, SockRef, TcbHot};
 use base::{Duration, Idx};
 
 pub use congestion::Algorithm;
+pub use ecn::Ecn;
 pub(crate) use hibernate::hibernate_idle;
 pub(crate) use input::input;
 pub(crate) use output::{pending, poll};
@@ -148,6 +151,14 @@ pub(crate) mod cc_flag {
     pub(crate) const ROW: u8 = 1;
     /// The peer scales its windows, and so do we (RFC 7323 2).
     pub(crate) const WINDOW_SCALE: u8 = 2;
+    /// Our SYN asked for ECN (RFC 3168 6.1.1).
+    pub(crate) const ECN_ASKED: u8 = 4;
+    /// ACKs echo a mark.
+    pub(crate) const ECE: u8 = 8;
+    /// The next new data tells that the window was reduced.
+    pub(crate) const CWR: u8 = 16;
+    /// The window was reduced for an echo: no further one counts until what was out then is acknowledged.
+    pub(crate) const REDUCED: u8 = 32;
 }
 
 /// Twice the maximum segment lifetime, as Linux has it.

@@ -7,7 +7,7 @@ use wire::TcpFlags;
 
 use super::conn::{Conn, Ring, conn, pop_ring};
 use super::header::{Cut, Stop};
-use super::{OWES_TWICE, RETRY, State, flag, rtt, table, usual_out};
+use super::{OWES_TWICE, RETRY, State, cc_flag, flag, rtt, table, usual_out};
 
 /// How long a corked partial segment is held back at most (Linux's TCP_CORK).
 const CORK_MAX: base::Duration = base::Duration::from_millis(200);
@@ -106,7 +106,9 @@ impl Conn<'_, '_> {
     fn emit_control(&mut self, out: &mut TxBatch) -> Result<bool, Stop> {
         let state = self.state();
         if self.any(flag::SEND_SYN) && matches!(state, State::SynSent | State::SynRcvd) {
-            let flags = if state == State::SynSent { TcpFlags::SYN } else { TcpFlags::SYN | TcpFlags::ACK };
+            let first = state == State::SynSent;
+            let flags = if first { TcpFlags::SYN } else { TcpFlags::SYN | TcpFlags::ACK };
+            let flags = flags | self.ecn_of_syn(first);
             self.send_segment(out, &Cut { seq: self.cold.iss, len: 0, flags, from: FrameIdx::NONE })?;
             if self.cold.loss.backoff == 0 && !self.any(flag::TIMING) {
                 self.time(self.cold.iss.plus(1));
@@ -159,12 +161,28 @@ impl Conn<'_, '_> {
             self.send_any(out, &cut)?;
             self.cold.acks_owed = (self.cold.acks_owed & !OWES_TWICE).saturating_sub(1);
         }
+        if let Some((ack, marked)) = self.take_prior_ack() {
+            self.send_prior_ack(out, ack, marked)?;
+        }
         let due = self.cold.acks_owed.saturating_add(u8::from(self.any(flag::ACK_NOW)));
         for left in (0..due).rev() {
             self.send_segment(out, &cut)?;
             self.cold.acks_owed = left;
         }
         Ok(false)
+    }
+
+    /// Acknowledges what came before `ack`, with ECE if it was `marked` (RFC 8257 3.2).
+    fn send_prior_ack(&mut self, out: &mut TxBatch, ack: base::SeqNum, marked: bool) -> Result<(), Stop> {
+        let (nxt, flags, owed) = (self.hot.rcv.nxt, self.cold.cc_flags, self.hot.flags & flag::ACK_NOW);
+        self.hot.rcv.nxt = ack;
+        self.cold.cc_flags = flags & !cc_flag::ECE | if marked { cc_flag::ECE } else { 0 };
+        let cut = Cut { seq: self.hot.snd.nxt, len: 0, flags: TcpFlags::ACK, from: FrameIdx::NONE };
+        let sent = self.send_segment(out, &cut);
+        self.hot.rcv.nxt = nxt;
+        self.cold.cc_flags = flags;
+        self.set(owed);
+        sent.map(|_| ())
     }
 
     /// Sends one segment of data, if it may. True: there may be more.

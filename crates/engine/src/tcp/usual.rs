@@ -253,6 +253,7 @@ fn input_any(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame, at: Idx<TcbHot>)
         ack: segment.ack(),
         flags: segment.flags(),
         window: segment.window(),
+        ecn: segment.ecn(),
         port: rx.port,
         gso_size: rx.gso_size,
         len: rx.len - usual::HEADER_LEN as u32,

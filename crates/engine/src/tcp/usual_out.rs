@@ -12,7 +12,7 @@ use super::ack::start_timer;
 use super::congestion::initial_window;
 use super::conn::{arm, cold_of};
 use super::header::{TCP_AT, TTL_DEFAULT};
-use super::{State, flag, rtt, window};
+use super::{State, ecn, flag, rtt, window};
 
 /// Sends the next segment of new data of connection `at`, or its FIN; and the segments behind it if no other connection has
 /// data. True: there is more. `None`: it is not the usual case, and nothing was done.
@@ -66,7 +66,7 @@ pub(super) fn emit_ack(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, out
         return emit(mem, now, at, out).is_some() && !owes_ack(mem, at);
     }
     let usual = State::from_raw(hot.state).is_synchronized()
-        && hot.flags & NEEDED == NEEDED
+        && hot.flags & (NEEDED | flag::SPECIAL) == NEEDED
         && hot.ooo_head.is_none()
         && cold.acks_owed == 0;
     let ack = Segment { cut: Cut::NONE, len: 0, flags: TcpFlags::ACK };
@@ -87,7 +87,7 @@ fn owes_ack(mem: &LaneMem<'_>, at: Idx<TcbHot>) -> bool {
 /// Sends the FIN of connection `at`, which has no data to send, if one is queued. False: there is nothing more.
 fn emit_fin(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, out: &mut TxBatch) -> Option<bool> {
     const NEEDED: u32 = flag::TIMESTAMPS | flag::FIN_QUEUED;
-    const UNUSUAL: u32 = flag::RECOVERY | flag::STALLED | flag::PERSIST | flag::FIN_SENT;
+    const UNUSUAL: u32 = flag::RECOVERY | flag::STALLED | flag::PERSIST | flag::FIN_SENT | flag::SPECIAL;
     let (hot, cold) = (mem.hot.get(at)?, mem.cold.get(cold_of(at))?);
     if hot.flags & (flag::FIN_QUEUED | flag::FIN_SENT) != flag::FIN_QUEUED && hot.flags & flag::RECOVERY == 0
     {
@@ -149,7 +149,8 @@ fn emit_one(
     let header = UsualHeader {
         dst_mac: hop.mac,
         src_mac: port.mac,
-        tos: cold.options.tos,
+        // RFC 3168 6.1.4: no ECT without data.
+        tos: if segment.len > 0 { cold.options.tos } else { ecn::without(cold.options.tos) },
         ttl: if cold.options.ttl == 0 { TTL_DEFAULT } else { cold.options.ttl },
         src,
         dst,

@@ -4,7 +4,7 @@ use ::state::{Endpoint, LaneMem, Ready, SockKind, SockRef, TcbCold, TcbHot, TcpO
 use base::{Idx, Instant};
 
 use super::conn::{Conn, Fate, cold_of, conn};
-use super::{Algorithm, Cause, State, cc_flag, flag, handle, hibernate, listen, lookup, table};
+use super::{Algorithm, Cause, State, cc_flag, ecn, flag, handle, hibernate, listen, lookup, table};
 use crate::errors::{ShutdownError, SockError};
 use crate::types::{CongestionInfo, How, Phase, TcpInfo};
 
@@ -171,6 +171,7 @@ pub(crate) fn options(mem: &LaneMem<'_>, s: SockRef) -> Option<TcpOptions> {
         SockKind::Tcp => handle::view(mem, s, |hot, cold| TcpOptions {
             rcv_buf_bytes: hot.rcv_buf,
             snd_buf_bytes: hot.snd_buf,
+            tos: ecn::without(cold.options.tos),
             ..cold.options
         }),
         SockKind::Udp => None,
@@ -201,6 +202,10 @@ pub(crate) fn info(mem: &LaneMem<'_>, s: SockRef) -> Option<TcpInfo> {
         && let Some(row) = mem.cc.get(Idx::new(at.raw()))
     {
         info.congestion.delivery_rate = row.arrival.rate;
+        let una = mem.hot.get(at).map_or(row.reduced, |hot| hot.snd.una);
+        if info.congestion.phase == Phase::Reduced && una.at_or_after(row.reduced) {
+            info.congestion.phase = Phase::Open;
+        }
         info.congestion.algorithm = Algorithm::from_raw(cold.cc).unwrap_or(info.congestion.algorithm);
     }
     Some(info)
@@ -211,6 +216,8 @@ fn phase_of(hot: &TcbHot, cold: &TcbCold) -> Phase {
         Phase::Loss
     } else if hot.flags & flag::RECOVERY != 0 {
         Phase::Recovery
+    } else if cold.cc_flags & cc_flag::REDUCED != 0 {
+        Phase::Reduced
     } else if hot.dup_acks > 0 || !cold.board.is_none() {
         Phase::Disorder
     } else {
@@ -233,6 +240,7 @@ fn info_of(hot: &TcbHot, cold: &TcbCold) -> TcpInfo {
         congestion: CongestionInfo {
             algorithm: Algorithm::Cubic,
             phase: phase_of(hot, cold),
+            ecn: cold.options.tos & ecn::CE != 0,
             delivery_rate: 0,
             pacing_rate: u64::MAX,
         },

@@ -246,6 +246,8 @@ pub struct Net {
     pub sleepy_ppm: u32,
     /// Says for each packet whether it is lost, besides the faults.
     pub filter: Option<Filter>,
+    /// Says for each packet that uses ECN whether it is marked on the way.
+    pub marker: Option<Filter>,
 }
 
 /// What a test looks at in a segment that was sent.
@@ -259,6 +261,8 @@ pub struct Seen {
     pub window: u16,
     pub len: usize,
     pub options: wire::TcpOptions,
+    /// The ECN field of its IPv4 packet.
+    pub ecn: u8,
 }
 
 impl Net {
@@ -274,6 +278,7 @@ impl Net {
                 window: t.window(),
                 len: t.payload().len(),
                 options: wire::TcpOptions::parse(t.options()),
+                ecn: p.bytes[15] & 3,
             })
         };
         self.trace.iter().filter_map(see).collect()
@@ -295,6 +300,7 @@ impl Net {
             keep_trace: false,
             sleepy_ppm: 0,
             filter: None,
+            marker: None,
         }
     }
 
@@ -303,9 +309,24 @@ impl Net {
         self.hosts[host].engine(now, f)
     }
 
+    /// Marks an IPv4 packet whose sender knows ECN.
+    fn mark(&mut self, packet: &mut Packet) {
+        // Bytes 14 to 34 are the IP header; the second of these has the ECN field.
+        if packet.bytes[15] & 3 != 0 && packet.bytes[12..14] == [8, 0] {
+            self.marks += 1;
+            packet.bytes[15] |= 3;
+            packet.bytes[24..26].fill(0);
+            let check = wire::Sum::of(&packet.bytes[14..34]).finish();
+            packet.bytes[24..26].copy_from_slice(&check.to_be_bytes());
+        }
+    }
+
     /// Puts a packet on the wire towards `to`.
     pub fn put(&mut self, to: usize, mut packet: Packet) {
         let mut delay = self.faults.delay;
+        if self.marker.as_mut().is_some_and(|m| m(1 - to, &packet)) {
+            self.mark(&mut packet);
+        }
         if to == 1
             && let Some(link) = self.faults.bottleneck
         {
@@ -315,13 +336,8 @@ impl Net {
                 self.tail_drops += 1;
                 return;
             }
-            // Bytes 14 to 34 are the IP header; the second of these has the ECN field.
-            if waiting > link.mark_bytes && packet.bytes[15] & 3 != 0 && packet.bytes[12..14] == [8, 0] {
-                self.marks += 1;
-                packet.bytes[15] |= 3;
-                packet.bytes[24..26].fill(0);
-                let check = wire::Sum::of(&packet.bytes[14..34]).finish();
-                packet.bytes[24..26].copy_from_slice(&check.to_be_bytes());
+            if waiting > link.mark_bytes {
+                self.mark(&mut packet);
             }
             let ns = packet.bytes.len() as u64 * 8_000_000_000 / link.bits_per_s;
             self.busy_until = start.plus(Duration(ns));
