@@ -126,7 +126,7 @@ fn share(load: &Load) -> String {
 
 /// Two lanes of one region, each with a clone of a listener at port 80.
 fn lanes() -> [Lane; 2] {
-    let shape = LaneShape::for_socks(256);
+    let shape = LaneShape::for_socks(512);
     let region_shape = RegionShape { lanes: 2, lane_bytes: shape.lane_bytes(), frames: 1024 };
     let words = sys::memory::map_anonymous(Region::bytes_needed(&region_shape)).unwrap();
     let region = Region::format(words, &region_shape, LAYOUT_VERSION, [1, 2]).unwrap();
