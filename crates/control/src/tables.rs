@@ -73,11 +73,14 @@ impl Tables {
         layout::load(self.words, layout::NOTICES)
     }
 
-    /// The addresses of this namespace between which wires inside it carry packets, besides those of 127.0.0.0/8: the first
-    /// [`HOST_ADDRESSES`], in the kernel's order.
+    /// The addresses of this namespace between which wires inside it carry packets, besides 127.0.0.0/8 and ::1: the first
+    /// [`HOST_ADDRESSES`], in the kernel's order. Link-local ones, which name a device too, are left out.
     #[must_use]
     pub fn host_addresses(&self) -> Vec<IpAddress> {
-        let outside = |addr: &IpAddress| addr.as_v4().is_some_and(|v4| !v4.is_loopback());
+        let outside = |addr: &IpAddress| match addr.as_v4() {
+            Some(v4) => !v4.is_loopback(),
+            None => !addr.as_v6().is_loopback() && !addr.as_v6().is_unicast_link_local(),
+        };
         self.addresses().iter().map(|row| row.addr).filter(outside).take(HOST_ADDRESSES).collect()
     }
 

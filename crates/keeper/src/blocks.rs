@@ -1,7 +1,5 @@
 //! Blocks of local ports for connections that go out: reserved with kernel sockets, one rule for all of them.
 
-use std::net::{IpAddr, SocketAddr};
-
 use base::Port;
 use control::proto::Rule;
 use control::steer::BLOCK_PORTS;
@@ -48,12 +46,8 @@ pub(crate) fn reserve(rule: &Rule, turn: u32, own: bool) -> Result<Block, Refusa
 
 /// All ports of the block that begins with `first`, or none.
 fn take(rule: &Rule, first: u16, own: bool) -> Result<Vec<Fd>, Errno> {
-    let ip = match rule.addr.as_v4() {
-        Some(v4) => IpAddr::V4(v4),
-        None => IpAddr::V6(rule.addr.as_v6()),
-    };
     let ports = first..=first.saturating_add(BLOCK_PORTS - 1);
-    ports.map(|port| rules::bind(rule.proto, SocketAddr::new(ip, port), own)).collect()
+    ports.map(|port| rules::bind(rule.proto, (rule.addr, Port(port)), own)).collect()
 }
 
 /// The two numbers of `ip_local_port_range`.

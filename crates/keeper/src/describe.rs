@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use base::IpAddress;
 use base::limits::KEEPER_MESSAGE_BYTES;
 use control::proto::{self, MessageBuffer, Reply, Request};
 use sys::fds::{self, Fd};
@@ -35,7 +36,11 @@ impl Session {
                             None => "?",
                         };
                         let addr = end.addr();
-                        let addr = if addr.is_any() { "*".to_owned() } else { addr.to_string() };
+                        let addr = match addr {
+                            IpAddress::ANY => "*".to_owned(),
+                            IpAddress::ANY_V6 => "[::]".to_owned(),
+                            addr => addr.to_string(),
+                        };
                         let _ = writeln!(out, "port {proto} {addr}:{}", end.port().0);
                     }
                 }

@@ -19,7 +19,7 @@ use sys::fds::Fd;
 use crate::client::Refusal;
 use crate::meeting::{KeeperId, Listening, News};
 use crate::orders::Order;
-use crate::rules::{End, Slot};
+use crate::rules::{self, End, Slot};
 use crate::session::{ClientId, RegionId, Session};
 use crate::wires::{NearLane, Target, There, Wire, parts_of};
 
@@ -73,9 +73,11 @@ impl Session {
     /// The lanes that listen at the address and port of `rule`, for `near`, whose route leaves by `ifindex`; always in the same order.
     fn listeners(&self, near: NearLane, rule: &Rule, ifindex: u32) -> Vec<Listener> {
         let mut found = self.listeners_at(rule, rule.addr, ifindex);
-        if found.is_empty() {
-            // As the kernel: who listens at exactly this address comes before those who listen at any.
-            found = self.listeners_at(rule, IpAddress::ANY, ifindex);
+        // As the kernel: who listens at exactly this address comes before those who listen at any of its family, and those at any.
+        for any in [rules::any_of(rule.addr), IpAddress::ANY] {
+            if found.is_empty() {
+                found = self.listeners_at(rule, any, ifindex);
+            }
         }
         found.retain(|listener| listener.target != Target::Near(near));
         found.sort_by_key(|listener| listener.target);
@@ -89,8 +91,7 @@ impl Session {
         if ifindex != 0 {
             return self.listeners_behind(rule, addr, ifindex);
         }
-        let loopback = rule.addr.as_v4().is_some_and(|v4| v4.is_loopback());
-        if !loopback && !self.mirror.tables().host_addresses().contains(&rule.addr) {
+        if !rules::is_loopback(rule.addr) && !self.mirror.tables().host_addresses().contains(&rule.addr) {
             return Vec::new();
         }
         let end = End::of(&Rule { addr, ..*rule });

@@ -13,7 +13,7 @@ const TIME_WAIT: u8 = 0x06;
 const CLOSE: u8 = 0x07;
 const LISTEN: u8 = 0x0a;
 
-/// The local ends of the kernel's IPv4 connections (in sockets of either family) in the network namespace of this
+/// The local ends of the kernel's connections of either family in the network namespace of this
 /// thread. Those in TIME-WAIT have nothing to lose and are left out.
 ///
 /// # Errors
@@ -37,7 +37,7 @@ fn parse(line: &str) -> Option<LocalEnd> {
     let (addr, port) = end(words.next()?)?;
     let state = u8::from_str_radix(words.nth(1)?, 16).ok()?;
     let alive = !matches!(state, TIME_WAIT | CLOSE | LISTEN);
-    (alive && addr.as_v4().is_some()).then_some(LocalEnd { proto: Proto::Tcp, addr, port })
+    alive.then_some(LocalEnd { proto: Proto::Tcp, addr, port })
 }
 
 fn end(text: &str) -> Option<(IpAddress, Port)> {

@@ -111,10 +111,10 @@ impl Mirror {
         }
     }
 
-    /// IPv4 addresses of the devices for which `wanted` says so.
+    /// Addresses of the devices for which `wanted` says so.
     pub(crate) fn addresses(&self, wanted: impl Fn(u32) -> bool) -> Vec<IpAddress> {
         let rows = self.netlink.tables().addresses();
-        rows.iter().filter(|a| wanted(a.ifindex) && a.addr.as_v4().is_some()).map(|a| a.addr).collect()
+        rows.iter().filter(|a| wanted(a.ifindex)).map(|a| a.addr).collect()
     }
 
     /// Asks the kernel to resolve a neighbour.

@@ -1,7 +1,7 @@
 //! Which lane gets which packets: the keeper's own book, checked against kernel sockets, and what it means on the wire.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use base::{IpAddress, Port};
 use control::proto::{Proto, Rule};
@@ -149,9 +149,12 @@ impl RuleBook {
         let old = std::mem::replace(&mut self.addresses, new);
         let touched: Vec<IpAddress> =
             old.symmetric_difference(&self.addresses).map(|&addr| IpAddress(addr)).collect();
-        let any: Vec<End> = self.holds.keys().copied().filter(|end| end.addr().is_any()).collect();
-        any.iter()
-            .flat_map(|end| touched.iter().map(|&addr| end.at(addr)))
+        let wild: Vec<End> = self.holds.keys().copied().filter(|end| end.addr().is_wild()).collect();
+        wild.iter()
+            .flat_map(|&end| {
+                let covered = touched.iter().filter(move |&&addr| end.addr().covers(addr));
+                covered.map(move |&addr| end.at(addr))
+            })
             .map(|end| self.change(end))
             .collect()
     }
@@ -183,28 +186,40 @@ impl RuleBook {
 
     fn changes(&self, end: End) -> Vec<Change> {
         // No device brings packets to a loopback address; wires do.
-        if end.addr().as_v4().is_some_and(|v4| v4.is_loopback()) {
+        if is_loopback(end.addr()) {
             return Vec::new();
         }
-        let touched = if end.addr().is_any() {
-            self.addresses.iter().map(|&addr| end.at(IpAddress(addr))).collect()
+        let touched = if end.addr().is_wild() {
+            let all = self.addresses.iter().map(|&addr| IpAddress(addr));
+            all.filter(|&addr| end.addr().covers(addr)).map(|addr| end.at(addr)).collect()
         } else {
             vec![end]
         };
         touched.into_iter().map(|end| self.change(end)).collect()
     }
 
-    /// The lanes for a concrete end: those with a rule for its address, else those with one for any address (as the
-    /// kernel prefers the more specific socket).
+    /// The lanes for a concrete end: those with a rule for its address, else those with one for any address of its family, else of
+    /// either (as the kernel prefers the more specific socket).
     fn change(&self, end: End) -> Change {
         let here = self.addresses.contains(&end.addr);
         let exact = self.holds.get(&end);
-        let any = self.holds.get(&end.at(IpAddress::ANY)).filter(|_| here);
-        let holds = exact.or(any).map(Vec::as_slice).unwrap_or_default();
+        let wild = |addr| self.holds.get(&end.at(addr)).filter(|_| here);
+        let holds = exact.or_else(|| wild(any_of(end.addr()))).or_else(|| wild(IpAddress::ANY));
+        let holds = holds.map(Vec::as_slice).unwrap_or_default();
         let mut slots: Vec<Slot> = holds.iter().map(|h| h.slot).collect();
         slots.sort_unstable();
         Change { end, slots, listens: holds.iter().all(|h| h.listens) }
     }
+}
+
+/// What a socket of the family of `addr` alone listens at for any address.
+pub(crate) fn any_of(addr: IpAddress) -> IpAddress {
+    if addr.is_v4() { IpAddress::ANY_V4 } else { IpAddress::ANY_V6 }
+}
+
+/// Is it 127.0.0.0/8 or ::1?
+pub(crate) fn is_loopback(addr: IpAddress) -> bool {
+    addr.as_v4().map_or(addr.as_v6().is_loopback(), |v4| v4.is_loopback())
 }
 
 /// Is `socket` a kernel socket that is bound to the end of `rule`?
@@ -231,12 +246,15 @@ pub(crate) fn check_socket(socket: &Fd, rule: &Rule) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// Where a socket is bound.
+/// Where a socket is bound; at any address: of which families.
 pub(crate) fn bound_end(socket: &Fd) -> Option<(IpAddress, Port)> {
     let name = rustix::net::getsockname(socket).ok()?;
     let name = SocketAddr::try_from(name).ok()?;
     let addr = match name.ip() {
-        IpAddr::V4(v4) => IpAddress::from_v4(v4),
+        IpAddr::V4(v4) => IpAddress::mapped(v4),
+        IpAddr::V6(v6) if v6.is_unspecified() && rustix::net::sockopt::ipv6_v6only(socket).ok()? => {
+            IpAddress::ANY_V6
+        }
         IpAddr::V6(v6) => IpAddress::from_v6(v6),
     };
     Some((addr, Port(name.port())))
@@ -246,27 +264,36 @@ pub(crate) fn bound_end(socket: &Fd) -> Option<(IpAddress, Port)> {
 /// address.
 pub(crate) fn reserve(rule: &Rule, own: bool) -> Result<Fd, Refusal> {
     let failed = |errno: Errno| Refusal::new(errno, format!("taking port {}: {errno}", rule.port.0));
-    let ip = match rule.addr.as_v4() {
-        Some(v4) => IpAddr::V4(v4),
-        None => IpAddr::V6(rule.addr.as_v6()),
-    };
     // A port below 1024 would need the program's own rights, and it is our rights that bind here.
     if (1..1024).contains(&rule.port.0) {
         return Err(Refusal::new(Errno::ACCESS, "a port below 1024 must be bound by the program itself"));
     }
-    bind(rule.proto, SocketAddr::new(ip, rule.port.0), own).map_err(failed)
+    bind(rule.proto, (rule.addr, rule.port), own).map_err(failed)
 }
 
 /// A kernel socket bound to `end`. `own`: the kernel does not know the address.
-pub(crate) fn bind(proto: Proto, end: SocketAddr, own: bool) -> Result<Fd, Errno> {
+pub(crate) fn bind(proto: Proto, (addr, port): (IpAddress, Port), own: bool) -> Result<Fd, Errno> {
+    let ip = match addr.as_v4() {
+        Some(v4) => IpAddr::V4(v4),
+        // A link-local address needs its device to be bound; without, the port is taken on all addresses.
+        None if addr.is_wild() || addr.as_v6().is_unicast_link_local() => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+        None => IpAddr::V6(addr.as_v6()),
+    };
+    let end = SocketAddr::new(ip, port.0);
     let (kind, protocol) = match proto {
         Proto::Tcp => (SocketType::STREAM, ipproto::TCP),
         Proto::Udp => (SocketType::DGRAM, ipproto::UDP),
     };
     let family = if end.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
     let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, Some(protocol))?;
-    if own && end.is_ipv4() {
-        rustix::net::sockopt::set_ip_freebind(&socket, true)?;
+    if end.is_ipv6() && !addr.is_any() {
+        rustix::net::sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    if own {
+        match end {
+            SocketAddr::V4(_) => rustix::net::sockopt::set_ip_freebind(&socket, true)?,
+            SocketAddr::V6(_) => rustix::net::sockopt::set_ipv6_freebind(&socket, true)?,
+        }
     }
     rustix::net::bind(&socket, &end)?;
     Ok(Fd::from(socket))
@@ -323,6 +350,32 @@ mod tests {
             [change(HERE, 80, &[2])]
         );
         assert_eq!(book.remove(end(HERE, 80), Slot(2)), Some(vec![change(HERE, 80, &[1])]));
+    }
+
+    #[test]
+    fn rules_for_any_address_of_one_family_and_of_both_lie_beside_each_other() {
+        let six = IpAddress::from_v6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1));
+        let mut book = RuleBook::default();
+        book.set_addresses([HERE, six]);
+        let mut add = |addr, slot| book.add(end(addr, 80), Slot(slot), true, socket()).expect("added");
+        let both = [change(HERE, 80, &[3]), change(six, 80, &[3])];
+        let mut dual = add(IpAddress::ANY, 3);
+        dual.sort_by_key(|change| !change.end.addr().is_v4());
+        assert_eq!(dual, both);
+        assert_eq!(add(IpAddress::ANY_V4, 1), [change(HERE, 80, &[1])]);
+        assert_eq!(add(IpAddress::ANY_V6, 2), [change(six, 80, &[2])]);
+        assert_eq!(book.remove_all(Slot(2)), [change(six, 80, &[3])]);
+    }
+
+    #[test]
+    fn where_a_socket_listens_says_of_which_families() {
+        let at = |text: &str| Fd::from(std::os::fd::OwnedFd::from(TcpListener::bind(text).expect("bound")));
+        let addr = |socket: &Fd| bound_end(socket).expect("bound").0;
+        assert_eq!(addr(&at("0.0.0.0:0")), IpAddress::ANY_V4);
+        assert_eq!(addr(&at("[::]:0")), IpAddress::ANY);
+        assert_eq!(addr(&at("127.0.0.1:0")), LOOPBACK);
+        let only = bind(Proto::Tcp, (IpAddress::ANY_V6, Port(0)), false).expect("a socket");
+        assert_eq!(addr(&only), IpAddress::ANY_V6);
     }
 
     #[test]

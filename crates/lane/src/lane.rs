@@ -253,6 +253,12 @@ impl Lane {
         held.ports.get(at).map(|p| (at as u8, p.mac))
     }
 
+    /// The device at port `port`; 0 for a wire.
+    #[must_use]
+    pub fn device_at(&self, port: u8) -> Option<u32> {
+        self.held().ports.get(usize::from(port)).map(|p| p.ifindex)
+    }
+
     /// Has a holder panicked?
     #[must_use]
     pub fn is_poisoned(&self) -> bool {

@@ -1,7 +1,7 @@
 //! `connect`: over a lane if the route leaves by one of its devices, else over the kernel, with the reason.
 
 use std::collections::VecDeque;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 
 use base::{Instant, IpAddress, Port};
@@ -92,32 +92,35 @@ fn leave_kernel(sock: &Handle<Sock>, seat: Seat) {
 }
 
 fn plan(sock: &Sock, inner: &Inner, fd: i32, named: &Named) -> Result<Plan, Reason> {
-    let mut remote = match named {
-        Named::V4(end) => *end,
-        Named::V6(_) => return Err(Reason::Ipv6),
-        Named::Other => return Err(Reason::Protocol),
+    let (mut remote, scope) = match (named, sock.has(flag::V6)) {
+        (Named::V4(end), false) => (*end, 0),
+        (Named::V6(end, scope), true) => (*end, *scope),
+        // The kernel says EAFNOSUPPORT.
+        (Named::V4(_) | Named::V6(..) | Named::Other, _) => return Err(Reason::Protocol),
     };
-    // As Linux: the unspecified address is this host.
-    let addr = remote.addr.as_v4().filter(|addr| !addr.is_unspecified()).unwrap_or(Ipv4Addr::LOCALHOST);
-    remote.addr = IpAddress::from_v4(addr);
-    if inner.foreign_option || remote.port.0 == 0 || addr.is_multicast() || addr.is_broadcast() {
+    remote.addr = this_host_if_any(remote.addr, sock.has(flag::V6));
+    if inner.foreign_option || remote.port.0 == 0 || !remote.addr.is_unicast() {
         return Err(Reason::Option);
     }
-    if sock.has(flag::V6) && sock.has(flag::V6ONLY) {
-        return Err(Reason::Ipv6);
+    if sock.has(flag::V6ONLY) && remote.addr.is_v4() {
+        return Err(Reason::Ipv6Only);
     }
     let bound = if sock.has(flag::BOUND) { bound_to(fd)? } else { Endpoint::default() };
+    if !bound.addr.is_any() && bound.addr.is_v4() != remote.addr.is_v4() {
+        return Err(Reason::Protocol);
+    }
     let tables = home::reach()?;
     let from = |source| Endpoint { addr: if bound.addr.is_any() { source } else { bound.addr }, ..bound };
-    match tables.route_to(remote.addr, bound.addr, 0) {
+    match tables.route_to(remote.addr, bound.addr, scope) {
         RouteAnswer::Via(route) => by_device(&tables, remote, from(route.source), &route),
         RouteAnswer::Local(_) | RouteAnswer::LoopbackOnly => {
             // As Linux: from the loopback address to any of 127.0.0.0/8, from the address itself to any other of ours.
-            let own = if addr.is_loopback() { IpAddress::from_v4(Ipv4Addr::LOCALHOST) } else { remote.addr };
-            let local = from(own);
-            let inside = |end: IpAddress| {
-                end.as_v4().is_some_and(|v4| v4.is_loopback()) || tables.host_addresses().contains(&end)
+            let own = match loopback_like(remote.addr) {
+                Some(loopback) => loopback,
+                None => remote.addr,
             };
+            let local = from(own);
+            let inside = |end| loopback_like(end).is_some() || tables.host_addresses().contains(&end);
             if !inside(local.addr) {
                 return Err(Reason::Loopback);
             }
@@ -127,6 +130,23 @@ fn plan(sock: &Sock, inner: &Inner, fd: i32, named: &Named) -> Result<Plan, Reas
         }
         RouteAnswer::Unreachable => Err(Reason::NoRoute),
         RouteAnswer::Unknown(_) => Err(Reason::RouteUnknown),
+    }
+}
+
+/// As Linux: the unspecified address is this host.
+fn this_host_if_any(addr: IpAddress, v6: bool) -> IpAddress {
+    match addr {
+        IpAddress::ANY if v6 => IpAddress::from_v6(Ipv6Addr::LOCALHOST),
+        IpAddress::ANY | IpAddress::ANY_V4 => IpAddress::from_v4(Ipv4Addr::LOCALHOST),
+        _ => addr,
+    }
+}
+
+/// The loopback address that packets to `addr` come from, if that is one.
+fn loopback_like(addr: IpAddress) -> Option<IpAddress> {
+    match addr.as_v4() {
+        Some(v4) => v4.is_loopback().then_some(IpAddress::from_v4(Ipv4Addr::LOCALHOST)),
+        None => addr.as_v6().is_loopback().then_some(addr),
     }
 }
 
@@ -150,9 +170,10 @@ fn by_device(tables: &Tables, remote: Endpoint, local: Endpoint, route: &Route) 
 
 fn bound_to(fd: i32) -> Result<Endpoint, Reason> {
     match address::of_kernel(fd) {
-        Ok(Named::V4(end)) => Ok(end),
-        Ok(Named::V6(end)) if end.addr.is_any() => Ok(end),
-        Ok(Named::V6(_)) => Err(Reason::Ipv6),
+        Ok(Named::V4(end) | Named::V6(end, _)) if end.addr.is_wild() => {
+            Ok(Endpoint { addr: IpAddress::ANY, ..end })
+        }
+        Ok(Named::V4(end) | Named::V6(end, _)) => Ok(end),
         Ok(Named::Other) | Err(_) => Err(Reason::Protocol),
     }
 }

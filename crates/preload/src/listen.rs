@@ -7,7 +7,7 @@
 use engine::{AcceptError, Accepted, Engine};
 use state::{Endpoint, Ready, TcpOptions};
 
-use crate::address::{self, Named};
+use crate::address;
 use crate::errno::{self, Errno, Outcome};
 use crate::hub;
 use crate::interpose::real;
@@ -52,7 +52,7 @@ pub(crate) fn attach(sock: &Handle<Sock>, fd: i32) {
         sock.seat.set(None);
         sock.put(flag::SUBSCRIBED, false);
     }
-    match open(sock, &mut inner, fd) {
+    match open(&mut inner, fd) {
         Ok(seat) => {
             inner.reason = Reason::ByKernelListener;
             // First: who sees the seat waits for lanes and kernel at once, and may not be held by the kernel's `accept`.
@@ -82,17 +82,11 @@ fn force_nonblocking(sock: &Sock, fd: i32) {
     }
 }
 
-fn open(sock: &Handle<Sock>, inner: &mut Inner, fd: i32) -> Result<Seat, Reason> {
+fn open(inner: &mut Inner, fd: i32) -> Result<Seat, Reason> {
     if inner.foreign_option {
         return Err(Reason::Option);
     }
-    let local = match address::of_kernel(fd) {
-        Ok(Named::V4(local)) => local,
-        // Dual-stack: IPv4 comes to an IPv6 listener unless IPV6_V6ONLY.
-        Ok(Named::V6(local)) if local.addr.is_any() && !sock.has(flag::V6ONLY) => local,
-        Ok(Named::V6(_)) => return Err(Reason::Ipv6),
-        Ok(Named::Other) | Err(_) => return Err(Reason::Protocol),
-    };
+    let local = address::of_listener(fd).ok().flatten().ok_or(Reason::Protocol)?;
     let view = home::lane()?;
     let name = view.enter(|session| {
         session.engine(|engine| engine.tcp_listen(local, inner.backlog, &inner.options).ok())
@@ -112,6 +106,8 @@ pub(crate) struct Arrival {
     pub(crate) fd: i32,
     /// The peer of a lane's connection; `None`: the kernel wrote the address itself.
     pub(crate) remote: Option<Endpoint>,
+    /// As [`stream::scope`] has it.
+    pub(crate) scope: Option<u32>,
 }
 
 /// `accept4`: the lanes' connections first, then the kernel's, for which `by_kernel` is called when the listener is known to
@@ -135,7 +131,7 @@ pub(crate) fn accept(
             let new = by_kernel();
             if new >= 0 {
                 note_kernel(new, sock.inner().reason);
-                return Ok(Arrival { fd: new, remote: None });
+                return Ok(Arrival { fd: new, remote: None, scope: None });
             }
             let errno = errno::last();
             if nonblocking || kernel_only || errno != Errno(libc::EAGAIN) {
@@ -195,8 +191,9 @@ fn from_lanes(listener: &Handle<Sock>, flags: i32, step: bool) -> Outcome<Option
         });
         let Some(Some((sock, remote))) = taken else { continue };
         // On failure the connection is dropped with the socket, as the kernel drops it.
+        let scope = sock.seat.get().and_then(|seat| stream::scope(&sock, seat));
         let fd = park::open(sock, flags & libc::SOCK_CLOEXEC != 0)?;
-        return Ok(Some(Arrival { fd, remote: Some(remote) }));
+        return Ok(Some(Arrival { fd, remote: Some(remote), scope }));
     }
     Ok(None)
 }

@@ -31,7 +31,7 @@ pub(crate) mod flag {
     pub(crate) const NONBLOCK: u32 = 1;
     /// Its descriptors are dups of the placeholder, not of a kernel socket of its own.
     pub(crate) const PLACEHOLDER: u32 = 1 << 1;
-    /// AF_INET6: addresses are shown mapped.
+    /// AF_INET6: addresses are shown as those of IPv6, IPv4 ones mapped.
     pub(crate) const V6: u32 = 1 << 2;
     /// IPV6_V6ONLY.
     pub(crate) const V6ONLY: u32 = 1 << 3;

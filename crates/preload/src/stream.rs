@@ -294,3 +294,16 @@ pub(crate) fn unread(sock: &Sock, seat: Seat) -> Outcome<u32> {
         true,
     )
 }
+
+/// How the ends of `sock` are shown: `None` as IPv4 addresses, else as IPv6 ones, with the number of the connection's device as scope id of
+/// link-local ones.
+pub(crate) fn scope(sock: &Sock, seat: Seat) -> Option<u32> {
+    if !sock.has(flag::V6) {
+        return None;
+    }
+    if !sock.inner().remote.addr.as_v6().is_unicast_link_local() {
+        return Some(0);
+    }
+    let port = with(sock, seat, |engine| engine.port_of(seat.name)).ok().flatten();
+    Some(port.and_then(|port| seat.view.device_at(port)).unwrap_or(0))
+}

@@ -495,4 +495,9 @@ impl View {
     pub(crate) fn port_of(&self, ifindex: u32) -> Option<(u8, base::MacAddr)> {
         self.lane().port_of(ifindex)
     }
+
+    /// The device at this lane's port `port`; 0 for a wire.
+    pub(crate) fn device_at(&self, port: u8) -> Option<u32> {
+        self.lane().device_at(port)
+    }
 }

@@ -10,6 +10,7 @@ mod lossy;
 mod memif;
 mod reload;
 mod servers;
+mod six;
 mod sockets;
 mod wires;
 mod world;

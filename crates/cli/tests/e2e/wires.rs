@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use rustix::process::Signal;
 
-use crate::world::{OURS, PEER, Process, Side, World, program, send_signal, sha256, wait_until};
+use crate::world::{OURS, OURS_V6, PEER, Process, Side, World, program, send_signal, sha256, wait_until};
 
 fn script(name: &str) -> String {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/scripts").join(name);
@@ -22,7 +22,7 @@ fn corelane(device: &str, words: &[&str]) -> Vec<String> {
 }
 
 /// TCP segments that the kernel of `side` received so far.
-fn kernel_segments(world: &World, side: Side) -> u64 {
+pub(crate) fn kernel_segments(world: &World, side: Side) -> u64 {
     let counters = world.check(side, 5, &["cat", "/proc/net/snmp"]);
     let mut rows = counters.lines().filter_map(|line| line.strip_prefix("Tcp: "));
     let (names, values) = (rows.next().expect("names"), rows.next().expect("values"));
@@ -81,6 +81,28 @@ fn loopback_between_two_programs_is_a_wire_and_not_the_kernel() {
         );
         let source = if connects == OURS { OURS } else { "127.0.0.1" };
         assert!(server.output().contains(&format!("from {source} to {connects}")), "{}", server.output());
+    }
+}
+
+#[test]
+fn loopback_of_ipv6_is_a_wire_too() {
+    let Some(world) = World::new(&["python3", "ip"]) else { return };
+    world.add_ipv6();
+    for (listens, connects) in
+        [("::1", "::1"), ("::", "::1"), ("::", "127.0.0.1"), ("::", OURS_V6), (OURS_V6, OURS_V6)]
+    {
+        let server = server(&world, Side::Ours, "lo", &[listens, "7000"]);
+        let before = kernel_segments(&world, Side::Ours);
+        let line = client_line("lo", &[connects, "7000", "3", "1000000"]);
+        let out = world.check(Side::Ours, 120, &line);
+        assert!(out.contains("all good"), "{out}");
+        assert_eq!(
+            kernel_segments(&world, Side::Ours),
+            before,
+            "{connects}: segments went through the kernel"
+        );
+        let shown = if connects.contains(':') { connects.to_owned() } else { format!("::ffff:{connects}") };
+        assert!(server.output().contains(&format!("from {shown} to {shown}")), "{}", server.output());
     }
 }
 

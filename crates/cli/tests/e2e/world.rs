@@ -13,6 +13,9 @@ use std::time::{Duration, Instant};
 pub(crate) const PEER: &str = "10.77.0.1";
 /// Address of Corelane's side.
 pub(crate) const OURS: &str = "10.77.0.2";
+/// Addresses of both sides after [`World::add_ipv6`].
+pub(crate) const PEER_V6: &str = "fd00:77::1";
+pub(crate) const OURS_V6: &str = "fd00:77::2";
 /// Corelane's device.
 pub(crate) const DEVICE: &str = "lane0";
 
@@ -86,6 +89,26 @@ impl World {
                     == "up"
         });
         Some(world)
+    }
+
+    /// Gives both sides an IPv6 address, and waits until they can use their link-local ones.
+    pub(crate) fn add_ipv6(&self) {
+        for (side, device, address) in [(Side::Peer, "peer0", PEER_V6), (Side::Ours, DEVICE, OURS_V6)] {
+            self.check(side, 5, &["ip", "address", "add", &format!("{address}/64"), "dev", device, "nodad"]);
+            wait_until("the link-local address is known to be free", 20, || {
+                self.check(side, 5, &["ip", "-6", "address", "show", "dev", device, "-tentative"])
+                    .contains("fe80:")
+            });
+        }
+    }
+
+    /// The link-local address of a side's device.
+    pub(crate) fn link_local(&self, side: Side) -> String {
+        let device = if side == Side::Peer { "peer0" } else { DEVICE };
+        let shown =
+            self.check(side, 5, &["ip", "-6", "-o", "address", "show", "dev", device, "scope", "link"]);
+        let network = shown.split_whitespace().find(|word| word.starts_with("fe80:")).expect("an address");
+        network.split('/').next().expect("a part").to_owned()
     }
 
     fn namespace(&self, side: Side) -> &str {

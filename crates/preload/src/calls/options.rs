@@ -113,6 +113,17 @@ fn apply(
         (IP, libc::IP_TTL) => options.ttl = value.number()?.min(255) as u8,
         (IP, libc::IP_TOS) => options.tos = value.int()? as u8,
         (IPV6, libc::IPV6_V6ONLY) => sock.put(flag::V6ONLY, value.on()? != 0),
+        // ipv6(7): -1 is the default. The two low bits are the stack's (ECN).
+        (IPV6, libc::IPV6_TCLASS) => match value.int()? {
+            -1 => options.tos = 0,
+            class @ 0..=255 => options.tos = (class as u8) & !3,
+            _ => return Err(Errno(libc::EINVAL)),
+        },
+        (IPV6, libc::IPV6_UNICAST_HOPS) => match value.int()? {
+            -1 => options.ttl = 0,
+            hops @ 0..=255 => options.ttl = hops as u8,
+            _ => return Err(Errno(libc::EINVAL)),
+        },
         _ => return Ok(if is_harmless(level, name) { Set::Harmless } else { Set::Unknown }),
     }
     Ok(Set::Done)
@@ -149,7 +160,11 @@ fn is_harmless(level: c_int, name: c_int) -> bool {
         IP => matches!(name, libc::IP_BIND_ADDRESS_NO_PORT | libc::IP_MTU_DISCOVER | libc::IP_RECVERR),
         IPV6 => matches!(
             name,
-            libc::IPV6_RECVERR | libc::IPV6_TCLASS | libc::IPV6_UNICAST_HOPS | libc::IPV6_MTU_DISCOVER
+            libc::IPV6_RECVERR
+                | libc::IPV6_MTU_DISCOVER
+                | libc::IPV6_RECVPKTINFO
+                | libc::IPV6_RECVTCLASS
+                | libc::IPV6_RECVHOPLIMIT
         ),
         _ => false,
     }
@@ -334,6 +349,8 @@ fn get_from_stream(
         (IP, libc::IP_TTL) => or(u32::from(options.ttl), 64),
         (IP, libc::IP_TOS) => u32::from(options.tos),
         (IPV6, libc::IPV6_V6ONLY) => u32::from(sock.has(flag::V6ONLY)),
+        (IPV6, libc::IPV6_TCLASS) => u32::from(options.tos),
+        (IPV6, libc::IPV6_UNICAST_HOPS) => or(u32::from(options.ttl), 64),
         (level, name) if is_harmless(level, name) => 0,
         _ => return Err(Errno(libc::ENOPROTOOPT)),
     };

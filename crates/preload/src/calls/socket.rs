@@ -106,7 +106,7 @@ pub(crate) unsafe fn accept4(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t
     errno::small(listening::accept(&sock, fd, flags, by_kernel).map(|arrival| {
         if let Some(remote) = arrival.remote {
             // SAFETY: the C caller's promise.
-            unsafe { address::write(remote, sock.has(flag::V6), addr, len) };
+            unsafe { address::write(remote, arrival.scope, addr, len) };
         }
         arrival.fd
     }))
@@ -157,13 +157,13 @@ pub(crate) unsafe fn shutdown(fd: c_int, how: c_int) -> c_int {
 }
 
 pub(crate) unsafe fn getsockname(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int {
-    let Some((sock, _)) = connection(fd) else {
+    let Some((sock, seat)) = connection(fd) else {
         // SAFETY: the C caller's promise.
         return unsafe { real::getsockname(fd, addr, len) };
     };
     let local = sock.inner().local;
     // SAFETY: the C caller's promise.
-    unsafe { address::write(local, sock.has(flag::V6), addr, len) };
+    unsafe { address::write(local, stream::scope(&sock, seat), addr, len) };
     0
 }
 
@@ -177,6 +177,6 @@ pub(crate) unsafe fn getpeername(fd: c_int, addr: *mut sockaddr, len: *mut sockl
     }
     let remote = sock.inner().remote;
     // SAFETY: the C caller's promise.
-    unsafe { address::write(remote, sock.has(flag::V6), addr, len) };
+    unsafe { address::write(remote, stream::scope(&sock, seat), addr, len) };
     0
 }

@@ -2,7 +2,7 @@
 connection with its process id first. It is the first to close once somebody said `bye`."""
 import os, socket, sys, threading
 
-listener = socket.socket()
+listener = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET)
 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 listener.bind((sys.argv[1], int(sys.argv[2])))
 listener.listen(128)
