@@ -1,5 +1,7 @@
 //! Headers of what is sent: Ethernet, IP and TCP in one frame, the checksum left to the port.
 
+use core::net::Ipv4Addr;
+
 use ::state::hop::HOP_KNOWN;
 use ::state::{TxBatch, TxFrame};
 use base::limits::FRAME_HEADROOM;
@@ -91,21 +93,14 @@ pub(super) fn write(
     segment: (&TcpHeader, &TcpOptions),
     payload: u32,
 ) -> u16 {
-    let (header, options) = segment;
-    let tcp_bytes = tcp::HEADER_LEN + options.len_bytes();
+    let tcp_bytes = tcp::HEADER_LEN + segment.1.len_bytes();
     let total = tcp_bytes as u32 + payload;
-    let tcp_at = ip::headers(key.remote);
     let data = frames.data_mut(head);
-    let Some((front, segment)) = data.split_at_mut_checked(tcp_at) else { return 0 };
-    let Some((front, network)) = front.split_at_mut_checked(eth::HEADER_LEN) else { return 0 };
-    let pseudo = checksum::pseudo(key.local, key.remote, IpProtocol::TCP, total).fold();
-    let ethertype = if key.remote.is_v4() { EtherType::IPV4 } else { EtherType::IPV6 };
-    let link = EthHeader { dst: way.to_mac, src: way.from_mac, ethertype };
-    let done = link.emit(front).is_ok()
-        && write_network(network, way, key, total as u16)
-        && header.emit(options, segment).is_ok()
-        && tcp::set_checksum(segment, pseudo).is_ok();
-    if !done {
+    let (done, tcp_at) = match (key.local.as_v4(), key.remote.as_v4()) {
+        (Some(src), Some(dst)) => (write_v4(data, way, (src, dst), segment, total as u16), TCP_AT),
+        _ => (write_v6(data, way, key, segment, total), ip::HEADERS_MAX),
+    };
+    if done.is_none() {
         return 0;
     }
     let bytes = (tcp_at + tcp_bytes) as u16;
@@ -115,35 +110,63 @@ pub(super) fn write(
     bytes
 }
 
-/// Writes the IP header of a packet with `len` bytes behind it.
-fn write_network(network: &mut [u8], way: &Way, key: &::state::FlowKey, len: u16) -> bool {
-    let ttl = if way.ttl == 0 { TTL_DEFAULT } else { way.ttl };
-    if let (Some(src), Some(dst)) = (key.local.as_v4(), key.remote.as_v4()) {
-        let ip = Ipv4Header {
-            traffic_class: way.tos,
-            payload_len: len,
-            // RFC 6864 4.1: of a packet that may not be fragmented the identification means nothing.
-            ident: 0,
-            dont_fragment: true,
-            more_fragments: false,
-            fragment_offset: 0,
-            ttl,
-            protocol: IpProtocol::TCP,
-            src,
-            dst,
-        };
-        return ip.emit(network).is_ok();
-    }
+/// The headers of a segment over IPv4, with `total` bytes of TCP.
+#[inline]
+fn write_v4(
+    data: &mut [u8],
+    way: &Way,
+    (src, dst): (Ipv4Addr, Ipv4Addr),
+    (header, options): (&TcpHeader, &TcpOptions),
+    total: u16,
+) -> Option<()> {
+    let ip = Ipv4Header {
+        traffic_class: way.tos,
+        payload_len: total,
+        // RFC 6864 4.1: of a packet that may not be fragmented the identification means nothing.
+        ident: 0,
+        dont_fragment: true,
+        more_fragments: false,
+        fragment_offset: 0,
+        ttl: if way.ttl == 0 { TTL_DEFAULT } else { way.ttl },
+        protocol: IpProtocol::TCP,
+        src,
+        dst,
+    };
+    let link = EthHeader { dst: way.to_mac, src: way.from_mac, ethertype: EtherType::IPV4 };
+    let (front, segment) = data.split_at_mut_checked(TCP_AT)?;
+    let (front, network) = front.split_at_mut_checked(eth::HEADER_LEN)?;
+    link.emit(front).ok()?;
+    ip.emit(network).ok()?;
+    header.emit(options, segment).ok()?;
+    tcp::set_checksum(segment, checksum::pseudo_v4(src, dst, IpProtocol::TCP, total).fold()).ok()
+}
+
+/// The same over IPv6.
+#[inline(never)]
+fn write_v6(
+    data: &mut [u8],
+    way: &Way,
+    key: &::state::FlowKey,
+    (header, options): (&TcpHeader, &TcpOptions),
+    total: u32,
+) -> Option<()> {
+    let (src, dst) = (key.local.as_v6(), key.remote.as_v6());
     let ip = Ipv6Header {
         traffic_class: way.tos,
         flow_label: way.label,
-        payload_len: len,
+        payload_len: total as u16,
         next_header: IpProtocol::TCP,
-        hop_limit: ttl,
-        src: key.local.as_v6(),
-        dst: key.remote.as_v6(),
+        hop_limit: if way.ttl == 0 { TTL_DEFAULT } else { way.ttl },
+        src,
+        dst,
     };
-    ip.emit(network).is_ok()
+    let link = EthHeader { dst: way.to_mac, src: way.from_mac, ethertype: EtherType::IPV6 };
+    let (front, segment) = data.split_at_mut_checked(ip::HEADERS_MAX)?;
+    let (front, network) = front.split_at_mut_checked(eth::HEADER_LEN)?;
+    link.emit(front).ok()?;
+    ip.emit(network).ok()?;
+    header.emit(options, segment).ok()?;
+    tcp::set_checksum(segment, checksum::pseudo_v6(src, dst, IpProtocol::TCP, total).fold()).ok()
 }
 
 impl Conn<'_, '_> {
