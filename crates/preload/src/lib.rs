@@ -12,7 +12,7 @@
 //! started by exec finds its inherited connections dead (reads fail with EINVAL or ENOTCONN) and its inherited listeners with
 //! the kernel; a bad pointer faults instead of giving EFAULT; a signal handler must not use an accelerated socket while it may
 //! have interrupted a call on one (it would wait for itself); a process that waits on a connection it shares with its
-//! parent or child may see data up to 5 ms late; UDP and IPv6 stay with the kernel.
+//! parent or child may see data up to 5 ms late; UDP stays with the kernel.
 //!
 //! Locks, in the order in which one thread may take them: a socket's `inner`, the process's `home`, a lane's gate and the lane lock
 //! behind it, the `hub` of waits and interests. None is held while the thread sleeps or while the program's own

@@ -305,5 +305,5 @@ pub(crate) fn scope(sock: &Sock, seat: Seat) -> Option<u32> {
         return Some(0);
     }
     let port = with(sock, seat, |engine| engine.port_of(seat.name)).ok().flatten();
-    Some(port.and_then(|port| seat.view.device_at(port)).unwrap_or(0))
+    Some(port.and_then(|port| seat.view.lane().device_at(port)).unwrap_or(0))
 }

@@ -186,7 +186,7 @@ impl View {
         Instant(self.deadline_ns.load(Ordering::Acquire))
     }
 
-    fn lane(&self) -> &'static Lane {
+    pub(crate) fn lane(&self) -> &'static Lane {
         if self.made_in.load(Ordering::Acquire) != family::generation() {
             self.make_again();
         }
@@ -494,10 +494,5 @@ impl View {
     /// The port at this lane of the device `ifindex`, and its Ethernet address.
     pub(crate) fn port_of(&self, ifindex: u32) -> Option<(u8, base::MacAddr)> {
         self.lane().port_of(ifindex)
-    }
-
-    /// The device at this lane's port `port`; 0 for a wire.
-    pub(crate) fn device_at(&self, port: u8) -> Option<u32> {
-        self.lane().device_at(port)
     }
 }
