@@ -4,7 +4,7 @@
 
 use base::Idx;
 use region::Table;
-use state::{Event, EventGlobals, EventRow, LaneMem, Ready, SockKind, SockRef};
+use state::{Event, EventGlobals, EventQueue, EventRow, LaneMem, Ready, SockKind, SockRef};
 
 /// What reporting readiness touches.
 pub(crate) struct Notifier<'c, 'a> {
@@ -137,5 +137,10 @@ pub(crate) fn poll(mem: &mut LaneMem<'_>, queue: u16) -> Option<Event> {
     let row = mem.events.get(Idx::new(at))?;
     let event = Event { sock: row.name, token: row.token, ready: Ready(row.ready) };
     notifier(mem).unlist(at);
+    let list = mem.globals.events.queues.get_mut(usize::from(queue))?;
+    if list.head == at {
+        // The row did not know of the list: in a corrupted region it would come again without end.
+        *list = EventQueue { head: u32::MAX, tail: u32::MAX };
+    }
     Some(event)
 }

@@ -8,6 +8,7 @@ mod clients;
 mod errors;
 mod lossy;
 mod memif;
+mod peers;
 mod reload;
 mod servers;
 mod six;
