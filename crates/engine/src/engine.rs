@@ -425,6 +425,11 @@ impl<'a> Engine<'a> {
         verbs::set_options(&mut self.mem, self.now, s, opts)
     }
 
+    /// TCP_QUICKACK: acknowledges at once for a while, or from now on with a delay. False: there is no such connection.
+    pub fn tcp_set_quick_ack(&mut self, s: SockRef, on: bool) -> bool {
+        verbs::set_quick_ack(&mut self.mem, self.now, s, on)
+    }
+
     /// The options of a connection or listener.
     #[must_use]
     pub fn tcp_options(&self, s: SockRef) -> Option<TcpOptions> {

@@ -89,7 +89,7 @@ fn set_tcp(sock: &mut TcpSock, level: i32, name: i32, value: Value<'_>) -> Outco
         (SOCKET, libc::SO_LINGER) => {
             let (on, seconds) = value.0.split_at_checked(4).ok_or(Errno(libc::EINVAL))?;
             o.linger = Value(on).on()?;
-            o.linger_s = Value(seconds).int()?.max(0) as u32;
+            o.linger_s = Value(seconds).int()?.clamp(0, i32::from(u16::MAX)) as u16;
         }
         (SOCKET, libc::SO_RCVBUF | libc::SO_RCVBUFFORCE) => o.rcv_buf_bytes = value.int()?.max(0) as u32,
         (SOCKET, libc::SO_SNDBUF | libc::SO_SNDBUFFORCE) => o.snd_buf_bytes = value.int()?.max(0) as u32,
@@ -98,10 +98,14 @@ fn set_tcp(sock: &mut TcpSock, level: i32, name: i32, value: Value<'_>) -> Outco
         (SOCKET, libc::SO_SNDTIMEO) => sock.snd_timeout = value.time()?,
         (TCP, libc::TCP_NODELAY) => o.nodelay = value.on()?,
         (TCP, libc::TCP_CORK) => o.cork = value.on()?,
-        (TCP, libc::TCP_KEEPIDLE) => o.keep_idle_s = value.within(1, 32_767)?,
-        (TCP, libc::TCP_KEEPINTVL) => o.keep_interval_s = value.within(1, 32_767)?,
+        (TCP, libc::TCP_KEEPIDLE) => o.keep_idle_s = value.within(1, 32_767)? as u16,
+        (TCP, libc::TCP_KEEPINTVL) => o.keep_interval_s = value.within(1, 32_767)? as u16,
         (TCP, libc::TCP_KEEPCNT) => o.keep_probes = value.within(1, 127)? as u8,
         (TCP, libc::TCP_USER_TIMEOUT) => o.user_timeout_ms = value.within(0, i32::MAX)?,
+        (TCP, libc::TCP_NOTSENT_LOWAT) => o.notsent_low_bytes = value.int()? as u32,
+        (TCP, libc::TCP_DEFER_ACCEPT) => {
+            o.defer_accept = engine::syn_ack_timeouts(value.int()?.max(0) as u32)
+        }
         (TCP, libc::TCP_SYNCNT) => o.syn_retries = value.within(1, 127)? as u8,
         // Linux: TCP_MIN_MSS to MAX_TCP_WINDOW.
         (TCP, libc::TCP_MAXSEG) => o.mss_max = value.within(88, 32_767)? as u16,
@@ -203,7 +207,7 @@ pub(crate) fn get(machine: &mut Machine, fd: i32, level: i32, name: i32) -> Outc
         (SOCKET, libc::SO_RCVTIMEO) => Ok(timeval(sock.rcv_timeout)),
         (SOCKET, libc::SO_SNDTIMEO) => Ok(timeval(sock.snd_timeout)),
         (SOCKET, libc::SO_LINGER) => {
-            let (on, seconds) = (u32::from(sock.options.linger), sock.options.linger_s);
+            let (on, seconds) = (u32::from(sock.options.linger), u32::from(sock.options.linger_s));
             Ok([on.to_ne_bytes(), seconds.to_ne_bytes()].concat())
         }
         _ => word(number(&sock, level, name)?),
@@ -223,8 +227,8 @@ fn number(sock: &TcpSock, level: i32, name: i32) -> Outcome<u32> {
         (SOCKET, libc::SO_SNDLOWAT | libc::SO_REUSEADDR) | (TCP, libc::TCP_QUICKACK) => 1,
         (TCP, libc::TCP_NODELAY) => u32::from(o.nodelay),
         (TCP, libc::TCP_CORK) => u32::from(o.cork),
-        (TCP, libc::TCP_KEEPIDLE) => or(o.keep_idle_s, 7200),
-        (TCP, libc::TCP_KEEPINTVL) => or(o.keep_interval_s, 75),
+        (TCP, libc::TCP_KEEPIDLE) => or(u32::from(o.keep_idle_s), 7200),
+        (TCP, libc::TCP_KEEPINTVL) => or(u32::from(o.keep_interval_s), 75),
         (TCP, libc::TCP_KEEPCNT) => or(u32::from(o.keep_probes), 9),
         (TCP, libc::TCP_USER_TIMEOUT) => o.user_timeout_ms,
         (TCP, libc::TCP_SYNCNT) => or(u32::from(o.syn_retries), 6),

@@ -165,12 +165,18 @@ plain! {
         pub tos: u8,
         /// TCP_SYNCNT: SYN retransmissions; 0: 6 (5 for a SYN,ACK).
         pub syn_retries: u8,
+        /// TCP_NOTSENT_LOWAT: bytes that may wait to be sent; 0: as many as the send buffer holds.
+        pub notsent_low_bytes: u32,
         /// Seconds of SO_LINGER. 0 with `linger` set: close sends RST.
-        pub linger_s: u32,
+        pub linger_s: u16,
         /// TCP_KEEPIDLE, seconds; 0: 7200.
-        pub keep_idle_s: u32,
+        pub keep_idle_s: u16,
         /// TCP_KEEPINTVL, seconds; 0: 75.
-        pub keep_interval_s: u32,
+        pub keep_interval_s: u16,
+        /// TCP_DEFER_ACCEPT: timeouts of a SYN,ACK for which a handshake waits for data; 0: it does not wait.
+        pub defer_accept: u8,
+        /// Room.
+        pub room: u8,
         /// TCP_USER_TIMEOUT, ms; 0: the retry limits decide.
         pub user_timeout_ms: u32,
         /// Receive buffer, bytes; 0: the lane's default.

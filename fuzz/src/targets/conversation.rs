@@ -267,7 +267,7 @@ fn use_sock(e: &mut Engine<'_>, sock: SockRef, what: u8, value: u16) -> bool {
                 cork: low >> 1 & 1,
                 keepalive: low >> 2 & 1,
                 linger: low >> 3 & 1,
-                keep_idle_s: u32::from(high),
+                keep_idle_s: u16::from(high),
                 rcv_buf_bytes: u32::from(high) << (low >> 4),
                 snd_buf_bytes: u32::from(high) << (low >> 4),
                 user_timeout_ms: u32::from(low) * 100,

@@ -6,7 +6,7 @@ use base::{FrameIdx, Instant};
 
 use super::conn::{Conn, conn};
 use super::stream::{no_row, recv_refusal, send_refusal, to_write};
-use super::{flag, lookup};
+use super::{flag, lookup, window};
 use crate::errors::{RecvError, SendError};
 
 /// [`Engine::tcp_send_with`](crate::Engine::tcp_send_with).
@@ -30,7 +30,7 @@ pub(crate) fn send_with(
     } else {
         c.clear(flag::CORK);
     }
-    let room = c.hot.snd_buf.saturating_sub(c.queued()) as usize;
+    let room = window::room_to_queue(c.hot, c.cold) as usize;
     let want = len.min(room);
     let mut done = 0;
     let mut willing = true;

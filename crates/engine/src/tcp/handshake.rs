@@ -128,6 +128,7 @@ impl Conn<'_, '_> {
             self.hot.snd.cwnd = self.mss();
         }
         self.cold.loss.backoff = 0;
+        self.cold.loss.probes = 0;
         self.hot.snd.una = seg.ack;
         self.hot.rexmit_at = Instant::NEVER;
         self.hot.sent_at = self.now;

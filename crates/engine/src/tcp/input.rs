@@ -64,7 +64,7 @@ pub(super) fn for_connection(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot
         }
         State::SynSent => return handshake::syn_sent(mem, now, at, seg),
         State::SynRcvd => {
-            if !listen::has_room_for(mem, at, seg) {
+            if !listen::has_room_for(mem, at, seg) || listen::defers(mem, now, at, seg) {
                 return;
             }
         }

@@ -73,6 +73,7 @@ pub(crate) use output::{pending, poll};
 pub(crate) use report::handle_report;
 pub use state::{Cause, State};
 pub(crate) use table::{drop_port, hop_changed};
+pub use timers::syn_ack_timeouts;
 pub(crate) use timers::{deadline, handle_timers};
 
 /// Bits of [`TcbHot::flags`].

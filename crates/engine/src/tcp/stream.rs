@@ -5,7 +5,7 @@ use base::limits::FRAME_BYTES;
 use base::{FrameIdx, Idx, Instant};
 
 use super::conn::{Conn, conn};
-use super::{State, flag, handle, lookup, usual_io};
+use super::{State, flag, handle, lookup, usual_io, window};
 use crate::errors::{RecvError, SendError, SockError};
 
 /// Why nothing can be written to the connection in its state.
@@ -64,7 +64,7 @@ fn send_any(
     } else {
         c.clear(flag::CORK);
     }
-    let room = c.hot.snd_buf.saturating_sub(c.queued()) as usize;
+    let room = window::room_to_queue(c.hot, c.cold) as usize;
     let part = data.get(..data.len().min(room)).unwrap_or(data);
     let n = c.append(part, part.len() / FRAME_BYTES + 2);
     if n < data.len() || !c.has_room() {

@@ -60,9 +60,21 @@ fn or_default(set: u32, usual: u32) -> u32 {
     if set == 0 { usual } else { set }
 }
 
+/// How many timeouts of a SYN,ACK fit into `seconds`, and one more: what TCP_DEFER_ACCEPT means by them (Linux's secs_to_retrans).
+#[must_use]
+pub fn syn_ack_timeouts(seconds: u32) -> u8 {
+    let (mut count, mut wait_s, mut period_s) = (u8::from(seconds > 0), 1_u32, 1_u32);
+    while seconds > period_s && count < u8::MAX {
+        count += 1;
+        wait_s = (wait_s * 2).min(rtt::RTO_MAX_US / 1_000_000);
+        period_s = period_s.saturating_add(wait_s);
+    }
+    count
+}
+
 /// Idle time until the first keepalive probe.
 pub(super) fn keep_idle(options: &TcpOptions) -> Duration {
-    Duration::from_secs(u64::from(or_default(options.keep_idle_s, KEEP_IDLE_S)))
+    Duration::from_secs(u64::from(or_default(options.keep_idle_s.into(), KEEP_IDLE_S)))
 }
 
 impl Conn<'_, '_> {
@@ -121,7 +133,13 @@ impl Conn<'_, '_> {
             self.counters.tcp.aborts_on_timeout = self.counters.tcp.aborts_on_timeout.wrapping_add(1);
             return Fate::Dead(SockError::TimedOut);
         }
+        let answered = self.cold.loss.probes != 0 && !first;
         self.note_timeout();
+        if answered && self.cold.loss.backoff < self.cold.options.defer_accept {
+            // The peer has our SYN,ACK and only waits to send (TCP_DEFER_ACCEPT): nothing to repeat.
+            self.hot.rexmit_at = self.now.plus(rtt::rto(&self.hot.rtt, self.cold.loss.backoff));
+            return Fate::Keep;
+        }
         // Karn (RFC 6298 3); and RFC 6298 5.7: the RTO after a lost SYN starts from its initial value again.
         self.clear(flag::TIMING);
         self.set(flag::SEND_SYN);
@@ -245,7 +263,8 @@ impl Conn<'_, '_> {
     fn on_keepalive(&mut self) -> Fate {
         let options = &self.cold.options;
         let idle = keep_idle(options);
-        let interval = Duration::from_secs(u64::from(or_default(options.keep_interval_s, KEEP_INTERVAL_S)));
+        let interval =
+            Duration::from_secs(u64::from(or_default(options.keep_interval_s.into(), KEEP_INTERVAL_S)));
         let most = or_default(u32::from(options.keep_probes), u32::from(KEEP_PROBES));
         self.set(flag::IDLE_TIMER);
         let quiet = self.now.since(self.cold.heard_at);

@@ -200,7 +200,7 @@ fn take_ack(
     let opened = update_window(hot, facts.seq, facts.ack, facts.window);
     if facts.ack != hot.snd.una {
         acknowledge((hot, cold, at), shared, frames, now, facts);
-        if hot.flags & flag::WANTS_ROOM != 0 && window::has_room(hot) {
+        if hot.flags & flag::WANTS_ROOM != 0 && window::has_room(hot, cold) {
             hot.flags &= !flag::WANTS_ROOM;
             ready = Ready::OUT;
         }

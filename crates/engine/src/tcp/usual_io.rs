@@ -29,6 +29,7 @@ fn may_send(hot: &TcbHot, cold: &TcbCold, len: usize) -> bool {
     (hot.state == State::Established as u8 || hot.state == State::CloseWait as u8)
         && hot.flags & (flag::FIN_QUEUED | flag::CORK) == 0
         && cold.options.cork == 0
+        && cold.options.notsent_low_bytes == 0
         && cold.error == 0
         && len.wrapping_sub(1) < FRAME_BYTES
         && window::queued(hot) as usize + len <= hot.snd_buf as usize / 2

@@ -4,7 +4,8 @@ use ::state::{Endpoint, LaneMem, Ready, SockKind, SockRef, TcbCold, TcbHot, TcpO
 use base::{Idx, Instant};
 
 use super::conn::{Conn, Fate, cold_of, conn};
-use super::{Algorithm, Cause, State, cc_flag, ecn, flag, handle, hibernate, listen, lookup, table};
+use super::receive::QUICK_ACKS;
+use super::{Algorithm, Cause, State, cc_flag, ecn, flag, handle, hibernate, listen, lookup, table, window};
 use crate::errors::{ShutdownError, SockError};
 use crate::types::{CongestionInfo, How, Phase, TcpInfo};
 
@@ -29,8 +30,7 @@ fn ready_of(hot: &TcbHot, cold: &TcbCold) -> Ready {
         if hot.rcv_bytes >= cold.options.rcv_low_bytes.clamp(1, hot.rcv_buf.max(2) / 2) {
             ready |= Ready::IN;
         }
-        let queued = if hot.snd.end.before(hot.snd.una) { 0 } else { hot.snd.end.since(hot.snd.una) };
-        if no_send || (hot.snd_buf.saturating_sub(queued) >= queued / 2 && queued < hot.snd_buf) {
+        if no_send || window::has_room(hot, cold) {
             ready |= Ready::OUT;
         }
     }
@@ -161,6 +161,16 @@ pub(crate) fn set_options(mem: &mut LaneMem<'_>, now: Instant, s: SockRef, opts:
     c.hot.rcv_buf =
         c.hot.rcv_buf.max(c.hot.rcv_bytes.saturating_add(c.rcv_wnd()).min(c.hot.rcv_buf.max(2048)));
     c.kick();
+    true
+}
+
+/// [`Engine::tcp_set_quick_ack`](crate::Engine::tcp_set_quick_ack).
+pub(crate) fn set_quick_ack(mem: &mut LaneMem<'_>, now: Instant, s: SockRef, on: bool) -> bool {
+    let Some(mut c) = handle::awake(mem, now, s).ok().and_then(|at| conn(mem, now, at)) else { return false };
+    c.hot.quick_acks = if on { QUICK_ACKS } else { 0 };
+    if on && c.hot.ack_at != Instant::NEVER {
+        c.ack_now();
+    }
     true
 }
 

@@ -1,7 +1,8 @@
 //! The windows we announce, and the room in our buffers (RFC 9293 3.8.6.2, RFC 7323 2).
 
-use ::state::TcbHot;
+use ::state::{TcbCold, TcbHot};
 use base::SeqNum;
+use base::limits::FRAME_BYTES;
 use region::Frames;
 
 use super::conn::Conn;
@@ -73,11 +74,34 @@ pub(super) fn queued(hot: &TcbHot) -> u32 {
     if hot.snd.end.before(hot.snd.una) { 0 } else { hot.snd.end.since(hot.snd.una) }
 }
 
-/// Is there enough room in the send buffer to tell the program (Linux: a third of the buffer)?
+/// Is there enough room in the send buffer to tell the program (Linux: a third of the buffer), and little enough unsent (TCP_NOTSENT_LOWAT)?
 #[inline]
-pub(super) fn has_room(hot: &TcbHot) -> bool {
+pub(super) fn has_room(hot: &TcbHot, cold: &TcbCold) -> bool {
     let queued = queued(hot);
-    hot.snd_buf.saturating_sub(queued) >= queued / 2 && queued < hot.snd_buf
+    let low = cold.options.notsent_low_bytes;
+    hot.snd_buf.saturating_sub(queued) >= queued / 2
+        && queued < hot.snd_buf
+        && (low == 0 || u64::from(unsent(hot)) * 2 < u64::from(low))
+}
+
+/// Bytes queued and not yet sent.
+#[inline]
+fn unsent(hot: &TcbHot) -> u32 {
+    if hot.snd.end.after(hot.snd.nxt) { hot.snd.end.since(hot.snd.nxt) } else { 0 }
+}
+
+/// Bytes the program may add to the send queue.
+pub(super) fn room_to_queue(hot: &TcbHot, cold: &TcbCold) -> u32 {
+    let room = hot.snd_buf.saturating_sub(queued(hot));
+    let (low, unsent) = (cold.options.notsent_low_bytes, unsent(hot));
+    if low == 0 {
+        room
+    } else if unsent >= low {
+        0
+    } else {
+        // As Linux, which looks once for each piece it takes: a whole one whatever is left.
+        room.min((low - unsent).max(FRAME_BYTES as u32))
+    }
 }
 
 impl Conn<'_, '_> {
@@ -102,7 +126,7 @@ impl Conn<'_, '_> {
     /// Is there enough room in the send buffer to tell the program (Linux: a third of the buffer)?
     #[inline]
     pub(super) fn has_room(&self) -> bool {
-        has_room(self.hot)
+        has_room(self.hot, self.cold)
     }
 
     /// The right edge of what may be sent now by the peer's window.

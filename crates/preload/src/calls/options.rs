@@ -46,6 +46,10 @@ impl Value<'_> {
         u32::try_from(self.int()?).map_err(|_| Errno(libc::EINVAL))
     }
 
+    fn within(&self, least: c_int, most: c_int) -> Outcome<c_int> {
+        Some(self.int()?).filter(|n| (least..=most).contains(n)).ok_or(Errno(libc::EINVAL))
+    }
+
     fn on(&self) -> Outcome<u8> {
         Ok(u8::from(self.int()? != 0))
     }
@@ -66,10 +70,10 @@ impl Value<'_> {
         Ok(Duration::from_secs(s).0.saturating_add(us as u64 * 1_000))
     }
 
-    fn linger(&self) -> Outcome<(u8, u32)> {
+    fn linger(&self) -> Outcome<(u8, u16)> {
         let (on, seconds) = self.bytes.split_at_checked(4).ok_or(Errno(libc::EINVAL))?;
         let on = Value { bytes: on }.on()?;
-        Ok((on, Value { bytes: seconds }.int()?.max(0) as u32))
+        Ok((on, Value { bytes: seconds }.int()?.clamp(0, i32::from(u16::MAX)) as u16))
     }
 }
 
@@ -103,13 +107,19 @@ fn apply(
         (SOCKET, libc::SO_SNDTIMEO) => sock.set_snd_timeout_ns(value.time_ns()?),
         (TCP, libc::TCP_NODELAY) => options.nodelay = value.on()?,
         (TCP, libc::TCP_CORK) => options.cork = value.on()?,
-        (TCP, libc::TCP_KEEPIDLE) => options.keep_idle_s = value.number()?,
-        (TCP, libc::TCP_KEEPINTVL) => options.keep_interval_s = value.number()?,
-        (TCP, libc::TCP_KEEPCNT) => options.keep_probes = value.number()?.min(255) as u8,
+        // The limits are Linux's: MAX_TCP_KEEPIDLE and its like, TCP_MIN_MSS, MAX_TCP_WINDOW.
+        (TCP, libc::TCP_KEEPIDLE) => options.keep_idle_s = value.within(1, 32_767)? as u16,
+        (TCP, libc::TCP_KEEPINTVL) => options.keep_interval_s = value.within(1, 32_767)? as u16,
+        (TCP, libc::TCP_KEEPCNT) => options.keep_probes = value.within(1, 127)? as u8,
+        (TCP, libc::TCP_NOTSENT_LOWAT) => options.notsent_low_bytes = value.int()? as u32,
+        (TCP, libc::TCP_DEFER_ACCEPT) => {
+            options.defer_accept = engine::syn_ack_timeouts(value.int()?.max(0) as u32);
+        }
         (TCP, libc::TCP_USER_TIMEOUT) => options.user_timeout_ms = value.number()?,
-        (TCP, libc::TCP_SYNCNT) => options.syn_retries = value.number()?.min(255) as u8,
         (TCP, libc::TCP_CONGESTION) => options.congestion = algorithm(value)? as u8,
-        (TCP, libc::TCP_MAXSEG) => options.mss_max = value.number()?.min(u32::from(u16::MAX)) as u16,
+        (TCP, libc::TCP_SYNCNT) => options.syn_retries = value.within(1, 127)? as u8,
+        (TCP, libc::TCP_MAXSEG) if value.int()? == 0 => options.mss_max = 0,
+        (TCP, libc::TCP_MAXSEG) => options.mss_max = value.within(88, 32_767)? as u16,
         (IP, libc::IP_TTL) => options.ttl = value.number()?.min(255) as u8,
         (IP, libc::IP_TOS) => options.tos = value.int()? as u8,
         (IPV6, libc::IPV6_V6ONLY) => sock.put(flag::V6ONLY, value.on()? != 0),
@@ -148,10 +158,8 @@ fn is_harmless(level: c_int, name: c_int) -> bool {
         TCP => matches!(
             name,
             libc::TCP_QUICKACK
-                | libc::TCP_DEFER_ACCEPT
                 | libc::TCP_LINGER2
                 | libc::TCP_WINDOW_CLAMP
-                | libc::TCP_NOTSENT_LOWAT
                 | libc::TCP_THIN_LINEAR_TIMEOUTS
                 | libc::TCP_THIN_DUPACK
                 | libc::TCP_FASTOPEN
@@ -217,6 +225,11 @@ fn set_on_stream(
     name: c_int,
     value: &Value<'_>,
 ) -> Outcome<()> {
+    if (level, name) == (TCP, libc::TCP_QUICKACK) {
+        let on = value.int()? & 1 != 0;
+        stream::with(sock, seat, |engine| engine.tcp_set_quick_ack(seat.name, on))?;
+        return Ok(());
+    }
     let mut inner = sock.inner();
     let mut options = inner.options;
     match apply(sock, &mut options, level, name, value)? {
@@ -321,7 +334,8 @@ fn get_from_stream(
         (SOCKET, libc::SO_RCVLOWAT) => or(options.rcv_low_bytes, 1),
         (SOCKET, libc::SO_SNDLOWAT | libc::SO_REUSEADDR) => 1,
         (SOCKET, libc::SO_LINGER) => {
-            let value = linger { l_onoff: c_int::from(options.linger), l_linger: options.linger_s as c_int };
+            let value =
+                linger { l_onoff: c_int::from(options.linger), l_linger: c_int::from(options.linger_s) };
             return Ok(info::put(bytes, &[value.l_onoff.to_ne_bytes(), value.l_linger.to_ne_bytes()]));
         }
         (SOCKET, libc::SO_RCVTIMEO) => return Ok(time(bytes, sock.rcv_timeout_ns())),
@@ -329,10 +343,12 @@ fn get_from_stream(
         (TCP, libc::TCP_NODELAY) => u32::from(options.nodelay),
         (TCP, libc::TCP_CORK) => u32::from(options.cork),
         (TCP, libc::TCP_QUICKACK) => 1,
-        (TCP, libc::TCP_KEEPIDLE) => or(options.keep_idle_s, 7200),
-        (TCP, libc::TCP_KEEPINTVL) => or(options.keep_interval_s, 75),
+        (TCP, libc::TCP_KEEPIDLE) => or(u32::from(options.keep_idle_s), 7200),
+        (TCP, libc::TCP_KEEPINTVL) => or(u32::from(options.keep_interval_s), 75),
         (TCP, libc::TCP_KEEPCNT) => or(u32::from(options.keep_probes), 9),
         (TCP, libc::TCP_USER_TIMEOUT) => options.user_timeout_ms,
+        (TCP, libc::TCP_NOTSENT_LOWAT) => options.notsent_low_bytes,
+        (TCP, libc::TCP_DEFER_ACCEPT) => seconds_of(options.defer_accept),
         (TCP, libc::TCP_SYNCNT) => or(u32::from(options.syn_retries), 6),
         (TCP, libc::TCP_MAXSEG) => {
             let info = stream::with(sock, seat, |engine| engine.tcp_info(seat.name))?;
@@ -355,6 +371,11 @@ fn get_from_stream(
         _ => return Err(Errno(libc::ENOPROTOOPT)),
     };
     Ok(info::put(bytes, &[number.to_ne_bytes()]))
+}
+
+/// Seconds that so many timeouts of a SYN,ACK take (Linux's retrans_to_secs).
+fn seconds_of(timeouts: u8) -> u32 {
+    (0..timeouts).map(|n| (1_u32 << n.min(7)).min(120)).sum()
 }
 
 fn time(bytes: &mut [u8; info::ANSWER_BYTES], ns: u64) -> usize {

@@ -187,6 +187,12 @@ def options():
                           (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 4), (socket.IPPROTO_IP, socket.IP_TTL, 33)]:
         c.setsockopt(level, opt, v)
         r.append(c.getsockopt(level, opt) == v)
+    # TCP_SYNCNT, TCP_DEFER_ACCEPT, TCP_MAXSEG, TCP_QUICKACK, TCP_USER_TIMEOUT, TCP_NOTSENT_LOWAT
+    for opt, values in [(7, (3, 0, 128)), (9, (0, 1, 5, 100)), (2, (1000, 87, 40000)), (12, (0, 1)), (18, (1234, -1)),
+                        (25, (16384, 0)), (socket.TCP_KEEPIDLE, (0, 40000)), (socket.TCP_KEEPCNT, (0, 128))]:
+        for v in values:
+            r.append((opt, v, attempt(lambda: c.setsockopt(socket.IPPROTO_TCP, opt, v)),
+                      opt in (2, 12) or c.getsockopt(socket.IPPROTO_TCP, opt)))
     c.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 3))
     r.append(c.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8) == struct.pack('ii', 1, 3))
     r.append(c.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)[0])

@@ -1,0 +1,115 @@
+//! Options that change when a connection is accepted, written to and acknowledged: TCP_DEFER_ACCEPT, TCP_NOTSENT_LOWAT, TCP_QUICKACK.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests stop at what they do not expect")]
+
+mod net;
+
+use base::Duration;
+use engine::{AcceptError, SendError, State, syn_ack_timeouts};
+use net::{Net, Setup, pattern};
+use state::{Ready, SockRef, TcpOptions};
+
+const S: Setup = Setup { super_segment_max: 0, ..Setup::USUAL };
+
+fn listen_deferred(net: &mut Net, timeouts: u8) -> SockRef {
+    let opts = TcpOptions { defer_accept: timeouts, ..TcpOptions::default() };
+    let end = net.hosts[1].end(80);
+    net.on(1, |e| e.tcp_listen(end, 8, &opts)).unwrap()
+}
+
+#[test]
+fn seconds_become_timeouts_as_in_linux() {
+    let counts: Vec<u8> = [0, 1, 2, 3, 4, 7, 8, 63, 64].map(syn_ack_timeouts).to_vec();
+    assert_eq!(counts, [0, 1, 2, 2, 3, 3, 4, 6, 7]);
+}
+
+#[test]
+fn a_deferred_connection_is_accepted_with_its_first_data() {
+    let mut net = Net::new(1, &S);
+    let listener = listen_deferred(&mut net, 3);
+    let a = net.connect(0, 40_000, 80).unwrap();
+    net.run(Duration::from_millis(300));
+    // The client is open, the program on the other side has not heard of it.
+    assert_eq!(net.state(0, a), Some(State::Established));
+    assert_eq!(net.accept(1, listener), Err(AcceptError::WouldBlock));
+    net.send(0, a, b"hello").unwrap();
+    net.run(Duration::from_millis(5));
+    let b = net.accept(1, listener).unwrap();
+    assert_eq!(net.recv(1, b, 10), Ok(b"hello".to_vec()));
+}
+
+#[test]
+fn a_deferred_connection_without_data_is_accepted_after_its_time() {
+    let mut net = Net::new(2, &S);
+    let listener = listen_deferred(&mut net, 3);
+    net.keep_trace = true;
+    net.connect(0, 40_000, 80).unwrap();
+    net.run(Duration::from_millis(6500));
+    assert_eq!(net.accept(1, listener), Err(AcceptError::WouldBlock));
+    let answers = |net: &Net| net.segments().iter().filter(|s| s.from == 1 && s.flags.is_syn()).count();
+    // The client has answered: its SYN,ACK is repeated once only, at the end of the time of 1 + 2 + 4 s.
+    assert_eq!(answers(&net), 1);
+    net.run(Duration::from_millis(1000));
+    assert_eq!(answers(&net), 2);
+    assert!(net.accept(1, listener).is_ok());
+}
+
+#[test]
+fn no_more_waits_unsent_than_the_program_asked_for() {
+    let mut net = Net::new(3, &S);
+    let (_, a, b) = net.open();
+    let opts = TcpOptions { notsent_low_bytes: 16_384, ..TcpOptions::default() };
+    net.on(0, |e| e.set_tcp_options(a, &opts));
+    // Nothing is acknowledged, so the first window is all that goes out.
+    net.filter = Some(Box::new(|from, _| from == 1));
+    let data = pattern(1, 200_000);
+    let mut sent = 0;
+    loop {
+        match net.send(0, a, &data[sent..]) {
+            Ok(n) => sent += n,
+            Err(e) => {
+                assert_eq!(e, SendError::WouldBlock);
+                break;
+            }
+        }
+        net.run(Duration::from_micros(10));
+    }
+    let info = net.on(0, |e| e.tcp_info(a)).unwrap();
+    assert!(info.unsent_bytes >= 16_384 && info.unsent_bytes < 16_384 + 4096, "{info:?}");
+    assert!(!net.on(0, |e| e.ready(a)).has(Ready::OUT));
+    // Half of it is writable again, and everything arrives.
+    net.filter = None;
+    net.run(Duration::from_millis(400));
+    assert!(net.on(0, |e| e.ready(a)).has(Ready::OUT));
+    let mut got = Vec::new();
+    while got.len() < data.len() {
+        if let Ok(n) = net.send(0, a, &data[sent..]) {
+            sent += n;
+        }
+        match net.recv(1, b, 100_000) {
+            Ok(bytes) => got.extend_from_slice(&bytes),
+            Err(_) => assert!(net.step()),
+        }
+    }
+    assert!(got == data);
+}
+
+#[test]
+fn quick_ack_acknowledges_at_once_for_a_while() {
+    let mut net = Net::new(4, &S);
+    let (_, a, b) = net.open();
+    net.on(1, |e| e.tcp_set_quick_ack(b, false));
+    net.keep_trace = true;
+    let acks = |net: &mut Net| {
+        net.trace.clear();
+        net.send(0, a, b"x").unwrap();
+        net.run(Duration::from_millis(5));
+        net.segments().iter().filter(|s| s.from == 1).count()
+    };
+    assert_eq!(acks(&mut net), 0);
+    // What is owed goes out with the call, what comes then at once.
+    net.trace.clear();
+    net.on(1, |e| e.tcp_set_quick_ack(b, true));
+    net.run(Duration::from_millis(1));
+    assert_eq!(net.segments().iter().filter(|s| s.from == 1).count(), 1);
+    assert_eq!(acks(&mut net), 1);
+}
