@@ -17,7 +17,7 @@ const SEEDS: &str = "300";
 /// Faults there are at least.
 const LEAST: usize = 30;
 /// A part that takes longer than this hangs, which is a way of failing.
-const PATIENCE: Duration = Duration::from_secs(600);
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// One fault.
 pub(crate) struct Mutant {

@@ -20,6 +20,8 @@ pub struct AttackPlan {
     pub interval: Duration,
     /// SYNs among them that open a connection to nobody.
     pub syns: u32,
+    /// Nothing but such SYNs, all to the last host: a flood.
+    pub flood: bool,
 }
 
 /// The stranger at work.
@@ -45,6 +47,10 @@ impl Attacker {
         self.sent += 1;
         self.next_at =
             if self.sent >= self.plan.count { Instant::NEVER } else { self.next_at.plus(self.plan.interval) };
+        if self.plan.flood {
+            let to = hosts.saturating_sub(1);
+            return (to, self.syn(to));
+        }
         let to = self.rng.below(hosts as u64) as usize;
         let stream = streams.get(self.rng.below(streams.len() as u64) as usize).copied();
         let number = stream.and_then(|s| streams.iter().position(|p| *p == s)).unwrap_or(0);

@@ -64,7 +64,7 @@ impl Scenario {
             datagrams: Vec::new(),
             options: plan.options,
             backlog: 8,
-            attack: AttackPlan { count: 0, interval: Duration::ZERO, syns: 0 },
+            attack: AttackPlan { count: 0, interval: Duration::ZERO, syns: 0, flood: false },
             knows_macs: true,
             streams_a_port: 1,
             mixed: false,

@@ -115,7 +115,7 @@ impl Scenario {
             datagrams,
             options: options(&mut rng, family),
             backlog: 32,
-            attack: AttackPlan { count: 0, interval: Duration::ZERO, syns: 0 },
+            attack: AttackPlan { count: 0, interval: Duration::ZERO, syns: 0, flood: false },
             knows_macs: family == Family::Outage || rng.below(2) == 0,
             // From a generator of its own, so that seeds that once failed stay what they were.
             streams_a_port: if Rng::new(seed ^ 1).below(4) == 0 { 3 } else { 1 },
@@ -163,7 +163,12 @@ impl Scenario {
     fn crowd(&mut self, rng: &mut Rng) {
         if self.family == Family::Hostile {
             let interval = Duration::from_micros(100 + rng.below(5_000));
-            self.attack = AttackPlan { count: rng.below(3000) as u32, interval, syns: rng.below(12) as u32 };
+            self.attack = AttackPlan {
+                count: rng.below(3000) as u32,
+                interval,
+                syns: rng.below(12) as u32,
+                flood: false,
+            };
         }
         if self.family == Family::Crowded {
             self.backlog = 1 + rng.below(4) as u32;
