@@ -21,15 +21,14 @@ pub(crate) fn handle_frames(mem: &mut LaneMem<'_>, now: Instant, batch: &mut RxB
     verify(mem, packets, notes);
     let (packets, notes) = batch.items_and_notes();
     let mut at = 0;
-    while let (Some(left), Some(rows)) = (packets.get(at..), notes.get(at..))
-        && let Some(rx) = left.first()
-    {
-        let usual = rows.first().is_some_and(|row| *row != UNUSUAL);
-        let taken = if usual { tcp::usual::input(mem, now, left, rows) } else { 0 };
-        if taken == 0 {
+    while let (Some(rx), Some(row)) = (packets.get(at), notes.get(at)) {
+        at += 1;
+        if *row == UNUSUAL || !tcp::usual::input(mem, now, rx, *row) {
             handle_frame(mem, now, rx);
+        } else if notes.get(at) == Some(row) {
+            at +=
+                tcp::usual::go_on(mem, now, packets.get(at..).unwrap_or(&[]), notes.get(at..).unwrap_or(&[]));
         }
-        at += taken.max(1);
     }
     batch.clear();
     hops_changed(mem, now);
@@ -46,7 +45,13 @@ fn verify(mem: &LaneMem<'_>, packets: &[RxFrame], notes: &mut [u32]) {
         return;
     }
     for (rx, note) in packets.iter().zip(notes.iter_mut()) {
-        *note = tcp::usual::verify(mem, rx, &mut before).unwrap_or(UNUSUAL);
+        *note = match tcp::usual::verify(mem, rx, &mut before) {
+            Some(hash) => hash,
+            None => {
+                tcp::usual::expect(mem, rx);
+                UNUSUAL
+            }
+        };
     }
     for note in notes {
         if *note != UNUSUAL {
@@ -56,8 +61,14 @@ fn verify(mem: &LaneMem<'_>, packets: &[RxFrame], notes: &mut [u32]) {
 }
 
 /// Goes on with connections that waited for a next hop.
-#[inline]
+#[inline(always)]
 fn hops_changed(mem: &mut LaneMem<'_>, now: Instant) {
+    if !mem.ip.hops.changed.is_none() {
+        resume(mem, now);
+    }
+}
+
+fn resume(mem: &mut LaneMem<'_>, now: Instant) {
     while let Some(at) = hop::poll_changed(mem) {
         tcp::hop_changed(mem, now, at);
     }

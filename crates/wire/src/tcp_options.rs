@@ -114,6 +114,21 @@ pub struct TcpOptions {
     pub has_ao: bool,
 }
 
+/// The options of a SYN as Linux and we lay them out: MSS, SACK-permitted, timestamps, window scale.
+fn of_syn(bytes: &[u8]) -> Option<TcpOptions> {
+    let bytes: &[u8; 20] = bytes.try_into().ok()?;
+    let usual = be32::<0, _>(bytes) >> 16 == u32::from_be_bytes([0, 0, MSS, 4])
+        && be32::<4, _>(bytes) == u32::from_be_bytes([SACK_PERMITTED, 2, TIMESTAMPS, 10])
+        && be32::<16, _>(bytes) >> 8 == u32::from_be_bytes([0, NOP, WINDOW_SCALE, 3]);
+    usual.then(|| TcpOptions {
+        mss: Some(be32::<0, _>(bytes) as u16),
+        sack_permitted: true,
+        timestamps: Some(Timestamps { value: be32::<8, _>(bytes), echo: be32::<12, _>(bytes) }),
+        window_scale: Some((be32::<16, _>(bytes) as u8).min(WINDOW_SCALE_MAX)),
+        ..TcpOptions::NONE
+    })
+}
+
 /// The timestamps, if `options` is exactly the aligned timestamps option: what nearly every segment of an established
 /// connection carries.
 #[inline]
@@ -147,6 +162,9 @@ impl TcpOptions {
         }
         if let Some(timestamps) = only_timestamps(bytes) {
             return Self { timestamps: Some(timestamps), ..Self::NONE };
+        }
+        if let Some(options) = of_syn(bytes) {
+            return options;
         }
         Self::parse_all(bytes)
     }

@@ -32,6 +32,39 @@ pub struct Ends {
     dst: u32,
 }
 
+impl Ends {
+    /// Those of the TCP segment at the front of `bytes`, whatever its options, in IPv4 without options.
+    #[inline]
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Option<Self> {
+        let head = bytes.first_chunk::<54>()?;
+        let is_tcp = be32::<12, _>(head) & 0xffff_ff00 == IPV4_PLAIN && head[23] == IpProtocol::TCP.0;
+        is_tcp.then_some(Self {
+            ports: be32::<34, _>(head),
+            src: be32::<26, _>(head),
+            dst: be32::<30, _>(head),
+        })
+    }
+
+    /// Source address.
+    #[must_use]
+    pub const fn src(&self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.src)
+    }
+
+    /// Destination address.
+    #[must_use]
+    pub const fn dst(&self) -> Ipv4Addr {
+        Ipv4Addr::from_bits(self.dst)
+    }
+
+    /// Source and destination port.
+    #[must_use]
+    pub const fn ports(&self) -> (Port, Port) {
+        (Port((self.ports >> 16) as u16), Port(self.ports as u16))
+    }
+}
+
 /// The headers of a received usual segment.
 #[derive(Clone, Copy, Debug)]
 pub struct Usual<'a> {
@@ -222,37 +255,70 @@ pub struct UsualHeader {
 impl UsualHeader {
     /// Writes the headers of a packet that may not be fragmented, with `payload` bytes behind them (at most 65 483). The TCP
     /// checksum is left unfinished: it holds the pseudo-header's folded sum.
-    #[inline(always)]
+    #[inline]
     pub fn emit(&self, payload: u16, to: &mut [u8; HEADER_LEN]) {
-        let tcp_bytes = TCP_LEN as u16 + payload;
-        put::<0, 6, _>(to, self.dst_mac.0);
-        put::<6, 6, _>(to, self.src_mac.0);
-        put32::<12, _>(to, IPV4_PLAIN | self.tos as u32);
-        put16::<16, _>(to, tcp_bytes + 20);
-        // RFC 6864 4.1: of a packet that may not be fragmented the identification means nothing.
-        put32::<18, _>(to, DONT_FRAGMENT as u32);
-        put16::<22, _>(to, u16::from(self.ttl) << 8 | IpProtocol::TCP.0 as u16);
-        let (src, dst) = (self.src.octets(), self.dst.octets());
-        let ends = Sum::ZERO.plus_u32(u32::from_be_bytes(src)).plus_u32(u32::from_be_bytes(dst));
-        let first = Sum::ZERO
-            .plus_u32(u32::from(0x4500 | u16::from(self.tos)) << 16 | u32::from(tcp_bytes + 20))
-            .plus_u32(u32::from(DONT_FRAGMENT) << 16 | u32::from(self.ttl) << 8 | IpProtocol::TCP.0 as u32);
-        put16::<24, _>(to, ends.plus(first).finish());
-        put::<26, 4, _>(to, src);
-        put::<30, 4, _>(to, dst);
-        put16::<34, _>(to, self.src_port.0);
-        put16::<36, _>(to, self.dst_port.0);
-        put32::<38, _>(to, self.seq.0);
-        put32::<42, _>(to, self.ack.0);
-        put16::<46, _>(to, 0x8000 | (self.flags.0 & TcpFlags::ALL.0));
-        put16::<48, _>(to, self.window);
-        let pseudo = ends.plus_u32(u32::from(IpProtocol::TCP.0) << 16 | u32::from(tcp_bytes));
-        put16::<50, _>(to, pseudo.fold());
-        put16::<52, _>(to, 0);
-        put32::<54, _>(to, TIMESTAMPS);
-        put32::<58, _>(to, self.timestamps.value);
-        put32::<62, _>(to, self.timestamps.echo);
+        put_link(to, self.dst_mac, self.src_mac);
+        put_ends(to, (self.src.octets(), self.src_port), (self.dst.octets(), self.dst_port));
+        put_network(to, self.tos, self.ttl, payload);
+        put_transport(to, self.seq, self.ack, self.flags, self.window);
+        put_timestamps(to, self.timestamps);
     }
+}
+
+// The parts of [`UsualHeader::emit`], for who has the values at hand one after the other: all at once do not fit the registers.
+
+/// Writes the Ethernet header, but for its type.
+#[inline(always)]
+pub fn put_link(to: &mut [u8; HEADER_LEN], dst: MacAddr, src: MacAddr) {
+    put::<0, 6, _>(to, dst.0);
+    put::<6, 6, _>(to, src.0);
+}
+
+/// Writes addresses and ports.
+#[inline(always)]
+pub fn put_ends(
+    to: &mut [u8; HEADER_LEN],
+    (src, src_port): ([u8; 4], Port),
+    (dst, dst_port): ([u8; 4], Port),
+) {
+    put::<26, 4, _>(to, src);
+    put::<30, 4, _>(to, dst);
+    put32::<34, _>(to, u32::from(src_port.0) << 16 | u32::from(dst_port.0));
+}
+
+/// Writes the rest of the IPv4 header and the unfinished TCP checksum of a packet whose addresses are there.
+#[inline(always)]
+pub fn put_network(to: &mut [u8; HEADER_LEN], tos: u8, ttl: u8, payload: u16) {
+    let tcp_bytes = TCP_LEN as u16 + payload;
+    let ends = Sum::ZERO.plus_u32(be32::<26, _>(to)).plus_u32(be32::<30, _>(to));
+    let pseudo = ends.plus_u32(u32::from(IpProtocol::TCP.0) << 16 | u32::from(tcp_bytes));
+    // The pointer to urgent data behind it is 0.
+    put32::<50, _>(to, u32::from(pseudo.fold()) << 16);
+    let first = u32::from(0x4500 | u16::from(tos)) << 16 | u32::from(tcp_bytes + 20);
+    let third = u32::from(ttl) << 24 | u32::from(IpProtocol::TCP.0) << 16;
+    // RFC 6864 4.1: of a packet that may not be fragmented the identification means nothing.
+    let second = u32::from(DONT_FRAGMENT);
+    let check = ends.plus_u32(first).plus_u32(second).plus_u32(third).finish();
+    put16::<12, _>(to, (IPV4_PLAIN >> 16) as u16);
+    put32::<14, _>(to, first);
+    put32::<18, _>(to, second);
+    put32::<22, _>(to, third | u32::from(check));
+}
+
+/// Writes the TCP header, but for ports and checksum, and the kind of its option.
+#[inline(always)]
+pub fn put_transport(to: &mut [u8; HEADER_LEN], seq: SeqNum, ack: SeqNum, flags: TcpFlags, window: u16) {
+    put32::<38, _>(to, seq.0);
+    put32::<42, _>(to, ack.0);
+    put32::<46, _>(to, u32::from(0x8000 | (flags.0 & TcpFlags::ALL.0)) << 16 | u32::from(window));
+    put32::<54, _>(to, TIMESTAMPS);
+}
+
+/// Writes the timestamps.
+#[inline(always)]
+pub fn put_timestamps(to: &mut [u8; HEADER_LEN], timestamps: Timestamps) {
+    put32::<58, _>(to, timestamps.value);
+    put32::<62, _>(to, timestamps.echo);
 }
 
 /// Turns `headers` of a segment to be sent into those of another one with as many bytes, beginning at `seq`.

@@ -35,6 +35,9 @@ pub(crate) fn open(
     let key =
         FlowKey { local: local.addr, remote: remote.addr, local_port: local.port, remote_port: remote.port };
     let wire = port.flags & PORT_WIRE != 0;
+    // Its bucket is on its way while the numbers are made.
+    mem.flows.prefetch(table::hash_of(mem, &key));
+    let (iss, ts_offset) = table::initial_numbers(mem, now, &key);
     let above = match table::value_of(mem, &key) {
         Some(old) => Some(replace(mem, Idx::new(old), wire).ok_or(ConnectError::InUse)?),
         None => None,
@@ -48,7 +51,6 @@ pub(crate) fn open(
         hop::release(mem, hop);
         return Err(ConnectError::NoRoom);
     };
-    let (iss, ts_offset) = table::initial_numbers(mem, now, &key);
     let iss = above.filter(|a| !iss.after(*a)).unwrap_or(iss);
     mem.counters.tcp.active_opens = mem.counters.tcp.active_opens.wrapping_add(1);
     if let Some(mut c) = conn(mem, now, at) {

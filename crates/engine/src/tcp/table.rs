@@ -73,7 +73,11 @@ pub(super) fn take_row(mem: &mut LaneMem<'_>, now: Instant) -> Option<Idx<TcbHot
     }
     let at = mem.globals.tcp.free.some()?;
     mem.hot.get(at).filter(|t| t.flags & flag::HELD == 0)?;
-    mem.globals.tcp.free = core::mem::take(&mut mem.cold.get_mut(cold_of(at))?.passive.next);
+    let next = core::mem::take(&mut mem.cold.get_mut(cold_of(at))?.passive.next);
+    mem.globals.tcp.free = next;
+    // The next connection finds its row loaded.
+    mem.hot.prefetch_lines(next, 0, 3);
+    mem.cold.prefetch_lines(cold_of(next), 0, 4);
     mem.globals.tcp.used = mem.globals.tcp.used.saturating_add(1);
     Some(at)
 }
@@ -445,10 +449,12 @@ pub(crate) fn hop_changed(mem: &mut LaneMem<'_>, now: Instant, hop: Idx<::state:
 pub(super) fn initial_numbers(mem: &LaneMem<'_>, now: Instant, key: &FlowKey) -> (SeqNum, u32) {
     let [k0, k1] = mem.globals.tcp.isn_key;
     let mut hasher = SipHasher13::new_with_keys(k0, k1);
-    hasher.write(&key.local.0);
-    hasher.write(&key.remote.0);
-    hasher.write_u16(key.local_port.0);
-    hasher.write_u16(key.remote_port.0);
+    // One write: each costs as much as hashing a few words.
+    let mut name = [0; 36];
+    let (addrs, ports) = name.split_at_mut(32);
+    addrs.copy_from_slice([key.local.0, key.remote.0].as_flattened());
+    ports.copy_from_slice(&(u32::from(key.local_port.0) << 16 | u32::from(key.remote_port.0)).to_be_bytes());
+    hasher.write(&name);
     let hash = hasher.finish();
     let clock = (now.as_micros() >> 2) as u32;
     (SeqNum((hash as u32).wrapping_add(clock)), (hash >> 32) as u32)

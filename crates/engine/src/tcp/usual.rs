@@ -72,6 +72,14 @@ fn is_for_us(mem: &LaneMem<'_>, rx: &RxFrame, segment: &Usual<'_>) -> bool {
     first || ipv4::is_for_us(info, segment.src(), segment.dst())
 }
 
+/// Has the bucket loaded in which the connection of the segment in `rx` is looked up, if it is no usual one but one of TCP.
+pub(crate) fn expect(mem: &LaneMem<'_>, rx: &RxFrame) {
+    let Some(ends) = usual::Ends::of(mem.frames.data(rx.head)) else { return };
+    let (remote_port, local_port) = ends.ports();
+    let (local, remote) = (IpAddress::mapped(ends.dst()), IpAddress::mapped(ends.src()));
+    mem.flows.prefetch(table::hash_of(mem, &FlowKey { local, remote, local_port, remote_port }));
+}
+
 /// The row that most likely belongs to `hash`.
 #[inline(always)]
 pub(crate) fn row_of(mem: &LaneMem<'_>, hash: u32) -> Option<u32> {
@@ -107,28 +115,35 @@ struct Facts {
     len: u32,
 }
 
-/// Takes the first of `packets`, which [`verify`] found usual, if it is an ordinary segment of the open connection that is the
-/// first of `rows`: what header prediction takes (`Conn::is_predicted`), in one go; and those behind it that only go on where it
-/// ends. Gives the number of packets taken; 0: none was touched.
-#[inline(never)] // on its own the compiler keeps more of it in registers
-pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, packets: &[RxFrame], rows: &[u32]) -> usize {
-    let (Some(rx), Some(row)) = (packets.first(), rows.first()) else { return 0 };
-    let Some(segment) = Usual::again(mem.frames.data(rx.head)) else { return 0 };
-    let facts = Facts {
-        key: key_of(&segment),
-        port: rx.port,
-        seq: segment.seq(),
-        ack: segment.ack(),
-        window: segment.window(),
-        stamps: segment.timestamps(),
-        fin: segment.flags().is_fin(),
-        len: rx.len - usual::HEADER_LEN as u32,
-    };
-    let at = Idx::new(*row);
-    let (Some(hot), Some(cold)) = (mem.hot.get_mut(at), mem.cold.get_mut(cold_of(at))) else { return 0 };
-    if !is_ordinary(hot, cold, &facts) || (hot.rcv_bytes > 0 && must_refuse(hot, &mem.frames)) {
-        return usize::from(input_any(mem, now, rx, at));
+impl Facts {
+    /// Those of the segment in `rx`, which [`verify`] found usual.
+    #[inline(always)]
+    fn of(frames: &Frames<'_>, rx: &RxFrame) -> Option<Self> {
+        let segment = Usual::again(frames.data(rx.head))?;
+        Some(Self {
+            key: key_of(&segment),
+            port: rx.port,
+            seq: segment.seq(),
+            ack: segment.ack(),
+            window: segment.window(),
+            stamps: segment.timestamps(),
+            fin: segment.flags().is_fin(),
+            len: rx.len - usual::HEADER_LEN as u32,
+        })
     }
+}
+
+/// Takes the segment in `rx`, which [`verify`] found usual, if it is an ordinary one of the open connection `row`: what
+/// header prediction takes (`Conn::is_predicted`), in one go. False: it was not touched.
+#[inline(never)] // on its own the compiler keeps more of it in registers
+pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame, row: u32) -> bool {
+    let Some(facts) = Facts::of(&mem.frames, rx) else { return false };
+    let at = Idx::new(row);
+    let (Some(hot), Some(cold)) = (mem.hot.get_mut(at), mem.cold.get_mut(cold_of(at))) else { return false };
+    if !is_ordinary(hot, cold, &facts) || (hot.rcv_bytes > 0 && must_refuse(hot, &mem.frames)) {
+        return input_any(mem, now, rx, at);
+    }
+    count(&mut mem.counters.tcp, 1);
     if hot.flags & flag::KEEPALIVE != 0 {
         cold.heard_at = now;
         cold.loss.keep_probes = 0;
@@ -140,40 +155,66 @@ pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, packets: &[RxFrame], ro
     }
     let shared = (&mut mem.cc, &mem.globals.tcp);
     let (mut ready, mut wants) = take_ack((hot, cold, at), shared, &mut mem.frames, now, &facts);
-    let mut taken = 1;
     if facts.len == 0 {
         mem.frames.release(rx.head);
+        arm(hot, cold, &mut mem.wheel, at);
     } else {
         strip(&mut mem.frames, rx.head);
         let large = || facts.len > u32::from(COMPACT_MAX) && !mem.frames.is_short(RESERVE_FRAMES);
         if hot.rcv_queue.head.is_none() || large() {
             link(hot, cold, &mut mem.frames, rx.head, facts.len);
-            wants |= acknowledge_later(hot, now, rx.gso_size != 0);
-            while let (Some(rx), Some(true)) = (packets.get(taken), rows.get(taken).map(|r| r == row))
-                && let Some(len) = goes_on(hot, &mem.frames, rx, &facts)
-            {
-                strip(&mut mem.frames, rx.head);
-                link(hot, cold, &mut mem.frames, rx.head, len);
-                wants |= acknowledge_later(hot, now, rx.gso_size != 0);
-                hot.snd.wl1 = hot.rcv.nxt.minus(len);
-                taken += 1;
-            }
             if hot.rcv_bytes >= cold.options.rcv_low_bytes.min(hot.rcv_buf / 2) {
                 ready |= Ready::IN;
             }
-        } else {
-            if let Some(mut c) = conn(mem, now, at) {
-                c.deliver(rx.head);
-            }
-            let Some(hot) = mem.hot.get_mut(at) else { return 1 };
             wants |= acknowledge_later(hot, now, rx.gso_size != 0);
+            arm(hot, cold, &mut mem.wheel, at);
+        } else if let Some(mut c) = conn(mem, now, at) {
+            c.deliver(rx.head);
+            wants |= acknowledge_later(c.hot, now, rx.gso_size != 0);
+            c.arm();
         }
     }
-    count(&mut mem.counters.tcp, taken as u64);
-    let (Some(hot), Some(cold)) = (mem.hot.get_mut(at), mem.cold.get(cold_of(at))) else { return taken };
-    arm(hot, cold, &mut mem.wheel, at);
     if !ready.is_none() {
-        notifier(mem).notify(*row, ready);
+        notifier(mem).notify(row, ready);
+    }
+    if wants != 0 {
+        enlist(mem, at, wants);
+    }
+    true
+}
+
+/// Takes segments from the front of `packets` that go on where the one before them ended, of the same connection: the first of
+/// `rows`, as long as they tell nothing new but bytes that stay in their frames. Gives their number.
+#[inline(never)]
+pub(crate) fn go_on(mem: &mut LaneMem<'_>, now: Instant, packets: &[RxFrame], rows: &[u32]) -> usize {
+    let Some(row) = rows.first() else { return 0 };
+    let at = Idx::new(*row);
+    let (Some(hot), Some(cold)) = (mem.hot.get_mut(at), mem.cold.get_mut(cold_of(at))) else { return 0 };
+    let (mut taken, mut wants) = (0, 0);
+    for (rx, of) in packets.iter().zip(rows) {
+        let Some(facts) = Facts::of(&mem.frames, rx).filter(|_| of == row) else { break };
+        let goes_on = is_ordinary(hot, cold, &facts)
+            && facts.ack == hot.snd.una
+            && u32::from(facts.window) << hot.snd_shift.min(14) == hot.snd.wnd
+            && facts.seq.after(hot.rcv.ack_sent)
+            && facts.len > u32::from(COMPACT_MAX)
+            && !mem.frames.is_short(RESERVE_FRAMES);
+        if !goes_on {
+            break;
+        }
+        strip(&mut mem.frames, rx.head);
+        link(hot, cold, &mut mem.frames, rx.head, facts.len);
+        hot.snd.wl1 = facts.seq;
+        wants |= acknowledge_later(hot, now, rx.gso_size != 0);
+        taken += 1;
+    }
+    if taken == 0 {
+        return 0;
+    }
+    count(&mut mem.counters.tcp, taken as u64);
+    arm(hot, cold, &mut mem.wheel, at);
+    if hot.rcv_bytes >= cold.options.rcv_low_bytes.min(hot.rcv_buf / 2) {
+        notifier(mem).notify(*row, Ready::IN);
     }
     if wants != 0 {
         enlist(mem, at, wants);
@@ -215,25 +256,6 @@ fn take_ack(
     (ready, has_unsent(hot))
 }
 
-/// Is `rx` of the same connection and tells nothing new but the bytes from RCV.NXT on, which stay in their frame? Gives their
-/// number.
-#[inline(always)]
-fn goes_on(hot: &TcbHot, frames: &Frames<'_>, rx: &RxFrame, facts: &Facts) -> Option<u32> {
-    let segment = Usual::again(frames.data(rx.head))?;
-    let len = rx.len - usual::HEADER_LEN as u32;
-    let same = segment.seq() == hot.rcv.nxt
-        && segment.ack() == facts.ack
-        && segment.window() == facts.window
-        && !segment.flags().is_fin()
-        && rx.port == facts.port
-        && (segment.timestamps().value.wrapping_sub(hot.rcv.ts_recent) as i32) >= 0
-        && len > u32::from(COMPACT_MAX)
-        && len <= window::rcv_wnd(hot)
-        && hot.rcv.nxt.after(hot.rcv.ack_sent)
-        && !frames.is_short(RESERVE_FRAMES);
-    (same && key_of(&segment) == facts.key).then_some(len)
-}
-
 /// Takes the segment in `rx` if it is one of the connection `at`, whatever the connection's state. False: it was not touched.
 fn input_any(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame, at: Idx<TcbHot>) -> bool {
     let (Some(hot), Some(segment)) = (mem.hot.get(at), Usual::again(mem.frames.data(rx.head))) else {
@@ -273,7 +295,7 @@ fn input_any(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame, at: Idx<TcbHot>)
 }
 
 /// Is the segment what header prediction takes?
-#[inline]
+#[inline(always)]
 fn is_ordinary(hot: &TcbHot, cold: &TcbCold, facts: &Facts) -> bool {
     const NEEDED: u32 = flag::TIMESTAMPS;
     const UNUSUAL: u32 = flag::RECOVERY | flag::STALLED | flag::FIN_AHEAD | flag::SPECIAL;

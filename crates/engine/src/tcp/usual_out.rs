@@ -4,9 +4,9 @@
 use ::state::hop::HOP_KNOWN;
 use ::state::{Counters, LaneMem, Piece, TcbCold, TcbHot, TxBatch, TxFrame};
 use base::limits::FRAME_HEADROOM;
-use base::{FrameIdx, Idx, Instant, SeqNum};
+use base::{FrameIdx, Idx, Instant, IpAddress, SeqNum};
 use region::Frames;
-use wire::{TcpFlags, Timestamps, UsualHeader, tcp, usual};
+use wire::{TcpFlags, Timestamps, tcp, usual};
 
 use super::ack::start_timer;
 use super::congestion::initial_window;
@@ -143,33 +143,31 @@ fn emit_one(
     let (hot, cold) = (mem.hot.get_mut(at)?, mem.cold.get(cold_of(at))?);
     let port = mem.ports.get(Idx::new(u32::from(hot.port)))?;
     let hop = mem.hops.get(hot.hop).filter(|h| h.state == HOP_KNOWN)?;
-    let (src, dst) = (hot.key.local.as_v4()?, hot.key.remote.as_v4()?);
+    hot.key.local.as_v4().and(hot.key.remote.as_v4())?;
     let packet = out.slot()?;
     let head = mem.frames.alloc_at(FRAME_HEADROOM as u16, usual::HEADER_LEN as u16, 0)?;
-    let header = UsualHeader {
-        dst_mac: hop.mac,
-        src_mac: port.mac,
-        // RFC 3168 6.1.4: no ECT without data.
-        tos: if segment.len > 0 { cold.options.tos } else { ecn::without(cold.options.tos) },
-        ttl: if cold.options.ttl == 0 { TTL_DEFAULT } else { cold.options.ttl },
-        src,
-        dst,
-        src_port: hot.key.local_port,
-        dst_port: hot.key.remote_port,
-        seq: hot.snd.nxt,
-        ack: hot.rcv.nxt,
-        flags: segment.flags,
-        window: window::announce_window(hot, &mem.frames),
-        timestamps: Timestamps {
-            value: now.as_millis_u32().wrapping_add(cold.ts_offset),
-            echo: hot.rcv.ts_recent,
-        },
-    };
-    let room = mem.frames.room_mut(head, FRAME_HEADROOM);
-    header.emit(segment.len as u16, room.first_chunk_mut()?);
+    let window = window::announce_window(hot, &mem.frames);
+    let to: &mut [u8; usual::HEADER_LEN] = mem.frames.room_mut(head, FRAME_HEADROOM).first_chunk_mut()?;
+    usual::put_link(to, hop.mac, port.mac);
+    let key = &hot.key;
+    usual::put_ends(to, (last_four(key.local), key.local_port), (last_four(key.remote), key.remote_port));
+    let ttl = if cold.options.ttl == 0 { TTL_DEFAULT } else { cold.options.ttl };
+    // RFC 3168 6.1.4: no ECT without data.
+    let tos = if segment.len > 0 { cold.options.tos } else { ecn::without(cold.options.tos) };
+    usual::put_network(to, tos, ttl, segment.len as u16);
+    usual::put_transport(to, hot.snd.nxt, hot.rcv.nxt, segment.flags, window);
+    let value = now.as_millis_u32().wrapping_add(cold.ts_offset);
+    usual::put_timestamps(to, Timestamps { value, echo: hot.rcv.ts_recent });
     segment.cut.fill(packet, head, hot.port);
     out.accept();
     Some(head)
+}
+
+/// The IPv4 address in a mapped one.
+#[inline(always)]
+fn last_four(addr: IpAddress) -> [u8; 4] {
+    let [.., a, b, c, d] = addr.0;
+    [a, b, c, d]
 }
 
 /// Sends segments as long as the one just sent, whose headers are in `head`, as far as they may go now. Gives their number.
