@@ -17,6 +17,7 @@ use crate::client::Refusal;
 use crate::error::StartError;
 use crate::kernel_flows;
 use crate::memif::{FIRST_IFINDEX, MemifLink};
+use crate::mirror::address_of;
 use crate::regions::RegionMemory;
 use crate::rules::{Change, End, Slot, steer_lane};
 use crate::settings::{DeviceSpec, MemifDevice, OwnSpec, PortChoice};
@@ -491,7 +492,7 @@ fn attach_xdp(steering: &mut Steering, link: &Link) -> Result<bool, StartError> 
 
 /// Our Ethernet address behind a TAP device: locally administered, made from the IP address, so that it stays the same.
 fn tap_mac(tap: &OwnSpec) -> MacAddr {
-    let [a, b, c, d] = tap.address.octets();
+    let [.., a, b, c, d] = address_of(tap.address).0;
     MacAddr([0x02, 0xc1, a, b, c, d])
 }
 

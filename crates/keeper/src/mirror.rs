@@ -1,10 +1,11 @@
 //! The mirrored control plane: written here, read by every program through a memfd nobody else can write.
 
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use base::IpAddress;
 use control::netlink::Mirror as Netlink;
-use control::tables::{Link, TABLES_BYTES, Tables, TablesWriter};
+use control::tables::{Address, Link, TABLES_BYTES, Tables, TablesWriter};
 use rustix::io::Errno;
 use sys::fds::Fd;
 use sys::memory::{memfd, seal_writes};
@@ -53,10 +54,16 @@ impl Mirror {
             let Some(own) = spec.own() else { continue };
             let Some(device) = devices.list().iter().find(|d| d.name == own.name) else { continue };
             // The other side of a TAP device is this machine's kernel: the gateway, unless somebody gave it an address.
-            let bare = matches!(spec, DeviceSpec::Tap(_))
-                && !self.netlink.tables().addresses().iter().any(|a| a.ifindex == device.ifindex);
-            if let Some(gateway) = own.gateway.filter(|_| bare) {
-                let gateway = IpAddress::from_v4(gateway);
+            let given = |gateway: IpAddress| {
+                // The kernel gives every device a link-local address by itself.
+                let same = |a: &Address| {
+                    a.addr.is_v4() == gateway.is_v4() && !a.addr.as_v6().is_unicast_link_local()
+                };
+                let addresses = self.netlink.tables().addresses();
+                addresses.iter().any(|a| a.ifindex == device.ifindex && same(a))
+            };
+            let gateway = own.gateway.map(address_of).filter(|_| matches!(spec, DeviceSpec::Tap(_)));
+            if let Some(gateway) = gateway.filter(|gateway| !given(*gateway)) {
                 self.netlink.add_kernel_address(device.ifindex, gateway, own.prefix).map_err(|errno| {
                     StartError::new(format!("the kernel's address on {}", own.name), errno, "")
                 })?;
@@ -66,9 +73,9 @@ impl Mirror {
             }
             self.netlink.add_own(control::netlink::OwnAddress {
                 ifindex: device.ifindex,
-                addr: IpAddress::from_v4(own.address),
+                addr: address_of(own.address),
                 prefix: own.prefix,
-                gateway: own.gateway.map_or(IpAddress::ANY, IpAddress::from_v4),
+                gateway: own.gateway.map_or(IpAddress::ANY, address_of),
             });
         }
         self.update();
@@ -130,5 +137,13 @@ impl Mirror {
     /// The tables, read-only for everybody else.
     pub(crate) fn tables_fd(&self) -> BorrowedFd<'_> {
         self.memory.as_fd()
+    }
+}
+
+/// `ip` as the tables have it.
+pub(crate) fn address_of(ip: IpAddr) -> IpAddress {
+    match ip {
+        IpAddr::V4(v4) => IpAddress::from_v4(v4),
+        IpAddr::V6(v6) => IpAddress::from_v6(v6),
     }
 }

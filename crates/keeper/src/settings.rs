@@ -1,7 +1,7 @@
 //! What a keeper is told to do: devices, kinds of port, sizes, user.
 
 use std::fmt;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use port::memif::Role;
 
@@ -80,11 +80,11 @@ pub struct OwnSpec {
     /// Name of the device.
     pub name: String,
     /// Corelane's address on it.
-    pub address: Ipv4Addr,
-    /// Prefix length of its network, 1 to 30.
+    pub address: IpAddr,
+    /// Prefix length of its network, 1 to 30, or 1 to 126 of IPv6.
     pub prefix: u8,
     /// Router for everything else.
-    pub gateway: Option<Ipv4Addr>,
+    pub gateway: Option<IpAddr>,
 }
 
 impl DeviceSpec {
@@ -145,14 +145,19 @@ impl OwnSpec {
         let network = parts.next().unwrap_or_default();
         let (address, prefix) =
             network.split_once('/').ok_or("the address needs /PREFIX, such as 10.9.0.2/24")?;
-        let address = address.parse().map_err(|_| format!("`{address}` is no IPv4 address"))?;
-        let prefix = prefix.parse().ok().filter(|p| (1..=30).contains(p));
-        let prefix = prefix.ok_or("the prefix length must be 1 to 30")?;
+        let address: IpAddr = address.parse().map_err(|_| format!("`{address}` is no IP address"))?;
+        let most = if address.is_ipv4() { 30 } else { 126 };
+        let prefix = prefix.parse().ok().filter(|p| (1..=most).contains(p));
+        let prefix = prefix.ok_or(format!("the prefix length must be 1 to {most}"))?;
         let mut gateway = None;
         for part in parts {
             match part.split_once('=') {
                 Some(("gw", gw)) => {
-                    gateway = Some(gw.parse().map_err(|_| format!("`{gw}` is no IPv4 address"))?);
+                    let router: IpAddr = gw.parse().map_err(|_| format!("`{gw}` is no IP address"))?;
+                    if router.is_ipv4() != address.is_ipv4() {
+                        return Err(format!("`{gw}` is not of the family of `{address}`"));
+                    }
+                    gateway = Some(router);
                 }
                 Some((name, value)) => option(name, value)?,
                 None => return Err(format!("`{part}` is unknown; only NAME=VALUE can follow")),
@@ -283,9 +288,9 @@ mod tests {
         let spec = DeviceSpec::parse("tap:cl0=10.9.0.2/24,gw=10.9.0.1");
         let tap = OwnSpec {
             name: "cl0".to_owned(),
-            address: Ipv4Addr::new(10, 9, 0, 2),
+            address: IpAddr::from([10, 9, 0, 2]),
             prefix: 24,
-            gateway: Some(Ipv4Addr::new(10, 9, 0, 1)),
+            gateway: Some(IpAddr::from([10, 9, 0, 1])),
         };
         assert_eq!(spec, Ok(DeviceSpec::Tap(tap.clone())));
         assert_eq!(DeviceSpec::parse("own:cl0=10.9.0.2/24,gw=10.9.0.1"), Ok(DeviceSpec::Own(tap)));
@@ -299,7 +304,17 @@ mod tests {
         let Ok(DeviceSpec::Memif(memif)) = spec else { panic!("{spec:?}") };
         assert_eq!((memif.path(), memif.role, memif.id), ("/run/vpp/memif.sock", Role::Server, 3));
         assert_eq!((memif.secret.as_str(), memif.mtu), ("psst", 9000));
-        assert_eq!(memif.own.gateway, Some(Ipv4Addr::new(10, 9, 0, 1)));
+        assert_eq!(memif.own.gateway, Some(IpAddr::from([10, 9, 0, 1])));
+    }
+
+    #[test]
+    fn a_device_may_have_an_ipv6_address() {
+        let spec = DeviceSpec::parse("tap:cl0=fd00:9::2/64,gw=fd00:9::1").expect("good");
+        let own = spec.own().expect("an address of our own");
+        assert_eq!((own.address, own.prefix), ("fd00:9::2".parse().expect("an address"), 64));
+        assert_eq!(own.gateway, "fd00:9::1".parse().ok());
+        let memif = DeviceSpec::parse("memif:/run/x.sock=fd00:9::2/64,role=server").expect("good");
+        assert_eq!(memif.own().map(|own| own.prefix), Some(64));
     }
 
     #[test]
@@ -307,8 +322,10 @@ mod tests {
         for (text, part) in [
             ("tap:cl0", "=ADDRESS/PREFIX"),
             ("tap:cl0=10.9.0.2", "/PREFIX"),
-            ("tap:cl0=10.9.0/24", "no IPv4 address"),
+            ("tap:cl0=10.9.0/24", "no IP address"),
             ("tap:cl0=10.9.0.2/31", "1 to 30"),
+            ("tap:cl0=fd00::2/127", "1 to 126"),
+            ("tap:cl0=fd00::2/64,gw=10.9.0.1", "not of the family"),
             ("tap:cl0=10.9.0.2/24,mtu=9000", "`mtu=9000` is unknown"),
             ("memif:/x=10.9.0.2/24,role=slave", "client or server"),
             ("memif:/x=10.9.0.2/24,mtu=99", "`99` cannot be the mtu"),

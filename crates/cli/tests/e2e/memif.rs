@@ -29,6 +29,20 @@ fn a_file_is_fetched_over_a_memif_wire() {
 }
 
 #[test]
+fn a_file_is_fetched_over_a_memif_wire_by_ipv6() {
+    let Some(world) = World::new(&["python3", "curl", "ip"]) else { return };
+    let file = world.random_file("page", 5_000_000);
+    let path = world.dir.join("wire").display().to_string();
+    let serve = ["python3", "-m", "http.server", "--bind", "::", "8000"];
+    let mut server = world.spawn(Side::Peer, "server", &at_end(&path, "fd00:88::1/64,role=server", &serve));
+    let got = world.dir.join("got").display().to_string();
+    let fetch = format!("until curl -sSg -o {got} 'http://[fd00:88::1]:8000/page'; do sleep 0.5; done");
+    world.check(Side::Ours, 60, &at_end(&path, "fd00:88::2/64", &["sh", "-c", &fetch]));
+    assert!(std::fs::read(file).expect("the page") == std::fs::read(&got).expect("what came"), "the same");
+    server.assert_running();
+}
+
+#[test]
 fn a_memif_peer_that_is_missing_is_named() {
     let Some(world) = World::new(&["ip"]) else { return };
     let path = world.dir.join("nobody").display().to_string();

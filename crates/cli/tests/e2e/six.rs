@@ -1,7 +1,7 @@
 //! IPv6: unmodified programs on Corelane over it, kernel peers, with the kernel's counters as witness that its TCP took no part.
 
 use crate::wires::kernel_segments;
-use crate::world::{DEVICE, OURS, OURS_V6, PEER_V6, Process, Side, World, sha256, wait_until};
+use crate::world::{DEVICE, OURS, OURS_V6, PEER_V6, Process, Side, World, program, sha256, wait_until};
 
 /// nginx with the lines `listens` in its server.
 fn nginx(world: &World, listens: &str) -> Process {
@@ -172,4 +172,23 @@ fn a_listener_sees_link_local_peers_with_the_device_as_their_scope() {
     wait_until("the server has told of its peer", 10, || {
         server.output().lines().filter(|l| *l == line).count() >= 4
     });
+}
+
+#[test]
+fn a_tap_device_has_an_ipv6_address_of_its_own() {
+    let Some(world) = World::new(&["python3", "curl", "ping", "ip"]) else { return };
+    let file = world.random_file("data", 20_000_003);
+    let program = program().display().to_string();
+    let device = "tap:cl0=fd00:9::2/64,gw=fd00:9::1";
+    let words =
+        [&program, "run", "--device", device, "--", "python3", "-m", "http.server", "--bind", "::", "8000"];
+    let mut server = world.spawn(Side::Ours, "python", &words);
+    world.wait_for_port_from(Side::Ours, "fd00:9::2", &mut server, 8000);
+    let fetched = world.dir.join("fetched").display().to_string();
+    let url = "http://[fd00:9::2]:8000/data";
+    world.check(Side::Ours, 60, &["curl", "-sSfg", "-o", &fetched, url]);
+    assert_eq!(sha256(&file), sha256(fetched.as_ref()));
+    // Nobody but Corelane has the address: neighbour discovery and echo are its own.
+    world.check(Side::Ours, 20, &["ping", "-6", "-c", "3", "-i", "0.2", "-s", "4000", "fd00:9::2"]);
+    server.assert_running();
 }
