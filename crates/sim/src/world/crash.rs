@@ -1,9 +1,12 @@
 //! A host whose program dies in the middle of a turn, and the steward that takes its lane.
 
-use base::Instant;
+use base::{Duration, Instant};
 
 use super::{Crash, Host, World};
 use crate::stream::Outcome;
+
+/// Least time between two turns of a steward.
+const STEP_MIN: Duration = Duration::from_millis(1);
 
 /// Where a crash stands.
 #[derive(Clone, Copy)]
@@ -59,14 +62,17 @@ impl World<'_> {
         self.serve(host)
     }
 
-    /// A turn of the steward.
+    /// A turn of the steward. It leaves when nothing is left to do, and is never in a greater hurry than [`STEP_MIN`]: a wheel that was
+    /// half changed may name a deadline that does not go away.
     pub(super) fn serve(&mut self, host: &Host) -> Result<Instant, String> {
         let mut session = host.enter(self.now)?;
         for _ in 0..super::ROUNDS_MAX {
             let progress = session.step();
             let sent = session.flush();
             if progress.received == 0 && !progress.more && sent == 0 {
-                return Ok(session.deadline());
+                let done = keeper::unfinished(&mut session) == 0;
+                let next = session.deadline().max(self.now.plus(STEP_MIN));
+                return Ok(if done { Instant::NEVER } else { next });
             }
         }
         Err("the steward does not come to rest".to_owned())
