@@ -139,7 +139,7 @@ pub(crate) fn connect(machine: &mut Machine, fd: i32, to: Named) -> Attempt<i32>
 
 fn begin(machine: &mut Machine, fd: i32, remote: Endpoint) -> Outcome<()> {
     let picked = machine.pick_port();
-    let own = IpAddress::from_v4(machine.stack.flags.local);
+    let own = machine.stack.own_for(remote.addr);
     let route = machine.stack.route(remote.addr);
     let sock = tcp(machine, fd)?;
     let mut local = sock.bound.unwrap_or(Endpoint { addr: own, port: picked });

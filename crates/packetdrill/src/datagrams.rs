@@ -75,7 +75,6 @@ fn bound(machine: &mut Machine, fd: i32) -> Outcome<SockRef> {
 /// `connect`.
 pub(crate) fn connect(machine: &mut Machine, fd: i32, to: Named) -> Outcome<i32> {
     let name = bound(machine, fd)?;
-    let own = own_address(machine, name)?;
     let remote = match to {
         Named::End(remote) => remote,
         Named::Unspecified => {
@@ -83,6 +82,7 @@ pub(crate) fn connect(machine: &mut Machine, fd: i32, to: Named) -> Outcome<i32>
             return Ok(0);
         }
     };
+    let own = own_address(machine, name, remote.addr)?;
     let route = machine.stack.route(remote.addr);
     machine.stack.with(|engine| engine.udp_connect(name, own, remote, &route))?.map(|()| 0).map_err(|error| {
         Errno(match error {
@@ -93,9 +93,9 @@ pub(crate) fn connect(machine: &mut Machine, fd: i32, to: Named) -> Outcome<i32>
     })
 }
 
-fn own_address(machine: &mut Machine, name: SockRef) -> Outcome<IpAddress> {
+fn own_address(machine: &mut Machine, name: SockRef, remote: IpAddress) -> Outcome<IpAddress> {
     let named = machine.stack.with(|engine| engine.names(name))?.map(|(local, _)| local.addr);
-    let own = IpAddress::from_v4(machine.stack.flags.local);
+    let own = machine.stack.own_for(remote);
     Ok(named.filter(|addr| !addr.is_any()).unwrap_or(own))
 }
 
@@ -115,7 +115,8 @@ pub(crate) fn send(
 
 fn send_now(machine: &mut Machine, fd: i32, data: &[u8], to: Option<Endpoint>) -> Outcome<usize> {
     let name = bound(machine, fd)?;
-    let local = own_address(machine, name)?;
+    let towards = to.map_or(IpAddress::from_v4(machine.stack.flags.local), |to| to.addr);
+    let local = own_address(machine, name, towards)?;
     let to = to.map(|remote| UdpTo { remote, local, route: machine.stack.route(remote.addr) });
     machine.stack.with(|engine| engine.udp_send_to(name, data, to.as_ref()))?.map_err(|error| match error {
         UdpSendError::WouldBlock => AGAIN,

@@ -1,6 +1,6 @@
 //! TCP_INFO in the kernel's binary form (linux/tcp.h `struct tcp_info`); fields there is no figure for are 0.
 
-use engine::{State, TcpInfo};
+use engine::{Phase, State, TcpInfo};
 
 /// Bytes of the structure up to and including `tcpi_total_rto_time`, as Linux 6.7 and later has it.
 const BYTES: usize = 248;
@@ -19,6 +19,17 @@ const fn state_number(state: State) -> u8 {
         State::LastAck => 9,
         State::Listen => 10,
         State::Closing => 11,
+    }
+}
+
+/// `tcpi_ca_state`: the kernel's numbers (linux/tcp.h `enum tcp_ca_state`).
+const fn phase_number(phase: Phase) -> u8 {
+    match phase {
+        Phase::Open => 0,
+        Phase::Disorder => 1,
+        Phase::Reduced => 2,
+        Phase::Recovery => 3,
+        Phase::Loss => 4,
     }
 }
 
@@ -47,16 +58,12 @@ pub(crate) fn tcp_info(info: &TcpInfo) -> Vec<u8> {
     const TIMESTAMPS: u8 = 1;
     const SACK: u8 = 2;
     const WSCALE: u8 = 4;
-    /// TCP_CA_Recovery and TCP_CA_Loss.
-    const RECOVERY: u8 = 3;
-    const LOSS: u8 = 4;
     let mut record = Record([0; BYTES]);
     let bit = |on: bool, bit: u8| if on { bit } else { 0 };
     let scaled = info.snd_shift > 0 || info.rcv_shift > 0;
     let options = bit(info.timestamps, TIMESTAMPS) | bit(info.sack, SACK) | bit(scaled, WSCALE);
-    let ca_state = if info.backoff > 0 { LOSS } else { bit(info.recovering, RECOVERY) };
     record.put(offset_of!(T, tcpi_state), [state_number(info.state)]);
-    record.put(offset_of!(T, tcpi_ca_state), [ca_state]);
+    record.put(offset_of!(T, tcpi_ca_state), [phase_number(info.congestion.phase)]);
     record.put(offset_of!(T, tcpi_retransmits), [info.backoff]);
     record.put(offset_of!(T, tcpi_backoff), [info.backoff]);
     record.put(offset_of!(T, tcpi_options), [options]);
@@ -78,7 +85,9 @@ pub(crate) fn tcp_info(info: &TcpInfo) -> Vec<u8> {
     record.word(offset_of!(T, tcpi_reordering), 3);
     record.word(offset_of!(T, tcpi_rcv_space), info.rcv_wnd_bytes);
     record.word(offset_of!(T, tcpi_total_retrans), info.retransmits);
+    record.long(offset_of!(T, tcpi_pacing_rate), info.congestion.pacing_rate);
     record.long(offset_of!(T, tcpi_max_pacing_rate), u64::MAX);
+    record.long(offset_of!(T, tcpi_delivery_rate), info.congestion.delivery_rate);
     let acked = info.bytes_out.saturating_sub(u64::from(info.unacked_bytes));
     record.long(offset_of!(T, tcpi_bytes_acked), acked);
     record.long(offset_of!(T, tcpi_bytes_received), info.bytes_in);

@@ -156,3 +156,46 @@ impl Machine {
         self.pipes.get_mut(at).ok_or(Errno(libc::EBADF))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv6Addr;
+
+    use base::IpAddress;
+    use state::Endpoint;
+
+    use super::*;
+    use crate::{conn, verbs};
+
+    const OURS: Ipv6Addr = Ipv6Addr::new(0xfd3d, 0xfa7b, 0xd17d, 0, 0, 0, 0, 9);
+    const PEER: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1);
+
+    fn syn() -> Vec<u8> {
+        let mut tcp =
+            vec![0x9c, 0x40, 0x1f, 0x90, 0, 0, 0, 0, 0, 0, 0, 0, 0x60, 2, 255, 255, 0, 0, 0, 0, 2, 4, 3, 232];
+        let mut pseudo = [PEER.octets(), OURS.octets()].concat();
+        pseudo.extend([0, 0, 0, 24, 0, 0, 0, 6]);
+        pseudo.extend(&tcp);
+        let check = wire::Sum::of(&pseudo).finish();
+        tcp[16..18].copy_from_slice(&check.to_be_bytes());
+        let mut packet = vec![0x60, 0, 0, 0, 0, 24, 6, 64];
+        packet.extend(PEER.octets());
+        packet.extend(OURS.octets());
+        packet.extend(tcp);
+        packet
+    }
+
+    #[test]
+    fn a_listener_answers_over_ipv6_at_the_address_it_is_asked_at() {
+        let mut machine = Machine::new(Flags::DEFAULT).unwrap();
+        let fd = verbs::socket(&mut machine, libc::AF_INET6, libc::SOCK_STREAM, 0).unwrap();
+        let end = Endpoint { addr: IpAddress::from_v6(OURS), port: Port(8080) };
+        conn::bind(&mut machine, fd, end).unwrap();
+        conn::listen(&mut machine, fd, 1).unwrap();
+        machine.stack.inject(&syn()).unwrap();
+        let answer = machine.stack.take_outbound().unwrap().bytes;
+        assert_eq!(answer[0] >> 4, 6, "{answer:02x?}");
+        assert_eq!((&answer[8..24], &answer[24..40]), (&OURS.octets()[..], &PEER.octets()[..]));
+        assert_eq!(answer[40 + 13], 0x12);
+    }
+}

@@ -1,7 +1,7 @@
 //! `getsockopt` and `setsockopt`.
 
 use base::Duration;
-use engine::TcpInfo;
+use engine::{Algorithm, TcpInfo};
 use state::TcpOptions;
 
 use crate::conn;
@@ -15,8 +15,6 @@ const TCP: i32 = libc::IPPROTO_TCP;
 const SOCKET: i32 = libc::SOL_SOCKET;
 const IP: i32 = libc::IPPROTO_IP;
 const IPV6: i32 = libc::IPPROTO_IPV6;
-/// Our congestion control, by the name Linux has for it.
-const CONGESTION: &[u8] = b"reno";
 /// Bytes of a name of a congestion control (TCP_CA_NAME_MAX).
 const NAME_BYTES: usize = 16;
 /// Send buffer that is told when none was set, bytes.
@@ -74,10 +72,6 @@ pub(crate) fn set(machine: &mut Machine, fd: i32, level: i32, name: i32, value: 
         }
         return Ok(0);
     }
-    if (level, name) == (TCP, libc::TCP_CONGESTION) {
-        let end = value.iter().position(|b| *b == 0).unwrap_or(value.len());
-        return if value.get(..end) == Some(CONGESTION) { Ok(0) } else { Err(Errno(libc::ENOENT)) };
-    }
     if is_harmless(level, name) { Ok(0) } else { Err(Errno(libc::ENOPROTOOPT)) }
 }
 
@@ -98,6 +92,11 @@ fn set_tcp(sock: &mut TcpSock, level: i32, name: i32, value: Value<'_>) -> Outco
         (SOCKET, libc::SO_SNDTIMEO) => sock.snd_timeout = value.time()?,
         (TCP, libc::TCP_NODELAY) => o.nodelay = value.on()?,
         (TCP, libc::TCP_CORK) => o.cork = value.on()?,
+        (TCP, libc::TCP_CONGESTION) => {
+            let end = value.0.iter().position(|b| *b == 0).unwrap_or(value.0.len());
+            let named = Algorithm::from_name(value.0.get(..end).unwrap_or(&[]));
+            o.congestion = named.ok_or(Errno(libc::ENOENT))? as u8;
+        }
         (TCP, libc::TCP_KEEPIDLE) => o.keep_idle_s = value.within(1, 32_767)? as u16,
         (TCP, libc::TCP_KEEPINTVL) => o.keep_interval_s = value.within(1, 32_767)? as u16,
         (TCP, libc::TCP_KEEPCNT) => o.keep_probes = value.within(1, 127)? as u8,
@@ -200,7 +199,9 @@ pub(crate) fn get(machine: &mut Machine, fd: i32, level: i32, name: i32) -> Outc
         (TCP, libc::TCP_INFO) => Ok(tcp_info(machine, &sock)?.map_or_else(idle_info, |i| info::tcp_info(&i))),
         (TCP, libc::TCP_MAXSEG) => word(tcp_info(machine, &sock)?.map_or(536, |i| u32::from(i.snd_mss))),
         (TCP, libc::TCP_CONGESTION) => {
-            let mut name = CONGESTION.to_vec();
+            let chosen = Algorithm::chosen(sock.options.congestion, 0);
+            let used = tcp_info(machine, &sock)?.map_or(chosen, |info| info.congestion.algorithm);
+            let mut name = used.name().as_bytes().to_vec();
             name.resize(NAME_BYTES, 0);
             Ok(name)
         }

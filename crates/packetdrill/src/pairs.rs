@@ -5,7 +5,7 @@
 //! joins them to the length that its script expects, and compares the flags of the last one.
 
 use base::{IpAddress, SeqNum};
-use wire::{EthFrame, IpProtocol, Ipv4Packet, TcpSegment, eth};
+use wire::{EthFrame, EtherType, IpProtocol, Ipv4Packet, Ipv6Packet, TcpSegment, eth, ipv6};
 
 /// Flows that are told apart.
 const FLOWS_MAX: usize = 64;
@@ -44,11 +44,26 @@ impl Pairs {
 
     fn is_second(&mut self, frame: &[u8]) -> Option<bool> {
         let eth = EthFrame::parse(frame).ok()?;
-        let ip = Ipv4Packet::parse(eth.payload()).ok().filter(|ip| ip.protocol() == IpProtocol::TCP)?;
-        let tcp = TcpSegment::parse(ip.payload()).ok()?;
+        let (from, to, payload) = match eth.ethertype() {
+            EtherType::IPV4 => {
+                let ip =
+                    Ipv4Packet::parse(eth.payload()).ok().filter(|ip| ip.protocol() == IpProtocol::TCP)?;
+                (IpAddress::from_v4(ip.src()), IpAddress::from_v4(ip.dst()), ip.payload())
+            }
+            EtherType::IPV6 => {
+                let ip = Ipv6Packet::parse(eth.payload()).ok()?;
+                let tcp = ip.next_header() == IpProtocol::TCP;
+                (
+                    IpAddress::from_v6(ip.src()),
+                    IpAddress::from_v6(ip.dst()),
+                    Some(ip.payload()).filter(|_| tcp)?,
+                )
+            }
+            _ => return None,
+        };
+        let tcp = TcpSegment::parse(payload).ok()?;
         let len = tcp.payload().len();
-        let ends =
-            (IpAddress::from_v4(ip.src()), IpAddress::from_v4(ip.dst()), tcp.src_port().0, tcp.dst_port().0);
+        let ends = (from, to, tcp.src_port().0, tcp.dst_port().0);
         let end = tcp.seq().plus(len as u32);
         let Some(flow) = self.flows.iter_mut().find(|flow| flow.ends == ends) else {
             if self.flows.len() == FLOWS_MAX {
@@ -77,8 +92,9 @@ impl Pairs {
 
 /// Sets PSH, and amends the checksum (RFC 1624 3).
 fn set_push(frame: &mut [u8]) {
-    let Some(words) = frame.get(eth::HEADER_LEN).map(|b| usize::from(b & 15)) else { return };
-    let tcp = eth::HEADER_LEN + 4 * words;
+    let Some(first) = frame.get(eth::HEADER_LEN) else { return };
+    let ip = if first >> 4 == 6 { ipv6::HEADER_LEN } else { 4 * usize::from(first & 15) };
+    let tcp = eth::HEADER_LEN + ip;
     let Some(header) = frame.get_mut(tcp..tcp + 20) else { return };
     let [.., offset, flags, _, _, check, sum, _, _] = header else { return };
     if *flags & PSH != 0 {

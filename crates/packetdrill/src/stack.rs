@@ -1,5 +1,6 @@
 //! The stack: one lane over anonymous memory, and the virtual clock it works by.
 
+use core::net::Ipv6Addr;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -20,6 +21,9 @@ const FRAMES: u32 = 8192;
 const SOCKS: u32 = 64;
 /// The clock when the library is loaded, s: no timer is in the past.
 const START_S: u64 = 1_000_000;
+
+/// Source of IPv6 connections from sockets that are not bound: in the prefix of packetdrill's own device.
+const LOCAL6: Ipv6Addr = Ipv6Addr::new(0xfd3d, 0xfa7b, 0xd17d, 0, 0, 0, 0, 1);
 
 /// A packet that left, and when.
 pub(crate) struct Outbound {
@@ -62,6 +66,7 @@ impl Stack {
         let own = Vec::new();
         let mut stack = Self { lane, wire, now, outbound: VecDeque::new(), own, flags };
         stack.own_address(IpAddress::from_v4(flags.local));
+        stack.own_address(IpAddress::from_v6(LOCAL6));
         Ok(stack)
     }
 
@@ -141,6 +146,15 @@ impl Stack {
 
     pub(crate) fn has_outbound(&self) -> bool {
         !self.outbound.is_empty()
+    }
+
+    /// The address of sockets that go to `remote` and are not bound.
+    pub(crate) fn own_for(&self, remote: IpAddress) -> IpAddress {
+        if remote.as_v4().is_some() {
+            IpAddress::from_v4(self.flags.local)
+        } else {
+            IpAddress::from_v6(LOCAL6)
+        }
     }
 
     /// The way to `remote`: everybody is behind the one device.
