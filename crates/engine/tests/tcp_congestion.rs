@@ -4,7 +4,7 @@
 mod net;
 
 use base::{Duration, Instant};
-use engine::{Algorithm, SendError};
+use engine::{Algorithm, Ecn, SendError};
 use net::{Bottleneck, Faults, Net, Setup};
 use state::{SockRef, TcpOptions};
 
@@ -72,7 +72,9 @@ fn goodput(algorithm: Algorithm, loss_ppm: u32) -> f64 {
 fn without_loss_every_algorithm_fills_the_link() {
     for algorithm in Algorithm::ALL {
         let share = goodput(algorithm, 0) / (BITS_PER_S as f64 / 1e6 * PAYLOAD_SHARE);
-        assert!(share > 0.95 && share <= 1.0, "{algorithm:?}: {share}");
+        // BBR paces one percent below, and makes room for others now and then.
+        let least = if algorithm == Algorithm::Bbr { 0.85 } else { 0.95 };
+        assert!(share > least && share <= 1.0, "{algorithm:?}: {share}");
     }
 }
 
@@ -92,6 +94,30 @@ fn with_random_loss_goodput_is_that_of_the_model() {
             );
         }
     }
+}
+
+#[test]
+fn bbr_does_not_take_a_little_random_loss_for_congestion() {
+    for (loss_ppm, least) in [(1_000, 60.0), (10_000, 30.0)] {
+        let rate = goodput(Algorithm::Bbr, loss_ppm);
+        assert!(rate > least, "{loss_ppm}: {rate} Mb/s");
+    }
+    // Above its threshold of 2 % it gives way, but not as Reno does.
+    let rate = goodput(Algorithm::Bbr, 30_000);
+    assert!(rate > 4.0, "{rate} Mb/s");
+}
+
+#[test]
+fn bbr_leaves_most_of_the_queue_empty() {
+    let mut net = path(15, 0, LINK);
+    net.on(0, |e| e.set_congestion(Algorithm::Bbr));
+    let (_, a, b) = net.open();
+    send_for(&mut net, &[(a, b)], Duration::from_secs(10));
+    let info = net.on(0, |e| e.tcp_info(a)).unwrap();
+    let pace = info.congestion.pacing_rate as f64 * 8.0 / 1e6;
+    assert!((70.0..130.0).contains(&pace), "{pace} Mb/s");
+    // CUBIC keeps the queue full: 80 ms.
+    assert!(info.rtt_us < 60_000, "{info:?}");
 }
 
 /// Jain's index of fairness.
@@ -116,7 +142,7 @@ fn two_flows_share_the_link() {
         let got = send_for(&mut net, &[first, second], Duration::from_secs(60));
         let index = jain(&got);
         println!("{:6} {got:?}: Jain {index:.3}", algorithm.name());
-        assert!(index > 0.9, "{algorithm:?} {got:?}");
+        assert!(index > if algorithm == Algorithm::Bbr { 0.8 } else { 0.9 }, "{algorithm:?} {got:?}");
     }
 }
 
@@ -156,6 +182,38 @@ fn an_algorithm_is_chosen_for_a_lane_for_a_listener_and_for_a_connection() {
     let cubic = TcpOptions { congestion: Algorithm::Cubic as u8, ..TcpOptions::default() };
     assert!(net.on(0, |e| e.set_tcp_options(c, &cubic)));
     assert_eq!(algorithm(&mut net, 0, c), Algorithm::Cubic);
+}
+
+#[test]
+fn every_algorithm_carries_bytes_whole_through_loss_and_reordering() {
+    for (n, algorithm) in Algorithm::ALL.into_iter().enumerate() {
+        for super_segment_max in [0, 61_440] {
+            let mut net = Net::new(20 + n as u64, &Setup { super_segment_max, ..Setup::USUAL });
+            for host in 0..2 {
+                net.on(host, |e| e.set_congestion(algorithm));
+                net.on(host, |e| e.set_ecn(Ecn::Ask));
+            }
+            let (delay, split) = (Duration::from_millis(2), n % 2 == 0);
+            net.faults = Faults {
+                loss_ppm: 10_000,
+                dup_ppm: 5_000,
+                reorder_ppm: 20_000,
+                delay,
+                split,
+                ..Faults::NONE
+            };
+            let mut count = 0_u32;
+            net.marker = Some(Box::new(move |_, _| {
+                count += 1;
+                count.is_multiple_of(40)
+            }));
+            let (listener, a, b) = net.open();
+            net.transfer(a, b, 1_000_000, 300_000);
+            net.close(1, listener);
+            net.run(Duration::from_secs(200));
+            net.assert_clean(&Setup { super_segment_max, ..Setup::USUAL });
+        }
+    }
 }
 
 #[test]

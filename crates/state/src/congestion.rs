@@ -4,6 +4,8 @@
 use base::{Instant, SeqNum};
 use region::{TableAt, plain};
 
+use crate::Rate;
+
 plain! {
     /// What algorithms that reckon with a window remember: slow start, recovery, CUBIC, DCTCP.
     #[derive(Debug, Default)]
@@ -122,5 +124,7 @@ plain! {
     pub struct CongestionTables {
         /// A row for each connection.
         pub windows: TableAt<Congestion>,
+        /// The same, for those that are paced.
+        pub rates: TableAt<Rate>,
     }
 }

@@ -280,7 +280,7 @@ impl LaneTables {
             cold: at.table(shape.socks),
             rings: at.table(3 * shape.socks.next_power_of_two()),
             wheel: WheelAt { timers: at.table(shape.socks), head: at.table(1) },
-            congestion: CongestionTables { windows: at.table(shape.socks) },
+            congestion: CongestionTables { windows: at.table(shape.socks), rates: at.table(shape.socks) },
             flow_head: at.table(1),
             flows: at.table(FlowTable::rows_for(shape.connections())),
             boards: at.table(shape.boards),

@@ -15,6 +15,7 @@ mod load;
 mod mem;
 pub mod outbox;
 pub mod ports;
+mod rate;
 pub mod reassembly;
 mod sock;
 mod tcb;
@@ -33,6 +34,7 @@ pub use load::LaneLoad;
 pub use mem::LaneMem;
 pub use outbox::Outbox;
 pub use ports::PortInfo;
+pub use rate::{Bbr, RATE_MARKS, Rate, RateMark};
 pub use reassembly::{Reassembly, ReassemblyGlobals};
 pub use sock::{Endpoint, Event, Ready, SockKind, SockRef, TcpOptions};
 pub use tcb::{

@@ -10,7 +10,7 @@ use region::{
 use crate::dormant::{FREE_HANDLE, LAST};
 use crate::{
     Congestion, Counters, Dormant, DormantGlobals, EventGlobals, EventQueue, EventRow, Handle, Hop,
-    IpGlobals, LaneGlobals, LaneLoad, LaneShape, LaneTables, Listener, OptionSet, PortInfo, Reassembly,
+    IpGlobals, LaneGlobals, LaneLoad, LaneShape, LaneTables, Listener, OptionSet, PortInfo, Rate, Reassembly,
     Scoreboard, TcbCold, TcbHot, TcpCounters, TcpGlobals, TxFrame, UdpSock,
 };
 
@@ -34,6 +34,8 @@ pub struct LaneMem<'a> {
     pub flows: FlowTable<'a>,
     /// Congestion control of connections; same rows.
     pub cc: Table<'a, Congestion>,
+    /// Those that are paced; same rows.
+    pub rates: Table<'a, Rate>,
     /// Scoreboards.
     pub boards: Table<'a, Scoreboard>,
     /// Listeners.
@@ -83,6 +85,7 @@ impl<'a> LaneMem<'a> {
                 Wheel::new(carver.one(at.wheel.head)?, timers)
             },
             cc: carver.table(at.congestion.windows)?,
+            rates: carver.table(at.congestion.rates)?,
             flows: FlowTable::new(carver.one(at.flow_head)?, carver.table(at.flows)?),
             boards: carver.table(at.boards)?,
             listeners: carver.table(at.listeners)?,

@@ -6,7 +6,7 @@ use base::{Duration, Instant, SeqNum};
 use super::conn::{Conn, Fate, Ring};
 use super::rack::note_rtt;
 use super::segment::Seg;
-use super::{Cause, FIN_WAIT_2, State, TIME_WAIT, flag, rtt};
+use super::{Cause, FIN_WAIT_2, State, TIME_WAIT, cc_flag, flag, rtt};
 
 /// Least time to a tail loss probe.
 const TAIL_PROBE_MIN: Duration = Duration::from_millis(5);
@@ -98,6 +98,11 @@ impl Conn<'_, '_> {
             };
             let safe = recovering && acked > 0 && self.cold.loss.lost_edge == lost_edge;
             self.congestion_in_recovery(delivered, (!recovering, safe));
+        }
+        if self.cold.cc_flags & cc_flag::PACED != 0 {
+            let (una, reported, ..) = before;
+            let acked = self.hot.snd.una.since(una);
+            self.rate_ack(acked.saturating_add(self.sacked_bytes()).saturating_sub(reported));
         }
         self.count_marks(seg, self.hot.snd.una.since(before.0));
         fate

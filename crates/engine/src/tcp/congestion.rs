@@ -21,13 +21,15 @@ pub enum Algorithm {
     Cubic = 1,
     /// NewReno (RFC 5681, RFC 6582), with HyStart++.
     Reno = 2,
+    /// BBR, version 3 (draft-ietf-ccwg-bbr), paced.
+    Bbr = 3,
     /// DCTCP (RFC 8257), for networks whose switches mark early; NewReno when the peer does not speak ECN.
     Dctcp = 4,
 }
 
 impl Algorithm {
     /// All of them, the default first.
-    pub const ALL: [Self; 3] = [Self::Cubic, Self::Reno, Self::Dctcp];
+    pub const ALL: [Self; 4] = [Self::Cubic, Self::Reno, Self::Bbr, Self::Dctcp];
 
     /// The one with this number in a region; 0 and nonsense: none.
     #[must_use]
@@ -35,6 +37,7 @@ impl Algorithm {
         match raw {
             1 => Some(Self::Cubic),
             2 => Some(Self::Reno),
+            3 => Some(Self::Bbr),
             4 => Some(Self::Dctcp),
             _ => None,
         }
@@ -46,6 +49,7 @@ impl Algorithm {
         match self {
             Self::Cubic => "cubic",
             Self::Reno => "reno",
+            Self::Bbr => "bbr",
             Self::Dctcp => "dctcp",
         }
     }
@@ -120,6 +124,9 @@ impl Window<'_> {
     /// `acked` bytes were acknowledged, `rtt_us` after they were sent if that is known. SND.UNA is behind them already.
     pub(super) fn grow(&mut self, acked: u32, rtt_us: Option<u32>) {
         self.measure();
+        if self.algorithm() == Algorithm::Bbr {
+            return; // `rate` sees to its window
+        }
         let mut acked = acked;
         if self.hot.snd.cwnd < self.hot.snd.ssthresh {
             // An ACK stands for up to a whole super-segment here, so it counts with all its bytes (RFC 3465 2.1; RFC 9438
@@ -144,6 +151,7 @@ impl Window<'_> {
                 let windows = (cwnd, self.mss());
                 cubic::grow(&mut self.row.cubic, self.now, rtt, windows, acked, &mut self.row.rest)
             }
+            Algorithm::Bbr => 0,
             Algorithm::Reno | Algorithm::Dctcp => {
                 // RFC 5681 3.1, byte counting: one segment for each window acknowledged.
                 let sum = self.row.rest.saturating_add(acked);
@@ -214,6 +222,7 @@ impl Window<'_> {
                 cubic::beta(flight)
             }
             Algorithm::Reno | Algorithm::Dctcp => flight / 2,
+            Algorithm::Bbr => self.hot.snd.ssthresh,
         };
         self.hot.snd.ssthresh = threshold.max(2 * mss);
     }
@@ -224,7 +233,7 @@ impl Window<'_> {
         self.hot.snd.ssthresh = self.hot.snd.ssthresh.max(ssthresh_before);
         match self.algorithm() {
             Algorithm::Cubic => cubic::undo(&mut self.row.cubic),
-            Algorithm::Reno | Algorithm::Dctcp => {}
+            Algorithm::Reno | Algorithm::Bbr | Algorithm::Dctcp => {}
         }
     }
 }
@@ -239,10 +248,12 @@ impl Conn<'_, '_> {
     pub(super) fn start_congestion(&mut self) {
         self.hot.snd.cwnd = initial_window(self.mss());
         self.hot.snd.ssthresh = CWND_MAX;
+        self.choose_pace();
     }
 
     /// The program has chosen another algorithm: the window stays, what the old one remembered goes.
     pub(super) fn choose_algorithm(&mut self) {
+        self.choose_pace();
         if self.cold.cc_flags & cc_flag::ROW == 0 {
             return;
         }
@@ -293,6 +304,7 @@ impl Conn<'_, '_> {
         if first && let Some(mut w) = self.window() {
             w.lower_threshold(flight);
             self.announce_reduction();
+            self.keep_window_for_later();
         }
         self.hot.snd.cwnd = self.mss();
     }
@@ -301,7 +313,9 @@ impl Conn<'_, '_> {
     /// nothing more was found lost.
     pub(super) fn congestion_in_recovery(&mut self, delivered: u32, (first, safe): (bool, bool)) {
         let (pipe, mss, ssthresh) = (self.pipe(), self.mss(), self.hot.snd.ssthresh);
+        let paced = self.cold.cc_flags & cc_flag::PACED != 0;
         if delivered > 0
+            && !paced
             && let Some(w) = self.window()
         {
             if first {
@@ -342,7 +356,9 @@ impl Conn<'_, '_> {
 
     /// A recovery that began without a timeout is over (RFC 9937 6.2: the window is the threshold).
     pub(super) fn on_recovery_end(&mut self) {
-        self.hot.snd.cwnd = self.hot.snd.ssthresh;
+        if self.cold.cc_flags & cc_flag::PACED == 0 {
+            self.hot.snd.cwnd = self.hot.snd.ssthresh;
+        }
     }
 
     /// Nothing was lost: the window is at least what it was before the alarm (RFC 4015 3.2, RFC 9438 4.9).
@@ -359,6 +375,7 @@ impl Conn<'_, '_> {
             && self.hot.snd.cwnd > initial_window(self.mss())
             && self.now.since(self.hot.sent_at) > rtt::rto(&self.hot.rtt, 0)
             && !self.any(flag::RECOVERY)
+            && self.cold.cc_flags & cc_flag::PACED == 0
         {
             self.hot.snd.cwnd = initial_window(self.mss());
             if self.cold.cc_flags & cc_flag::ROW != 0

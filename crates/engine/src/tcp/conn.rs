@@ -1,8 +1,8 @@
 //! One connection in the hands of the code that works on it: its own rows, and what it shares with the lane.
 
 use ::state::{
-    Congestion, Counters, DropReason, Hop, LaneMem, PortInfo, Ready, Scoreboard, TcbCold, TcbHot, TcpGlobals,
-    TxRing,
+    Congestion, Counters, DropReason, Hop, LaneMem, PortInfo, Rate, Ready, Scoreboard, TcbCold, TcbHot,
+    TcpGlobals, TxRing,
 };
 use base::{Idx, Instant, SeqNum};
 use region::{Frames, Table, Wheel};
@@ -72,6 +72,7 @@ pub(crate) struct Conn<'c, 'a> {
     pub(crate) rings: &'c mut Table<'a, u32>,
     pub(crate) wheel: &'c mut Wheel<'a>,
     pub(crate) cc: &'c mut Table<'a, Congestion>,
+    pub(crate) rates: &'c mut Table<'a, Rate>,
     pub(crate) boards: &'c mut Table<'a, Scoreboard>,
     pub(crate) events: Notifier<'c, 'a>,
     pub(crate) ports: &'c Table<'a, PortInfo>,
@@ -97,6 +98,7 @@ pub(crate) fn conn<'c, 'a>(mem: &'c mut LaneMem<'a>, now: Instant, at: Idx<TcbHo
         rings: &mut mem.rings,
         wheel: &mut mem.wheel,
         cc: &mut mem.cc,
+        rates: &mut mem.rates,
         boards: &mut mem.boards,
         events: Notifier { rows: &mut mem.events, lists: &mut mem.globals.events },
         ports: &mem.ports,

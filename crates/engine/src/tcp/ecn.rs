@@ -33,7 +33,8 @@ pub enum Ecn {
 
 /// Does a connection with `algorithm` ask for ECN?
 fn asks(tcp: &TcpGlobals, algorithm: Algorithm) -> bool {
-    tcp.ecn == Ecn::Ask as u8 || algorithm == Algorithm::Dctcp
+    // BBR has no answer to marks yet.
+    (tcp.ecn == Ecn::Ask as u8 && algorithm != Algorithm::Bbr) || algorithm == Algorithm::Dctcp
 }
 
 /// `tos` without its ECN field, which is not the program's to set.
@@ -79,7 +80,7 @@ impl Conn<'_, '_> {
             let plain = seg.ecn == 0 || seg.flags.intersects(TcpFlags::AE);
             seg.flags.contains(both) && (dctcp || (plain && self.tcp.ecn != Ecn::Never as u8))
         };
-        if agreed {
+        if agreed && self.chosen_algorithm() != Algorithm::Bbr {
             self.cold.options.tos = without(self.cold.options.tos) | ECT;
         }
         self.choose_way();
@@ -89,7 +90,7 @@ impl Conn<'_, '_> {
     pub(super) fn choose_way(&mut self) {
         let telling = self.cold.cc_flags & (cc_flag::ECE | cc_flag::CWR) != 0;
         let counting = self.uses_ecn() && self.chosen_algorithm() == Algorithm::Dctcp;
-        if telling || counting {
+        if telling || counting || self.cold.cc_flags & cc_flag::PACED != 0 {
             self.set(flag::SPECIAL);
         } else {
             self.clear(flag::SPECIAL);

@@ -7,7 +7,7 @@
 //! | `segment` | a received segment, checked |
 //! | `usual` | the same for usual segments, a batch at a time |
 //! | `input`, `handshake`, `ack`, `receive`, `queue` | what a received segment does |
-//! | `congestion`, `cubic`, `dctcp`, `slow_start`, `prr`, `ecn` | how much may be in flight |
+//! | `congestion`, `cubic`, `dctcp`, `bbr`, `rate`, `slow_start`, `prr`, `ecn` | how much may be in flight |
 //! | `recovery`, `rack`, `undo`, `board`, `resent`, `rtt` | what is lost |
 //! | `output`, `usual_out`, `header`, `reset`, `window` | what is sent |
 //! | `timers`, `report` | what time and ICMP errors do |
@@ -21,6 +21,7 @@
 
 mod ack;
 pub(crate) mod audit;
+mod bbr;
 pub(crate) mod bequest;
 mod board;
 pub(crate) mod borrow;
@@ -42,6 +43,7 @@ mod output;
 mod prr;
 mod queue;
 mod rack;
+mod rate;
 mod receive;
 mod recovery;
 mod report;
@@ -160,6 +162,8 @@ pub(crate) mod cc_flag {
     pub(crate) const CWR: u8 = 16;
     /// The window was reduced for an echo: no further one counts until what was out then is acknowledged.
     pub(crate) const REDUCED: u8 = 32;
+    /// It is paced.
+    pub(crate) const PACED: u8 = 64;
 }
 
 /// Twice the maximum segment lifetime, as Linux has it.

@@ -190,6 +190,9 @@ impl Conn<'_, '_> {
         if !self.state().is_synchronized() || self.state() == State::TimeWait {
             return Ok(false);
         }
+        if self.any(flag::SPECIAL) && self.waits_for_pace() {
+            return Ok(false);
+        }
         if let Some(range) = self.next_lost() {
             let len = range.right.since(range.left).min(self.segment_max());
             return self.retransmit(out, range.left, len).map(|()| true);
@@ -226,6 +229,7 @@ impl Conn<'_, '_> {
         }
         self.note_resent(range);
         self.note_recovery_sent(space);
+        self.note_rate_lost(space);
         self.cold.retransmits = self.cold.retransmits.saturating_add(1);
         self.counters.tcp.retransmits = self.counters.tcp.retransmits.wrapping_add(1);
         self.clear(flag::TIMING);
@@ -241,6 +245,7 @@ impl Conn<'_, '_> {
         let mss = u32::from(self.payload_max_now());
         let port = self.ports.get(Idx::new(u32::from(self.hot.port))).map_or(0, |p| p.super_segment_max);
         let most = port.min(SUPER_SEGMENT_BYTES as u32);
+        let most = if self.any(flag::SPECIAL) { most.min(self.pace_quantum()) } else { most };
         if most >= 2 * mss { most - most % mss } else { mss }
     }
 
@@ -325,6 +330,7 @@ impl Conn<'_, '_> {
 
     /// `len` new bytes, and the FIN if it is among `flags`, were sent; the next byte lies in `next`.
     fn advance(&mut self, len: u32, flags: TcpFlags, next: FrameIdx) {
+        self.note_rate_sent(self.hot.snd.nxt, len);
         let end = self.hot.snd.nxt.plus(len);
         let mss = self.mss();
         if len < mss || (len > mss && !len.is_multiple_of(mss)) {

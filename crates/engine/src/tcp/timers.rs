@@ -84,6 +84,9 @@ impl Conn<'_, '_> {
             self.counters.tcp.delayed_acks = self.counters.tcp.delayed_acks.wrapping_add(1);
             self.ack_now();
         }
+        if self.any(flag::SPECIAL) {
+            self.pace_on();
+        }
         if self.hot.rexmit_at <= self.now {
             self.hot.rexmit_at = Instant::NEVER;
             let fate = self.on_rexmit_timer();

@@ -234,6 +234,12 @@ fn move_one(
     {
         *row = *old;
     }
+    if cold.cc_flags & cc_flag::PACED != 0
+        && let (Some(old), Some(row)) =
+            (from.rates.get(Idx::new(at.raw())), to.rates.get_mut(Idx::new(new.raw())))
+    {
+        *row = *old;
+    }
     if let Some(board) = from.boards.get(cold.board)
         && let Some(mut c) = conn(to, now, new)
     {

@@ -218,6 +218,13 @@ pub(crate) fn info(mem: &LaneMem<'_>, s: SockRef) -> Option<TcpInfo> {
         }
         info.congestion.algorithm = Algorithm::from_raw(cold.cc).unwrap_or(info.congestion.algorithm);
     }
+    if let (Some(at), Some(cold)) = (at, cold)
+        && cold.cc_flags & cc_flag::PACED != 0
+        && let Some(rate) = mem.rates.get(Idx::new(at.raw()))
+    {
+        info.congestion.delivery_rate = super::bbr::bw(&rate.bbr);
+        info.congestion.pacing_rate = if rate.pace == 0 { u64::MAX } else { rate.pace };
+    }
     Some(info)
 }
 
