@@ -30,7 +30,7 @@ const SYSCTLS: [(&str, &str); 6] = [
     ("net/ipv6/conf/default/disable_ipv6", "1"),
     ("net/ipv4/tcp_congestion_control", "reno"),
     ("net/ipv4/tcp_no_metrics_save", "1"),
-    ("net/ipv4/tcp_ecn", "0"),
+    ("net/ipv4/tcp_ecn", "2"),
     ("net/ipv4/tcp_syncookies", "0"),
 ];
 

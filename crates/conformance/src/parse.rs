@@ -191,7 +191,7 @@ fn number<T: core::str::FromStr>(text: &str) -> Result<T, String> {
     text.parse().map_err(|_| format!("`{text}` is no number of the right size"))
 }
 
-/// `FLAGS SEQ[:END] [ack N] [win N] [port N] [<options>]`.
+/// `FLAGS SEQ[:END] [ack N] [win N] [port N] [ecn N] [<options>]`.
 fn pattern(text: &str) -> Result<Pattern, String> {
     let (text, options) = match text.split_once('<') {
         Some((before, rest)) => {
@@ -212,13 +212,14 @@ fn pattern(text: &str) -> Result<Pattern, String> {
         return Err("the segment ends before it begins, or is too long".into());
     }
     let mut pattern =
-        Pattern { flags, seq, len, ack: Field::Any, win: Field::Any, options, port: SCRIPT_PORT };
+        Pattern { flags, seq, len, ack: Field::Any, win: Field::Any, options, port: SCRIPT_PORT, ecn: None };
     while let Some(word) = words.next() {
         let value = words.next().ok_or("a field without its value")?;
         match word {
             "ack" => pattern.ack = field(value)?,
             "win" => pattern.win = field(value)?,
             "port" => pattern.port = number(value)?,
+            "ecn" => pattern.ecn = Some(number(value)?),
             _ => return Err(format!("no such field as {word}")),
         }
     }

@@ -36,6 +36,8 @@ pub struct Pattern {
     pub options: Options,
     /// Port of the script's side.
     pub port: u16,
+    /// The ECN field of its packet; `None`: 0 in one to send, anything in an expected one.
+    pub ecn: Option<u8>,
 }
 
 /// The options of a segment.
@@ -101,6 +103,8 @@ pub struct Came {
     pub options: TcpOptions,
     /// Its payload.
     pub payload: Vec<u8>,
+    /// The ECN field of its packet.
+    pub ecn: u8,
 }
 
 impl Came {
@@ -120,6 +124,7 @@ impl Came {
             header: tcp.header(),
             options: TcpOptions::parse(tcp.options()),
             payload: tcp.payload().to_vec(),
+            ecn: ip.traffic_class() & 3,
         })
     }
 
@@ -136,6 +141,9 @@ impl Came {
             text += &format!(" ack {}", self.header.ack.0.wrapping_sub(SCRIPT_ISS.0));
         }
         text += &format!(" win {}", self.header.window);
+        if self.ecn != 0 {
+            text += &format!(" ecn {}", self.ecn);
+        }
         let mut options = Vec::new();
         let o = &self.options;
         options.extend(o.mss.map(|m| format!("mss {m}")));
@@ -205,7 +213,7 @@ impl Pattern {
         // The first payload byte of a stream has number 1.
         let first = u64::from(self.seq).saturating_sub(1);
         bytes.extend((0..u64::from(self.len)).map(|at| stream_byte(first + at)));
-        finish(&mut bytes);
+        finish(&mut bytes, self.ecn.unwrap_or(0));
         bytes
     }
 
@@ -253,6 +261,9 @@ impl Pattern {
         if let Field::Is(win) = self.win {
             check("win", win.to_string(), came.header.window.to_string());
         }
+        if let Some(ecn) = self.ecn {
+            check("ecn", ecn.to_string(), came.ecn.to_string());
+        }
         let first = u64::from(self.seq).saturating_sub(1);
         let good = (0..).zip(&came.payload).all(|(at, byte)| *byte == stream_byte(first + at));
         check(
@@ -297,10 +308,10 @@ impl Pattern {
 }
 
 /// Fills in lengths and checksums of an Ethernet frame with room for an IPv4 header at 14.
-fn finish(bytes: &mut [u8]) {
+fn finish(bytes: &mut [u8], ecn: u8) {
     let len = bytes.len().saturating_sub(34) as u16;
     let ip = Ipv4Header {
-        traffic_class: 0,
+        traffic_class: ecn & 3,
         payload_len: len,
         ident: 0,
         dont_fragment: true,

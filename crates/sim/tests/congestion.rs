@@ -1,0 +1,63 @@
+//! Congestion control over 100 Mb/s and 40 ms: goodput at several rates of loss, and how two flows share.
+#![allow(clippy::expect_used, clippy::panic, reason = "tests")]
+
+use base::Duration;
+use engine::Algorithm;
+use sim::{BottleneckSpec, BulkPlan, Discipline, LinkSpec, Report, Scenario, jain, run};
+use state::TcpOptions;
+
+/// One flow for 15 s; a queue of one round trip.
+fn plan(algorithm: Algorithm, drop_ppm: u32) -> BulkPlan {
+    BulkPlan {
+        flows: 1,
+        bottleneck: BottleneckSpec {
+            left: 0,
+            bits_per_second: 100_000_000,
+            delay: Duration::from_millis(18),
+            queue_bytes: 500_000,
+            discipline: Discipline::DropTail,
+        },
+        link: LinkSpec { drop_ppm, ..LinkSpec::ideal(Duration::from_millis(1)) },
+        stagger: Duration::from_millis(500),
+        time: Duration::from_secs(15),
+        options: TcpOptions { congestion: algorithm as u8, ..TcpOptions::default() },
+        frames: 16_384,
+    }
+}
+
+fn play(plan: &BulkPlan) -> Report {
+    run(&Scenario::bulk(plan, 1)).unwrap_or_else(|failure| panic!("{failure}"))
+}
+
+/// Mb/s of each flow.
+fn goodput(plan: &BulkPlan) -> Vec<f64> {
+    let seconds = plan.time.0 as f64 / 1e9;
+    play(plan).carried.iter().map(|c| c.up as f64 * 8.0 / seconds / 1e6).collect()
+}
+
+#[test]
+fn goodput_at_100_mbit_and_40_ms_is_what_the_algorithm_promises() {
+    for algorithm in Algorithm::ALL {
+        for drop_ppm in [0, 1_000, 10_000, 30_000] {
+            let rate: f64 = goodput(&plan(algorithm, drop_ppm)).iter().sum();
+            let p = f64::from(drop_ppm) / 1e6;
+            // Mathis, Semke, Mahdavi, Ott 1997; CUBIC's Reno-friendly region has the same (RFC 9438 5.1).
+            let model = (1448.0 * 8.0 / 0.04 * (1.5 / p).sqrt() / 1e6).min(95.6);
+            println!("{:6} {:4.1} %: {rate:6.2} Mb/s, Reno's model {model:6.2}", algorithm.name(), p * 100.0);
+            let least = if algorithm == Algorithm::Bbr { 0.8 } else { 0.7 };
+            assert!(rate > least * model && rate < 95.7, "{algorithm:?} {p}: {rate} Mb/s");
+        }
+    }
+}
+
+#[test]
+fn two_flows_of_one_algorithm_share() {
+    for algorithm in Algorithm::ALL {
+        let mut two = BulkPlan { flows: 2, time: Duration::from_secs(60), ..plan(algorithm, 0) };
+        two.bottleneck.bits_per_second = 20_000_000;
+        two.bottleneck.queue_bytes = 100_000;
+        let rates = goodput(&two);
+        println!("{:6} {rates:?}: Jain {:.3}", algorithm.name(), jain(&rates));
+        assert!(jain(&rates) > 0.8, "{algorithm:?} {rates:?}");
+    }
+}
