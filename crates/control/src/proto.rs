@@ -93,6 +93,9 @@ pub enum Request<'a> {
     },
     /// Make a region. Reply: [`Reply::Region`].
     NewRegion(RegionWish),
+    /// Share the region of whichever lane listens on the kernel's listener whose fd this carries: the program was started by, or sent it by, the
+    /// program whose region it is. Reply: [`Reply::Region`]; an error of ENOENT: no lane does.
+    Join,
     /// Take the next lane of a region and its devices. Reply: [`Reply::Lane`].
     NewLane {
         /// Region number.
@@ -278,6 +281,9 @@ impl<'a> Request<'a> {
                 w.u32(*ifindex).u8(*turn);
             }
             Self::Leave(rule) => rule.encode(w.u8(14)),
+            Self::Join => {
+                w.u8(15);
+            }
             Self::HandOn { rule, to, flows } => {
                 rule.encode(w.u8(13));
                 flows.encode(w.u16(to.0));
@@ -316,6 +322,7 @@ impl<'a> Request<'a> {
                 flows: FlowList::decode(&mut r)?,
             },
             14 => Self::Leave(Rule::decode(&mut r)?),
+            15 => Self::Join,
             other => return Err(ProtoError::UnknownKind(other)),
         };
         r.finish(request)

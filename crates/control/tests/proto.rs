@@ -72,6 +72,7 @@ proptest! {
         check_request(Request::GivePort(rule));
         check_request(Request::TakePorts(rule));
         check_request(Request::Leave(rule));
+        check_request(Request::Join);
         check_request(Request::Introduce { rule, ifindex: numbers[0], turn: token[0] });
         let flow = FlowEnds { local: rule.addr, local_port: rule.port, remote: IpAddress(token), remote_port: Port(version) };
         let flows = vec![flow; usize::from(token[1]) % (FLOWS_MAX + 1)];

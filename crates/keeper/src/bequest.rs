@@ -4,11 +4,13 @@ use base::LaneId;
 use control::proto::{FlowEnds, Proto, Reply, Rule};
 use control::steer::{Flow, LocalEnd};
 use rustix::io::Errno;
+use rustix::net::sockopt::socket_cookie;
+use sys::fds::Fd;
 
 use crate::client::Refusal;
 use crate::orders::Order;
 use crate::rules::{Slot, steer_lane};
-use crate::session::{RegionId, Session};
+use crate::session::{ClientId, RegionId, Session};
 
 impl Session {
     /// Has the segments of `flows`, which came in at the end of `rule`, come to lane `to` of the region from now on, and its process look.
@@ -51,5 +53,17 @@ impl Session {
         let steward = home.steward.as_ref().ok_or_else(nobody)?;
         let order = Order::Leave { lane: rule.lane, addr: rule.addr, port: rule.port };
         steward.send(&order, &[]).map_err(|_| nobody())
+    }
+
+    /// The region of a lane that listens on the kernel's listener `fds` carries, if it is of the same user.
+    pub(crate) fn join(&self, id: ClientId, fds: &[Fd]) -> Result<RegionId, Refusal> {
+        let none = || Refusal::new(Errno::NOENT, "join: no lane listens there");
+        let cookie = fds.first().and_then(|fd| socket_cookie(fd).ok()).ok_or_else(none)?;
+        let slots = self.rules.listeners_on(|socket| socket_cookie(socket) == Ok(cookie));
+        let uid = self.clients.get(&id).map(|client| client.uid);
+        let found = self.regions.iter().find(|(_, home)| {
+            Some(home.uid) == uid && home.lanes.values().any(|lane| slots.contains(&lane.slot))
+        });
+        found.map(|(&region, _)| region).ok_or_else(none)
     }
 }

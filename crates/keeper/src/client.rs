@@ -18,6 +18,8 @@ pub(crate) struct Client {
     pidfd: Fd,
     /// Its process id, as the kernel saw it when it connected.
     pub(crate) pid: u32,
+    /// Its user then.
+    pub(crate) uid: u32,
     /// Did it show the token?
     pub(crate) welcome: bool,
     /// May it ask for the description without the token: root, or the user whose keeper this is?
@@ -46,6 +48,7 @@ impl Client {
             socket,
             pidfd,
             pid: cred.pid,
+            uid: cred.uid,
             welcome: false,
             may_look: cred.uid == 0 || cred.uid == rustix::process::geteuid().as_raw(),
             reasons: String::new(),

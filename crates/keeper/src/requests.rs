@@ -57,6 +57,7 @@ impl Session {
         match request {
             Request::Hello { version, pid: _, token } => self.hello(id, *version, token),
             Request::NewRegion(wish) => self.new_region(id, wish),
+            Request::Join => self.join(id, &fds).map(Answer::Region),
             Request::NewLane { region } => self.new_lane(id, RegionId(*region)),
             Request::Listen(rule) => self.take(id, rule, fds, true).map(|_| Answer::Done),
             Request::TakePort(rule) => self.take(id, rule, fds, false).map(Answer::Port),
@@ -165,6 +166,7 @@ impl Session {
             maker: id,
             since: sys::clock::now(),
             steward: None,
+            uid: self.clients.get(&id).map_or(u32::MAX, |client| client.uid),
         };
         self.regions.insert(region, handle);
         Ok(Answer::Region(region))

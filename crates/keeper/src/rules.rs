@@ -184,6 +184,12 @@ impl RuleBook {
         self.holds.iter().flat_map(listening)
     }
 
+    /// The lanes that listen on a kernel socket that `is` the one meant.
+    pub(crate) fn listeners_on(&self, is: impl Fn(&Fd) -> bool) -> Vec<Slot> {
+        let holds = self.holds.values().flatten().filter(|hold| hold.listens);
+        holds.filter(|hold| hold.sockets.iter().any(&is)).map(|hold| hold.slot).collect()
+    }
+
     fn changes(&self, end: End) -> Vec<Change> {
         // No device brings packets to a loopback address; wires do.
         if is_loopback(end.addr()) {

@@ -64,6 +64,8 @@ pub(crate) struct RegionHandle {
     pub(crate) memory: RegionMemory,
     pub(crate) lanes: BTreeMap<LaneId, LaneHandle>,
     pub(crate) maker: ClientId,
+    /// The maker's user: others never share the region.
+    pub(crate) uid: u32,
     /// When it was made, or when its steward may be tried again.
     pub(crate) since: Instant,
     pub(crate) steward: Option<Steward>,

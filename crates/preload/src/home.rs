@@ -234,18 +234,32 @@ impl Home {
                 return self.refuse("no region");
             }
         };
-        let open = |fd: &Fd| {
-            let bytes = sys::memory::size(fd).ok()?;
-            let words = sys::memory::map_shared(fd, bytes).ok()?;
-            Region::open(words, state::LAYOUT_VERSION).ok()
-        };
-        let Some(region) = fds.first().and_then(open) else {
-            return self.refuse("its region cannot be mapped");
-        };
+        match self.take_region(id, &fds) {
+            Some(region) => Ok((id, region)),
+            None => self.refuse("its region cannot be mapped"),
+        }
+    }
+
+    /// Maps the region `id`, whose memory `fds` begin with.
+    fn take_region(&mut self, id: u32, fds: &[Fd]) -> Option<Region> {
+        let fd = fds.first()?;
+        let words = sys::memory::map_shared(fd, sys::memory::size(fd).ok()?).ok()?;
+        let region = Region::open(words, state::LAYOUT_VERSION).ok()?;
         // Names of connections that may hibernate go beyond the rows.
+        let shape = shape_for(self.sockets);
         family::found(shape.handles().max(shape.socks));
         self.region = Some((id, region));
-        Ok((id, region))
+        Some(region)
+    }
+
+    /// Shares the region of whoever listens on the kernel's listener `fd`, which this process did not make.
+    fn join(&mut self, fd: BorrowedFd<'_>) {
+        if self.region.is_none()
+            && self.connect().is_ok()
+            && let Ok(Answer::Number(id, fds)) = self.ask(&Request::Join, &[fd])
+        {
+            let _ = self.take_region(id, &fds);
+        }
     }
 
     fn lane(&mut self) -> Result<&'static View, Reason> {
@@ -304,6 +318,11 @@ pub(crate) fn prepare() {
     if active() {
         let _ = home().region();
     }
+}
+
+/// Shares the region of the process from which the listener `fd` comes, before that process stops to listen.
+pub(crate) fn join(fd: BorrowedFd<'_>) {
+    home().join(fd);
 }
 
 /// Reaches the keeper, for its tables.

@@ -5,7 +5,7 @@
 //! support, so a fixed word stands for it.
 #![allow(clippy::unused_unit)] // what a function without a result returns when it fails
 
-use core::ffi::{c_int, c_uint, c_ulong, c_void};
+use core::ffi::{c_char, c_int, c_uint, c_ulong, c_void};
 
 use libc::{
     FILE, epoll_event, fd_set, iovec, mmsghdr, msghdr, nfds_t, off_t, off64_t, pid_t, pollfd, sigset_t,
@@ -143,6 +143,8 @@ interpose! {
     epoll_pwait2(epfd: c_int, events: *mut epoll_event, max: c_int, timeout: *const timespec, mask: *const sigset_t)
         -> c_int = -1 => calls::epoll::epoll_pwait2;
 
+    execve(path: *const c_char, args: *const *const c_char, env: *const *const c_char) -> c_int = -1
+        => calls::process::execve;
     vfork() -> pid_t = -1 => calls::process::vfork;
     _exit(status: c_int) -> Nothing = () => calls::process::_exit;
     _Exit(status: c_int) -> Nothing = () => calls::process::_exit;

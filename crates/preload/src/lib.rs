@@ -9,8 +9,7 @@
 //!
 //! What does not work yet, and what happens instead: standard I/O streams on an accelerated descriptor (`fdopen`, or bash's
 //! builtins redirected to /dev/tcp) fail, because the C library reads and writes them by a path of its own; a program
-//! started by exec finds its inherited connections dead (reads fail with EINVAL or ENOTCONN) and its inherited listeners with
-//! the kernel; a bad pointer faults instead of giving EFAULT; a signal handler must not use an accelerated socket while it may
+//! started by exec finds its inherited connections dead (reads fail with EINVAL or ENOTCONN); a bad pointer faults instead of giving EFAULT; a signal handler must not use an accelerated socket while it may
 //! have interrupted a call on one (it would wait for itself); a process that waits on a connection it shares with its
 //! parent or child may see data up to 5 ms late; UDP stays with the kernel.
 //!
@@ -21,6 +20,7 @@
 #![cfg_attr(test, allow(dead_code, unused_imports))]
 
 mod address;
+mod adopt;
 mod boundary;
 mod calls;
 mod connect;
@@ -54,6 +54,7 @@ extern "C" fn loaded() {
         interpose::resolve_all();
         table::reserve_high();
         fork::watch();
+        adopt::inherited();
     });
 }
 

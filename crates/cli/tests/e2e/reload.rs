@@ -110,3 +110,69 @@ fn what_waits_at_the_only_worker_that_is_killed_waits_for_the_next_one() {
     drop(server);
     world.assert_clean();
 }
+
+#[test]
+fn nginx_is_replaced_by_a_new_binary_under_load_without_a_failed_request() {
+    let Some(world) = World::new(&["nginx", "wrk", "ip", "pgrep"]) else { return };
+    let (first, url) = nginx(&world, 2);
+    drop(first);
+    // In the foreground nginx ignores USR2.
+    let conf = std::fs::read_to_string(world.dir.join("nginx.conf")).expect("its configuration");
+    let daemon = world.dir.join("daemon.conf");
+    std::fs::write(&daemon, conf.replace("daemon off;", "")).expect("a file");
+    let line = World::corelane(&["/usr/sbin/nginx", "-c", &daemon.display().to_string()]);
+    let mut server = world.spawn(Side::Ours, "daemon", &line);
+    world.wait_for_port(&mut server, 80);
+    let old = pid_in(&world, "nginx.pid").expect("a pid");
+    let wrk = load(&world, 6, &url);
+    std::thread::sleep(Duration::from_secs(1));
+    send_signal(old, Signal::USR2);
+    wait_until("the new master has workers", 20, || {
+        pid_in(&world, "nginx.pid").is_some_and(|new| new != old && children(&world, new).len() >= 2)
+    });
+    let new = pid_in(&world, "nginx.pid").expect("a pid");
+    send_signal(old, Signal::QUIT);
+    wait_until("the old master is gone", 20, || !std::path::Path::new(&format!("/proc/{old}")).exists());
+    assert_no_failure(wrk, 6);
+    let program = crate::world::program().display().to_string();
+    let explained =
+        world.check(Side::Ours, 10, &[&program, "explain", &children(&world, new)[0].to_string()]);
+    assert!(explained.contains("accelerated"), "{explained}");
+    send_signal(new, Signal::QUIT);
+    assert!(server.wait(30).success());
+    world.assert_clean();
+}
+
+#[test]
+fn haproxy_reloads_under_load_without_a_failed_request() {
+    let Some(world) = World::new(&["haproxy", "wrk", "ip", "pgrep"]) else { return };
+    let dir = world.dir.display();
+    let conf = format!(
+        "global\n stats socket {dir}/ha.sock mode 600 level admin expose-fd listeners\n\
+         defaults\n mode http\n timeout client 10s\n timeout server 10s\n timeout connect 5s\n\
+         frontend f\n bind {OURS}:8081\n http-request return status 200 content-type text/plain string lanes\n"
+    );
+    std::fs::write(world.dir.join("haproxy.cfg"), conf).expect("a file");
+    let conf = world.dir.join("haproxy.cfg").display().to_string();
+    let pidfile = world.dir.join("haproxy.pid").display().to_string();
+    let line = World::corelane(&["/usr/sbin/haproxy", "-W", "-f", &conf, "-p", &pidfile]);
+    let mut server = world.spawn(Side::Ours, "haproxy", &line);
+    world.wait_for_port(&mut server, 8081);
+    let master = pid_in(&world, "haproxy.pid").expect("a pid");
+    let wrk = load(&world, 8, &format!("http://{OURS}:8081/"));
+    for _ in 0..3 {
+        std::thread::sleep(Duration::from_secs(1));
+        let before = children(&world, master);
+        send_signal(master, Signal::USR2);
+        wait_until("the old worker is gone", 20, || {
+            let now = children(&world, master);
+            !now.is_empty() && before.iter().all(|old| !now.contains(old))
+        });
+    }
+    assert_no_failure(wrk, 8);
+    let program = crate::world::program().display().to_string();
+    let worker = children(&world, master)[0].to_string();
+    let explained = world.check(Side::Ours, 10, &[&program, "explain", &worker]);
+    assert!(explained.contains("accelerated"), "{explained}");
+    server.assert_running();
+}

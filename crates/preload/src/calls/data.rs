@@ -4,6 +4,7 @@ use core::ffi::{c_int, c_void};
 
 use libc::{iovec, msghdr, size_t, sockaddr, socklen_t, ssize_t};
 
+use crate::adopt;
 use crate::errno::{self, Errno};
 use crate::interpose::real;
 use crate::object::Handle;
@@ -238,8 +239,15 @@ pub(crate) unsafe fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> s
     match connection(fd) {
         // SAFETY: the C caller's promise.
         Some(of) => errno::count(unsafe { recv_message(&of, message, flags) }),
-        // SAFETY: as above.
-        None => unsafe { real::recvmsg(fd, message, flags) },
+        None => {
+            // SAFETY: as above.
+            let got = unsafe { real::recvmsg(fd, message, flags) };
+            if got >= 0 {
+                // SAFETY: the kernel has just filled it in.
+                unsafe { adopt::received(message) };
+            }
+            got
+        }
     }
 }
 
