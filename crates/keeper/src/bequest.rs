@@ -26,7 +26,7 @@ impl Session {
         let client = self.clients.get(&heir.owner).ok_or_else(gone)?;
         for flow in flows {
             // Other ports are not the listener's to give away.
-            if flow.local_port != rule.port || !(rule.addr.is_any() || rule.addr == flow.local) {
+            if flow.local_port != rule.port || !rule.addr.covers(flow.local) {
                 return Err(Refusal::new(Errno::ACCESS, "hand on: a connection of another end"));
             }
             let local = LocalEnd { proto: Proto::Tcp, addr: flow.local, port: flow.local_port };
