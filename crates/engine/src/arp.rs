@@ -69,13 +69,20 @@ fn learn(mem: &mut LaneMem<'_>, now: Instant, port: u8, arp: &ArpHeader) {
 
 /// Somebody else uses our address `claimed`: say once that it is ours (RFC 5227 2.4(b)).
 fn defend(mem: &mut LaneMem<'_>, now: Instant, port: u8, claimed: Ipv4Addr) {
+    if may_defend(mem, now) {
+        announce(mem, port, claimed);
+    }
+}
+
+/// An address of ours is claimed: is it time to say again that it is ours? Counts the claim, of either family.
+pub(crate) fn may_defend(mem: &mut LaneMem<'_>, now: Instant) -> bool {
     mem.ip.arp_conflicts = mem.ip.arp_conflicts.saturating_add(1);
     let first = mem.ip.arp_conflicts == 1;
-    if !first && now.since(mem.ip.arp_defended_at) < DEFEND_EVERY {
-        return;
+    let due = first || now.since(mem.ip.arp_defended_at) >= DEFEND_EVERY;
+    if due {
+        mem.ip.arp_defended_at = now;
     }
-    mem.ip.arp_defended_at = now;
-    announce(mem, port, claimed);
+    due
 }
 
 /// Tells everybody on the link of `port` that `addr` is ours (RFC 5227 2.3: an ARP announcement).

@@ -3,15 +3,18 @@
 //!
 //! Left out: redirects, timestamps and router discovery, which a host may ignore.
 
-use base::{Duration, Instant};
+use core::net::Ipv4Addr;
+
+use base::{Duration, Instant, IpAddress, MacAddr};
 use state::ports::PORT_OWN_ADDRESS;
 use state::{DropReason, Endpoint, LaneMem};
 use wire::icmp4::{self, unreachable};
 use wire::{Icmp4Header, Icmp4Message, IpProtocol, Ipv4Packet, UdpDatagram};
 
-use crate::ipv4::{self, HEADERS, Out, Packet};
+use crate::ip::Out;
+use crate::ipv4::{self, Packet};
 use crate::outbox::{self, Note};
-use crate::{packet, udp};
+use crate::{ip, packet, udp};
 
 /// ICMP errors sent a second at most (RFC 1812 4.3.2.8; the figure is Linux's icmp_msgs_per_sec).
 const ERRORS_A_SECOND: u64 = 1000;
@@ -51,7 +54,7 @@ pub(crate) struct Report {
 }
 
 /// Takes the ICMP message `whole`. An error about TCP is for the caller; all others are dealt with here.
-pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, whole: Packet) -> Option<Report> {
+pub(crate) fn input(mem: &mut LaneMem<'_>, whole: Packet) -> Option<Report> {
     let at = usize::from(whole.l4_offset);
     let summed = packet::sum(&mem.frames, whole.head, at, whole.l4_bytes as usize);
     let header =
@@ -62,13 +65,18 @@ pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, whole: Packet) -> Optio
     };
     if let Icmp4Header::EchoRequest { .. } = header {
         if ipv4::is_own(mem, whole.port) {
-            echo(mem, now, whole);
+            echo(mem, whole);
             return None;
         }
         return discard(mem, &whole, DropReason::IcmpIgnored);
     }
     let report = fault_of(&header).and_then(|fault| parse_quoted(mem, &whole, fault));
-    let Some(report) = report else { return discard(mem, &whole, DropReason::IcmpIgnored) };
+    hand_on(mem, &whole, report)
+}
+
+/// What came of the message `whole`: a report for UDP is dealt with, one about another transport is the caller's.
+pub(crate) fn hand_on(mem: &mut LaneMem<'_>, whole: &Packet, report: Option<Report>) -> Option<Report> {
+    let Some(report) = report else { return discard(mem, whole, DropReason::IcmpIgnored) };
     mem.frames.release_chain(whole.head);
     match report.protocol {
         IpProtocol::UDP => {
@@ -79,7 +87,7 @@ pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, whole: Packet) -> Optio
     }
 }
 
-fn discard(mem: &mut LaneMem<'_>, whole: &Packet, reason: DropReason) -> Option<Report> {
+pub(crate) fn discard(mem: &mut LaneMem<'_>, whole: &Packet, reason: DropReason) -> Option<Report> {
     mem.frames.release_chain(whole.head);
     mem.counters.drop_packet(reason);
     None
@@ -110,7 +118,7 @@ fn parse_quoted(mem: &LaneMem<'_>, whole: &Packet, fault: Fault) -> Option<Repor
     if quoted.fragment_offset() != 0 {
         return None;
     }
-    let local = base::IpAddress::from_v4(quoted.src());
+    let local = IpAddress::from_v4(quoted.src());
     // The quoted source is the address the error came to: else it is not about a packet of ours.
     if local != whole.dst {
         return None;
@@ -120,14 +128,14 @@ fn parse_quoted(mem: &LaneMem<'_>, whole: &Packet, fault: Fault) -> Option<Repor
     Some(Report {
         protocol: quoted.protocol(),
         local: Endpoint { addr: local, port: ports.src_port() },
-        remote: Endpoint { addr: base::IpAddress::from_v4(quoted.dst()), port: ports.dst_port() },
+        remote: Endpoint { addr: IpAddress::from_v4(quoted.dst()), port: ports.dst_port() },
         word: u32::from_be_bytes(word),
         fault,
     })
 }
 
 /// Sends an echo request back as the reply (RFC 1122 3.2.2.6), in the frames it came in.
-fn echo(mem: &mut LaneMem<'_>, _now: Instant, whole: Packet) {
+fn echo(mem: &mut LaneMem<'_>, whole: Packet) {
     let Some((from, to)) = whole.v4() else {
         mem.frames.release_chain(whole.head);
         return;
@@ -137,26 +145,42 @@ fn echo(mem: &mut LaneMem<'_>, _now: Instant, whole: Packet) {
         return;
     };
     let (mac, mtu) = (info.mac, info.mtu);
-    // Options are not sent back: the headers move up to the message.
-    if let Some(meta) = mem.frames.meta_mut(whole.head) {
-        let options = whole.l4_offset.saturating_sub(HEADERS as u16);
-        meta.offset = meta.offset.saturating_add(options);
-        meta.len = meta.len.saturating_sub(options);
-    }
-    if let Some(message) = mem.frames.data_mut(whole.head).get_mut(HEADERS..) {
+    if let Some(message) = strip(mem, &whole) {
         turn_to_reply(message);
     }
+    send_back(mem, &whole, Out { tos: whole.tos, ..out(to, from) }, (mac, mtu));
+}
+
+/// The headers of an ICMP message.
+const fn out(src: Ipv4Addr, dst: Ipv4Addr) -> Out {
+    let (src, dst) = (IpAddress::from_v4(src), IpAddress::from_v4(dst));
+    let (protocol, ttl) = (IpProtocol::ICMP4, ipv4::DEFAULT_TTL);
+    Out { src, dst, protocol, tos: 0, ttl, dont_fragment: true, label: 0 }
+}
+
+/// Takes options or extension headers out of the front of `whole`, whose headers are written anew: they move up to the message, which is
+/// given as far as it lies in the first frame.
+pub(crate) fn strip<'m>(mem: &'m mut LaneMem<'_>, whole: &Packet) -> Option<&'m mut [u8]> {
+    let headers = ip::headers(whole.dst);
+    let meta = mem.frames.meta_mut(whole.head)?;
+    let between = whole.l4_offset.saturating_sub(headers as u16);
+    meta.offset = meta.offset.saturating_add(between);
+    meta.len = meta.len.saturating_sub(between);
+    mem.frames.data_mut(whole.head).get_mut(headers..)
+}
+
+/// Sends the message of `whole` with the headers `out`, in the frames it came in, to where it came from; cut if need be.
+pub(crate) fn send_back(mem: &mut LaneMem<'_>, whole: &Packet, out: Out, (mac, mtu): (MacAddr, u16)) {
     let len = whole.l4_bytes as u16;
-    let fits = len <= mtu.saturating_sub(wire::ipv4::HEADER_LEN as u16);
-    let out = Out { tos: whole.tos, dont_fragment: fits, ..Out::new(to, from, IpProtocol::ICMP4) };
-    let header = out.header(len, ipv4::next_ident(mem, fits));
-    ipv4::emit_headers(mem, whole.head, (mac, whole.src_mac), &header);
+    let fits = len <= mtu.saturating_sub(out.ip_bytes() as u16);
+    let header = Out { dont_fragment: fits, ..out }.header(mem, len);
+    header.emit(mem, whole.head, (mac, whole.src_mac));
     let note = Note::plain(whole.port);
     if fits {
         outbox::push(mem, whole.head, &note);
         return;
     }
-    ipv4::fragment(mem, whole.head, (&header, mtu), &note, |mem, part| {
+    header.fragment(mem, whole.head, mtu, &note, |mem, part| {
         outbox::push_annotated(mem, part);
     });
 }
@@ -185,26 +209,37 @@ pub(crate) fn send_error(mem: &mut LaneMem<'_>, now: Instant, about: &Packet, he
         return;
     }
     // RFC 1812 4.3.2.3: as much of the packet as fits into 576 bytes.
+    let out = Out { tos: ERROR_TOS, ..out(local, remote) };
+    send_quoting(mem, about, (&out, mac), ERROR_BYTES, |message| {
+        header.emit(message).is_ok() && icmp4::fill_checksum(message).is_ok()
+    });
+}
+
+/// Sends an error of at most `most` bytes of IP packet that quotes `about`, with the headers `out`; `emit` writes the message's own
+/// header in front of the quote.
+pub(crate) fn send_quoting(
+    mem: &mut LaneMem<'_>,
+    about: &Packet,
+    (out, mac): (&Out, MacAddr),
+    most: usize,
+    emit: impl FnOnce(&mut [u8]) -> bool,
+) {
     let have = usize::from(about.l4_offset) - wire::eth::HEADER_LEN + about.l4_bytes as usize;
-    let quote = have.min(ERROR_BYTES - wire::ipv4::HEADER_LEN - icmp4::HEADER_LEN);
-    let len = icmp4::HEADER_LEN + quote;
-    let Some(frame) = packet::fresh(&mut mem.frames, HEADERS + len) else { return };
-    let at = mem.frames.meta(frame).map_or(0, |m| usize::from(m.offset)) + HEADERS + icmp4::HEADER_LEN;
-    let out = Out { tos: ERROR_TOS, ..Out::new(local, remote, IpProtocol::ICMP4) };
+    let quote = have.min(most - out.ip_bytes() - icmp4::HEADER_LEN);
+    let (headers, len) = (out.headers(), icmp4::HEADER_LEN + quote);
+    let Some(frame) = packet::fresh(&mut mem.frames, headers + len) else { return };
+    let at = mem.frames.meta(frame).map_or(0, |m| usize::from(m.offset)) + headers + icmp4::HEADER_LEN;
     let written =
         packet::copy_chain(&mut mem.frames, (about.head, wire::eth::HEADER_LEN), (frame, at), quote)
-            && ipv4::emit_headers(mem, frame, (mac, about.src_mac), &out.header(len as u16, 0))
-            && mem
-                .frames
-                .data_mut(frame)
-                .get_mut(HEADERS..)
-                .is_some_and(|message| header.emit(message).is_ok() && icmp4::fill_checksum(message).is_ok());
+            && out.header(mem, len as u16).emit(mem, frame, (mac, about.src_mac))
+            && mem.frames.data_mut(frame).get_mut(headers..).is_some_and(emit);
     if !written {
         mem.frames.release(frame);
         return;
     }
     outbox::push(mem, frame, &Note::plain(about.port));
 }
+const _: () = assert!(icmp4::HEADER_LEN == wire::icmp6::HEADER_LEN);
 
 /// May one more error go out now?
 pub(crate) fn take_token(mem: &mut LaneMem<'_>, now: Instant) -> bool {

@@ -9,11 +9,9 @@ use wire::{
     EthFrame, Icmp6Header, Icmp6Message, IpProtocol, Ipv6Header, Ipv6Packet, UdpDatagram, checksum, ndp,
 };
 
-use crate::icmp::{Fault, Report, take_token};
+use crate::icmp::{Fault, Report, discard, hand_on, send_back, send_quoting, strip, take_token};
 use crate::ipv4::{self, Packet};
-use crate::ipv6::{self, HEADERS};
-use crate::outbox::{self, Note};
-use crate::{ip, nd, packet, udp};
+use crate::{ip, ipv6, nd, packet};
 
 /// Longest packet that is an error, bytes (RFC 4443 2.4 c).
 const ERROR_BYTES: usize = wire::ipv6::MTU_MIN;
@@ -52,21 +50,7 @@ pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, whole: Packet) -> Optio
         return discard(mem, &whole, DropReason::IcmpIgnored);
     }
     let report = fault_of(&header).and_then(|fault| parse_quoted(mem, &whole, fault));
-    let Some(report) = report else { return discard(mem, &whole, DropReason::IcmpIgnored) };
-    mem.frames.release_chain(whole.head);
-    match report.protocol {
-        IpProtocol::UDP => {
-            udp::handle_report(mem, &report);
-            None
-        }
-        _ => Some(report),
-    }
-}
-
-fn discard(mem: &mut LaneMem<'_>, whole: &Packet, reason: DropReason) -> Option<Report> {
-    mem.frames.release_chain(whole.head);
-    mem.counters.drop_packet(reason);
-    None
+    hand_on(mem, &whole, report)
 }
 
 /// What the messages of RFC 4443 3 mean for a transport; as Linux maps them to errno.
@@ -127,27 +111,10 @@ fn echo(mem: &mut LaneMem<'_>, whole: &Packet) {
         mem.frames.release_chain(whole.head);
         return;
     };
-    // Extension headers are not sent back: the headers move up to the message.
-    if let Some(meta) = mem.frames.meta_mut(whole.head) {
-        let extensions = whole.l4_offset.saturating_sub(HEADERS as u16);
-        meta.offset = meta.offset.saturating_add(extensions);
-        meta.len = meta.len.saturating_sub(extensions);
-    }
-    if let Some(message) = mem.frames.data_mut(whole.head).get_mut(HEADERS..) {
+    if let Some(message) = strip(mem, whole) {
         turn_to_reply(message, whole.dst, own);
     }
-    let len = whole.l4_bytes as u16;
-    let fits = len <= mtu.saturating_sub(wire::ipv6::HEADER_LEN as u16);
-    let header = out(own, whole.src).header(mem, len);
-    header.emit(mem, whole.head, (mac, whole.src_mac));
-    let note = Note::plain(whole.port);
-    if fits {
-        outbox::push(mem, whole.head, &note);
-        return;
-    }
-    header.fragment(mem, whole.head, mtu, &note, |mem, part| {
-        outbox::push_annotated(mem, part);
-    });
+    send_back(mem, whole, out(own, whole.src), (mac, mtu));
 }
 
 /// The headers of an ICMPv6 message.
@@ -187,23 +154,11 @@ pub(crate) fn send_error(mem: &mut LaneMem<'_>, now: Instant, about: &Packet, he
         return;
     }
     // RFC 4443 2.4 c: as much of the packet as fits into the least MTU.
-    let have = usize::from(about.l4_offset) - wire::eth::HEADER_LEN + about.l4_bytes as usize;
-    let quote = have.min(ERROR_BYTES - wire::ipv6::HEADER_LEN - icmp6::HEADER_LEN);
-    let len = icmp6::HEADER_LEN + quote;
-    let Some(frame) = packet::fresh(&mut mem.frames, HEADERS + len) else { return };
-    let at = mem.frames.meta(frame).map_or(0, |m| usize::from(m.offset)) + HEADERS + icmp6::HEADER_LEN;
     let out = out(local, about.src);
-    let written =
-        packet::copy_chain(&mut mem.frames, (about.head, wire::eth::HEADER_LEN), (frame, at), quote)
-            && out.header(mem, len as u16).emit(mem, frame, (mac, about.src_mac))
-            && mem.frames.data_mut(frame).get_mut(HEADERS..).is_some_and(|message| {
-                header.emit(message).is_ok() && icmp6::fill_checksum(message, out.pseudo(len as u32)).is_ok()
-            });
-    if !written {
-        mem.frames.release(frame);
-        return;
-    }
-    outbox::push(mem, frame, &Note::plain(about.port));
+    send_quoting(mem, about, (&out, mac), ERROR_BYTES, |message| {
+        let pseudo = out.pseudo(message.len() as u32);
+        header.emit(message).is_ok() && icmp6::fill_checksum(message, pseudo).is_ok()
+    });
 }
 
 /// Is `about` an ICMPv6 error, or a redirect?

@@ -3,11 +3,15 @@
 
 use base::{FrameIdx, Instant, IpAddress, MacAddr};
 use state::{LaneMem, Reassembly};
-use wire::{Icmp4Header, Icmp6Header, IpProtocol, Ipv4Header, Ipv6Header, Sum, checksum};
+use wire::ipv6_ext::{self, Fragment};
+use wire::{
+    EthFrame, EthHeader, EtherType, Icmp4Header, Icmp6Header, IpProtocol, Ipv4Header, Ipv6Header, Sum,
+    checksum,
+};
 
 use crate::ipv4::{self, Packet};
-use crate::outbox::Note;
-use crate::{icmp, icmp6, ipv6};
+use crate::outbox::{self, Note};
+use crate::{icmp, icmp6, ipv6, packet};
 
 /// Bytes of Ethernet and IP header in front of a packet's transport header, when it has neither options nor extension headers.
 pub(crate) const HEADERS_MAX: usize = ipv6::HEADERS;
@@ -59,13 +63,18 @@ impl Out {
         match (self.src.as_v4(), self.dst.as_v4()) {
             (Some(src), Some(dst)) => {
                 let ident = ipv4::next_ident(mem, self.dont_fragment);
-                let out = ipv4::Out {
-                    tos: self.tos,
-                    ttl: self.ttl,
+                Header::V4(Ipv4Header {
+                    traffic_class: self.tos,
+                    payload_len: len,
+                    ident,
                     dont_fragment: self.dont_fragment,
-                    ..ipv4::Out::new(src, dst, self.protocol)
-                };
-                Header::V4(out.header(len, ident))
+                    more_fragments: false,
+                    fragment_offset: 0,
+                    ttl: self.ttl,
+                    protocol: self.protocol,
+                    src,
+                    dst,
+                })
             }
             _ => Header::V6(Ipv6Header {
                 traffic_class: self.tos,
@@ -86,28 +95,136 @@ pub(crate) const fn headers(dst: IpAddress) -> usize {
 }
 
 impl Header {
-    /// Writes Ethernet and IP header to the front of the packet `head`, whose data begins with room for them.
-    pub(crate) fn emit(&self, mem: &mut LaneMem<'_>, head: FrameIdx, macs: (MacAddr, MacAddr)) -> bool {
+    /// Bytes of Ethernet and IP header.
+    const fn bytes(&self) -> usize {
         match self {
-            Self::V4(header) => ipv4::emit_headers(mem, head, macs, header),
-            Self::V6(header) => ipv6::emit_headers(mem, head, macs, header),
+            Self::V4(_) => ipv4::HEADERS,
+            Self::V6(_) => ipv6::HEADERS,
         }
     }
 
-    /// Cuts `whole`, a packet with this header, into fragments of at most `mtu` bytes; see [`ipv4::fragment`].
+    /// Writes Ethernet and IP header to the front of the packet `head`, whose data begins with room for them. The MAC of the
+    /// destination is `to`, or is filled in later by the hop.
+    pub(crate) fn emit(&self, mem: &mut LaneMem<'_>, head: FrameIdx, (from, to): (MacAddr, MacAddr)) -> bool {
+        let ethertype = match self {
+            Self::V4(_) => EtherType::IPV4,
+            Self::V6(_) => EtherType::IPV6,
+        };
+        let eth = EthHeader { dst: to, src: from, ethertype };
+        let data = mem.frames.data_mut(head);
+        let Some((front, rest)) = data.split_at_mut_checked(wire::eth::HEADER_LEN) else { return false };
+        eth.emit(front).is_ok()
+            && match self {
+                Self::V4(header) => header.emit(rest).is_ok(),
+                Self::V6(header) => header.emit(rest).is_ok(),
+            }
+    }
+
+    /// Cuts `whole` (Ethernet header, this header without options or extensions, payload; it is released) into fragments of at
+    /// most `mtu` bytes (RFC 791 3.2, RFC 8200 4.5), and gives each to `send` with its note. False: no frame, or no room: not all of
+    /// them were sent.
     pub(crate) fn fragment(
         &self,
         mem: &mut LaneMem<'_>,
         whole: FrameIdx,
         mtu: u16,
         note: &Note,
-        send: impl FnMut(&mut LaneMem<'_>, FrameIdx),
+        mut send: impl FnMut(&mut LaneMem<'_>, FrameIdx),
+    ) -> bool {
+        let (len, extension) = match self {
+            Self::V4(header) => (usize::from(header.payload_len), 0),
+            Self::V6(header) => (usize::from(header.payload_len), ipv6_ext::FRAGMENT_LEN),
+        };
+        let (from, front) = (self.bytes(), self.bytes() + extension);
+        // Each fragment lies in one frame, also where the link would take a longer one.
+        let room = usize::from(mtu).saturating_sub(front - wire::eth::HEADER_LEN);
+        let step = room.min(packet::FRESH_BYTES - front) / 8 * 8;
+        if step == 0 || !outbox::has_room(mem, len.div_ceil(step) as u32) {
+            mem.frames.release_chain(whole);
+            return false;
+        }
+        let macs = EthFrame::parse(mem.frames.data(whole))
+            .map_or_else(|_| Default::default(), |e| (e.src(), e.dst()));
+        let ident = match self {
+            Self::V4(header) => u32::from(header.ident),
+            Self::V6(_) => ipv6::next_ident(mem),
+        };
+        let mut sent = 0;
+        let mut first = Note { csum_start: 0, csum_offset: 0, gso_size: 0, ..*note };
+        while sent < len {
+            let take = step.min(len - sent);
+            let Some(frame) = cut(mem, (whole, from + sent), front, take) else { break };
+            let part = Part { offset: sent as u16, bytes: take as u16, more: sent + take < len, ident };
+            if !self.emit_part(mem, frame, macs, &part) {
+                mem.frames.release(frame);
+                break;
+            }
+            outbox::annotate(mem, frame, &first);
+            first = Note::plain(note.port); // the first fragment carries what the packet counts against its socket
+            send(mem, frame);
+            sent += take;
+        }
+        mem.frames.release_chain(whole);
+        sent == len
+    }
+
+    /// Writes the headers of the fragment `part` to the front of `frame`.
+    fn emit_part(
+        &self,
+        mem: &mut LaneMem<'_>,
+        frame: FrameIdx,
+        macs: (MacAddr, MacAddr),
+        part: &Part,
     ) -> bool {
         match self {
-            Self::V4(header) => ipv4::fragment(mem, whole, (header, mtu), note, send),
-            Self::V6(header) => ipv6::fragment(mem, whole, (header, mtu), note, send),
+            Self::V4(header) => Self::V4(Ipv4Header {
+                payload_len: part.bytes,
+                fragment_offset: part.offset,
+                more_fragments: part.more,
+                dont_fragment: false,
+                ..*header
+            })
+            .emit(mem, frame, macs),
+            Self::V6(header) => {
+                let outer = Ipv6Header {
+                    payload_len: ipv6_ext::FRAGMENT_LEN as u16 + part.bytes,
+                    next_header: IpProtocol::FRAGMENT,
+                    ..*header
+                };
+                let Part { offset, more, ident, .. } = *part;
+                let inner = Fragment { next_header: header.next_header, offset, more, ident };
+                Self::V6(outer).emit(mem, frame, macs)
+                    && mem
+                        .frames
+                        .data_mut(frame)
+                        .get_mut(ipv6::HEADERS..)
+                        .is_some_and(|to| inner.emit(to).is_ok())
+            }
         }
     }
+}
+
+/// One of the fragments of a packet.
+struct Part {
+    /// Where its payload begins in that of the packet.
+    offset: u16,
+    /// Bytes of payload.
+    bytes: u16,
+    /// Are there later ones?
+    more: bool,
+    /// The packet's identification.
+    ident: u32,
+}
+
+/// A fresh frame with `front` bytes of room for headers and a copy of `take` bytes of the packet `from.0` from byte `from.1` on.
+fn cut(mem: &mut LaneMem<'_>, from: (FrameIdx, usize), front: usize, take: usize) -> Option<FrameIdx> {
+    let frame = packet::fresh(&mut mem.frames, front + take)?;
+    let to = usize::from(mem.frames.meta(frame)?.offset) + front;
+    if !packet::copy_chain(&mut mem.frames, from, (frame, to), take) {
+        mem.frames.release(frame);
+        return None;
+    }
+    Some(frame)
 }
 
 /// The header of the whole packet that was put together in `row`, with `total` bytes behind it.

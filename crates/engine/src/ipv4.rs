@@ -8,9 +8,8 @@ use core::net::Ipv4Addr;
 use base::{FrameIdx, Instant, IpAddress, MacAddr};
 use state::ports::{PORT_LOOPBACK, PORT_OWN_ADDRESS};
 use state::{CsumState, DropReason, LaneMem, PortInfo, RxFrame};
-use wire::{EthFrame, EthHeader, EtherType, IpProtocol, Ipv4Error, Ipv4Header, Ipv4Packet};
+use wire::{EthFrame, IpProtocol, Ipv4Error, Ipv4Header, Ipv4Packet};
 
-use crate::outbox::{self, Note};
 use crate::{packet, reassembly};
 
 /// Bytes of Ethernet and IPv4 header without options.
@@ -168,46 +167,6 @@ fn parse(mem: &LaneMem<'_>, rx: &RxFrame) -> Result<Parsed, DropReason> {
     })
 }
 
-/// What the headers of a packet to be sent say.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Out {
-    /// Own address.
-    pub(crate) src: Ipv4Addr,
-    /// Where it goes.
-    pub(crate) dst: Ipv4Addr,
-    /// What it carries.
-    pub(crate) protocol: IpProtocol,
-    /// DSCP and ECN.
-    pub(crate) tos: u8,
-    /// Time to live.
-    pub(crate) ttl: u8,
-    /// May routers not cut it?
-    pub(crate) dont_fragment: bool,
-}
-
-impl Out {
-    /// An unfragmentable packet with the usual TTL.
-    pub(crate) const fn new(src: Ipv4Addr, dst: Ipv4Addr, protocol: IpProtocol) -> Self {
-        Self { src, dst, protocol, tos: 0, ttl: DEFAULT_TTL, dont_fragment: true }
-    }
-
-    /// The header of a whole packet with `payload_len` bytes behind it.
-    pub(crate) const fn header(&self, payload_len: u16, ident: u16) -> Ipv4Header {
-        Ipv4Header {
-            traffic_class: self.tos,
-            payload_len,
-            ident,
-            dont_fragment: self.dont_fragment,
-            more_fragments: false,
-            fragment_offset: 0,
-            ttl: self.ttl,
-            protocol: self.protocol,
-            src: self.src,
-            dst: self.dst,
-        }
-    }
-}
-
 /// The identification for a packet. RFC 6864 4.1: of one that may not be fragmented it means nothing, so 0 will do and
 /// tells nobody how much we send.
 pub(crate) fn next_ident(mem: &mut LaneMem<'_>, dont_fragment: bool) -> u16 {
@@ -219,71 +178,4 @@ pub(crate) fn next_ident(mem: &mut LaneMem<'_>, dont_fragment: bool) -> u16 {
     let key = mem.globals.key;
     (base::hash::flow_hash(key, [0x1d; 16], [0; 16], mem.ip.next_id >> 16) as u16)
         .wrapping_add(mem.ip.next_id as u16)
-}
-
-/// Writes Ethernet and IPv4 header to the front of the packet `head`, whose data begins with room for them. The MAC of
-/// the destination is `to`, or is filled in later by the hop.
-pub(crate) fn emit_headers(
-    mem: &mut LaneMem<'_>,
-    head: FrameIdx,
-    (from, to): (MacAddr, MacAddr),
-    header: &Ipv4Header,
-) -> bool {
-    let eth = EthHeader { dst: to, src: from, ethertype: EtherType::IPV4 };
-    let data = mem.frames.data_mut(head);
-    let Some((front, rest)) = data.split_at_mut_checked(wire::eth::HEADER_LEN) else { return false };
-    eth.emit(front).is_ok() && header.emit(rest).is_ok()
-}
-
-/// Cuts the packet `whole` (Ethernet header, IPv4 header without options, payload; it is released) into fragments of
-/// at most `mtu` bytes (RFC 791 3.2), and gives each to `send` with its note. False: no frame, or no room: not
-/// all of them were sent.
-pub(crate) fn fragment(
-    mem: &mut LaneMem<'_>,
-    whole: FrameIdx,
-    (header, mtu): (&Ipv4Header, u16),
-    note: &Note,
-    mut send: impl FnMut(&mut LaneMem<'_>, FrameIdx),
-) -> bool {
-    // Each fragment lies in one frame, also where the link would take a longer one.
-    let room = usize::from(mtu).saturating_sub(wire::ipv4::HEADER_LEN);
-    let step = room.min(packet::FRESH_BYTES - HEADERS) / 8 * 8;
-    let len = usize::from(header.payload_len);
-    if step == 0 || !outbox::has_room(mem, len.div_ceil(step) as u32) {
-        mem.frames.release_chain(whole);
-        return false;
-    }
-    let macs =
-        EthFrame::parse(mem.frames.data(whole)).map_or_else(|_| Default::default(), |e| (e.src(), e.dst()));
-    let mut sent = 0;
-    let mut first = Note { csum_start: 0, csum_offset: 0, gso_size: 0, ..*note };
-    while sent < len {
-        let take = step.min(len - sent);
-        let Some(frame) = cut(mem, whole, (sent, take)) else { break };
-        let part = Ipv4Header {
-            payload_len: take as u16,
-            fragment_offset: sent as u16,
-            more_fragments: sent + take < len,
-            dont_fragment: false,
-            ..*header
-        };
-        emit_headers(mem, frame, macs, &part);
-        outbox::annotate(mem, frame, &first);
-        first = Note::plain(note.port); // the first fragment carries what the packet counts against its socket
-        send(mem, frame);
-        sent += take;
-    }
-    mem.frames.release_chain(whole);
-    sent == len
-}
-
-/// A fresh frame with room for the headers and `take` payload bytes of `whole` from `from` on.
-fn cut(mem: &mut LaneMem<'_>, whole: FrameIdx, (from, take): (usize, usize)) -> Option<FrameIdx> {
-    let frame = packet::fresh(&mut mem.frames, HEADERS + take)?;
-    let to = usize::from(mem.frames.meta(frame)?.offset) + HEADERS;
-    if !packet::copy_chain(&mut mem.frames, (whole, HEADERS + from), (frame, to), take) {
-        mem.frames.release(frame);
-        return None;
-    }
-    Some(frame)
 }

@@ -10,20 +10,16 @@ use base::{FrameIdx, Instant, IpAddress, MacAddr};
 use state::ports::PORT_LOOPBACK;
 use state::{DropReason, LaneMem, PortInfo, RxFrame};
 use wire::icmp6::parameter_problem;
-use wire::ipv6_ext::{self, Fragment, Start};
+use wire::ipv6_ext::{self, Start};
 use wire::{
-    EthFrame, EthHeader, EtherType, ExtensionError, Icmp6Header, IpProtocol, Ipv6Error, Ipv6Header,
-    Ipv6Packet, UpperLayer,
+    EthFrame, ExtensionError, Icmp6Header, IpProtocol, Ipv6Error, Ipv6Header, Ipv6Packet, UpperLayer,
 };
 
 use crate::ipv4::{Packet, is_local, is_own, port_info};
-use crate::outbox::{self, Note};
 use crate::{fragments6, icmp6, packet};
 
 /// Bytes of Ethernet and IPv6 header without extension headers.
 pub(crate) const HEADERS: usize = wire::eth::HEADER_LEN + wire::ipv6::HEADER_LEN;
-/// Bytes in front of a fragment's payload.
-const FRAGMENT_HEADERS: usize = HEADERS + ipv6_ext::FRAGMENT_LEN;
 /// All nodes of a link (RFC 4291 2.7.1).
 pub(crate) const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
@@ -207,79 +203,8 @@ fn is_mapped(addr: Ipv6Addr) -> bool {
     IpAddress::from_v6(addr).is_v4()
 }
 
-/// Writes Ethernet and IPv6 header to the front of the packet `head`, whose data begins with room for them. The MAC of the
-/// destination is `to`, or is filled in later by the hop.
-pub(crate) fn emit_headers(
-    mem: &mut LaneMem<'_>,
-    head: FrameIdx,
-    (from, to): (MacAddr, MacAddr),
-    header: &Ipv6Header,
-) -> bool {
-    let eth = EthHeader { dst: to, src: from, ethertype: EtherType::IPV6 };
-    let data = mem.frames.data_mut(head);
-    let Some((front, rest)) = data.split_at_mut_checked(wire::eth::HEADER_LEN) else { return false };
-    eth.emit(front).is_ok() && header.emit(rest).is_ok()
-}
-
 /// The identification of the next packet that is cut: counted, and spread by a secret (RFC 7739 5.3).
-fn next_ident(mem: &mut LaneMem<'_>) -> u32 {
+pub(crate) fn next_ident(mem: &mut LaneMem<'_>) -> u32 {
     mem.ip.next_id = mem.ip.next_id.wrapping_add(1);
     flow_hash(mem.globals.key, [0x6d; 16], [0; 16], mem.ip.next_id)
-}
-
-/// Cuts the packet `whole` (Ethernet header, IPv6 header without extensions, payload; it is released) into fragments of at most
-/// `mtu` bytes (RFC 8200 4.5), and gives each to `send` with its note. False: no frame, or no room: not all of them were sent.
-pub(crate) fn fragment(
-    mem: &mut LaneMem<'_>,
-    whole: FrameIdx,
-    (header, mtu): (&Ipv6Header, u16),
-    note: &Note,
-    mut send: impl FnMut(&mut LaneMem<'_>, FrameIdx),
-) -> bool {
-    let room = usize::from(mtu).saturating_sub(FRAGMENT_HEADERS - wire::eth::HEADER_LEN);
-    let step = room.min(packet::FRESH_BYTES - FRAGMENT_HEADERS) / 8 * 8;
-    let len = usize::from(header.payload_len);
-    if step == 0 || !outbox::has_room(mem, len.div_ceil(step) as u32) {
-        mem.frames.release_chain(whole);
-        return false;
-    }
-    let macs =
-        EthFrame::parse(mem.frames.data(whole)).map_or_else(|_| Default::default(), |e| (e.src(), e.dst()));
-    let ident = next_ident(mem);
-    let mut sent = 0;
-    let mut first = Note { csum_start: 0, csum_offset: 0, gso_size: 0, ..*note };
-    while sent < len {
-        let take = step.min(len - sent);
-        let Some(frame) = cut(mem, whole, (sent, take)) else { break };
-        let part = Ipv6Header {
-            payload_len: (ipv6_ext::FRAGMENT_LEN + take) as u16,
-            next_header: IpProtocol::FRAGMENT,
-            ..*header
-        };
-        let more = sent + take < len;
-        let piece = Fragment { next_header: header.next_header, offset: sent as u16, more, ident };
-        emit_headers(mem, frame, macs, &part);
-        let written = mem.frames.data_mut(frame).get_mut(HEADERS..).is_some_and(|to| piece.emit(to).is_ok());
-        if !written {
-            mem.frames.release(frame);
-            break;
-        }
-        outbox::annotate(mem, frame, &first);
-        first = Note::plain(note.port); // the first fragment carries what the packet counts against its socket
-        send(mem, frame);
-        sent += take;
-    }
-    mem.frames.release_chain(whole);
-    sent == len
-}
-
-/// A fresh frame with room for the headers and `take` payload bytes of `whole` from `from` on.
-fn cut(mem: &mut LaneMem<'_>, whole: FrameIdx, (from, take): (usize, usize)) -> Option<FrameIdx> {
-    let frame = packet::fresh(&mut mem.frames, FRAGMENT_HEADERS + take)?;
-    let to = usize::from(mem.frames.meta(frame)?.offset) + FRAGMENT_HEADERS;
-    if !packet::copy_chain(&mut mem.frames, (whole, HEADERS + from), (frame, to), take) {
-        mem.frames.release(frame);
-        return None;
-    }
-    Some(frame)
 }

@@ -7,7 +7,7 @@
 
 use core::net::Ipv6Addr;
 
-use base::{Duration, Idx, Instant, IpAddress, MacAddr};
+use base::{Idx, Instant, IpAddress, MacAddr};
 use state::hop::HOP_KNOWN;
 use state::{DropReason, Hop, LaneMem, PortInfo};
 use wire::ipv6::HEADER_LEN;
@@ -16,10 +16,8 @@ use wire::{Icmp6Message, IpProtocol, NdpBody, NdpMessage, NdpOptions, checksum, 
 use crate::ipv4::{self, Packet};
 use crate::ipv6::{self, HEADERS};
 use crate::outbox::{self, Note};
-use crate::{hop, icmp6, ip, packet};
+use crate::{arp, hop, icmp6, ip, packet};
 
-/// Least time between two defences of an own address (as RFC 5227 2.4(b) has it for ARP).
-const DEFEND_EVERY: Duration = Duration::from_secs(10);
 /// Bytes of the longest message that is sent: header, target, one option.
 const MESSAGE_MAX: usize = 32;
 
@@ -122,13 +120,9 @@ fn advertised(
 
 /// Somebody else uses our address `claimed`: say once that it is ours.
 fn defend(mem: &mut LaneMem<'_>, now: Instant, port: u8, claimed: Ipv6Addr) {
-    mem.ip.arp_conflicts = mem.ip.arp_conflicts.saturating_add(1);
-    let first = mem.ip.arp_conflicts == 1;
-    if !first && now.since(mem.ip.arp_defended_at) < DEFEND_EVERY {
-        return;
+    if arp::may_defend(mem, now) {
+        announce(mem, port, claimed);
     }
-    mem.ip.arp_defended_at = now;
-    announce(mem, port, claimed);
 }
 
 /// Tells everybody on the link of `port` that `addr` is ours (RFC 4861 7.2.6: an unsolicited advertisement).

@@ -93,7 +93,7 @@ fn handle_ipv4(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame) {
         IpProtocol::TCP => tcp::input(mem, now, &packet),
         IpProtocol::UDP => udp_recv::input(mem, now, packet),
         IpProtocol::ICMP4 => {
-            if let Some(report) = icmp::input(mem, now, packet) {
+            if let Some(report) = icmp::input(mem, packet) {
                 tcp::handle_report(mem, now, &report);
             }
         }

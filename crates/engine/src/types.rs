@@ -69,6 +69,20 @@ pub enum Phase {
     Loss,
 }
 
+impl Phase {
+    /// The kernel's number of it (linux/tcp.h, `enum tcp_ca_state`), as TCP_INFO tells it.
+    #[must_use]
+    pub const fn kernel_number(self) -> u8 {
+        match self {
+            Self::Open => 0,
+            Self::Disorder => 1,
+            Self::Reduced => 2,
+            Self::Recovery => 3,
+            Self::Loss => 4,
+        }
+    }
+}
+
 /// What TCP_INFO tells of congestion control.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CongestionInfo {

@@ -208,10 +208,11 @@ fn insert(board: &mut Scoreboard, mut run: SeqRange, clock: u32) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn board() -> Scoreboard {
+    /// A board with nothing on it.
+    pub(in super::super) fn board() -> Scoreboard {
         Scoreboard {
             ranges: [SeqRange::default(); BOARD_RANGES],
             since_us: [0; BOARD_RANGES],

@@ -152,22 +152,8 @@ impl Conn<'_, '_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::board::tests::board;
     use super::*;
-    use ::state::{BOARD_RANGES, RackState};
-    use base::Idx;
-
-    fn board() -> Scoreboard {
-        Scoreboard {
-            ranges: [SeqRange::default(); BOARD_RANGES],
-            since_us: [0; BOARD_RANGES],
-            resent: [Resent::default(); BOARD_RESENT],
-            rack: RackState::default(),
-            count: 0,
-            bytes: 0,
-            next: Idx::NONE,
-            resent_count: 0,
-        }
-    }
 
     fn entry(left: u32, right: u32, at_us: u32) -> Resent {
         Resent { left: SeqNum(left), right: SeqNum(right), mark: SeqNum(900), at_us, passed_us: 0 }

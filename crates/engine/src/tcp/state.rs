@@ -54,6 +54,24 @@ pub enum Cause {
 }
 
 impl State {
+    /// The kernel's number of it (include/net/tcp_states.h), as TCP_INFO and sock_diag tell it.
+    #[must_use]
+    pub const fn kernel_number(self) -> u8 {
+        match self {
+            Self::Established => 1,
+            Self::SynSent => 2,
+            Self::SynRcvd => 3,
+            Self::FinWait1 => 4,
+            Self::FinWait2 => 5,
+            Self::TimeWait => 6,
+            Self::Closed => 7,
+            Self::CloseWait => 8,
+            Self::LastAck => 9,
+            Self::Listen => 10,
+            Self::Closing => 11,
+        }
+    }
+
     /// Every state.
     pub const ALL: [Self; 11] = [
         Self::Closed,
