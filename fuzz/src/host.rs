@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use base::{Duration, FrameIdx, Instant, IpAddress, LaneId, MacAddr};
 use engine::Engine;
-use region::{Frames, LaneGuard, Owner, Region, RegionShape};
+use port::chain;
+use region::{LaneGuard, Owner, Region, RegionShape};
 use state::ports::{PORT_ADDRESSES, PORT_UP};
 use state::{CsumState, LAYOUT_VERSION, LaneMem, LaneShape, PortInfo, RxBatch, RxFrame, TxBatch};
 
@@ -19,8 +20,6 @@ pub const OWN: [u8; 4] = [10, 0, 0, 1];
 pub const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 /// Everybody else's.
 pub const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];
-/// Room of the first frame of a chain for what arrives.
-const FIRST_BYTES: usize = base::limits::FRAME_BYTES - base::limits::FRAME_HEADROOM;
 /// Times in a row at which something may be due that was due before.
 const STUCK_MAX: usize = 200;
 /// Batches taken in one call, at most: more is a loop without end.
@@ -119,7 +118,7 @@ impl Host {
         batch.clear();
         let done = self.engine(now, |engine| {
             for bytes in packets {
-                let Some(head) = chain_of(&mut engine.mem().frames, bytes) else { continue };
+                let Some(head) = chain::of_bytes(&mut engine.mem().frames, bytes) else { continue };
                 if batch.room() == 0 {
                     engine.mem().frames.release(head);
                     continue;
@@ -151,12 +150,8 @@ impl Host {
                 }
                 let frames = &mut engine.mem().frames;
                 for packet in batch.items() {
-                    let mut bytes = frames.data(packet.head).to_vec();
-                    for piece in packet.pieces() {
-                        let from = usize::from(piece.offset);
-                        let to = from + usize::from(piece.len);
-                        bytes.extend_from_slice(frames.cell(piece.frame).get(from..to).unwrap_or(&[]));
-                    }
+                    let mut bytes = Vec::new();
+                    chain::read_tx(frames, packet, &mut bytes);
                     frames.release(packet.head);
                     sent.push(bytes);
                 }
@@ -208,29 +203,4 @@ impl Host {
         };
         self.engine(now, count).unwrap_or(0)
     }
-}
-
-/// `bytes` in a chain of frames; `None` when there are none.
-fn chain_of(frames: &mut Frames<'_>, bytes: &[u8]) -> Option<FrameIdx> {
-    let (mut head, mut last) = (FrameIdx::NONE, FrameIdx::NONE);
-    // An empty packet is one of no bytes in one frame.
-    let parts: Vec<&[u8]> = if bytes.is_empty() { vec![bytes] } else { bytes.chunks(FIRST_BYTES).collect() };
-    for part in parts {
-        let Some(frame) = frames.alloc() else {
-            frames.release_chain(head);
-            return None;
-        };
-        if let Some(meta) = frames.meta_mut(frame) {
-            meta.len = part.len() as u16;
-        }
-        for (to, from) in frames.data_mut(frame).iter_mut().zip(part) {
-            *to = *from;
-        }
-        match frames.meta_mut(last) {
-            Some(meta) => meta.next = frame,
-            None => head = frame,
-        }
-        last = frame;
-    }
-    Some(head)
 }

@@ -4,11 +4,10 @@ use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use base::limits::{FRAME_BYTES, FRAME_HEADROOM};
-use base::{Duration, FrameIdx, Instant, IpAddress, LaneId, Port as PortNumber};
+use base::{Duration, Instant, IpAddress, LaneId, Port as PortNumber};
 use engine::{AcceptError, ConnectError, Engine, RecvError, RouteTo, SendError, SockError, State};
 use lane::{Lane, LanePort};
-use port::{Port, PortCaps, PortError, PortStats};
+use port::{Port, PortCaps, PortError, PortStats, chain};
 use region::{Frames, Owner, Region, RegionShape};
 use state::{
     CsumState, Endpoint, LAYOUT_VERSION, LaneMem, LaneShape, Ready, RxBatch, RxFrame, SockRef, TcpOptions,
@@ -45,7 +44,7 @@ impl Port for WirePort {
         let mut got = 0;
         while batch.room() > 0 {
             let Some(bytes) = lock(&self.wire).to_stack.pop_front() else { break };
-            let Some(head) = chain_of(frames, &bytes) else { continue };
+            let Some(head) = chain::of_bytes(frames, &bytes) else { continue };
             let len = bytes.len() as u32;
             let csum = CsumState::Unknown;
             batch.push(RxFrame { head, len, gso_size: 0, port: 0, local_peer: false, csum });
@@ -56,12 +55,8 @@ impl Port for WirePort {
 
     fn tx(&mut self, frames: &mut Frames<'_>, packets: &[TxFrame]) -> Result<usize, PortError> {
         for packet in packets {
-            let mut bytes = frames.data(packet.head).to_vec();
-            for piece in packet.pieces() {
-                let from = usize::from(piece.offset);
-                let end = from + usize::from(piece.len);
-                bytes.extend_from_slice(frames.cell(piece.frame).get(from..end).unwrap_or_default());
-            }
+            let mut bytes = Vec::new();
+            chain::read_tx(frames, packet, &mut bytes);
             frames.release(packet.head);
             lock(&self.wire).from_stack.push_back(bytes);
         }
@@ -83,27 +78,6 @@ impl Port for WirePort {
     fn stats(&self) -> PortStats {
         PortStats::default()
     }
-}
-
-/// `bytes` in a chain of frames; `None` when there are none.
-fn chain_of(frames: &mut Frames<'_>, bytes: &[u8]) -> Option<FrameIdx> {
-    let (mut head, mut last) = (FrameIdx::NONE, FrameIdx::NONE);
-    for part in bytes.chunks(FRAME_BYTES - FRAME_HEADROOM) {
-        let Some(frame) = frames.alloc() else {
-            frames.release_chain(head);
-            return None;
-        };
-        if let Some(meta) = frames.meta_mut(frame) {
-            meta.len = part.len() as u16;
-        }
-        frames.data_mut(frame).copy_from_slice(part);
-        match frames.meta_mut(last) {
-            Some(meta) => meta.next = frame,
-            None => head = frame,
-        }
-        last = frame;
-    }
-    Some(head)
 }
 
 /// Our stack.

@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use base::limits::{FRAME_BYTES, FRAME_HEADROOM, SUPER_SEGMENT_BYTES};
-use base::{FrameIdx, MacAddr};
-use port::{Port, PortCaps, PortError, PortStats};
+use base::MacAddr;
+use base::limits::SUPER_SEGMENT_BYTES;
+use port::split::complete_checksum;
+use port::{Port, PortCaps, PortError, PortStats, chain};
 use region::Frames;
 use state::{CsumState, RxBatch, RxFrame, TxFrame};
 use wire::arp::{ArpOperation, ArpPacket};
@@ -82,7 +83,7 @@ impl Port for Device {
         let mut got = 0;
         while batch.room() > 0 {
             let Some(bytes) = lock(&self.wire).to_stack.pop_front() else { break };
-            let Some(head) = chain_of(frames, &bytes) else { continue };
+            let Some(head) = chain::of_bytes(frames, &bytes) else { continue };
             let len = bytes.len() as u32;
             let csum = CsumState::Unknown;
             batch.push(RxFrame { head, len, gso_size: 0, port: 0, local_peer: false, csum });
@@ -93,13 +94,10 @@ impl Port for Device {
 
     fn tx(&mut self, frames: &mut Frames<'_>, packets: &[TxFrame]) -> Result<usize, PortError> {
         for packet in packets {
-            let mut bytes = frames.data(packet.head).to_vec();
-            for piece in packet.pieces() {
-                let from = usize::from(piece.offset);
-                let end = from + usize::from(piece.len);
-                bytes.extend_from_slice(frames.cell(piece.frame).get(from..end).unwrap_or_default());
-            }
-            complete(&mut bytes, usize::from(packet.csum_start), usize::from(packet.csum_offset));
+            let mut packet = *packet;
+            complete_checksum(frames, &mut packet);
+            let mut bytes = Vec::new();
+            chain::read_tx(frames, &packet, &mut bytes);
             frames.release(packet.head);
             let mut wire = lock(&self.wire);
             if !self.tso {
@@ -128,18 +126,6 @@ impl Port for Device {
     }
 }
 
-/// Finishes a checksum as a device would; `start` 0: it is finished.
-fn complete(packet: &mut [u8], start: usize, offset: usize) {
-    if start == 0 {
-        return;
-    }
-    let check = wire::Sum::of(packet.get(start..).unwrap_or(&[])).finish();
-    let check = if check == 0 { 0xffff } else { check };
-    if let Some(field) = packet.get_mut(start + offset..start + offset + 2) {
-        field.copy_from_slice(&check.to_be_bytes());
-    }
-}
-
 /// A frame leaves the stack: IP goes out, ARP is answered, anything else is nobody's.
 fn leave(wire: &mut Wire, frame: &[u8]) {
     let Ok(eth) = EthFrame::parse(frame) else { return };
@@ -163,25 +149,4 @@ fn answer(asked: &ArpPacket<'_>) -> Vec<u8> {
     reply.extend_from_slice(&asked.sender_mac().0);
     reply.extend_from_slice(&asked.sender_ip().octets());
     reply
-}
-
-/// `bytes` in a chain of frames; `None` when there are none.
-fn chain_of(frames: &mut Frames<'_>, bytes: &[u8]) -> Option<FrameIdx> {
-    let (mut head, mut last) = (FrameIdx::NONE, FrameIdx::NONE);
-    for part in bytes.chunks(FRAME_BYTES - FRAME_HEADROOM) {
-        let Some(frame) = frames.alloc() else {
-            frames.release_chain(head);
-            return None;
-        };
-        if let Some(meta) = frames.meta_mut(frame) {
-            meta.len = part.len() as u16;
-        }
-        frames.data_mut(frame).copy_from_slice(part);
-        match frames.meta_mut(last) {
-            Some(meta) => meta.next = frame,
-            None => head = frame,
-        }
-        last = frame;
-    }
-    Some(head)
 }

@@ -74,7 +74,8 @@ fn copy_behind(frames: &mut Frames<'_>, mut last: FrameIdx, mut from: FrameIdx) 
 }
 
 /// `bytes` as a received packet in new frames. `None` when they run out.
-pub(crate) fn of_bytes(frames: &mut Frames<'_>, bytes: &[u8]) -> Option<FrameIdx> {
+#[must_use]
+pub fn of_bytes(frames: &mut Frames<'_>, bytes: &[u8]) -> Option<FrameIdx> {
     let (first, rest) = bytes.split_at(bytes.len().min(FRAME_BYTES - FRAME_HEADROOM));
     let head = frames.alloc()?;
     if let Some(room) = frames.cell_mut(head).get_mut(FRAME_HEADROOM..FRAME_HEADROOM + first.len()) {
@@ -99,7 +100,7 @@ pub(crate) fn read(frames: &Frames<'_>, head: FrameIdx, bytes: &mut Vec<u8>) {
 }
 
 /// Appends the bytes of a packet to send to `bytes`.
-pub(crate) fn read_tx(frames: &Frames<'_>, packet: &TxFrame, bytes: &mut Vec<u8>) {
+pub fn read_tx(frames: &Frames<'_>, packet: &TxFrame, bytes: &mut Vec<u8>) {
     bytes.extend_from_slice(frames.data(packet.head));
     for piece in packet.pieces() {
         let from = usize::from(piece.offset);

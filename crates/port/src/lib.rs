@@ -13,7 +13,7 @@ use state::{RxBatch, TxFrame};
 
 pub mod absent;
 pub mod capture;
-mod chain;
+pub mod chain;
 mod egress;
 pub mod fault;
 mod intake;

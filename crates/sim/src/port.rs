@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base::FrameIdx;
 use base::limits::{CHAIN_FRAMES, FRAME_BYTES, FRAME_HEADROOM, SUPER_SEGMENT_BYTES};
-use port::{Port, PortCaps, PortError, PortStats};
+use port::{Port, PortCaps, PortError, PortStats, chain};
 use region::Frames;
 use state::{CsumState, RxBatch, RxFrame, TxFrame};
 
@@ -139,12 +139,8 @@ fn put(frames: &mut Frames<'_>, bytes: &[u8], offset: usize) -> Option<FrameIdx>
 
 /// The packet as the other end will see it.
 fn read(frames: &Frames<'_>, packet: &TxFrame, offloads: bool) -> Packet {
-    let mut bytes = frames.data(packet.head).to_vec();
-    for piece in packet.pieces() {
-        let from = usize::from(piece.offset);
-        let to = from + usize::from(piece.len);
-        bytes.extend_from_slice(frames.cell(piece.frame).get(from..to).unwrap_or(&[]));
-    }
+    let mut bytes = Vec::new();
+    chain::read_tx(frames, packet, &mut bytes);
     let is_super = packet.gso_size > 0 && packet.payload_bytes > u32::from(packet.gso_size);
     let mut read = Packet {
         bytes,
