@@ -7,6 +7,7 @@
 
 mod bequest;
 mod devices;
+pub mod errno;
 mod lane;
 pub mod native;
 pub mod rebalance;

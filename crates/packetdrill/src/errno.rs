@@ -13,36 +13,20 @@ pub(crate) type Outcome<T> = Result<T, Errno>;
 pub(crate) const AGAIN: Errno = Errno(libc::EAGAIN);
 
 /// What happened to a connection.
-pub(crate) fn of_sock(error: SockError) -> Errno {
-    Errno(match error {
-        SockError::Refused => libc::ECONNREFUSED,
-        SockError::Reset => libc::ECONNRESET,
-        SockError::Pipe => libc::EPIPE,
-        SockError::TimedOut => libc::ETIMEDOUT,
-        SockError::HostUnreachable => libc::EHOSTUNREACH,
-        SockError::NetUnreachable => libc::ENETUNREACH,
-        SockError::MessageSize => libc::EMSGSIZE,
-        SockError::Aborted => libc::ECONNABORTED,
-    })
+pub(crate) const fn of_sock(error: SockError) -> Errno {
+    Errno(lane::errno::of_sock(error).raw_os_error())
 }
 
 /// Why nothing was received.
-pub(crate) fn of_recv(error: RecvError) -> Errno {
-    match error {
-        RecvError::WouldBlock => AGAIN,
-        RecvError::NotConnected => Errno(libc::ENOTCONN),
-        RecvError::Failed(error) => of_sock(error),
-        RecvError::Gone => Errno(libc::EBADF),
-    }
+pub(crate) const fn of_recv(error: RecvError) -> Errno {
+    Errno(lane::errno::of_recv(error).raw_os_error())
 }
 
 /// Why nothing was sent.
-pub(crate) fn of_send(error: SendError) -> Errno {
-    match error {
-        SendError::WouldBlock => AGAIN,
-        // Linux: a socket that was never connected.
-        SendError::NotConnected | SendError::Pipe => Errno(libc::EPIPE),
-        SendError::Failed(error) => of_sock(error),
-        SendError::Gone => Errno(libc::EBADF),
+pub(crate) const fn of_send(error: SendError) -> Errno {
+    // Linux: a socket that was never connected.
+    if matches!(error, SendError::NotConnected) {
+        return Errno(libc::EPIPE);
     }
+    Errno(lane::errno::of_send(error).raw_os_error())
 }

@@ -1,37 +1,9 @@
 //! TCP_INFO in the kernel's binary form (linux/tcp.h `struct tcp_info`); fields there is no figure for are 0.
 
-use engine::{Phase, State, TcpInfo};
+use engine::TcpInfo;
 
 /// Bytes of the structure up to and including `tcpi_total_rto_time`, as Linux 6.7 and later has it.
 const BYTES: usize = 248;
-
-/// `tcpi_state`: the kernel's numbers (include/net/tcp_states.h).
-const fn state_number(state: State) -> u8 {
-    match state {
-        State::Established => 1,
-        State::SynSent => 2,
-        State::SynRcvd => 3,
-        State::FinWait1 => 4,
-        State::FinWait2 => 5,
-        State::TimeWait => 6,
-        State::Closed => 7,
-        State::CloseWait => 8,
-        State::LastAck => 9,
-        State::Listen => 10,
-        State::Closing => 11,
-    }
-}
-
-/// `tcpi_ca_state`: the kernel's numbers (linux/tcp.h `enum tcp_ca_state`).
-const fn phase_number(phase: Phase) -> u8 {
-    match phase {
-        Phase::Open => 0,
-        Phase::Disorder => 1,
-        Phase::Reduced => 2,
-        Phase::Recovery => 3,
-        Phase::Loss => 4,
-    }
-}
 
 struct Record([u8; BYTES]);
 
@@ -62,8 +34,8 @@ pub(crate) fn tcp_info(info: &TcpInfo) -> Vec<u8> {
     let bit = |on: bool, bit: u8| if on { bit } else { 0 };
     let scaled = info.snd_shift > 0 || info.rcv_shift > 0;
     let options = bit(info.timestamps, TIMESTAMPS) | bit(info.sack, SACK) | bit(scaled, WSCALE);
-    record.put(offset_of!(T, tcpi_state), [state_number(info.state)]);
-    record.put(offset_of!(T, tcpi_ca_state), [phase_number(info.congestion.phase)]);
+    record.put(offset_of!(T, tcpi_state), [info.state.kernel_number()]);
+    record.put(offset_of!(T, tcpi_ca_state), [info.congestion.phase.kernel_number()]);
     record.put(offset_of!(T, tcpi_retransmits), [info.backoff]);
     record.put(offset_of!(T, tcpi_backoff), [info.backoff]);
     record.put(offset_of!(T, tcpi_options), [options]);

@@ -68,35 +68,15 @@ pub(crate) fn check(result: i32) -> Outcome<i32> {
 
 /// What happened to a connection.
 pub(crate) fn of_sock(error: SockError) -> Errno {
-    Errno(match error {
-        SockError::Refused => libc::ECONNREFUSED,
-        SockError::Reset => libc::ECONNRESET,
-        SockError::Pipe => libc::EPIPE,
-        SockError::TimedOut => libc::ETIMEDOUT,
-        SockError::HostUnreachable => libc::EHOSTUNREACH,
-        SockError::NetUnreachable => libc::ENETUNREACH,
-        SockError::MessageSize => libc::EMSGSIZE,
-        SockError::Aborted => libc::ECONNABORTED,
-    })
+    lane::errno::of_sock(error).into()
 }
 
 /// Why nothing was received.
 pub(crate) fn of_recv(error: RecvError) -> Errno {
-    match error {
-        RecvError::WouldBlock => Errno(libc::EAGAIN),
-        RecvError::NotConnected => Errno(libc::ENOTCONN),
-        RecvError::Failed(error) => of_sock(error),
-        RecvError::Gone => Errno(libc::EBADF),
-    }
+    lane::errno::of_recv(error).into()
 }
 
 /// Why nothing was sent.
 pub(crate) fn of_send(error: SendError) -> Errno {
-    match error {
-        SendError::WouldBlock => Errno(libc::EAGAIN),
-        SendError::NotConnected => Errno(libc::ENOTCONN),
-        SendError::Pipe => Errno(libc::EPIPE),
-        SendError::Failed(error) => of_sock(error),
-        SendError::Gone => Errno(libc::EBADF),
-    }
+    lane::errno::of_send(error).into()
 }

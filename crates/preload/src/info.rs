@@ -1,6 +1,6 @@
 //! Answers to `getsockopt` in the kernel's binary form, TCP_INFO among them.
 
-use engine::{Algorithm, Phase, State, TcpInfo};
+use engine::{Algorithm, TcpInfo};
 
 /// Room for the longest answer.
 pub(crate) const ANSWER_BYTES: usize = 256;
@@ -36,34 +36,6 @@ pub(crate) fn name_of(algorithm: Algorithm) -> [u8; NAME_BYTES] {
     name
 }
 
-/// `tcpi_ca_state`: the kernel's numbers (enum tcp_ca_state in linux/tcp.h).
-const fn phase_number(phase: Phase) -> u8 {
-    match phase {
-        Phase::Open => 0,
-        Phase::Disorder => 1,
-        Phase::Reduced => 2,
-        Phase::Recovery => 3,
-        Phase::Loss => 4,
-    }
-}
-
-/// `tcpi_state`: the kernel's numbers (include/net/tcp_states.h).
-const fn state_number(state: State) -> u8 {
-    match state {
-        State::Established => 1,
-        State::SynSent => 2,
-        State::SynRcvd => 3,
-        State::FinWait1 => 4,
-        State::FinWait2 => 5,
-        State::TimeWait => 6,
-        State::Closed => 7,
-        State::CloseWait => 8,
-        State::LastAck => 9,
-        State::Listen => 10,
-        State::Closing => 11,
-    }
-}
-
 /// Writes `struct tcp_info` (linux/tcp.h); fields we have no figure for are 0. Gives its length.
 pub(crate) fn tcp_info(info: &TcpInfo, bytes: &mut [u8; ANSWER_BYTES]) -> usize {
     const TIMESTAMPS: u8 = 1;
@@ -83,8 +55,8 @@ pub(crate) fn tcp_info(info: &TcpInfo, bytes: &mut [u8; ANSWER_BYTES]) -> usize 
     let mss = u32::from(info.snd_mss.max(1));
     let segments = |bytes: u32| bytes.div_ceil(mss);
     let head = [
-        state_number(info.state),
-        phase_number(info.congestion.phase),
+        info.state.kernel_number(),
+        info.congestion.phase.kernel_number(),
         info.backoff,
         0,
         info.backoff,

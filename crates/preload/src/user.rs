@@ -5,6 +5,7 @@
 use core::ffi::c_void;
 
 use libc::iovec;
+pub(crate) use sys::caller::{load, slice, store};
 
 /// Buffers of one call, in order.
 pub(crate) struct Parts<'a> {
@@ -56,18 +57,6 @@ pub(crate) const fn part(at: *const c_void, len: usize) -> [iovec; 1] {
     [iovec { iov_base: at.cast_mut(), iov_len: len }]
 }
 
-/// `len` elements at `at`; none if `at` is null.
-///
-/// # Safety
-/// `at` is null or names `len` initialised elements that nobody writes meanwhile.
-pub(crate) const unsafe fn slice<'a, T>(at: *const T, len: usize) -> &'a [T] {
-    if at.is_null() || len == 0 {
-        return &[];
-    }
-    // SAFETY: the caller's promise.
-    unsafe { core::slice::from_raw_parts(at, len) }
-}
-
 /// `len` elements at `at` to change; none if `at` is null.
 ///
 /// # Safety
@@ -78,30 +67,6 @@ pub(crate) const unsafe fn slice_mut<'a, T>(at: *mut T, len: usize) -> &'a mut [
     }
     // SAFETY: the caller's promise.
     unsafe { core::slice::from_raw_parts_mut(at, len) }
-}
-
-/// Reads a value of the program's, at any alignment; `None` if `at` is null.
-///
-/// # Safety
-/// `at` is null or names a `T`.
-pub(crate) const unsafe fn load<T: Copy>(at: *const T) -> Option<T> {
-    if at.is_null() {
-        return None;
-    }
-    // SAFETY: the caller's promise.
-    Some(unsafe { at.read_unaligned() })
-}
-
-/// Writes a value of the program's, at any alignment; nothing if `at` is null.
-///
-/// # Safety
-/// `at` is null or names room for a `T`.
-pub(crate) const unsafe fn store<T: Copy>(at: *mut T, value: T) {
-    if at.is_null() {
-        return;
-    }
-    // SAFETY: the caller's promise.
-    unsafe { at.write_unaligned(value) };
 }
 
 /// Copies as much of `bytes` as `room` bytes at `at` take.

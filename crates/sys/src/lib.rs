@@ -8,6 +8,7 @@
 
 pub mod affinity;
 pub mod bpf;
+pub mod caller;
 pub mod clock;
 pub mod fds;
 pub mod futex;
