@@ -286,7 +286,8 @@ impl View {
             self.tell(&mut session, &mut wakes);
         }
         let gather = self.gathers(visit, now);
-        let asks = self.leave(lane, session, gather, &mut wakes);
+        let asks = session.take_asks();
+        self.leave(lane, session, gather, &mut wakes);
         drop(gate);
         wakes.send();
         Self::pass_on(&asks);
@@ -350,7 +351,8 @@ impl View {
         })?;
         self.last_of_batch.store(last as usize, Ordering::Relaxed);
         self.flushed_ns.store(now.0, Ordering::Relaxed);
-        let asks = self.leave(lane, session, last != 0, &mut wakes);
+        let asks = session.take_asks();
+        self.leave(lane, session, last != 0, &mut wakes);
         drop(gate);
         wakes.send();
         Self::pass_on(&asks);
@@ -358,11 +360,10 @@ impl View {
     }
 
     /// Ends a session, and notes the next timer.
-    fn leave(&self, lane: &Lane, mut session: Session<'_>, gather: bool, wakes: &mut Wakes) -> Vec<Ask> {
+    fn leave(&self, lane: &Lane, mut session: Session<'_>, gather: bool, wakes: &mut Wakes) {
         if gather {
             session.gather();
         }
-        let asks = session.take_asks();
         drop(session);
         let signals = lane.lane_ref().signals();
         let deadline = signals.deadline_ns.load(Ordering::Acquire);
@@ -371,7 +372,6 @@ impl View {
         if deadline < self.sleep_until.load(Ordering::Acquire) {
             hub::nudge_poller(self, wakes);
         }
-        asks
     }
 
     fn tell(&self, session: &mut Session<'_>, wakes: &mut Wakes) {
@@ -457,19 +457,9 @@ impl View {
         self.devices.wires.peer_at(port?)
     }
 
-    /// [`View::enter`] for a caller that holds the home, which is what asks for neighbours; none is asked for here. Whoever sleeps wakes:
-    /// there are other descriptors to wait on.
+    /// Changes the lane's ports. Whoever sleeps wakes: there are other descriptors to wait on. The caller holds the home.
     fn change_ports(&self, f: impl FnOnce(&mut Session<'_>)) {
-        let mut wakes = Wakes::new();
-        let lane = self.lane();
-        let gate = self.close_gate();
-        if let Ok(mut session) = lane.enter(sys::clock::now()) {
-            f(&mut session);
-            self.tell(&mut session, &mut wakes);
-            drop(self.leave(lane, session, false, &mut wakes));
-        }
-        drop(gate);
-        wakes.send();
+        self.enter_at_home(f);
         hub::wake_all();
     }
 

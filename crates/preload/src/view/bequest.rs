@@ -1,32 +1,50 @@
-//! What waits at a listener that closes, and where it goes.
+//! A lane in the hands of who holds the home; what waits at a listener that closes, and where it goes.
 
-use lane::Lane;
+use lane::{Lane, Session};
 use state::{FlowKey, SockRef};
 
-use super::View;
+use super::{View, Wakes};
 
 impl View {
+    /// [`View::enter`] for a caller that holds the home: neighbours are asked for when the lane is entered next.
+    pub(super) fn enter_at_home<R>(&self, f: impl FnOnce(&mut Session<'_>) -> R) -> Option<R> {
+        let mut wakes = Wakes::new();
+        let lane = self.lane();
+        let gate = self.close_gate();
+        let entered = lane.enter(sys::clock::now()).ok().map(|mut session| {
+            let result = f(&mut session);
+            self.tell(&mut session, &mut wakes);
+            self.leave(lane, session, false, &mut wakes);
+            result
+        });
+        drop(gate);
+        wakes.send();
+        entered
+    }
+
     /// Does a connection wait at `listener`, half open or to be accepted, once what has come is let in? The caller holds the home.
     pub(crate) fn has_waiting(&self, listener: SockRef) -> bool {
-        let _gate = self.close_gate();
-        let Ok(mut session) = self.lane().enter(sys::clock::now()) else { return false };
-        session.step();
-        let mut waiting = false;
-        session.engine(|engine| engine.waiting_flows(listener, |_| waiting = true));
-        waiting
+        let waits = |session: &mut Session<'_>| {
+            session.step();
+            let mut waiting = false;
+            session.engine(|engine| engine.waiting_flows(listener, |_| waiting = true));
+            waiting
+        };
+        self.enter_at_home(waits).unwrap_or(false)
     }
 
     /// Nobody in this process is told of `listener` any more. The caller holds the home.
     pub(crate) fn leave_listener(&self, listener: SockRef) {
-        let _gate = self.close_gate();
-        if let Ok(mut session) = self.lane().enter(sys::clock::now()) {
-            session.engine(|engine| engine.set_event_queue(listener, 0, 0));
-        }
+        self.enter_at_home(|session| session.engine(|engine| engine.set_event_queue(listener, 0, 0)));
     }
 
     /// Hands the connections that wait at `listener` on to lane `to`; as [`lane::hand_on`]. The caller holds the home.
     pub(crate) fn hand_on(&self, to: &Lane, listener: SockRef, steer: impl FnMut(&[FlowKey]) -> bool) -> u32 {
-        let _gate = self.close_gate();
-        lane::hand_on(self.lane(), to, listener, sys::clock::now(), steer).unwrap_or(0)
+        let gate = self.close_gate();
+        let moved = lane::hand_on(self.lane(), to, listener, sys::clock::now(), steer).unwrap_or(0);
+        drop(gate);
+        // What came in meanwhile is told.
+        self.enter_at_home(|_| ());
+        moved
     }
 }
