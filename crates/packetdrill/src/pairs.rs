@@ -104,9 +104,5 @@ fn set_push(frame: &mut [u8]) {
     *flags |= PSH;
     let after = u16::from_be_bytes([*offset, *flags]);
     let old = u16::from_be_bytes([*check, *sum]);
-    let mut total = u32::from(!old) + u32::from(!before) + u32::from(after);
-    while total >> 16 != 0 {
-        total = (total & 0xffff) + (total >> 16);
-    }
-    [*check, *sum] = (!(total as u16)).to_be_bytes();
+    [*check, *sum] = wire::checksum::update_u16(old, before, after).to_be_bytes();
 }

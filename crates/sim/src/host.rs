@@ -3,7 +3,6 @@
 use std::cell::RefCell;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use base::limits::FRAME_BYTES;
 use base::{Duration, FrameIdx, Idx, Instant, IpAddress, LaneId, MacAddr};
 use engine::{Engine, RouteTo};
 use lane::{Lane, LanePort, Session};
@@ -70,7 +69,8 @@ impl Host {
         let bytes = Region::bytes_needed(&region_shape);
         let words = memory(bytes / 8)?;
         // Tables must be zero; the cells of an earlier world may have been here.
-        for word in words.iter().take(((bytes - u64::from(spec.frames) * FRAME_BYTES as u64) / 8) as usize) {
+        let tables = Region::frames_offset_of(&region_shape).ok_or("an impossible shape")? / 8;
+        for word in words.iter().take(tables as usize) {
             word.store(0, Ordering::Relaxed);
         }
         let key = [seed | 1, seed.rotate_left(17)];

@@ -45,16 +45,12 @@ pub(crate) struct Packet {
     pub(crate) bytes: Vec<u8>,
     pub(crate) gso_size: u16,
     pub(crate) csum: CsumState,
-    /// Bytes in front of the transport header whose checksum is unfinished.
-    pub(crate) csum_start: usize,
-    /// Where in the transport header the checksum is.
-    pub(crate) csum_offset: usize,
 }
 
 impl Packet {
     /// `bytes` with a finished checksum.
     pub(crate) fn plain(bytes: Vec<u8>) -> Self {
-        Self { bytes, gso_size: 0, csum: CsumState::Unknown, csum_start: 0, csum_offset: 0 }
+        Self { bytes, gso_size: 0, csum: CsumState::Unknown }
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base::FrameIdx;
 use base::limits::{CHAIN_FRAMES, FRAME_BYTES, FRAME_HEADROOM, SUPER_SEGMENT_BYTES};
+use port::split::complete_checksum;
 use port::{Port, PortCaps, PortError, PortStats, chain};
 use region::Frames;
 use state::{CsumState, RxBatch, RxFrame, TxFrame};
@@ -138,31 +139,17 @@ fn put(frames: &mut Frames<'_>, bytes: &[u8], offset: usize) -> Option<FrameIdx>
 }
 
 /// The packet as the other end will see it.
-fn read(frames: &Frames<'_>, packet: &TxFrame, offloads: bool) -> Packet {
+fn read(frames: &mut Frames<'_>, packet: &TxFrame, offloads: bool) -> Packet {
+    let mut packet = *packet;
+    if !offloads {
+        complete_checksum(frames, &mut packet);
+    }
     let mut bytes = Vec::new();
-    chain::read_tx(frames, packet, &mut bytes);
+    chain::read_tx(frames, &packet, &mut bytes);
     let is_super = packet.gso_size > 0 && packet.payload_bytes > u32::from(packet.gso_size);
-    let mut read = Packet {
+    Packet {
         bytes,
         gso_size: if is_super { packet.gso_size } else { 0 },
-        csum: CsumState::Unknown,
-        csum_start: usize::from(packet.csum_start),
-        csum_offset: usize::from(packet.csum_offset),
-    };
-    if packet.csum_start != 0 && offloads {
-        read.csum = CsumState::Unfinished;
-    } else if packet.csum_start != 0 {
-        complete(&mut read);
-    }
-    read
-}
-
-/// Completes the checksum as a device would.
-fn complete(packet: &mut Packet) {
-    let check = wire::Sum::of(packet.bytes.get(packet.csum_start..).unwrap_or(&[])).finish();
-    let check = if check == 0 { 0xffff } else { check };
-    let at = packet.csum_start + packet.csum_offset;
-    if let Some(field) = packet.bytes.get_mut(at..at + 2) {
-        field.copy_from_slice(&check.to_be_bytes());
+        csum: if packet.csum_start == 0 { CsumState::Unknown } else { CsumState::Unfinished },
     }
 }
