@@ -160,7 +160,7 @@ impl Conn<'_, '_> {
         let flight = self.flight();
         self.measure(seg);
         if !self.cold.board.is_none() {
-            self.delivered_before(ack, seg);
+            self.delivered_between(self.hot.snd.una, ack, seg);
         }
         self.trim_acked(ack);
         self.hot.snd.una = ack;

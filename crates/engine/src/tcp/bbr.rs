@@ -145,8 +145,7 @@ fn bdp(bbr: &Bbr, rate: u64, by: u64) -> u32 {
     if bbr.min_rtt_us == NONE || rate == 0 {
         return NONE;
     }
-    let bytes = u128::from(rate) * u128::from(bbr.min_rtt_us) / 1_000_000;
-    to_u32(percent(u64::try_from(bytes).unwrap_or(u64::MAX), by))
+    to_u32(percent(rate.saturating_mul(bbr.min_rtt_us.into()) / 1_000_000, by))
 }
 
 /// inflight_longterm, with room for others (section 5.3.3.2).
@@ -253,8 +252,7 @@ fn lower_bounds(bbr: &mut Bbr, s: &Sample) {
 fn note_aggregation(bbr: &mut Bbr, s: &Sample, acked: u32) {
     let clock = s.now.as_micros() as u32;
     let elapsed = clock.wrapping_sub(bbr.extra_us);
-    let expected =
-        to_u32((u128::from(bw(bbr)) * u128::from(elapsed) / 1_000_000).min(u128::from(NONE)) as u64);
+    let expected = to_u32(bw(bbr).saturating_mul(elapsed.into()) / 1_000_000);
     if bbr.extra_delivered <= expected {
         (bbr.extra_delivered, bbr.extra_us) = (0, clock);
     }
@@ -341,9 +339,9 @@ fn cycle(bbr: &mut Bbr, s: &Sample, round: bool, acked: u32) {
     upper_bounds(bbr, s, round, acked);
     let elapsed = s.now.since(bbr.cycle_at).as_micros();
     // Section 5.3.3.5: as often as Reno would have lost something, too.
-    let reno_rounds = (bdp(bbr, bw(bbr), 100).min(s.cwnd) / s.mss.max(1)).min(63);
-    let due = elapsed >= u64::from(bbr.wait_us) || bbr.rounds >= reno_rounds.max(2);
     let full = bdp(bbr, bw(bbr), 100);
+    let reno_rounds = (full.min(s.cwnd) / s.mss.max(1)).min(63);
+    let due = elapsed >= u64::from(bbr.wait_us) || bbr.rounds >= reno_rounds.max(2);
     match State::of(bbr.state) {
         State::Down if due => start_refill(bbr, s),
         State::Down => {

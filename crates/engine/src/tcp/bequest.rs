@@ -27,35 +27,20 @@ pub(crate) fn hand_on(
     listener: Idx<Listener>,
 ) -> u32 {
     let mut moved = 0;
-    for which in [Which::Accept, Which::Syn] {
-        let Some(mut at) = first(from, listener, which) else { continue };
-        for _ in 0..from.hot.len() {
+    for queue in queues(from, listener) {
+        let mut next = queue.head;
+        for _ in 0..queue.len {
+            let Some(at) = next.some() else { break };
             // Read before the row is given up.
-            let next = from.cold.get(cold_of(at)).and_then(|cold| cold.passive.next.some());
+            next = from.cold.get(cold_of(at)).map_or(Idx::NONE, |cold| cold.passive.next);
             moved += u32::from(travel::move_single(from, to, (now, lane), at));
-            let Some(next) = next else { break };
-            at = next;
         }
     }
     moved
 }
 
-#[derive(Clone, Copy)]
-enum Which {
-    Accept,
-    Syn,
-}
-
 fn queues(mem: &LaneMem<'_>, listener: Idx<Listener>) -> [TcbQueue; 2] {
     mem.listeners.get(listener).map_or_else(Default::default, |row| [row.accept_queue, row.syn_queue])
-}
-
-fn first(mem: &LaneMem<'_>, listener: Idx<Listener>, which: Which) -> Option<Idx<TcbHot>> {
-    let [accept, syn] = queues(mem, listener);
-    match which {
-        Which::Accept => accept.head.some(),
-        Which::Syn => syn.head.some(),
-    }
 }
 
 fn members<'m>(mem: &'m LaneMem<'_>, queue: TcbQueue) -> impl Iterator<Item = Idx<TcbHot>> + 'm {

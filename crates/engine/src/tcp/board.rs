@@ -50,12 +50,7 @@ impl Conn<'_, '_> {
             if !sane || !self.ensure_board() {
                 continue;
             }
-            let mut from = block.left;
-            for _ in 0..=BOARD_RANGES {
-                let Some(piece) = self.hole(from, block.right) else { break };
-                self.delivered(piece, seg);
-                from = piece.right;
-            }
+            self.delivered_between(block.left, block.right, seg);
             let clock = rtt::clock_us(self.now);
             if let Some(board) = self.boards.get_mut(self.cold.board) {
                 let run = SeqRange { left: block.left, right: block.right };

@@ -71,6 +71,14 @@ impl Algorithm {
     }
 }
 
+/// RFC 5681 4.1: is a congestion window of `hot` no longer known to fit the path, after an idle time of more than an RTO?
+#[inline(always)]
+pub(super) fn starts_again(hot: &TcbHot, now: Instant) -> bool {
+    hot.snd.nxt == hot.snd.una
+        && hot.snd.cwnd > initial_window(u32::from(hot.mss))
+        && now.since(hot.sent_at) > rtt::rto(&hot.rtt, 0)
+}
+
 /// Initial window for segments of `mss` bytes (RFC 6928 2).
 pub(super) fn initial_window(mss: u32) -> u32 {
     (10 * mss).min(14_600.max(2 * mss))
@@ -368,12 +376,10 @@ impl Conn<'_, '_> {
         }
     }
 
-    /// RFC 5681 4.1: after an idle time of more than an RTO the window is no longer known to fit the path.
+    /// RFC 5681 4.1: begins anew after an idle time, see [`starts_again`].
     #[inline]
     pub(super) fn restart_after_idle(&mut self) {
-        if self.flight() == 0
-            && self.hot.snd.cwnd > initial_window(self.mss())
-            && self.now.since(self.hot.sent_at) > rtt::rto(&self.hot.rtt, 0)
+        if starts_again(self.hot, self.now)
             && !self.any(flag::RECOVERY)
             && self.cold.cc_flags & cc_flag::PACED == 0
         {

@@ -16,7 +16,7 @@ use wire::{SackBlocks, TcpFlags, TcpHeader, Timestamps, tcp};
 use super::conn::Fate;
 use super::header::{Way, header_frame, label_of, write};
 use super::segment::Seg;
-use super::{MSS_DEFAULT, MSS_DEFAULT_V6, listen, table, window};
+use super::{listen, table, window};
 use crate::ip;
 use crate::outbox::{self, Note};
 
@@ -90,8 +90,7 @@ pub(super) fn send(mem: &mut LaneMem<'_>, now: Instant, listener: Idx<Listener>,
     let settings = row.options;
     let Some(port) = mem.ports.get(Idx::new(u32::from(seg.port))) else { return };
     let (from_mac, mss_local) = (port.mac, super::handshake::mss_local(&settings, port.mtu, seg.key.remote));
-    let usual = if seg.key.remote.is_v4() { MSS_DEFAULT } else { MSS_DEFAULT_V6 };
-    let theirs = seg.options.mss.unwrap_or(usual);
+    let theirs = seg.options.mss.unwrap_or(super::handshake::mss_default(seg.key.remote));
     let mss = MSS_TABLE.iter().skip(1).take_while(|m| **m <= theirs).count() as u32;
     let seq = make(mem, &seg.key, seg.seq, tick(now), mss);
     let (_, ts_offset) = table::initial_numbers(mem, now, &seg.key);
@@ -165,7 +164,9 @@ pub(super) fn accept(mem: &mut LaneMem<'_>, now: Instant, listener: Idx<Listener
         src_mac: seg.src_mac,
         options: offered(seg, mss),
     };
-    let Some(at) = listen::open_row(mem, now, listener, &syn, seg.ack.minus(1)) else { return true };
+    let (_, ts_offset) = table::initial_numbers(mem, now, &seg.key);
+    let numbers = (seg.ack.minus(1), ts_offset);
+    let Some(at) = listen::open_row(mem, now, listener, &syn, numbers) else { return true };
     if let Some(mut c) = super::conn::conn(mem, now, at) {
         // Our SYN was sent, though not by this row.
         c.clear(super::flag::SEND_SYN);

@@ -20,6 +20,11 @@ pub(super) fn rcv_buf(options: &TcpOptions, usual: u32) -> u32 {
     if options.rcv_buf_bytes == 0 { usual } else { options.rcv_buf_bytes.clamp(2048, 1 << 30) }
 }
 
+/// MSS of a peer at `remote` that names none.
+pub(super) const fn mss_default(remote: base::IpAddress) -> u16 {
+    if remote.is_v4() { MSS_DEFAULT } else { MSS_DEFAULT_V6 }
+}
+
 /// The MSS that a connection with `options` announces to `remote` by a device with this MTU.
 pub(super) fn mss_local(options: &TcpOptions, mtu: u16, remote: IpAddress) -> u16 {
     let fits = mtu.saturating_sub(headers_to(remote)).max(MSS_MIN);
@@ -60,7 +65,7 @@ impl Conn<'_, '_> {
         snd.nxt = iss.plus(1);
         snd.end = iss.plus(1);
         self.cold.mss_local = mss_local(&self.cold.options, mtu, self.hot.key.remote);
-        self.cold.mss_peer = self.mss_default();
+        self.cold.mss_peer = mss_default(self.hot.key.remote);
         self.hot.rcv_shift = window::shift_for(self.hot.rcv_buf);
         self.set(flag::SEND_SYN);
         self.enqueue(Ring::Control);
@@ -82,13 +87,8 @@ impl Conn<'_, '_> {
         self.hot.quick_acks = QUICK_ACKS;
     }
 
-    /// MSS of a peer that names none.
-    const fn mss_default(&self) -> u16 {
-        if self.hot.key.remote.is_v4() { MSS_DEFAULT } else { MSS_DEFAULT_V6 }
-    }
-
     fn agree(&mut self, offered: &Offered) {
-        self.cold.mss_peer = offered.mss.unwrap_or(self.mss_default()).max(MSS_MIN);
+        self.cold.mss_peer = offered.mss.unwrap_or(mss_default(self.hot.key.remote)).max(MSS_MIN);
         let mut mss = self.cold.mss_peer.min(self.cold.mss_local);
         if let Some(ts) = offered.timestamps {
             self.set(flag::TIMESTAMPS);

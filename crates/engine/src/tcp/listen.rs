@@ -228,12 +228,7 @@ pub(super) fn has_room_for(mem: &mut LaneMem<'_>, at: Idx<TcbHot>, seg: &Seg) ->
         return true;
     }
     let Some(listener) = mem.cold.get(cold_of(at)).map(|c| c.passive.listener) else { return true };
-    let Some(row) = mem.listeners.get_mut(listener) else { return true };
-    if row.accept_queue.len <= row.backlog {
-        return true;
-    }
-    overflow(mem, listener);
-    false
+    mem.listeners.get(listener).is_none() || may_accept(mem, listener)
 }
 
 /// Does `seg` complete the handshake of `at` without data, while its listener wants data first (TCP_DEFER_ACCEPT)? Then it only
@@ -296,9 +291,9 @@ fn on_syn(
     if above.is_none() && cookie::is_due(mem, listener) {
         return cookie::send(mem, now, listener, seg);
     }
-    let (iss, _) = table::initial_numbers(mem, now, &seg.key);
+    let (iss, ts_offset) = table::initial_numbers(mem, now, &seg.key);
     let iss = above.filter(|a| !iss.after(*a)).unwrap_or(iss);
-    open_row(mem, now, listener, seg, iss);
+    open_row(mem, now, listener, seg, (iss, ts_offset));
 }
 
 /// Is there room in the accept queue of `listener`? If not, it is counted.
@@ -311,13 +306,13 @@ pub(super) fn may_accept(mem: &mut LaneMem<'_>, listener: Idx<Listener>) -> bool
     room
 }
 
-/// A half-open connection of `listener` for the SYN `seg`, with our number `iss`. `None`: there is no room for it.
+/// A half-open connection of `listener` for the SYN `seg`, with our number `iss` and the offset of our timestamps. `None`: there is no room for it.
 pub(super) fn open_row(
     mem: &mut LaneMem<'_>,
     now: Instant,
     listener: Idx<Listener>,
     seg: &Seg,
-    iss: base::SeqNum,
+    (iss, ts_offset): (base::SeqNum, u32),
 ) -> Option<Idx<TcbHot>> {
     let row = mem.listeners.get(listener)?;
     let (options, generation) = (row.options, row.generation);
@@ -330,7 +325,6 @@ pub(super) fn open_row(
         mem.counters.drop_packet(DropReason::TcpNoTcb);
         return None;
     };
-    let (_, ts_offset) = table::initial_numbers(mem, now, &seg.key);
     let mtu = mem.ports.get(Idx::new(u32::from(seg.port))).map_or(0, |p| p.mtu);
     let mut c = conn(mem, now, at)?;
     c.hot.hop = hop;

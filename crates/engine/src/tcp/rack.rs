@@ -101,11 +101,10 @@ impl Conn<'_, '_> {
         }
     }
 
-    /// Everything before `ack` was delivered, as `seg` says.
-    pub(super) fn delivered_before(&mut self, ack: SeqNum, seg: &Seg) {
-        let mut from = self.hot.snd.una;
+    /// Everything from `from` to `to` was delivered, as `seg` says: what was not reported before is news.
+    pub(super) fn delivered_between(&mut self, mut from: SeqNum, to: SeqNum, seg: &Seg) {
         for _ in 0..=::state::BOARD_RANGES {
-            let Some(piece) = self.hole(from, ack) else { break };
+            let Some(piece) = self.hole(from, to) else { break };
             self.delivered(piece, seg);
             from = piece.right;
         }

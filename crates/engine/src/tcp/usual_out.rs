@@ -9,7 +9,7 @@ use region::Frames;
 use wire::{TcpFlags, Timestamps, tcp, usual};
 
 use super::ack::start_timer;
-use super::congestion::initial_window;
+use super::congestion::starts_again;
 use super::conn::{arm, cold_of};
 use super::header::{TCP_AT, TTL_DEFAULT};
 use super::{State, ecn, flag, rtt, window};
@@ -297,14 +297,6 @@ fn count(counters: &mut Counters, segments: u32, len: u32) {
     counters.tx_packets = counters.tx_packets.wrapping_add(u64::from(segments));
     counters.tx_bytes = counters.tx_bytes.wrapping_add(bytes);
     counters.tcp.segments_out = counters.tcp.segments_out.wrapping_add(u64::from(segments));
-}
-
-/// RFC 5681 4.1: does the congestion window start again, after an idle time?
-#[inline(always)]
-fn starts_again(hot: &TcbHot, now: Instant) -> bool {
-    hot.snd.nxt == hot.snd.una
-        && hot.snd.cwnd > initial_window(u32::from(hot.mss))
-        && now.since(hot.sent_at) > rtt::rto(&hot.rtt, 0)
 }
 
 /// `len` new bytes were sent; the next one lies in `behind`.
