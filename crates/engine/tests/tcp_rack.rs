@@ -242,6 +242,41 @@ fn a_loss_that_only_the_probe_repaired_halves_the_window() {
 }
 
 #[test]
+fn a_report_of_what_came_twice_takes_its_room_from_the_data_and_is_made_once() {
+    let mut net = Net::new(9, &S);
+    let (mut peer, a) = Peer::open(&mut net, false);
+    let seq = peer.ours;
+    for _ in 0..2 {
+        // The second time there is data to send beside the report.
+        let twice = peer.ours != seq;
+        let header = TcpHeader {
+            src_port: base::Port(80),
+            dst_port: base::Port(40_000),
+            seq,
+            ack: peer.theirs,
+            flags: TcpFlags::ACK,
+            window: 60_000,
+            urgent: 0,
+        };
+        let packet = forged_with(&net.hosts[1], &net.hosts[0], &header, &TcpOptions::NONE, &pattern(2, 100));
+        net.deliver(0, &packet);
+        if twice {
+            net.on(0, |e| e.tcp_send(a, &pattern(1, 5000), false)).unwrap();
+        }
+        net.flush(0);
+        peer.ours = seq.plus(100);
+    }
+    let sent = net.segments();
+    let (first, rest) = sent[1..].split_first().unwrap();
+    let block = first.options.sack.as_slice()[0];
+    assert_eq!((block.left, block.right), (seq, seq.plus(100)));
+    for s in &sent {
+        assert!(s.len + s.options.len_bytes() <= 1000, "{s:?}");
+    }
+    assert!(first.len > 0 && rest.iter().all(|s| s.len > 0 && s.options.sack.is_empty()), "{rest:?}");
+}
+
+#[test]
 fn what_comes_twice_is_reported_first() {
     let mut net = Net::new(9, &S);
     let (_, a, b) = net.open();

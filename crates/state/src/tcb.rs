@@ -175,8 +175,8 @@ plain! {
         pub runs: [SeqRange; RCV_SACKS],
         /// Runs in use.
         pub run_count: u8,
-        /// 1: the last place of `runs` holds what came twice and was not reported yet (RFC 2883).
-        pub twice: u8,
+        /// Room.
+        pub room: u8,
         /// Runs that changed since the last ACK: the first ones.
         pub fresh: u16,
         /// Bytes held.
@@ -252,7 +252,7 @@ plain! {
         pub mss_local: u16,
         /// Error for SO_ERROR, as the engine numbers them; 0: none.
         pub error: u8,
-        /// ACKs still to be sent besides the next one, for a peer that counts duplicates.
+        /// ACKs still to be sent besides the next one, for a peer that counts duplicates; and a bit for what came twice.
         pub acks_owed: u8,
         /// Congestion control in use, as the engine numbers it; 0: not decided yet.
         pub cc: u8,

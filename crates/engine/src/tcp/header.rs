@@ -13,7 +13,7 @@ use wire::{
 };
 
 use super::conn::Conn;
-use super::{State, cc_flag, flag, window};
+use super::{OWES_TWICE, State, cc_flag, flag, window};
 use crate::ip;
 
 /// Where the TCP header begins over IPv4.
@@ -197,7 +197,7 @@ impl Conn<'_, '_> {
             options.timestamps =
                 Some(Timestamps { value: self.timestamp_clock(), echo: self.hot.rcv.ts_recent });
         }
-        if (!self.hot.ooo_head.is_none() || self.cold.ooo.twice != 0) && self.any(flag::SACK) {
+        if (!self.hot.ooo_head.is_none() || self.owes_twice()) && self.any(flag::SACK) {
             options.sack = self.sack_blocks();
         }
         options
@@ -211,7 +211,7 @@ impl Conn<'_, '_> {
         let mut blocks = SackBlocks::NONE;
         let mut room = SACKS_MAX;
         // RFC 2883 4: what came twice comes first, and behind it the run that holds it, if it lies in one.
-        if let Some(twice) = ooo.runs.last().filter(|_| ooo.twice != 0) {
+        if let Some(twice) = ooo.runs.last().filter(|_| self.owes_twice()) {
             blocks.push(SackBlock { left: twice.left, right: twice.right });
             room -= 1;
         }
@@ -295,8 +295,8 @@ impl Conn<'_, '_> {
         }
         self.note_sent(packet.bytes());
         self.told_ecn(told);
-        if self.cold.ooo.twice != 0 && !syn {
-            self.cold.ooo.twice = 0;
+        if self.owes_twice() && !syn {
+            self.cold.acks_owed &= !OWES_TWICE;
             self.counters.tcp.twice_out = self.counters.tcp.twice_out.wrapping_add(1);
         }
         Ok(sent)
@@ -307,6 +307,7 @@ impl Conn<'_, '_> {
     fn send_usual(&mut self, out: &mut TxBatch, cut: &Cut) -> Option<Result<Sent, Stop>> {
         let plain = self.hot.flags & (flag::TIMESTAMPS | flag::SPECIAL) == flag::TIMESTAMPS
             && self.hot.ooo_head.is_none()
+            && !self.owes_twice()
             && cut.len <= u32::from(self.hot.mss)
             && cut.flags.without(TcpFlags::PSH | TcpFlags::FIN) == TcpFlags::ACK;
         let key = &self.hot.key;
@@ -366,7 +367,7 @@ impl Conn<'_, '_> {
     /// Largest payload of the next segment without SYN, bytes.
     #[inline]
     pub(super) fn payload_max_now(&self) -> u16 {
-        if self.hot.ooo_head.is_none() {
+        if self.hot.ooo_head.is_none() && !self.owes_twice() {
             self.hot.mss.max(1)
         } else {
             self.payload_max(&self.segment_options())

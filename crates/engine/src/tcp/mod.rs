@@ -176,7 +176,7 @@ const DELAYED_ACK: Duration = Duration::from_millis(40);
 const RETRY: Duration = Duration::from_millis(10);
 /// Frames that data to send leaves to control segments and reception.
 const RESERVE_FRAMES: u32 = 128;
-/// Bit of `TcbCold::acks_owed`: the next ACK without data reports what came twice (RFC 2883).
+/// Bit of `TcbCold::acks_owed`: the last place of `OutOfOrder::runs` holds what came twice and was not reported yet (RFC 2883).
 const OWES_TWICE: u8 = 0x80;
 /// Smallest MSS we use, whatever the peer says (Linux's tcp_min_snd_mss).
 const MSS_MIN: u16 = 48;

@@ -7,7 +7,7 @@ use wire::TcpFlags;
 
 use super::conn::{Conn, Ring, conn, pop_ring};
 use super::header::{Cut, Stop};
-use super::{OWES_TWICE, RETRY, State, cc_flag, flag, rtt, table, usual_out};
+use super::{RETRY, State, cc_flag, flag, rtt, table, usual_out};
 
 /// How long a corked partial segment is held back at most (Linux's TCP_CORK).
 const CORK_MAX: base::Duration = base::Duration::from_millis(200);
@@ -157,9 +157,9 @@ impl Conn<'_, '_> {
             let _ = self.emit_data(out);
         }
         let cut = Cut { seq: self.hot.snd.nxt, len: 0, flags: TcpFlags::ACK, from: FrameIdx::NONE };
-        if self.cold.acks_owed & OWES_TWICE != 0 {
+        if self.owes_twice() {
             self.send_any(out, &cut)?;
-            self.cold.acks_owed = (self.cold.acks_owed & !OWES_TWICE).saturating_sub(1);
+            self.cold.acks_owed = self.cold.acks_owed.saturating_sub(1);
         }
         if let Some((ack, marked)) = self.take_prior_ack() {
             self.send_prior_ack(out, ack, marked)?;

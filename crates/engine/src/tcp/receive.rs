@@ -182,17 +182,22 @@ impl Conn<'_, '_> {
 
     /// What came twice is reported with the next ACK (RFC 2883 4), in the last place of the runs.
     pub(super) fn note_came_twice(&mut self, range: SeqRange) {
-        let ooo = &mut self.cold.ooo;
-        if self.hot.flags & flag::SACK == 0 || ooo.twice != 0 {
+        if !self.any(flag::SACK) || self.owes_twice() {
             return;
         }
+        let ooo = &mut self.cold.ooo;
         if let Some(last) = ooo.runs.last_mut() {
             *last = range;
-            ooo.twice = 1;
             ooo.run_count = ooo.run_count.min(RCV_SACKS as u8 - 1);
             ooo.fresh = ooo.fresh.min(ooo.run_count.into());
             self.cold.acks_owed |= OWES_TWICE;
         }
+    }
+
+    /// Is there a report of what came twice to be made?
+    #[inline]
+    pub(super) fn owes_twice(&self) -> bool {
+        self.cold.acks_owed & OWES_TWICE != 0
     }
 
     /// The peer is in recovery: it needs each ACK at once for a while.
@@ -203,7 +208,7 @@ impl Conn<'_, '_> {
     /// A peer without SACK counts duplicate ACKs, so it gets one for each segment, up to the three that matter.
     fn owe_duplicate(&mut self) {
         if !self.any(flag::SACK) && self.any(flag::ACK_NOW) {
-            self.cold.acks_owed = (self.cold.acks_owed & !OWES_TWICE).saturating_add(1).min(3);
+            self.cold.acks_owed = self.cold.acks_owed.saturating_add(1).min(3);
         }
     }
 
@@ -359,10 +364,11 @@ impl Conn<'_, '_> {
 
     /// Notes that `run` was received, as the first to be reported (RFC 2018 4).
     fn report(&mut self, mut run: SeqRange) {
+        let twice = self.owes_twice();
         let ooo = &mut self.cold.ooo;
         let old = ooo.runs;
         let count = usize::from(ooo.run_count).min(RCV_SACKS);
-        let most = RCV_SACKS - usize::from(ooo.twice.min(1));
+        let most = RCV_SACKS - usize::from(twice);
         let mut kept = [SeqRange::default(); RCV_SACKS];
         let mut n = 1;
         let mut fresh = usize::from(ooo.fresh) + 1;
@@ -379,7 +385,7 @@ impl Conn<'_, '_> {
         if let Some(first) = kept.first_mut() {
             *first = run;
         }
-        if ooo.twice != 0 {
+        if twice {
             kept[RCV_SACKS - 1] = old[RCV_SACKS - 1];
         }
         ooo.runs = kept;

@@ -265,7 +265,6 @@ impl Conn<'_, '_> {
         self.cold.ooo.bytes = 0;
         self.cold.ooo.frames = 0;
         self.cold.ooo.run_count = 0;
-        self.cold.ooo.twice = 0;
         self.cold.acks_owed &= !super::OWES_TWICE;
         self.cold.ooo.fresh = 0;
         self.cold.ooo.runs.fill(SeqRange::default());

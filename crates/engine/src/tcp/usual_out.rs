@@ -62,7 +62,7 @@ pub(super) fn emit_ack(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, out
     if hot.flags & flag::ACK_NOW == 0 {
         return true; // data that went out meanwhile carried it
     }
-    if hot.flags & flag::RING_DATA != 0 {
+    if hot.flags & flag::RING_DATA != 0 && cold.acks_owed == 0 {
         return emit(mem, now, at, out).is_some() && !owes_ack(mem, at);
     }
     let usual = State::from_raw(hot.state).is_synchronized()
