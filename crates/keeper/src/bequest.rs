@@ -1,5 +1,7 @@
 //! Connections that nobody has accepted yet, on their way from a lane that stops to listen to another one.
 
+use std::collections::BTreeSet;
+
 use base::LaneId;
 use control::proto::{FlowEnds, Proto, Reply, Rule};
 use control::steer::{Flow, LocalEnd};
@@ -7,9 +9,10 @@ use rustix::io::Errno;
 use rustix::net::sockopt::socket_cookie;
 use sys::fds::Fd;
 
+use crate::children::has_socket;
 use crate::client::Refusal;
 use crate::orders::Order;
-use crate::rules::{Slot, steer_lane};
+use crate::rules::{End, Slot, steer_lane};
 use crate::session::{ClientId, RegionId, Session};
 
 impl Session {
@@ -43,16 +46,30 @@ impl Session {
         Ok(())
     }
 
-    /// A program closed its listener at the end of `rule` although connections wait at it: its steward looks for somebody who takes them.
-    pub(crate) fn leave_listener(&mut self, rule: &Rule) -> Result<(), Refusal> {
-        let nobody = || Refusal::new(Errno::NOENT, "leave: there is no other process");
-        if self.clients.len() < 2 || !self.ensure_steward(RegionId(rule.region)) {
+    /// A program closed its listener at the end of `rule` although connections wait at it: if another process has the kernel's listener, too, the
+    /// steward looks for one that takes them.
+    pub(crate) fn leave_listener(&mut self, id: ClientId, rule: &Rule) -> Result<(), Refusal> {
+        let nobody = || Refusal::new(Errno::NOENT, "leave: no other process has the listener");
+        let client = self.clients.get_mut(&id).ok_or_else(nobody)?;
+        let (pid, left) = (client.pid, client.left.take());
+        // Two closed at once: it is not known which sockets those were.
+        let inodes = left.filter(|(end, _)| *end == End::of(rule)).map(|(_, inodes)| inodes);
+        if inodes.is_some_and(|inodes| !self.others_have(&inodes, pid))
+            || !self.ensure_steward(RegionId(rule.region))
+        {
             return Err(nobody());
         }
         let home = self.regions.get(&RegionId(rule.region)).ok_or_else(nobody)?;
         let steward = home.steward.as_ref().ok_or_else(nobody)?;
         let order = Order::Leave { lane: rule.lane, addr: rule.addr, port: rule.port };
         steward.send(&order, &[]).map_err(|_| nobody())
+    }
+
+    /// Has any process but `pid` one of the kernel's sockets with these numbers? It need not be a client yet: a new worker waits for its first
+    /// connection before it needs a lane.
+    pub(crate) fn others_have(&self, inodes: &BTreeSet<u64>, pid: u32) -> bool {
+        let clients = self.clients.values().map(|client| client.pid).collect();
+        !inodes.is_empty() && has_socket(inodes, (&self.steward_pids(), &clients), pid)
     }
 
     /// The region of a lane that listens on the kernel's listener `fds` carries, if it is of the same user.

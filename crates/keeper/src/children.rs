@@ -2,6 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+/// Looks at processes that multiply while we look.
+const LOOKS_MAX: usize = 8;
+
 /// A process whose parent is the keeper.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Child {
@@ -34,10 +37,10 @@ pub(crate) fn left_running(stewards: &BTreeSet<u32>) -> Vec<Child> {
         .collect()
 }
 
-/// Does any descendant of this process, `stewards` left out, have the memory object number `inode` mapped?
-pub(crate) fn is_mapped(inode: u64, stewards: &BTreeSet<u32>) -> bool {
+/// The descendants of this process, `stewards` left out. `None`: the kernel does not tell.
+fn descendants(stewards: &BTreeSet<u32>) -> Option<Vec<u32>> {
     let me = sys::process::pid();
-    let Ok(entries) = std::fs::read_dir("/proc") else { return true };
+    let entries = std::fs::read_dir("/proc").ok()?;
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let parents: BTreeMap<u32, u32> = pids.filter_map(|pid| Some((pid, read(pid)?.0))).collect();
     let descends = |pid: u32| {
@@ -48,8 +51,48 @@ pub(crate) fn is_mapped(inode: u64, stewards: &BTreeSet<u32>) -> bool {
             at == me
         })
     };
-    let mut candidates = parents.keys().copied().filter(|pid| !stewards.contains(pid) && descends(*pid));
-    candidates.any(|pid| std::fs::read_to_string(format!("/proc/{pid}/maps")).is_ok_and(|m| maps(&m, inode)))
+    Some(parents.keys().copied().filter(|pid| !stewards.contains(pid) && descends(*pid)).collect())
+}
+
+/// Does any descendant of this process, `stewards` left out, have the memory object number `inode` mapped?
+pub(crate) fn is_mapped(inode: u64, stewards: &BTreeSet<u32>) -> bool {
+    let mapped = |pid| std::fs::read_to_string(format!("/proc/{pid}/maps")).is_ok_and(|m| maps(&m, inode));
+    descendants(stewards).is_none_or(|all| all.into_iter().any(mapped))
+}
+
+/// Has any descendant of this process, or one of `others`, a socket of these `inodes` open? `stewards` and process `but` are left out. One that
+/// may not be looked into may have.
+pub(crate) fn has_socket(
+    inodes: &BTreeSet<u64>,
+    (stewards, others): (&BTreeSet<u32>, &BTreeSet<u32>),
+    but: u32,
+) -> bool {
+    let has = |pid: u32| match std::fs::read_dir(format!("/proc/{pid}/fd")) {
+        Ok(fds) => fds.flatten().any(|fd| {
+            let name = std::fs::read_link(fd.path());
+            name.is_ok_and(|name| name.to_str().and_then(socket_inode).is_some_and(|n| inodes.contains(&n)))
+        }),
+        Err(error) => error.kind() == std::io::ErrorKind::PermissionDenied,
+    };
+    // One that was forked while we looked may have it from a parent that closed it since: until there is nobody new.
+    let mut known = BTreeSet::from([but]);
+    for _ in 0..LOOKS_MAX {
+        let Some(all) = descendants(stewards) else { return true };
+        let all = all.into_iter().chain(others.iter().copied());
+        let fresh: Vec<u32> = all.filter(|&pid| known.insert(pid)).collect();
+        if fresh.is_empty() {
+            return false;
+        }
+        if fresh.into_iter().any(has) {
+            return true;
+        }
+    }
+    true
+}
+
+/// The number in a name like `socket:[4242]` (proc(5)).
+fn socket_inode(name: &str) -> Option<u64> {
+    name.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
 /// Does a text like /proc/PID/maps (address, permissions, offset, device, inode, name) name this memory object?
@@ -77,6 +120,27 @@ mod tests {
     fn a_mapped_memory_object_is_found_by_its_number() {
         let text = "7f00-7f10 r-xp 00000000 fe:00 77 /lib/x\n7f10-7f20 rw-s 0 00:01 4242 /memfd:corelane-region (deleted)\n";
         assert!(maps(text, 4242) && !maps(text, 77) && !maps(text, 42));
+    }
+
+    #[test]
+    fn a_socket_is_found_at_the_processes_that_have_it() {
+        let socket = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a socket");
+        let inode = rustix::fs::fstat(&socket).expect("a descriptor").st_ino;
+        let mut sleep = std::process::Command::new("sleep")
+            .arg("60")
+            .stdin(std::process::Stdio::from(std::os::fd::OwnedFd::from(socket)))
+            .spawn()
+            .expect("sleep runs");
+        let none = BTreeSet::new();
+        let inodes = BTreeSet::from([inode]);
+        let by_a_child = has_socket(&inodes, (&none, &none), 0);
+        let by_others = has_socket(&inodes, (&none, &BTreeSet::from([sleep.id()])), 0);
+        let but_it = has_socket(&inodes, (&none, &none), sleep.id());
+        let another = has_socket(&BTreeSet::from([1]), (&none, &none), 0);
+        sleep.kill().expect("killed");
+        sleep.wait().expect("reaped");
+        assert!(by_a_child && by_others && !but_it && !another);
+        assert!(!has_socket(&inodes, (&none, &none), 0));
     }
 
     #[test]

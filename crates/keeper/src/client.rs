@@ -1,6 +1,7 @@
 //! One connection of a process of the family: who is at the other end, and messages whole or not at all.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use base::limits::KEEPER_MESSAGE_BYTES;
@@ -10,6 +11,7 @@ use rustix::io::Errno;
 use sys::fds::{self, Fd, Received};
 
 use crate::meeting::namespace_of;
+use crate::rules::End;
 
 /// One connected process.
 pub(crate) struct Client {
@@ -26,6 +28,8 @@ pub(crate) struct Client {
     pub(crate) may_look: bool,
     /// What it last said about its sockets.
     pub(crate) reasons: String,
+    /// The listener it gave back last, and the kernel's sockets behind it.
+    pub(crate) left: Option<(End, BTreeSet<u64>)>,
     /// Is it in the keeper's network namespace? `None`: nobody asked yet.
     inside: Cell<Option<bool>>,
 }
@@ -52,6 +56,7 @@ impl Client {
             welcome: false,
             may_look: cred.uid == 0 || cred.uid == rustix::process::geteuid().as_raw(),
             reasons: String::new(),
+            left: None,
             inside: Cell::new(None),
         })
     }

@@ -17,8 +17,8 @@ pub(crate) enum Order {
     Wire { end: WireEnd },
     /// The wire at this port of the lane is no more.
     Part { lane: LaneId, port: u8 },
-    /// The lane's process is gone: close what it left and say when it is done. `heirs`: there are other processes, which may take what waits at
-    /// its listeners.
+    /// The lane's process is gone: close what it left and say when it is done. `heirs`: other processes have its listeners, too, and may take what
+    /// waits at them.
     Dead { lane: LaneId, heirs: bool },
     /// The program closed its listener at this end, at which connections wait: see that another lane gets them.
     Leave { lane: LaneId, addr: IpAddress, port: Port },

@@ -94,7 +94,7 @@ impl Session {
             }
             Request::Leave(rule) => {
                 self.own_slot(id, rule)?;
-                self.leave_listener(rule).map(|()| Answer::Done)
+                self.leave_listener(id, rule).map(|()| Answer::Done)
             }
             Request::Describe { offset } => Ok(Answer::Description(*offset)),
         }
@@ -245,7 +245,12 @@ impl Session {
 
     fn give(&mut self, id: ClientId, rule: &Rule) -> Result<(), Refusal> {
         let slot = self.own_slot(id, rule)?;
-        match self.rules.remove(End::of(rule), slot) {
+        let end = End::of(rule);
+        let inodes = self.rules.listener_inodes(slot, Some(end));
+        if let Some(client) = self.clients.get_mut(&id).filter(|_| !inodes.is_empty()) {
+            client.left = Some((end, inodes));
+        }
+        match self.rules.remove(end, slot) {
             Some(changes) => {
                 self.has_news = true;
                 self.devices.steer(&changes)

@@ -190,6 +190,14 @@ impl RuleBook {
         holds.filter(|hold| hold.sockets.iter().any(&is)).map(|hold| hold.slot).collect()
     }
 
+    /// The numbers of the kernel's listeners (proc(5), `socket:[N]`) behind what the lane listens at: at `end`, or anywhere.
+    pub(crate) fn listener_inodes(&self, slot: Slot, end: Option<End>) -> BTreeSet<u64> {
+        let ends = self.holds.iter().filter(|(at, _)| end.is_none_or(|end| end == **at));
+        let holds = ends.flat_map(|(_, holds)| holds).filter(|hold| hold.slot == slot && hold.listens);
+        let sockets = holds.flat_map(|hold| &hold.sockets);
+        sockets.filter_map(|socket| rustix::fs::fstat(socket).ok()).map(|stat| stat.st_ino).collect()
+    }
+
     fn changes(&self, end: End) -> Vec<Change> {
         // No device brings packets to a loopback address; wires do.
         if is_loopback(end.addr()) {

@@ -139,7 +139,8 @@ fn serve() -> Result<(), Broken> {
                     if let Some(care) = cares.get_mut(&lane) {
                         let now = sys::clock::now();
                         care.dead_since = Some(now);
-                        care.heirs_until = if heirs { now.plus(HEIRS_WAIT) } else { now };
+                        let left = care.left.iter().map(|(_, until)| *until).max().unwrap_or(now);
+                        care.heirs_until = if heirs { now.plus(HEIRS_WAIT) } else { left };
                     }
                 }
                 Some((Order::Leave { lane, addr, port }, _)) => {

@@ -139,7 +139,8 @@ impl Session {
             // A steward that cannot be told is found dead in a moment.
             let _ = steward.send(&Order::Gone { pid }, &[]);
         }
-        let heirs = !self.clients.is_empty();
+        // After exec it lives on with what it left open, but for its lanes.
+        let dead = if sys::process::is_gone(pid, pid) { pid } else { 0 };
         let mut orphans = Vec::new();
         for (&region, home) in &mut self.regions {
             for (&lane, handle) in home.lanes.iter_mut().filter(|(_, l)| l.owner == id && !l.orphan) {
@@ -149,8 +150,10 @@ impl Session {
         }
         for (region, lane, slot) in orphans {
             // New connections to its ports are not the lane's any more, and others may bind them.
+            let inodes = self.rules.listener_inodes(slot, None);
             let changes = self.rules.remove_listeners(slot);
             self.apply(&changes);
+            let heirs = self.others_have(&inodes, dead);
             let steward = self.ensure_steward(region);
             let told = steward
                 && self
