@@ -15,8 +15,46 @@ pub(crate) const TESTS: &[Need] = &[
     ("redis-cli", "redis-tools"),
     ("python3", "python3"),
     ("tcpdump", "tcpdump"),
+    ("haproxy", "haproxy"),
+    ("memcached", "memcached"),
     ("dpdk-testpmd", "dpdk-dev"),
 ];
+
+/// What the matrix uses besides, all of it.
+pub(crate) const MATRIX: &[Need] = &[
+    ("haproxy", "haproxy"),
+    ("memcached", "memcached"),
+    ("redis-server", "redis-server"),
+    ("redis-benchmark", "redis-tools"),
+    ("apache2", "apache2-bin"),
+    ("ab", "apache2-utils"),
+    ("lighttpd", "lighttpd"),
+    ("gunicorn", "gunicorn"),
+    ("psql", "postgresql"),
+    ("sshd", "openssh-server"),
+    ("ssh", "openssh-client"),
+    ("rsync", "rsync"),
+    ("vsftpd", "vsftpd"),
+    ("socat", "socat"),
+    ("node", "nodejs"),
+    ("javac", "default-jdk-headless"),
+    ("cc", "gcc"),
+    ("python3", "python3"),
+];
+
+/// Headers of the libraries that the matrix compiles programs with, and Python's own tests: packages without a program to look for.
+pub(crate) fn install_matrix_libraries() {
+    // Without them a row fails and says so.
+    let _ = run::run(
+        "sh",
+        &[
+            "-c",
+            "export DEBIAN_FRONTEND=noninteractive; test -e /usr/include/uv.h && test -e /usr/include/event2/event.h && \
+             ls /usr/lib/python3*/test/test_socket.py >/dev/null 2>&1 || apt-get install -y -qq --no-install-recommends libuv1-dev \
+             libevent-dev libc6-dev \"$(apt-cache search --names-only '^libpython3.*-testsuite' | cut -d' ' -f1 | head -1)\" >/dev/null",
+        ],
+    );
+}
 
 /// What counting instructions uses.
 pub(crate) const COUNT: &[Need] = &[("valgrind", "valgrind")];

@@ -1,4 +1,4 @@
-//! The project's chores: `cargo xtask demo | test | bench | tidy | compliance | conformance | sim | mutants`. Uses the standard library only.
+//! The project's chores: `cargo xtask demo | test | bench | tidy | compliance | conformance | sim | mutants | matrix`. Uses the standard library only.
 
 mod bench;
 mod compliance;
@@ -6,6 +6,7 @@ mod conformance;
 mod demo;
 mod fuzz;
 mod install;
+mod matrix;
 mod mutants;
 mod report;
 mod run;
@@ -28,6 +29,7 @@ usage: cargo xtask <chore> [options]
 
   sim          play seeds in the simulator   [--seeds N] [--from S] [--minutes M] [--jobs J], or one: --seed S
   mutants      put faults into a copy of the engine, and count those that the tests find   [--check] [--quick] [NAME ...]
+  matrix       run each program of the matrix under `corelane run`, with peers on the kernel and on Corelane   [--short] [NAME ...]
 
 Each chore writes target/reports/NAME.json beside what it prints.";
 
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         "conformance" => conformance::run(&rest),
         "fuzz" => fuzz::run(&rest),
         "sim" => sim::run(&rest),
+        "matrix" => matrix::run(&rest),
         "mutants" => mutants::run(&rest),
         _ => Err(USAGE.to_owned()),
     };

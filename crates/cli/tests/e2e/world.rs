@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Read;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -148,7 +149,8 @@ impl World {
         let log = self.dir.join(format!("{name}.log"));
         let file = fs::File::create(&log).expect("a log file");
         let both = file.try_clone().expect("a second handle");
-        let child = command.stdout(file).stderr(both).spawn().expect("the program starts");
+        // Of its own, because Apache's prefork ends its whole process group.
+        let child = command.stdout(file).stderr(both).process_group(0).spawn().expect("the program starts");
         Process { child, log }
     }
 
