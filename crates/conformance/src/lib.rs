@@ -6,6 +6,7 @@
 
 pub mod linux;
 pub mod ours;
+pub mod packet;
 pub mod parse;
 pub mod run;
 pub mod script;

@@ -1,7 +1,7 @@
 //! Linux's own stack under a script: a TAP device in a network namespace of the calling thread, in real time.
 
 use std::collections::VecDeque;
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::process::Command;
 
@@ -16,8 +16,9 @@ use rustix::net::{
 use sys::fds::Fd;
 
 use crate::ours::{check_stream, poll_words, word};
+use crate::packet::Family;
 use crate::script::{Answer, Call, Opt, Script};
-use crate::segment::{Came, SCRIPT_ADDR, SCRIPT_PORT, STACK_ADDR, STACK_PORT, stream_byte};
+use crate::segment::{Came, SCRIPT_PORT, STACK_PORT, stream_byte};
 use crate::target::Target;
 
 /// The device's name in its namespace.
@@ -25,17 +26,24 @@ const DEVICE: &str = "tap0";
 
 /// Settings of the namespace: nothing that is not in a script may send, and Linux's congestion control is the one our
 /// engine has.
-const SYSCTLS: [(&str, &str); 6] = [
-    ("net/ipv6/conf/all/disable_ipv6", "1"),
-    ("net/ipv6/conf/default/disable_ipv6", "1"),
+const SYSCTLS: [(&str, &str); 4] = [
     ("net/ipv4/tcp_congestion_control", "reno"),
     ("net/ipv4/tcp_no_metrics_save", "1"),
     ("net/ipv4/tcp_ecn", "2"),
     ("net/ipv4/tcp_syncookies", "0"),
 ];
 
+/// Likewise for IPv6: it is off where a script is about IPv4, and asks for nothing where it is on.
+const SYSCTLS_V6: [(&str, &str, &str); 4] = [
+    ("net/ipv6/conf/all/disable_ipv6", "1", "0"),
+    ("net/ipv6/conf/default/disable_ipv6", "1", "0"),
+    ("net/ipv6/conf/default/accept_ra", "0", "0"),
+    ("net/ipv6/conf/default/accept_dad", "0", "0"),
+];
+
 /// Linux's stack.
 pub struct Linux {
+    family: Family,
     tap: Fd,
     came: VecDeque<(Instant, Vec<u8>)>,
     listener: Option<OwnedFd>,
@@ -73,11 +81,19 @@ impl Linux {
             // What a kernel does not have cannot send either.
             let _ = std::fs::write(format!("/proc/sys/{name}"), value);
         }
+        for (name, v4, v6) in SYSCTLS_V6 {
+            let _ = std::fs::write(
+                format!("/proc/sys/{name}"),
+                if script.family == Family::V6 { v6 } else { v4 },
+            );
+        }
         let tap = sys::tun::open_plain_tap(DEVICE).map_err(|e| failed("a TAP device", e))?;
         run("ip link set lo up")?;
         run(&format!("ip link set {DEVICE} address 02:00:00:00:00:01 mtu {} up", script.mtu))?;
-        run(&format!("ip addr add {STACK_ADDR}/24 dev {DEVICE}"))?;
-        run(&format!("ip neigh replace {SCRIPT_ADDR} lladdr 02:00:00:00:00:02 nud permanent dev {DEVICE}"))?;
+        let (ours, peer) = (std_addr(script.family.stack()), std_addr(script.family.script()));
+        let prefix = if script.family == Family::V6 { "64 nodad" } else { "24" };
+        run(&format!("ip addr add {ours}/{prefix} dev {DEVICE}"))?;
+        run(&format!("ip neigh replace {peer} lladdr 02:00:00:00:00:02 nud permanent dev {DEVICE}"))?;
         let deadline = sys::clock::now().plus(Duration::from_secs(10));
         while sys::links::flags(DEVICE).map_err(|e| failed(DEVICE, e))? & sys::links::FLAG_RUNNING == 0 {
             if sys::clock::now() > deadline {
@@ -86,6 +102,7 @@ impl Linux {
             pause(Duration::from_micros(1000))?;
         }
         Ok(Self {
+            family: script.family,
             tap,
             came: VecDeque::new(),
             listener: None,
@@ -104,7 +121,7 @@ impl Linux {
             match rustix::io::read(&self.tap, &mut bytes) {
                 Ok(len) => {
                     let frame = bytes.get(..len).unwrap_or_default();
-                    if Came::parse(frame).is_some() {
+                    if Came::parse(frame, self.family).is_some() {
                         self.came.push_back((sys::clock::now(), frame.to_vec()));
                     }
                 }
@@ -116,8 +133,11 @@ impl Linux {
 
     fn socket(&self) -> Result<OwnedFd, String> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let sock = socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)
-            .map_err(|e| failed("a socket", e))?;
+        let family = match self.family {
+            Family::V4 => AddressFamily::INET,
+            Family::V6 => AddressFamily::INET6,
+        };
+        let sock = socket_with(family, SocketType::STREAM, flags, None).map_err(|e| failed("a socket", e))?;
         sockopt::set_socket_reuseaddr(&sock, true).map_err(|e| failed("SO_REUSEADDR", e))?;
         for (option, value) in &self.options {
             set(&sock, *option, *value).map_err(|e| failed("an option", e))?;
@@ -127,7 +147,7 @@ impl Linux {
 
     fn listen(&mut self, backlog: u32) -> Result<Answer, String> {
         let sock = self.socket()?;
-        let addr = SocketAddr::V4(SocketAddrV4::new(STACK_ADDR, STACK_PORT));
+        let addr = SocketAddr::new(std_addr(self.family.stack()), STACK_PORT);
         let done = bind(&sock, &addr).and_then(|()| listen(&sock, backlog as i32));
         self.listener = Some(sock);
         Ok(answer(done))
@@ -135,7 +155,7 @@ impl Linux {
 
     fn connect(&mut self) -> Result<Answer, String> {
         let sock = self.socket()?;
-        let done = connect(&sock, &SocketAddr::V4(SocketAddrV4::new(SCRIPT_ADDR, SCRIPT_PORT)));
+        let done = connect(&sock, &SocketAddr::new(std_addr(self.family.script()), SCRIPT_PORT));
         self.sock = Some(sock);
         Ok(match done {
             Err(Errno::INPROGRESS) => Answer::Ok,
@@ -201,7 +221,7 @@ impl Linux {
                 done => answer(done),
             },
             Call::Poll => word(&poll_words(poll_bits(sock)?)),
-            Call::State => word(&state()?),
+            Call::State => word(&state(self.family)?),
             Call::Unread => {
                 let unread = rustix::io::ioctl_fionread(sock).map_err(|e| failed("SIOCINQ", e))?;
                 Answer::Number(unread as usize)
@@ -209,6 +229,10 @@ impl Linux {
             _ => word("EBADF"),
         })
     }
+}
+
+fn std_addr(addr: base::IpAddress) -> IpAddr {
+    addr.as_v4().map_or_else(|| IpAddr::V6(addr.as_v6()), IpAddr::V4)
 }
 
 /// Sleeps for `time`.
@@ -249,9 +273,12 @@ fn poll_bits(sock: &OwnedFd) -> Result<u32, String> {
 }
 
 /// The state of the youngest connection of this namespace that is no listener, from /proc.
-fn state() -> Result<String, String> {
-    let text =
-        std::fs::read_to_string("/proc/thread-self/net/tcp").map_err(|e| format!("/proc/net/tcp: {e}"))?;
+fn state(family: Family) -> Result<String, String> {
+    let file = match family {
+        Family::V4 => "/proc/thread-self/net/tcp",
+        Family::V6 => "/proc/thread-self/net/tcp6",
+    };
+    let text = std::fs::read_to_string(file).map_err(|e| format!("{file}: {e}"))?;
     let states = text.lines().skip(1).filter_map(|line| line.split_whitespace().nth(3));
     Ok(match states.filter(|s| *s != "0A").last() {
         Some("01") => "ESTABLISHED",

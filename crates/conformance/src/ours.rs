@@ -14,8 +14,9 @@ use state::{
     TxFrame,
 };
 
+use crate::packet::{Family, SCRIPT_MAC, STACK_MAC};
 use crate::script::{Answer, Call, Opt, Script};
-use crate::segment::{SCRIPT_ADDR, SCRIPT_MAC, SCRIPT_PORT, STACK_ADDR, STACK_MAC, STACK_PORT, stream_byte};
+use crate::segment::{SCRIPT_PORT, STACK_PORT, stream_byte};
 use crate::target::Target;
 
 /// Frames of the region.
@@ -82,6 +83,7 @@ impl Port for WirePort {
 
 /// Our stack.
 pub struct Ours {
+    family: Family,
     lane: Lane,
     wire: Arc<Mutex<Wire>>,
     now: Instant,
@@ -115,8 +117,9 @@ impl Ours {
         let port = LanePort { port, ifindex: 0, mac: STACK_MAC, wire: None };
         let lane = Lane::new(region, LaneId(0), vec![port], None).ok_or("the region has no lane")?;
         let session = lane.enter(now).map_err(|_| "the lane is poisoned");
-        session?.set_addresses(0, &[IpAddress::from_v4(STACK_ADDR)]);
+        session?.set_addresses(0, &[script.family.stack()]);
         Ok(Self {
+            family: script.family,
             lane,
             wire,
             now,
@@ -148,11 +151,11 @@ impl Ours {
     }
 
     fn connect(&mut self) -> Result<Answer, String> {
-        let local = Endpoint { addr: IpAddress::from_v4(STACK_ADDR), port: LOCAL_PORT };
-        let remote = Endpoint { addr: IpAddress::from_v4(SCRIPT_ADDR), port: PortNumber(SCRIPT_PORT) };
+        let local = Endpoint { addr: self.family.stack(), port: LOCAL_PORT };
+        let remote = Endpoint { addr: self.family.script(), port: PortNumber(SCRIPT_PORT) };
         let route = RouteTo {
             port: 0,
-            next_hop: IpAddress::from_v4(SCRIPT_ADDR),
+            next_hop: self.family.script(),
             local_mac: STACK_MAC,
             mac: Some(SCRIPT_MAC),
             mtu: 0,

@@ -4,8 +4,9 @@ use base::Duration;
 use engine::How;
 use wire::TcpFlags;
 
+use crate::packet::{Extension, Family, Fault};
 use crate::script::{Action, Answer, Call, For, Opt, Script, Step, Wait};
-use crate::segment::{Field, Options, Pattern, SCRIPT_PORT};
+use crate::segment::{Field, Options, Pattern, Report, SCRIPT_PORT};
 
 /// All scripts of one file.
 ///
@@ -26,6 +27,7 @@ pub fn scripts(file: &str, text: &str) -> Result<Vec<Script>, String> {
                 differs: None,
                 only: None,
                 mtu: 1500,
+                family: Family::V4,
                 file: file.to_owned(),
                 steps: Vec::new(),
             });
@@ -62,6 +64,13 @@ fn header(script: &mut Script, line: &str) -> Result<bool, String> {
         "rfc" => rest.clone_into(&mut script.rfc),
         "differs" => script.differs = Some(rest.to_owned()),
         "mtu" => script.mtu = number(rest)?,
+        "ip" => {
+            script.family = match rest {
+                "4" => Family::V4,
+                "6" => Family::V6,
+                _ => return Err("expected `ip 4` or `ip 6`".into()),
+            };
+        }
         "only" => {
             let (who, why) = rest.split_once(' ').ok_or("expected `only engine|linux REASON`")?;
             let who = match who {
@@ -125,7 +134,10 @@ fn wait(text: &str) -> Result<Wait, String> {
 
 fn action(text: &str) -> Result<Action, String> {
     if let Some(segment) = text.strip_prefix('<') {
-        return pattern(segment).map(Action::Inject);
+        return match segment.trim().strip_prefix("icmp ") {
+            Some(error) => report(error).map(Action::Report),
+            None => pattern(segment).map(Action::Inject),
+        };
     }
     if let Some(segment) = text.strip_prefix('>') {
         return pattern(segment).map(Action::Expect);
@@ -191,7 +203,32 @@ fn number<T: core::str::FromStr>(text: &str) -> Result<T, String> {
     text.parse().map_err(|_| format!("`{text}` is no number of the right size"))
 }
 
-/// `FLAGS SEQ[:END] [ack N] [win N] [port N] [ecn N] [<options>]`.
+/// `too-big MTU SEQ[:END]` or `unreachable CODE SEQ[:END]`.
+fn report(text: &str) -> Result<Report, String> {
+    let words: Vec<&str> = text.split_whitespace().collect();
+    let (fault, numbers) = match words.as_slice() {
+        ["too-big", mtu, numbers] => (Fault::TooBig(number(mtu)?), numbers),
+        ["unreachable", code, numbers] => (Fault::Unreachable(number(code)?), numbers),
+        _ => return Err("expected `icmp too-big MTU SEQ:END` or `icmp unreachable CODE SEQ:END`".into()),
+    };
+    let (seq, len) = range(numbers)?;
+    Ok(Report { fault, seq, len })
+}
+
+/// `SEQ[:END]`: the first number, and how many.
+fn range(text: &str) -> Result<(u32, u32), String> {
+    let (seq, end) = match text.split_once(':') {
+        Some((seq, end)) => (number::<u32>(seq)?, number::<u32>(end)?),
+        None => (number(text)?, number(text)?),
+    };
+    let len = end.wrapping_sub(seq);
+    if len > 65_000 {
+        return Err("the segment ends before it begins, or is too long".into());
+    }
+    Ok((seq, len))
+}
+
+/// `FLAGS SEQ[:END] [ack N] [win N] [port N] [ecn N] [ext hop|dst|frag] [<options>]`.
 fn pattern(text: &str) -> Result<Pattern, String> {
     let (text, options) = match text.split_once('<') {
         Some((before, rest)) => {
@@ -203,16 +240,18 @@ fn pattern(text: &str) -> Result<Pattern, String> {
     let mut words = text.split_whitespace();
     let flags = flags(words.next().ok_or("no flags")?)?;
     let numbers = words.next().ok_or("no sequence number")?;
-    let (seq, end) = match numbers.split_once(':') {
-        Some((seq, end)) => (number::<u32>(seq)?, number::<u32>(end)?),
-        None => (number(numbers)?, number(numbers)?),
+    let (seq, len) = range(numbers)?;
+    let mut pattern = Pattern {
+        flags,
+        seq,
+        len,
+        ack: Field::Any,
+        win: Field::Any,
+        options,
+        port: SCRIPT_PORT,
+        ecn: None,
+        extension: None,
     };
-    let len = end.wrapping_sub(seq);
-    if len > 65_000 {
-        return Err("the segment ends before it begins, or is too long".into());
-    }
-    let mut pattern =
-        Pattern { flags, seq, len, ack: Field::Any, win: Field::Any, options, port: SCRIPT_PORT, ecn: None };
     while let Some(word) = words.next() {
         let value = words.next().ok_or("a field without its value")?;
         match word {
@@ -220,6 +259,14 @@ fn pattern(text: &str) -> Result<Pattern, String> {
             "win" => pattern.win = field(value)?,
             "port" => pattern.port = number(value)?,
             "ecn" => pattern.ecn = Some(number(value)?),
+            "ext" => {
+                pattern.extension = Some(match value {
+                    "hop" => Extension::Hop,
+                    "dst" => Extension::Dst,
+                    "frag" => Extension::Frag,
+                    _ => return Err(format!("no such extension header as {value}")),
+                });
+            }
             _ => return Err(format!("no such field as {word}")),
         }
     }
@@ -300,6 +347,9 @@ mod tests {
             ("script x\nrfc 1\n@linux listen", "does not say why"),
             ("script x\nrfc 1\n< Z 0", "no such flag"),
             ("script x\nrfc 1\n< . 9:1", "ends before"),
+            ("script x\nrfc 1\nip 5", "expected `ip 4` or `ip 6`"),
+            ("script x\nrfc 1\n< icmp too-big 1:2", "expected `icmp too-big"),
+            ("script x\nrfc 1\n< . 1 ext none", "no such extension header"),
         ] {
             let error = scripts("f", text).unwrap_err();
             assert!(error.contains(why), "{error}");

@@ -60,7 +60,12 @@ impl<T: Target> Run<'_, T> {
             Action::Inject(pattern) => {
                 self.pass_until(from)?;
                 let talk = *self.talk(pattern.port);
-                self.target.inject(&pattern.build(&talk))
+                self.target.inject(&pattern.build(&talk, self.script.family))
+            }
+            Action::Report(report) => {
+                self.pass_until(from)?;
+                let talk = *self.talk(SCRIPT_PORT);
+                self.target.inject(&report.build(&talk, self.script.family))
             }
             Action::Call(call, answer) => {
                 self.pass_until(from)?;
@@ -83,7 +88,7 @@ impl<T: Target> Run<'_, T> {
             self.target.wait(end, true)?;
             match self.target.take_packet() {
                 Some((at, frame)) => {
-                    if let Some(came) = Came::parse(&frame) {
+                    if let Some(came) = Came::parse(&frame, self.script.family) {
                         self.learn(&came);
                         return Ok(Some((at, came)));
                     }

@@ -2,7 +2,8 @@
 
 use base::Duration;
 
-use crate::segment::Pattern;
+use crate::packet::Family;
+use crate::segment::{Pattern, Report};
 
 /// Whose step it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -28,6 +29,8 @@ pub struct Script {
     pub only: Option<(For, String)>,
     /// MTU of the link, bytes.
     pub mtu: u16,
+    /// The IP it is about.
+    pub family: Family,
     /// The file, for messages.
     pub file: String,
     /// The steps.
@@ -61,6 +64,8 @@ pub struct Wait {
 pub enum Action {
     /// The script's side sends a segment.
     Inject(Pattern),
+    /// A router on the way sends an ICMP error.
+    Report(Report),
     /// The stack must send this segment.
     Expect(Pattern),
     /// The stack must send nothing in the time of the step.

@@ -1,12 +1,10 @@
 //! Segments as scripts write them: relative numbers, only the fields that matter; built, and compared with what came.
 
 use base::{Port, SeqNum};
-use core::net::Ipv4Addr;
 use wire::tcp_options::{SackBlock, Timestamps};
-use wire::{
-    EthFrame, EthHeader, EtherType, IpProtocol, Ipv4Header, Ipv4Packet, TcpFlags, TcpHeader, TcpOptions,
-    TcpSegment,
-};
+use wire::{TcpFlags, TcpHeader, TcpOptions, TcpSegment};
+
+use crate::packet::{self, Extension, Family};
 
 /// A field of an expected segment.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,6 +36,8 @@ pub struct Pattern {
     pub port: u16,
     /// The ECN field of its packet; `None`: 0 in one to send, anything in an expected one.
     pub ecn: Option<u8>,
+    /// What is between the packet's header and the segment, in one to send.
+    pub extension: Option<Extension>,
 }
 
 /// The options of a segment.
@@ -63,14 +63,6 @@ impl Options {
         Self { given: false, mss: None, scale: None, sack_ok: false, ts: None, sack: Vec::new() };
 }
 
-/// Addresses of the two sides.
-pub const STACK_ADDR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-/// The script's side.
-pub const SCRIPT_ADDR: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 2);
-/// Ethernet address of the stack.
-pub const STACK_MAC: base::MacAddr = base::MacAddr([2, 0, 0, 0, 0, 1]);
-/// Ethernet address of the script's side.
-pub const SCRIPT_MAC: base::MacAddr = base::MacAddr([2, 0, 0, 0, 0, 2]);
 /// Port the stack listens on.
 pub const STACK_PORT: u16 = 8080;
 /// Port of the script's side when a line names none.
@@ -110,21 +102,14 @@ pub struct Came {
 impl Came {
     /// The TCP segment in an Ethernet frame; `None` for everything else, and for what is not from the stack.
     #[must_use]
-    pub fn parse(frame: &[u8]) -> Option<Self> {
-        let eth = EthFrame::parse(frame).ok()?;
-        if eth.ethertype() != EtherType::IPV4 {
-            return None;
-        }
-        let ip = Ipv4Packet::parse(eth.payload()).ok()?;
-        if ip.protocol() != IpProtocol::TCP || ip.src() != STACK_ADDR {
-            return None;
-        }
-        let tcp = TcpSegment::parse(ip.payload()).ok()?;
+    pub fn parse(frame: &[u8], family: Family) -> Option<Self> {
+        let (ecn, segment) = packet::segment_from(frame, family)?;
+        let tcp = TcpSegment::parse(segment).ok()?;
         Some(Self {
             header: tcp.header(),
             options: TcpOptions::parse(tcp.options()),
             payload: tcp.payload().to_vec(),
-            ecn: ip.traffic_class() & 3,
+            ecn,
         })
     }
 
@@ -184,7 +169,7 @@ pub fn flag_letters(flags: TcpFlags) -> String {
 impl Pattern {
     /// The Ethernet frame of this segment from the script's side.
     #[must_use]
-    pub fn build(&self, talk: &Conversation) -> Vec<u8> {
+    pub fn build(&self, talk: &Conversation, family: Family) -> Vec<u8> {
         let stack_iss = talk.stack_iss.unwrap_or(SeqNum(0));
         let ack = match self.ack {
             Field::Is(n) => stack_iss.plus(n),
@@ -203,18 +188,13 @@ impl Pattern {
             window,
             urgent: 0,
         };
-        let mut bytes = vec![0; 34 + 60];
-        let eth = EthHeader { dst: STACK_MAC, src: SCRIPT_MAC, ethertype: EtherType::IPV4 };
-        let options = self.wire_options(talk, stack_iss);
-        let written =
-            eth.emit(&mut bytes).and_then(|_| header.emit(&options, bytes.get_mut(34..).unwrap_or_default()));
-        let Ok(tcp_len) = written else { return Vec::new() };
-        bytes.truncate(34 + tcp_len);
+        let mut bytes = vec![0; 60];
+        let Ok(len) = header.emit(&self.wire_options(talk, stack_iss), &mut bytes) else { return Vec::new() };
+        bytes.truncate(len);
         // The first payload byte of a stream has number 1.
         let first = u64::from(self.seq).saturating_sub(1);
         bytes.extend((0..u64::from(self.len)).map(|at| stream_byte(first + at)));
-        finish(&mut bytes, self.ecn.unwrap_or(0));
-        bytes
+        packet::frame(family, self.ecn.unwrap_or(0), self.extension, bytes)
     }
 
     fn wire_options(&self, talk: &Conversation, stack_iss: SeqNum) -> TcpOptions {
@@ -307,26 +287,33 @@ impl Pattern {
     }
 }
 
-/// Fills in lengths and checksums of an Ethernet frame with room for an IPv4 header at 14.
-fn finish(bytes: &mut [u8], ecn: u8) {
-    let len = bytes.len().saturating_sub(34) as u16;
-    let ip = Ipv4Header {
-        traffic_class: ecn & 3,
-        payload_len: len,
-        ident: 0,
-        dont_fragment: true,
-        more_fragments: false,
-        fragment_offset: 0,
-        ttl: 64,
-        protocol: IpProtocol::TCP,
-        src: SCRIPT_ADDR,
-        dst: STACK_ADDR,
-    };
-    let done = ip.emit(bytes.get_mut(14..).unwrap_or_default());
-    let pseudo = wire::checksum::pseudo_v4(SCRIPT_ADDR, STACK_ADDR, IpProtocol::TCP, len);
-    if done.is_ok()
-        && let Some(tcp) = bytes.get_mut(34..)
-    {
-        let _ = wire::tcp::fill_checksum(tcp, pseudo);
+/// An ICMP error that a script sends, about a segment that the stack sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Report {
+    /// What it says.
+    pub fault: packet::Fault,
+    /// The segment's first number, relative to the stack's initial one.
+    pub seq: u32,
+    /// Its payload bytes.
+    pub len: u32,
+}
+
+impl Report {
+    /// The Ethernet frame of this error.
+    #[must_use]
+    pub fn build(&self, talk: &Conversation, family: Family) -> Vec<u8> {
+        let header = TcpHeader {
+            src_port: Port(talk.stack_port),
+            dst_port: Port(SCRIPT_PORT),
+            seq: talk.stack_iss.unwrap_or(SeqNum(0)).plus(self.seq),
+            ack: SCRIPT_ISS.plus(1),
+            flags: TcpFlags::ACK,
+            window: 0,
+            urgent: 0,
+        };
+        let mut bytes = vec![0; 20];
+        let _ = header.emit(&TcpOptions::NONE, &mut bytes);
+        bytes.resize(20 + self.len as usize, 0);
+        packet::error(family, self.fault, &bytes)
     }
 }

@@ -40,3 +40,10 @@ fn a_packet_that_no_line_expects_fails_the_script() {
     let error = conformance::on_engine(&script).unwrap_err();
     assert!(error.contains("which no line expects"), "{error}");
 }
+
+#[test]
+fn scripts_are_about_both_kinds_of_ip() {
+    let all = scripts().unwrap();
+    let six = all.iter().filter(|s| s.family == conformance::packet::Family::V6).count();
+    assert!(six >= 15 && all.len() > six + 150, "{six} of {}", all.len());
+}
