@@ -1,7 +1,7 @@
 //! `cargo xtask mutants`: puts deliberate faults into a copy of the engine, one by one, and says which of them the tests find.
 //!
-//! The faults are `crates/engine/mutants.txt`. Each is played against seeds of the simulator, then the packet scripts on the engine, then the
-//! engine's own tests (not with `--quick`), until one of them fails. Not part of CI but for [`check`]: it takes the better part of an hour.
+//! The faults are `crates/engine/mutants.txt`. Each is played against the packet scripts on the engine, the engine's own tests, and seeds of the
+//! simulator, the quick ones first, until one of them fails. Not part of CI but for [`check`]: it takes the better part of an hour.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,12 +12,18 @@ use crate::report::Row;
 use crate::{report, run};
 
 const FILE: &str = "crates/engine/mutants.txt";
-/// Seeds of the simulator for each fault.
-const SEEDS: &str = "300";
+/// Seeds of the simulator for each fault, besides those that are kept.
+const SEEDS: &str = "150";
 /// Faults there are at least.
 const LEAST: usize = 30;
-/// A part that takes longer than this hangs, which is a way of failing.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// Of a hundred faults so many must be found.
+const ENOUGH: usize = 95;
+/// What takes longer than this without a fault is left out of a quick run.
+const QUICK: Duration = Duration::from_secs(8);
+/// Longest time to build something; and what a finder may take in all, beside ten times what it takes without a fault: after that it hangs,
+/// which is a way of failing.
+const PATIENCE: Duration = Duration::from_secs(1800);
+const PATIENCE_RUN: Duration = Duration::from_secs(60);
 
 /// One fault.
 pub(crate) struct Mutant {
@@ -26,6 +32,22 @@ pub(crate) struct Mutant {
     find: String,
     replace: String,
 }
+
+/// Something that may find a fault: a program, and what cargo builds it by.
+struct Finder {
+    /// `scripts`, `seeds`, or `tests` and the name of their file.
+    name: String,
+    build: &'static [&'static str],
+    program: PathBuf,
+    args: &'static [&'static str],
+    dir: PathBuf,
+    /// What it takes without a fault.
+    takes: Duration,
+}
+
+const BUILD_SCRIPTS: &[&str] = &["build", "--package", "corelane-conformance"];
+const BUILD_SEEDS: &[&str] = &["build", "--package", "corelane-sim"];
+const BUILD_TESTS: &[&str] = &["test", "--no-run", "--package", "corelane-engine"];
 
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let mutants = check()?;
@@ -37,9 +59,9 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let wanted = |m: &&Mutant| only.is_empty() || only.iter().any(|o| m.name.contains(o));
     let tree = run::root().join("target/mutants/tree");
     copy_tree(&tree)?;
-    let quick = args.iter().any(|a| a == "--quick");
-    if let Some(part) = first_failure(&tree, quick)? {
-        return Err(format!("{part} fails without any fault"));
+    let mut finders = finders(&tree)?;
+    if args.iter().any(|a| a == "--quick") {
+        finders.retain(|f| f.takes < QUICK);
     }
     let mut rows = Vec::new();
     for mutant in mutants.iter().filter(wanted) {
@@ -48,23 +70,92 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         let original =
             fs::read_to_string(&path).map_err(|e| format!("cannot read {}: {e}", path.display()))?;
         write(&path, &original.replacen(&mutant.find, &mutant.replace, 1))?;
-        let found = first_failure(&tree, quick);
+        let found = first_to_find(&tree, &finders);
         write(&path, &original)?;
         let found = found.map_err(|why| format!("{}: {why}", mutant.name))?;
         let seconds = start.elapsed().as_secs();
-        println!("{:<60} {:<12} {seconds} s", mutant.name, found.as_deref().unwrap_or("MISSED"));
+        println!("{:<72} {:<24} {seconds} s", mutant.name, found.unwrap_or("MISSED"));
         rows.push(Row {
             id: mutant.name.clone(),
             reached: Some(found.is_some()),
-            note: found.unwrap_or_default(),
+            note: found.unwrap_or_default().to_owned(),
             ..Row::default()
         });
     }
+    tell(&rows)
+}
+
+/// Says how many were found, and by which kind; fails when these are too few.
+fn tell(rows: &[Row]) -> Result<(), String> {
+    let by = |kind: &str| rows.iter().filter(|r| r.note.starts_with(kind)).count();
     let found = rows.iter().filter(|r| r.reached == Some(true)).count();
-    println!("{found} of {} faults found", rows.len());
-    let enough = found * 100 >= rows.len() * 95;
-    report::write("mutants", &rows)?;
-    if enough { Ok(()) } else { Err("fewer than 95 % of the faults are found".to_owned()) }
+    println!(
+        "{found} of {} faults found: {} by packet scripts, {} by the engine's tests, {} by seeds of the simulator",
+        rows.len(),
+        by("scripts"),
+        by("tests"),
+        by("seeds")
+    );
+    report::write("mutants", rows)?;
+    if found * 100 >= rows.len() * ENOUGH {
+        Ok(())
+    } else {
+        Err(format!("fewer than {ENOUGH} % of the faults are found"))
+    }
+}
+
+/// Builds everything that finds faults in the tree without any, runs each once, and orders them by the time it takes.
+fn finders(tree: &Path) -> Result<Vec<Finder>, String> {
+    let program = |name: &str| tree.join("../build/debug").join(name);
+    let finder = |name: &str, build, program, args, dir: &str| Finder {
+        name: name.to_owned(),
+        build,
+        program,
+        args,
+        dir: tree.join(dir),
+        takes: Duration::ZERO,
+    };
+    for args in [BUILD_SCRIPTS, BUILD_SEEDS] {
+        build(tree, args)?;
+    }
+    let scripts = finder("scripts", BUILD_SCRIPTS, program("corelane-conformance"), &["--engine-only"], "");
+    let args = &["--kept", "--jobs", "2", "--seeds", SEEDS, "--pcap", "../captures"];
+    let seeds = finder("seeds", BUILD_SEEDS, program("corelane-sim"), args, "");
+    let mut all = vec![scripts, seeds];
+    for (name, program) in executables(&build(tree, BUILD_TESTS)?) {
+        let name = format!("tests {name}");
+        all.push(finder(&name, BUILD_TESTS, tree.join(program), &["--quiet"], "crates/engine"));
+    }
+    for finder in &mut all {
+        let start = Instant::now();
+        if !finish(finder.command(), PATIENCE)? {
+            return Err(format!("{} fails without any fault: {:?}", finder.name, finder.command()));
+        }
+        finder.takes = start.elapsed();
+    }
+    // The scripts need the least to be built.
+    all.sort_by_key(|f| (f.name != "scripts", f.takes));
+    let times = all.iter().map(|f| format!("{} {:.1} s", f.name, f.takes.as_secs_f64()));
+    println!("without a fault: {}", times.collect::<Vec<_>>().join(", "));
+    Ok(all)
+}
+
+impl Finder {
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(self.args).current_dir(&self.dir);
+        command
+    }
+}
+
+/// The tests that cargo says it has built: the names of their files, and the programs.
+fn executables(text: &str) -> Vec<(String, PathBuf)> {
+    let one = |line: &str| {
+        let (source, program) = line.trim().strip_prefix("Executable ")?.split_once(" (")?;
+        let name = Path::new(source.split(' ').next_back()?).file_stem()?.to_str()?.to_owned();
+        Some((name, PathBuf::from(program.strip_suffix(')')?)))
+    };
+    text.lines().filter_map(one).collect()
 }
 
 /// Reads the faults and checks that each still has its place.
@@ -115,47 +206,38 @@ fn parse(text: &str) -> Result<Vec<Mutant>, String> {
     Ok(mutants)
 }
 
-/// The part of the tests that fails first, if any does; `quick`: the engine's own are left out.
-fn first_failure(tree: &Path, quick: bool) -> Result<Option<String>, String> {
-    let build = ["build", "--quiet", "--package", "corelane-sim", "--package", "corelane-conformance"];
-    if !finish(cargo(tree, &build))? {
-        return Err("it does not build".to_owned());
+/// The first of `finders` that fails, if any does.
+fn first_to_find<'f>(tree: &Path, finders: &'f [Finder]) -> Result<Option<&'f str>, String> {
+    let mut built: Vec<&[&str]> = Vec::new();
+    for finder in finders {
+        // What is not needed is not built.
+        if !built.contains(&finder.build) {
+            build(tree, finder.build)?;
+            built.push(finder.build);
+        }
+        if !finish(finder.command(), finder.takes * 10 + PATIENCE_RUN)? {
+            return Ok(Some(&finder.name));
+        }
     }
-    let program = |name: &str| {
-        let mut command = Command::new(tree.join("../build/debug").join(name));
-        command.current_dir(tree);
-        command
-    };
-    let mut seeds = program("corelane-sim");
-    seeds.args(["--kept", "--jobs", "2", "--seeds", SEEDS, "--pcap", "../captures"]);
-    if !finish(seeds)? {
-        return Ok(Some("seeds".to_owned()));
-    }
-    let mut scripts = program("corelane-conformance");
-    scripts.arg("--engine-only");
-    if !finish(scripts)? {
-        return Ok(Some("scripts".to_owned()));
-    }
-    // The rest of the engine's tests is compiled only for what neither has found.
-    if quick || finish(cargo(tree, &["test", "--quiet", "--package", "corelane-engine"]))? {
-        return Ok(None);
-    }
-    Ok(Some("tests".to_owned()))
+    Ok(None)
 }
 
-fn cargo(tree: &Path, args: &[&str]) -> Command {
+/// Has cargo do `args` in `tree`; gives what it said. Not optimised: there is more to build than to run.
+fn build(tree: &Path, args: &[&str]) -> Result<String, String> {
     let mut command = Command::new("cargo");
     command.args(args).current_dir(tree).env("CARGO_TARGET_DIR", tree.join("../build"));
-    command.env("CARGO_PROFILE_DEV_DEBUG", "0");
-    command
+    command.env("CARGO_PROFILE_DEV_DEBUG", "0").env("CARGO_PROFILE_DEV_OPT_LEVEL", "0");
+    let done = command.stdin(Stdio::null()).output().map_err(|e| format!("cannot start cargo: {e}"))?;
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    if done.status.success() { Ok(said) } else { Err(format!("it does not build:\n{said}")) }
 }
 
 /// Runs `command` in silence. True: it succeeded, in time.
-fn finish(mut command: Command) -> Result<bool, String> {
+fn finish(mut command: Command, patience: Duration) -> Result<bool, String> {
     let shown = format!("{command:?}").replace('"', "");
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     let mut child: Child = child.map_err(|e| format!("cannot start `{shown}`: {e}"))?;
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + patience;
     loop {
         match child.try_wait().map_err(|e| format!("cannot wait for `{shown}`: {e}"))? {
             Some(status) => return Ok(status.success()),
@@ -164,7 +246,7 @@ fn finish(mut command: Command) -> Result<bool, String> {
                 let _ = child.wait();
                 return Ok(false);
             }
-            None => std::thread::sleep(Duration::from_millis(50)),
+            None => std::thread::sleep(Duration::from_millis(10)),
         }
     }
 }
@@ -196,7 +278,9 @@ fn write(path: &Path, text: &str) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::parse;
+    use std::path::Path;
+
+    use super::{executables, parse};
 
     #[test]
     fn an_entry_is_a_name_a_file_a_text_and_its_replacement() {
@@ -207,5 +291,14 @@ mod tests {
         assert_eq!((first.find.as_str(), first.replace.as_str()), ("one\n    two", "three"));
         assert_eq!((second.name.as_str(), second.find.as_str()), ("off by one", "4"));
         assert!(parse("no text\ntcp/a.rs\n").is_err());
+    }
+    #[test]
+    fn the_tests_that_cargo_has_built_are_found_in_what_it_says() {
+        let said = "   Compiling corelane-engine v0.1.0 (/tree/crates/engine)\n    Finished `test` profile\n  Executable unittests \
+                    src/lib.rs (/build/debug/deps/engine-a4)\n  Executable tests/udp.rs (/build/debug/deps/udp-8f)\n";
+        let all = executables(said);
+        let [(lib, _), (udp, program)] = all.as_slice() else { panic!("{all:?}") };
+        assert_eq!((lib.as_str(), udp.as_str()), ("lib", "udp"));
+        assert_eq!(program, Path::new("/build/debug/deps/udp-8f"));
     }
 }
