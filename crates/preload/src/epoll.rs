@@ -12,6 +12,7 @@ use crate::hub::{self, Move, Target, Wait};
 use crate::interpose::real;
 use crate::listen;
 use crate::object::{Counted, Handle};
+use crate::signals::Held;
 use crate::sock::{Sock, State, flag};
 use crate::table::{self, Entry};
 use crate::view::View;
@@ -210,6 +211,7 @@ pub(crate) struct EpollWait<'a> {
 /// Waits for events and writes them to `out`; gives their number, 0 when time is over.
 pub(crate) fn wait(wait: &EpollWait<'_>, out: &mut [epoll_event]) -> Outcome<usize> {
     let kernel = [pollfd { fd: wait.epfd, events: libc::POLLIN, revents: 0 }];
+    let mut held = Held::new();
     loop {
         let mut seen = hub::seen();
         let found = poll_once(wait, out, &mut seen)?;
@@ -218,9 +220,15 @@ pub(crate) fn wait(wait: &EpollWait<'_>, out: &mut [epoll_event]) -> Outcome<usi
         }
         let nested = wait.epoll.nested_count.load(Ordering::Relaxed) != 0;
         let target = if nested { Target::Any } else { Target::Epoll(wait.epoll.number()) };
-        let sleep =
-            Wait { target, views: View::in_use(), deadline: wait.deadline, mask: wait.mask, kernel: &kernel };
-        hub::block(&sleep, seen)?;
+        let mut sleep = Wait {
+            target,
+            views: View::in_use(),
+            deadline: wait.deadline,
+            mask: wait.mask,
+            kernel: &kernel,
+            held: &mut held,
+        };
+        hub::block(&mut sleep, seen)?;
     }
 }
 

@@ -13,6 +13,7 @@ use crate::hub;
 use crate::interpose::real;
 use crate::object::Handle;
 use crate::reason::Reason;
+use crate::signals::Held;
 use crate::sock::{Inner, Seat, Sock, State, flag};
 use crate::stream;
 use crate::table::{self, Entry};
@@ -121,7 +122,7 @@ pub(crate) fn accept(
     attach(sock, fd);
     let nonblocking = sock.has(flag::NONBLOCK);
     let kernel_only = views_of(sock) == 0 && !sock.has(flag::FORCED);
-    let mut deadline = None;
+    let (mut deadline, mut held) = (None, Held::new());
     loop {
         let seen = hub::seen();
         if let Some(arrival) = from_lanes(sock, flags, !nonblocking || !sock.has(flag::WATCHED))? {
@@ -140,7 +141,7 @@ pub(crate) fn accept(
         }
         let until = *deadline.get_or_insert_with(|| stream::deadline_after(sock.rcv_timeout_ns()));
         let kernel = [libc::pollfd { fd, events: libc::POLLIN, revents: 0 }];
-        stream::pause(sock, views_of(sock), &kernel, until, seen)?;
+        stream::pause(sock, views_of(sock), &kernel, (until, &mut held), seen)?;
     }
 }
 

@@ -4,8 +4,73 @@
 //! SA_RESTART. Our sleeps are `ppoll`s, which it never restarts, and which handler ran cannot be asked afterwards. So: if every
 //! handler of the process has SA_RESTART, the call goes on; if one has not, it returns EINTR, as a program with
 //! such a handler has to expect.
+//!
+//! A call that sleeps may sleep several times before it has something to return. A handler that ran between two of its sleeps would not interrupt it,
+//! so from the first one on signals are held back while the call is awake ([`Held`]).
 
 use core::mem::MaybeUninit;
+
+use libc::sigset_t;
+
+/// Signals of one call that waits: from its first sleep to its end, or from where it begins to wait again, they are let in only while it sleeps.
+/// One that comes before counts as come before the call.
+pub(crate) struct Held {
+    /// The call waits, not for the first time.
+    again: bool,
+    /// The thread's mask when the first sleep began.
+    before: Option<sigset_t>,
+}
+
+/// Signals about what a thread did itself: never held back.
+const OWN_FAULTS: [i32; 6] =
+    [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP, libc::SIGSYS];
+
+impl Held {
+    pub(crate) const fn new() -> Self {
+        Self { again: false, before: None }
+    }
+
+    /// The call begins to wait.
+    pub(crate) fn wait(&mut self) {
+        if self.again {
+            self.begin();
+        }
+        self.again = true;
+    }
+
+    /// Holds signals back, unless that was done, and gives the mask to sleep with.
+    pub(crate) fn begin(&mut self) -> &sigset_t {
+        self.before.get_or_insert_with(|| {
+            let all = all_but_faults();
+            let mut before = MaybeUninit::<sigset_t>::zeroed();
+            // SAFETY: a filled set, and room for the one there was.
+            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, before.as_mut_ptr()) };
+            // SAFETY: zeroed, which is the empty set, and filled by the call above.
+            unsafe { before.assume_init() }
+        })
+    }
+}
+
+fn all_but_faults() -> sigset_t {
+    let mut all = MaybeUninit::<sigset_t>::zeroed();
+    // SAFETY: room for a set.
+    unsafe { libc::sigfillset(all.as_mut_ptr()) };
+    for signal in OWN_FAULTS {
+        // SAFETY: a filled set and a valid number.
+        unsafe { libc::sigdelset(all.as_mut_ptr(), signal) };
+    }
+    // SAFETY: zeroed, which is the empty set, and filled above.
+    unsafe { all.assume_init() }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            // SAFETY: the mask that the thread had.
+            unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before, core::ptr::null_mut()) };
+        }
+    }
+}
 
 /// Highest signal number.
 const SIGNALS: i32 = 64;
@@ -31,4 +96,45 @@ pub(crate) fn all_restart() -> bool {
 pub(crate) fn raise_pipe() {
     // SAFETY: no memory involved.
     unsafe { libc::raise(libc::SIGPIPE) };
+}
+
+#[cfg(test)]
+mod tests {
+    use core::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+
+    static HITS: AtomicU32 = AtomicU32::new(0);
+
+    extern "C" fn hit(_: i32) {
+        HITS.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn raise() {
+        // SAFETY: the handler below touches an atomic number only.
+        unsafe { libc::raise(libc::SIGUSR1) };
+    }
+
+    #[test]
+    fn a_signal_between_two_sleeps_of_a_call_interrupts_the_next_one() {
+        // SAFETY: a function of that type.
+        unsafe { libc::signal(libc::SIGUSR1, hit as *const () as libc::sighandler_t) };
+        let mut held = Held::new();
+        held.wait();
+        raise();
+        assert_eq!(HITS.load(Ordering::SeqCst), 1, "as before the call");
+        held.wait();
+        raise();
+        assert_eq!(HITS.load(Ordering::SeqCst), 1, "held back");
+        let limit = libc::timespec { tv_sec: 10, tv_nsec: 0 };
+        let mask = core::ptr::from_ref(held.begin());
+        // SAFETY: no descriptors, a live limit and a live mask.
+        let slept = unsafe { libc::ppoll(core::ptr::null_mut(), 0, &raw const limit, mask) };
+        assert_eq!((slept, std::io::Error::last_os_error().raw_os_error()), (-1, Some(libc::EINTR)));
+        assert_eq!(HITS.load(Ordering::SeqCst), 2);
+        raise();
+        assert_eq!(HITS.load(Ordering::SeqCst), 2, "held back");
+        drop(held);
+        assert_eq!(HITS.load(Ordering::SeqCst), 3, "let in at the end of the call");
+    }
 }

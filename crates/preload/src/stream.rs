@@ -9,7 +9,7 @@ use state::{Ready, SockRef};
 use crate::errno::{Errno, Outcome, of_recv, of_send, of_sock};
 use crate::hub::{self, Target, Wait};
 use crate::object::Handle;
-use crate::signals;
+use crate::signals::{self, Held};
 use crate::sock::{Seat, Sock, flag};
 use crate::user::Parts;
 use crate::view::Visit;
@@ -33,15 +33,15 @@ pub(crate) fn pause(
     sock: &Handle<Sock>,
     views: u32,
     kernel: &[pollfd],
-    deadline: Instant,
+    (deadline, held): (Instant, &mut Held),
     seen: u64,
 ) -> Outcome<()> {
     if deadline != Instant::NEVER && sys::clock::now() >= deadline {
         return Err(Errno(libc::EAGAIN));
     }
     let target = Target::Sock(sock.object());
-    let wait = Wait { target, views, deadline, mask: core::ptr::null(), kernel };
-    match hub::block(&wait, seen) {
+    let mut wait = Wait { target, views, deadline, mask: core::ptr::null(), kernel, held };
+    match hub::block(&mut wait, seen) {
         // signal(7): with a time-out set, the kernel does not restart the call.
         Err(Errno(libc::EINTR)) if deadline == Instant::NEVER && signals::all_restart() => Ok(()),
         other => other,
@@ -49,12 +49,12 @@ pub(crate) fn pause(
 }
 
 /// [`pause`] on a connection; the first time only asks for its events, so the caller looks again.
-fn pause_on(sock: &Handle<Sock>, seat: Seat, deadline: Instant, seen: u64) -> Outcome<()> {
+fn pause_on(sock: &Handle<Sock>, seat: Seat, until: (Instant, &mut Held), seen: u64) -> Outcome<()> {
     if !sock.has(flag::SUBSCRIBED) {
         seat.view.subscribe(seat, sock.object());
         return Ok(());
     }
-    pause(sock, 1 << seat.view.number(), &[], deadline, seen)
+    pause(sock, 1 << seat.view.number(), &[], until, seen)
 }
 
 /// One look at a connection: takes the lane and runs `f` on the engine; if `step` and `f` says EAGAIN, lets packets in and out and runs it
@@ -96,7 +96,7 @@ pub(crate) fn recv(sock: &Handle<Sock>, seat: Seat, parts: &Parts<'_>, flags: i3
     let whole = flags & libc::MSG_WAITALL != 0 && flags & libc::MSG_PEEK == 0;
     let wanted = parts.bytes();
     let mut done = 0;
-    let mut deadline = None;
+    let (mut deadline, mut held) = (None, Held::new());
     loop {
         let seen = hub::seen();
         // A program that waits by epoll lets packets in there.
@@ -116,7 +116,7 @@ pub(crate) fn recv(sock: &Handle<Sock>, seat: Seat, parts: &Parts<'_>, flags: i3
         }
         let until = *deadline.get_or_insert_with(|| deadline_after(sock.rcv_timeout_ns()));
         if taken.is_err()
-            && let Err(errno) = pause_on(sock, seat, until, seen)
+            && let Err(errno) = pause_on(sock, seat, (until, &mut held), seen)
         {
             return if done > 0 { Ok(done) } else { Err(errno) };
         }
@@ -163,7 +163,7 @@ pub(crate) fn send(sock: &Handle<Sock>, seat: Seat, parts: &Parts<'_>, flags: i3
     let more = flags & libc::MSG_MORE != 0;
     let wanted = parts.bytes();
     let mut done = 0;
-    let mut deadline = None;
+    let (mut deadline, mut held) = (None, Held::new());
     loop {
         let seen = hub::seen();
         let put = look(
@@ -190,7 +190,7 @@ pub(crate) fn send(sock: &Handle<Sock>, seat: Seat, parts: &Parts<'_>, flags: i3
             }
         }
         let until = *deadline.get_or_insert_with(|| deadline_after(sock.snd_timeout_ns()));
-        if let Err(errno) = pause_on(sock, seat, until, seen) {
+        if let Err(errno) = pause_on(sock, seat, (until, &mut held), seen) {
             return if done > 0 { Ok(done) } else { Err(errno) };
         }
     }
@@ -218,6 +218,7 @@ fn put(engine: &mut Engine<'_>, name: SockRef, parts: &Parts<'_>, skip: usize, m
 
 /// Waits until `sock` is ready for any of `wanted`.
 pub(crate) fn wait_for(sock: &Handle<Sock>, seat: Seat, wanted: Ready, deadline: Instant) -> Outcome<Ready> {
+    let mut held = Held::new();
     loop {
         let seen = hub::seen();
         let ready = look(
@@ -230,7 +231,7 @@ pub(crate) fn wait_for(sock: &Handle<Sock>, seat: Seat, wanted: Ready, deadline:
             true,
         );
         match ready {
-            Err(Errno(libc::EAGAIN)) => pause_on(sock, seat, deadline, seen)?,
+            Err(Errno(libc::EAGAIN)) => pause_on(sock, seat, (deadline, &mut held), seen)?,
             other => return other,
         }
     }

@@ -9,6 +9,7 @@ use crate::errno::{self, Outcome};
 use crate::hub::{self, Target, Wait};
 use crate::interpose::real;
 use crate::object::Handle;
+use crate::signals::Held;
 use crate::sock::{Sock, State, flag};
 use crate::table::{self, Entry};
 use crate::view::View;
@@ -72,6 +73,7 @@ pub(crate) fn wait(
     mask: *const sigset_t,
 ) -> Outcome<usize> {
     set.subscribe();
+    let mut held = Held::new();
     loop {
         let mut seen = hub::seen();
         let views = View::in_use();
@@ -86,8 +88,9 @@ pub(crate) fn wait(
         if found > 0 || (deadline != Instant::NEVER && sys::clock::now() >= deadline) {
             return Ok(found);
         }
-        let sleep = Wait { target: Target::Any, views, deadline, mask, kernel: &set.kernel };
-        hub::block(&sleep, seen)?;
+        let kernel = &set.kernel;
+        let mut sleep = Wait { target: Target::Any, views, deadline, mask, kernel, held: &mut held };
+        hub::block(&mut sleep, seen)?;
     }
 }
 

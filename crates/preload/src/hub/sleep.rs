@@ -15,6 +15,7 @@ use super::turns::{Target, Turns};
 use super::{FIRED, hub, spin};
 use crate::errno::{self, Outcome};
 use crate::interpose::real;
+use crate::signals::Held;
 use crate::view::View;
 use crate::{fork, home};
 
@@ -143,13 +144,16 @@ pub(crate) struct Wait<'a> {
     pub(crate) mask: *const sigset_t,
     /// Kernel descriptors that end the sleep; `revents` are left unset.
     pub(crate) kernel: &'a [pollfd],
+    /// The signals of the call that sleeps.
+    pub(crate) held: &'a mut Held,
 }
 
 /// Sleeps, unless something fired since [`super::seen`] gave `seen`. `Ok`: look again, and at the clock.
 ///
 /// # Errors
 /// EINTR when a signal handler ran; EMFILE and the like when there is no eventfd to be had.
-pub(crate) fn block(wait: &Wait<'_>, seen: u64) -> Outcome<()> {
+pub(crate) fn block(wait: &mut Wait<'_>, seen: u64) -> Outcome<()> {
+    wait.held.wait();
     let (waiter, polls) = {
         let mut hub = hub();
         if FIRED.load(Ordering::Acquire) != seen {
@@ -176,7 +180,7 @@ pub(crate) fn block(wait: &Wait<'_>, seen: u64) -> Outcome<()> {
     outcome
 }
 
-fn sleep(wait: &Wait<'_>, waiter: &Waiter, polls: u32) -> Outcome<()> {
+fn sleep(wait: &mut Wait<'_>, waiter: &Waiter, polls: u32) -> Outcome<()> {
     let mut fds = Vec::with_capacity(wait.kernel.len() + 8);
     fds.extend_from_slice(wait.kernel);
     fds.push(pollfd { fd: waiter.event.as_raw_fd(), events: libc::POLLIN, revents: 0 });
@@ -208,8 +212,10 @@ fn sleep(wait: &Wait<'_>, waiter: &Waiter, polls: u32) -> Outcome<()> {
         tv_nsec: (left.0 % 1_000_000_000) as libc::c_long,
     };
     let limit = if until == Instant::NEVER { core::ptr::null() } else { &raw const limit };
+    let before = wait.held.begin();
+    let mask = if wait.mask.is_null() { core::ptr::from_ref(before) } else { wait.mask };
     // SAFETY: `fds` is a live array of that length, `limit` null or a live local, the mask the program's own.
-    let ready = unsafe { real::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, limit, wait.mask) };
+    let ready = unsafe { real::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, limit, mask) };
     if let Some(view) = View::in_mask(polls).next() {
         view.waits.took(sys::clock::now().since(now).0);
     }

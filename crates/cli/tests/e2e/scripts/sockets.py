@@ -563,18 +563,18 @@ def interrupted_calls():
     d = c.recv(4)       # python goes on after EINTR by itself
     t.join()
     libc = ctypes.CDLL(None, use_errno=True)
-    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    # Again and again: on a busy machine the first may come before the call.
+    signal.setitimer(signal.ITIMER_REAL, 0.1, 0.1)
     buf = ctypes.create_string_buffer(4)
     signal.siginterrupt(signal.SIGALRM, True)
     n = libc.recv(c.fileno(), buf, 4, 0)
     e1 = errno.errorcode[ctypes.get_errno()] if n < 0 else n
     fds = (ctypes.c_int * 2)(c.fileno(), 1)
-    signal.setitimer(signal.ITIMER_REAL, 0.1)
     n = libc.poll(fds, 1, 3000)
     e2 = errno.errorcode[ctypes.get_errno()] if n < 0 else n
     signal.siginterrupt(signal.SIGALRM, False)
     signal.setitimer(signal.ITIMER_REAL, 0)
-    return d, e1, e2, len(hits)
+    return d, e1, e2, len(hits) >= 3
 
 def many_short_connections():
     total = 0
