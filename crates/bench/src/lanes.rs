@@ -27,6 +27,8 @@ const LISTENER: u64 = u64::MAX;
 pub(crate) const QUEUE: u16 = 1;
 /// Bytes of the headers of a usual segment.
 const USUAL: usize = wire::usual::HEADER_LEN;
+/// Bytes of them in front of the TCP header.
+const TCP_AT: usize = wire::usual::TCP_AT;
 /// Buffers of the two ends of a stream, bytes.
 const BULK_BUFFER: u32 = 256 << 10;
 /// What a program writes and reads of a stream at once, bytes.
@@ -57,13 +59,47 @@ impl Wire {
         let csum = if to.checksums { CsumState::Unknown } else { CsumState::Verified };
         for packet in from.tx.items() {
             if !self.loss.next() {
-                let head = copy(frames, packet, room, from.checksums).expect("a free frame");
+                let whole = copy_whole(frames, packet, room, from.checksums);
+                let head =
+                    whole.or_else(|| copy(frames, packet, room, from.checksums)).expect("a free frame");
                 let len = packet.bytes();
                 to.rx.push(RxFrame { head, len, gso_size: 0, port: 0, local_peer: false, csum });
             }
             frames.release(packet.head);
         }
     }
+}
+
+/// [`copy`] of a usual segment whose payload lies in one frame: the headers' copy is a few instructions. `None`: it is none.
+#[inline]
+fn copy_whole(
+    frames: &region::Frames<'_>,
+    packet: &TxFrame,
+    room: &mut region::Frames<'_>,
+    checksums: bool,
+) -> Option<FrameIdx> {
+    const FIELD: usize = TCP_AT + wire::tcp::CHECKSUM_OFFSET;
+    let headers = frames.data(packet.head);
+    let usual = headers.first_chunk::<USUAL>().filter(|_| headers.len() == USUAL)?;
+    let payload = match packet.pieces() {
+        [] => &[],
+        [piece] => bytes_of(frames, piece)?,
+        _ => return None,
+    };
+    let len = USUAL + payload.len();
+    if len > FRAME_BYTES - FRAME_HEADROOM || usize::from(packet.csum_start) != TCP_AT {
+        return None;
+    }
+    let head = room.alloc_at(FRAME_HEADROOM as u16, len as u16, 0)?;
+    let to = room.room_mut(head, FRAME_HEADROOM).get_mut(..len)?;
+    let (front, behind) = to.split_first_chunk_mut::<USUAL>()?;
+    *front = *usual;
+    behind.copy_from_slice(payload);
+    if checksums {
+        let check = Sum::of(to.get(TCP_AT..)?).finish();
+        *to.get_mut(FIELD..)?.first_chunk_mut()? = check.to_be_bytes();
+    }
+    Some(head)
 }
 
 /// A copy of `packet` in `room`, with its checksum completed as a device does it if there are checksums.
@@ -76,11 +112,7 @@ fn copy(
 ) -> Option<FrameIdx> {
     let headers = frames.data(packet.head);
     let mut to = Chain::new(room, packet.bytes() as usize)?;
-    // Most headers are those of usual segments, whose copy is a few instructions.
-    match headers.first_chunk::<USUAL>() {
-        Some(usual) if headers.len() == USUAL => to.put_first(usual)?,
-        _ => to.put(headers)?,
-    }
+    to.put(headers)?;
     for piece in packet.pieces() {
         to.put(bytes_of(frames, piece)?)?;
     }
@@ -126,14 +158,6 @@ impl<'r, 'a> Chain<'r, 'a> {
         let head = frames.alloc_at(FRAME_HEADROOM as u16, first as u16, 0)?;
         let end = FRAME_HEADROOM + first;
         Some(Self { frames, head, last: head, at: FRAME_HEADROOM, end, left: len - first })
-    }
-
-    /// The headers of a usual segment, at the very front.
-    #[inline]
-    fn put_first(&mut self, headers: &[u8; USUAL]) -> Option<()> {
-        *self.frames.room_mut(self.head, FRAME_HEADROOM).first_chunk_mut()? = *headers;
-        self.at += USUAL;
-        Some(())
     }
 
     #[inline]

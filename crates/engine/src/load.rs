@@ -2,6 +2,7 @@
 //! while flows of the region are shared among lanes.
 
 use base::hash::FLOW_SLOTS;
+use region::Directory;
 use state::{FlowKey, LaneLoad, LaneMem, RxFrame};
 use wire::{EthFrame, EtherType, IpProtocol, Ipv4Packet, Ipv6Packet, TcpSegment};
 
@@ -18,7 +19,13 @@ pub struct Load {
 #[inline]
 pub(crate) fn note(mem: &mut LaneMem<'_>, packets: &[RxFrame]) {
     let open = mem.frames.lane().and_then(|lane| lane.region().directory()).filter(|d| d.is_open());
-    let Some(directory) = open else { return };
+    if let Some(directory) = open {
+        note_of(mem, &directory, packets);
+    }
+}
+
+#[inline(never)]
+fn note_of(mem: &mut LaneMem<'_>, directory: &Directory, packets: &[RxFrame]) {
     let load = &mut mem.globals.load;
     load.batches = load.batches.wrapping_add(1);
     // Not always the first: where a batch begins is no chance, with few senders.

@@ -83,6 +83,7 @@ pub(crate) fn has_room(mem: &LaneMem<'_>, packets: u32) -> bool {
 }
 
 /// Is there anything to send?
+#[inline]
 pub(crate) fn is_empty(mem: &LaneMem<'_>) -> bool {
     mem.ip.outbox.packets == 0
 }
@@ -204,6 +205,7 @@ fn build(mem: &mut LaneMem<'_>, head: FrameIdx, rest: FrameIdx, len: u16, note: 
 }
 
 /// Gives up what [`poll`] gave out for the last batch: the port has read it by now.
+#[inline(never)]
 pub(crate) fn release_given_out(mem: &mut LaneMem<'_>) {
     let mut at = core::mem::take(&mut mem.ip.outbox.given_out);
     let mut left = mem.frames.count();

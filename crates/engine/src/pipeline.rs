@@ -10,14 +10,43 @@ use crate::{arp, hop, icmp, icmp6, ip_timers, ipv4, ipv6, load, tcp, transmit, u
 /// The note of a packet that is no usual segment.
 const UNUSUAL: u32 = u32::MAX;
 
-/// In stages, each over the whole batch, so that the memory of one packet's connection is loaded while others are looked at.
+/// Takes every packet of `batch`.
+#[inline]
 pub(crate) fn handle_frames(mem: &mut LaneMem<'_>, now: Instant, batch: &mut RxBatch) {
     transmit::settle(mem);
     load::note(mem, batch.items());
+    if let [rx] = batch.items() {
+        count(mem, 1, u64::from(rx.len));
+        handle_one(mem, now, rx);
+    } else {
+        handle_many(mem, now, batch);
+    }
+    batch.clear();
+    hops_changed(mem, now);
+}
+
+#[inline(always)]
+fn count(mem: &mut LaneMem<'_>, packets: usize, bytes: u64) {
+    mem.counters.rx_packets = mem.counters.rx_packets.wrapping_add(packets as u64);
+    mem.counters.rx_bytes = mem.counters.rx_bytes.wrapping_add(bytes);
+}
+
+/// A packet that came alone.
+#[inline]
+fn handle_one(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame) {
+    let hash = tcp::usual::verify(mem, rx, &mut tcp::usual::Before::default());
+    let row = hash.and_then(|hash| tcp::usual::row_of(mem, hash));
+    if !row.is_some_and(|row| tcp::usual::input(mem, now, rx, row)) {
+        handle_frame(mem, now, rx);
+    }
+}
+
+/// In stages, each over the whole batch, so that the memory of one packet's connection is loaded while others are looked at.
+#[inline(never)]
+fn handle_many(mem: &mut LaneMem<'_>, now: Instant, batch: &mut RxBatch) {
     let (packets, notes) = batch.items_and_notes();
     let bytes = packets.iter().fold(0, |bytes, rx| bytes + u64::from(rx.len));
-    mem.counters.rx_packets = mem.counters.rx_packets.wrapping_add(packets.len() as u64);
-    mem.counters.rx_bytes = mem.counters.rx_bytes.wrapping_add(bytes);
+    count(mem, packets.len(), bytes);
     verify(mem, packets, notes);
     let (packets, notes) = batch.items_and_notes();
     let mut at = 0;
@@ -30,20 +59,12 @@ pub(crate) fn handle_frames(mem: &mut LaneMem<'_>, now: Instant, batch: &mut RxB
                 tcp::usual::go_on(mem, now, packets.get(at..).unwrap_or(&[]), notes.get(at..).unwrap_or(&[]));
         }
     }
-    batch.clear();
-    hops_changed(mem, now);
 }
 
 /// The first stages: `notes` are the rows of usual segments.
 #[inline(always)]
 fn verify(mem: &LaneMem<'_>, packets: &[RxFrame], notes: &mut [u32]) {
     let mut before = tcp::usual::Before::default();
-    if let ([rx], [note]) = (packets, &mut *notes) {
-        *note = tcp::usual::verify(mem, rx, &mut before)
-            .and_then(|hash| tcp::usual::row_of(mem, hash))
-            .unwrap_or(UNUSUAL);
-        return;
-    }
     for (rx, note) in packets.iter().zip(notes.iter_mut()) {
         *note = match tcp::usual::verify(mem, rx, &mut before) {
             Some(hash) => hash,
@@ -68,6 +89,7 @@ fn hops_changed(mem: &mut LaneMem<'_>, now: Instant) {
     }
 }
 
+#[inline(never)]
 fn resume(mem: &mut LaneMem<'_>, now: Instant) {
     while let Some(at) = hop::poll_changed(mem) {
         tcp::hop_changed(mem, now, at);

@@ -14,13 +14,21 @@ use crate::{outbox, tcp};
 const ROWS: u32 = BATCH_FRAMES as u32;
 const _: () = assert!(ROWS.is_power_of_two());
 
+#[inline]
 pub(crate) fn poll(mem: &mut LaneMem<'_>, now: Instant, out: &mut TxBatch) -> usize {
-    let before = out.items().len();
+    let before = out.room();
     settle(mem);
     if outbox::is_empty(mem) && mem.globals.tcp.requeued_len == 0 {
         tcp::poll(mem, now, out);
-        return out.items().len() - before;
+    } else {
+        poll_all(mem, now, out);
     }
+    before - out.room()
+}
+
+/// [`poll`] when connections are not all that have something.
+#[inline(never)]
+fn poll_all(mem: &mut LaneMem<'_>, now: Instant, out: &mut TxBatch) {
     // A port that is slow takes only the first packets of a batch, so who comes first takes turns: else datagrams starve
     // connections, or the other way round.
     mem.ip.turn = mem.ip.turn.wrapping_add(1);
@@ -30,7 +38,6 @@ pub(crate) fn poll(mem: &mut LaneMem<'_>, now: Instant, out: &mut TxBatch) -> us
     give_again(mem, out);
     tcp::poll(mem, now, out);
     outbox::poll(mem, out, out.room());
-    out.items().len() - before
 }
 
 pub(crate) fn requeue(mem: &mut LaneMem<'_>, packets: &[TxFrame]) {
@@ -63,6 +70,7 @@ pub(crate) fn settle(mem: &mut LaneMem<'_>) {
 }
 
 /// Releases what the last poll gave out again.
+#[inline(never)]
 fn settle_lent(mem: &mut LaneMem<'_>) {
     let tcp = &mut mem.globals.tcp;
     let (first, lent) = (tcp.requeued_head, core::mem::take(&mut tcp.lent).min(ROWS));

@@ -13,9 +13,9 @@ use core::sync::atomic::Ordering::{AcqRel, Relaxed};
 use base::limits::FRAME_BYTES;
 use base::{Duration, FrameIdx, Instant};
 
-use crate::Frames;
 use crate::frames::POOL_BATCH;
-use crate::pool::Pool;
+use crate::pool::{Mark, Pool};
+use crate::{FrameArea, FrameLane, FrameMeta, Frames};
 
 /// Free frames that keep their memory whatever happens.
 const KEPT: u64 = 1024;
@@ -75,6 +75,35 @@ pub struct TrimAgain {
     pub due: Instant,
     /// Else, when there is something to do anyhow.
     pub look: Instant,
+}
+
+impl FrameArea {
+    /// Puts every frame with this area's mark back into the pool and gives their number. Nothing may name those frames any
+    /// more.
+    pub(crate) fn reclaim(&self) -> u32 {
+        let mut stock = FrameLane { head: FrameIdx::NONE, free: 0, high: POOL_BATCH, failed: 0 };
+        let mut frames = self.frames(&mut stock);
+        while frames.next_mail().is_some() {}
+        let mut found = 0;
+        let used = frames.ever_used() as usize;
+        for (raw, link) in (0..).zip(self.links).take(used) {
+            if self.mark != Mark::NONE && self.mark.is_on(link) {
+                found += 1;
+                let next = frames.stock.head;
+                let Some(meta) = frames.meta_mut(FrameIdx(raw)) else { break };
+                *meta = FrameMeta { next, offset: 0, len: 0, refs: 0, flags: 0, seq: 0 };
+                frames.stock.head = FrameIdx(raw);
+                frames.stock.free += 1;
+                if frames.stock.free == POOL_BATCH {
+                    frames.give_back();
+                }
+            }
+        }
+        if frames.stock.free > 0 {
+            frames.give_back();
+        }
+        found
+    }
 }
 
 impl Frames<'_> {

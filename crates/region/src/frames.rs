@@ -109,33 +109,6 @@ impl FrameArea {
         Self { mark: Mark::of(lane.id()), lane: Some(lane), ..self }
     }
 
-    /// Puts every frame with this area's mark back into the pool and gives their number. Nothing may name those frames any
-    /// more.
-    pub(crate) fn reclaim(&self) -> u32 {
-        let mut stock = FrameLane { head: FrameIdx::NONE, free: 0, high: POOL_BATCH, failed: 0 };
-        let mut frames = self.frames(&mut stock);
-        while frames.next_mail().is_some() {}
-        let mut found = 0;
-        let used = frames.ever_used() as usize;
-        for (raw, link) in (0..).zip(self.links).take(used) {
-            if self.mark != Mark::NONE && self.mark.is_on(link) {
-                found += 1;
-                let next = frames.stock.head;
-                let Some(meta) = frames.meta_mut(FrameIdx(raw)) else { break };
-                *meta = FrameMeta { next, offset: 0, len: 0, refs: 0, flags: 0, seq: 0 };
-                frames.stock.head = FrameIdx(raw);
-                frames.stock.free += 1;
-                if frames.stock.free == POOL_BATCH {
-                    frames.give_back();
-                }
-            }
-        }
-        if frames.stock.free > 0 {
-            frames.give_back();
-        }
-        found
-    }
-
     /// Number of frames.
     #[must_use]
     pub fn count(&self) -> u32 {
@@ -182,7 +155,7 @@ fn in_order() {
 /// The frames as one lane sees them: allocate, release, read and write the ones it owns.
 pub struct Frames<'a> {
     pub(crate) area: &'a FrameArea,
-    stock: &'a mut FrameLane,
+    pub(crate) stock: &'a mut FrameLane,
     kind: PhantomData<&'a mut [u8]>,
 }
 
@@ -221,18 +194,18 @@ impl Frames<'_> {
     }
 
     /// [`Frames::alloc`] of a frame whose `len` bytes in use begin at `offset`, the first with sequence number `seq`.
-    #[inline]
+    #[inline(always)]
     pub fn alloc_at(&mut self, offset: u16, len: u16, seq: u32) -> Option<FrameIdx> {
-        let fresh = FrameMeta { next: FrameIdx::NONE, offset, len, refs: 1, flags: 0, seq };
-        match self.take(&fresh) {
+        match self.take(offset, len, seq) {
             Some(frame) => Some(frame),
-            None => self.take_refilled(&fresh),
+            None => self.take_refilled(offset, len, seq),
         }
     }
 
-    /// The first frame of the stock, its record as in `fresh`.
-    #[inline]
-    fn take(&mut self, fresh: &FrameMeta) -> Option<FrameIdx> {
+    /// The first frame of the stock.
+    // The record is made where it stays: a copy of one just made elsewhere waits for it to be written.
+    #[inline(always)]
+    fn take(&mut self, offset: u16, len: u16, seq: u32) -> Option<FrameIdx> {
         let frame = self.stock.head;
         if frame.0 >= self.area.count {
             return None;
@@ -246,15 +219,16 @@ impl Frames<'_> {
         self.stock.head = meta.next;
         self.stock.free = self.stock.free.saturating_sub(1);
         in_order();
-        *meta = *fresh;
+        *meta = FrameMeta { next: FrameIdx::NONE, offset, len, refs: 1, flags: 0, seq };
         Some(frame)
     }
 
     #[cold]
-    fn take_refilled(&mut self, fresh: &FrameMeta) -> Option<FrameIdx> {
+    #[inline(never)]
+    fn take_refilled(&mut self, offset: u16, len: u16, seq: u32) -> Option<FrameIdx> {
         self.stock.head = FrameIdx::NONE;
         self.stock.free = 0;
-        let found = if self.refill() { self.take(fresh) } else { None };
+        let found = if self.refill() { self.take(offset, len, seq) } else { None };
         if found.is_none() {
             self.stock.failed = self.stock.failed.saturating_add(1);
         }
@@ -289,6 +263,7 @@ impl Frames<'_> {
     }
 
     /// [`Frames::release`] of a frame that has other owners too, is a stand-in, or is free.
+    #[inline(never)]
     fn release_shared(&mut self, frame: FrameIdx) {
         let Some(meta) = self.meta_mut(frame) else { return };
         match meta.refs {
@@ -377,9 +352,17 @@ impl Frames<'_> {
     #[must_use]
     pub fn data(&self, frame: FrameIdx) -> &[u8] {
         let Some(meta) = self.meta(frame) else { return &[] };
-        let from = meta.offset as usize;
-        let cell = if meta.flags & STAND_IN == 0 { frame } else { self.origin_of(frame) };
-        self.cell(cell).get(from..from + meta.len as usize).unwrap_or(&[])
+        let (from, len) = (meta.offset as usize, meta.len as usize);
+        if meta.flags & STAND_IN != 0 {
+            return self.lent_data(frame, from, len);
+        }
+        if from + len > FRAME_BYTES {
+            return &[];
+        }
+        let at = self.area.bytes.wrapping_add(frame.0 as usize * FRAME_BYTES + from);
+        // SAFETY: in bounds: there is a record of this frame, and the bytes lie inside its cell; owned by this lane, and `&self`
+        // keeps it from being written.
+        unsafe { core::slice::from_raw_parts(at, len) }
     }
 
     /// The bytes of the cell of `frame` from byte `from` on, to write them: those before may be lent to another lane.
@@ -471,7 +454,9 @@ impl Frames<'_> {
     }
 
     /// Moves a batch from the stock to the shared pool.
-    fn give_back(&mut self) {
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn give_back(&mut self) {
         let top = self.stock.head;
         let mut last = top;
         let mut taken = 1;

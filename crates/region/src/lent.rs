@@ -187,6 +187,12 @@ impl Frames<'_> {
         Some(frame)
     }
 
+    /// Bytes of the frame for which `frame` stands in.
+    #[inline(never)]
+    pub(crate) fn lent_data(&self, frame: FrameIdx, from: usize, len: usize) -> &[u8] {
+        self.cell(self.origin_of(frame)).get(from..from + len).unwrap_or(&[])
+    }
+
     /// The cell whose bytes the stand-in `frame` is about.
     #[inline]
     pub(crate) fn origin_of(&self, frame: FrameIdx) -> FrameIdx {

@@ -107,6 +107,14 @@ impl TxFrame {
         self.payload_bytes = 0;
     }
 
+    /// The first piece of a packet just begun; one of length 0 is none.
+    #[inline]
+    pub const fn put_first(&mut self, piece: Piece) {
+        self.payload[0] = piece;
+        self.payload_pieces = (piece.len > 0) as u8;
+        self.payload_bytes = piece.len as u32;
+    }
+
     /// The payload pieces in use.
     #[inline]
     #[must_use]

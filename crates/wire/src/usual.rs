@@ -212,13 +212,6 @@ impl<'a> Usual<'a> {
     pub const fn pseudo(&self) -> Sum {
         pseudo_v4(self.src(), self.dst(), IpProtocol::TCP, self.total_len() - 20)
     }
-
-    /// Sum of pseudo-header and TCP header; with the payload's sum added it tells whether the checksum is right.
-    #[inline]
-    #[must_use]
-    pub fn sum(&self) -> Sum {
-        self.pseudo().plus_array(&array::<TCP_AT, TCP_LEN, _>(self.head))
-    }
 }
 
 /// What the headers of a usual segment to be sent say.

@@ -106,7 +106,7 @@ proptest! {
         prop_assert_eq!(usual.timestamps(), header.timestamps);
         prop_assert_eq!(usual.total_len() as usize, 52 + payload.len());
         prop_assert_eq!(usual.checksum(), check);
-        prop_assert!(usual.sum().plus_bytes(&payload).is_valid());
+        prop_assert!(usual.pseudo().plus_bytes(&head[TCP_AT..]).plus_bytes(&payload).is_valid());
     }
 
     /// One bit changed: it is not a usual segment any more, or the single parsers read the same of it.

@@ -51,20 +51,17 @@ fn strays(mem: &LaneMem<'_>, at: Idx<TcbHot>, seg: &Seg) -> bool {
 }
 
 pub(super) fn for_connection(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, seg: &mut Seg) {
-    let Some(mut c) = conn(mem, now, at) else { return };
-    if c.any(flag::KEEPALIVE) {
+    let Some(hot) = mem.hot.get(at) else { return };
+    let state = State::from_raw(hot.state);
+    if hot.flags & flag::KEEPALIVE != 0
+        && let Some(mut c) = conn(mem, now, at)
+    {
         c.heard();
     }
-    match c.state() {
-        State::Established => {
-            if let Some(worth) = c.is_predicted(seg) {
-                c.take_predicted(seg, worth);
-                return;
-            }
-        }
+    match state {
         State::SynSent => return handshake::syn_sent(mem, now, at, seg),
         State::SynRcvd => {
-            if !listen::has_room_for(mem, at, seg) || listen::defers(mem, now, at, seg) {
+            if !listen::has_room_for(mem, at, seg) || listen::defers(mem, at, seg) {
                 return;
             }
         }
@@ -77,9 +74,20 @@ pub(super) fn for_connection(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot
             reset::of_segment(mem, now, seg, DropReason::TcpNoSocket);
             return;
         }
-        State::FinWait1 | State::FinWait2 | State::CloseWait | State::Closing | State::LastAck => {}
+        State::Established
+        | State::FinWait1
+        | State::FinWait2
+        | State::CloseWait
+        | State::Closing
+        | State::LastAck => {}
     }
     let Some(mut c) = conn(mem, now, at) else { return };
+    if state == State::Established
+        && let Some(worth) = c.is_predicted(seg)
+    {
+        c.take_predicted(seg, worth);
+        return;
+    }
     let opening = c.state() == State::SynRcvd;
     let fate = c.process(seg);
     let opened = opening && c.state().is_synchronized();

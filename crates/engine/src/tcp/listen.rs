@@ -233,14 +233,14 @@ pub(super) fn has_room_for(mem: &mut LaneMem<'_>, at: Idx<TcbHot>, seg: &Seg) ->
 
 /// Does `seg` complete the handshake of `at` without data, while its listener wants data first (TCP_DEFER_ACCEPT)? Then it only
 /// shows that the peer is there, as in Linux.
-pub(super) fn defers(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, seg: &Seg) -> bool {
-    let Some(c) = conn(mem, now, at) else { return false };
+pub(super) fn defers(mem: &mut LaneMem<'_>, at: Idx<TcbHot>, seg: &Seg) -> bool {
+    let (Some(hot), Some(cold)) = (mem.hot.get(at), mem.cold.get_mut(cold_of(at))) else { return false };
     let bare = seg.flags.without(TcpFlags::PSH) == TcpFlags::ACK && seg.len == 0;
-    let waits = c.any(flag::IN_SYN_QUEUE) && c.cold.loss.backoff < c.cold.options.defer_accept;
-    if !waits || !bare || seg.seq != c.hot.rcv.nxt || seg.ack != c.hot.snd.nxt {
+    let waits = hot.flags & flag::IN_SYN_QUEUE != 0 && cold.loss.backoff < cold.options.defer_accept;
+    if !waits || !bare || seg.seq != hot.rcv.nxt || seg.ack != hot.snd.nxt {
         return false;
     }
-    c.cold.loss.probes = 1;
+    cold.loss.probes = 1;
     true
 }
 

@@ -3,15 +3,28 @@
 //! Invariant: the frames' `seq` and `len` cover SND.UNA .. SND.END without a gap, in order; `snd_cursor` is the frame that
 //! holds SND.NXT, or none when every byte was sent.
 
-use ::state::{Piece, TcbHot, TxFrame};
+use ::state::{FrameQueue, Piece, TcbHot, TxFrame};
 use base::{FrameIdx, SeqNum};
 use region::Frames;
 
 use super::conn::Conn;
 
 /// Releases the bytes before `una`.
-#[inline]
+#[inline(always)]
 pub(super) fn trim_acked(hot: &mut TcbHot, frames: &mut Frames<'_>, una: SeqNum) {
+    let FrameQueue { head, tail } = hot.snd_queue;
+    if una == hot.snd.end && head == tail {
+        hot.snd_queue = FrameQueue { head: FrameIdx::NONE, tail: FrameIdx::NONE };
+        hot.snd_cursor = FrameIdx::NONE;
+        frames.release(head);
+    } else {
+        trim_some(hot, frames, una);
+    }
+}
+
+/// [`trim_acked`] of whatever is there.
+#[inline(never)]
+fn trim_some(hot: &mut TcbHot, frames: &mut Frames<'_>, una: SeqNum) {
     for _ in 0..frames.count() {
         let head = hot.snd_queue.head;
         let Some(meta) = frames.meta_mut(head) else { return };

@@ -31,6 +31,7 @@ pub(super) fn to_write(mem: &mut LaneMem<'_>, now: Instant, s: SockRef) -> Resul
 }
 
 /// [`Engine::tcp_send`](crate::Engine::tcp_send).
+#[inline]
 pub(crate) fn send(
     mem: &mut LaneMem<'_>,
     now: Instant,
@@ -44,6 +45,7 @@ pub(crate) fn send(
     send_any(mem, now, s, data, more)
 }
 
+#[inline(never)]
 fn send_any(
     mem: &mut LaneMem<'_>,
     now: Instant,
@@ -101,6 +103,7 @@ pub(super) fn no_row(mem: &LaneMem<'_>, s: SockRef) -> RecvError {
 }
 
 /// [`Engine::tcp_recv`](crate::Engine::tcp_recv).
+#[inline]
 pub(crate) fn recv(
     mem: &mut LaneMem<'_>,
     now: Instant,
@@ -114,6 +117,7 @@ pub(crate) fn recv(
     recv_any(mem, now, s, buf, peek)
 }
 
+#[inline(never)]
 fn recv_any(
     mem: &mut LaneMem<'_>,
     now: Instant,

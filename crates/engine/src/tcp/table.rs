@@ -175,7 +175,15 @@ pub(crate) fn drop_port(mem: &mut LaneMem<'_>, now: Instant, port: u8) -> u32 {
 }
 
 /// Does what `fate` says for connection `at`.
+#[inline]
 pub(super) fn settle(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, fate: Fate) {
+    if !matches!(fate, Fate::Keep | Fate::Refuse) {
+        settle_now(mem, now, at, fate);
+    }
+}
+
+#[inline(never)]
+fn settle_now(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, fate: Fate) {
     match fate {
         Fate::Keep | Fate::Refuse => {}
         Fate::Accept => listen::to_accept_queue(mem, now, at),

@@ -2,11 +2,9 @@
 //! prediction. A segment that any stage finds unusual takes the way of all others.
 
 use ::state::dormant::DORMANT;
-use ::state::{
-    Congestion, CsumState, FlowKey, LaneMem, Ready, RxFrame, TcbCold, TcbHot, TcpCounters, TcpGlobals,
-};
+use ::state::{CsumState, FlowKey, LaneMem, Ready, RxFrame, TcbCold, TcbHot, TcpCounters};
 use base::{FrameIdx, Idx, Instant, IpAddress, MacAddr, SeqNum};
-use region::{Frames, Table};
+use region::Frames;
 use wire::{Sum, TcpOptions, Timestamps, Usual, eth, usual};
 
 use super::ack::{start_timer, update_window};
@@ -52,9 +50,9 @@ pub(crate) fn verify(mem: &LaneMem<'_>, rx: &RxFrame, before: &mut Before) -> Op
         mem.flows.prefetch(hash);
     }
     if rx.csum == CsumState::Unknown {
-        let payload = data.get(usual::HEADER_LEN..).unwrap_or(&[]);
+        let tcp = data.get(usual::TCP_AT..).unwrap_or(&[]);
         let unfinished = || rx.local_peer && segment.checksum() == segment.pseudo().fold();
-        if !segment.sum().plus(Sum::of(payload)).is_valid() && !unfinished() {
+        if !segment.pseudo().plus(Sum::of(tcp)).is_valid() && !unfinished() {
             return None;
         }
     }
@@ -153,8 +151,9 @@ pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame, row: u32)
         hot.rcv.ts_recent = facts.stamps.value;
         cold.ts_recent_at = now;
     }
-    let shared = (&mut mem.cc, &mem.globals.tcp);
-    let (mut ready, mut wants) = take_ack((hot, cold, at), shared, &mut mem.frames, now, &facts);
+    let (acked, flight) = (facts.ack.since(hot.snd.una), hot.snd.nxt.since(hot.snd.una));
+    let grows = acked != 0 && congestion::limits(hot, flight);
+    let (mut ready, mut wants) = take_ack(hot, cold, &mut mem.frames, now, &facts);
     if facts.len == 0 {
         mem.frames.release(rx.head);
         arm(hot, cold, &mut mem.wheel, at);
@@ -168,11 +167,12 @@ pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame, row: u32)
             }
             wants |= acknowledge_later(hot, now, rx.gso_size != 0);
             arm(hot, cold, &mut mem.wheel, at);
-        } else if let Some(mut c) = conn(mem, now, at) {
-            c.deliver(rx.head);
-            wants |= acknowledge_later(c.hot, now, rx.gso_size != 0);
-            c.arm();
+        } else {
+            wants |= deliver(mem, now, rx, at);
         }
+    }
+    if grows {
+        grow(mem, now, at, acked, facts.stamps.echo);
     }
     if !ready.is_none() {
         notifier(mem).notify(row, ready);
@@ -231,8 +231,8 @@ fn count(tcp: &mut TcpCounters, taken: u64) {
 /// What the ACK and the window of an ordinary segment do. Gives what the program is told and the rings to be in.
 #[inline(always)]
 fn take_ack(
-    (hot, cold, at): (&mut TcbHot, &mut TcbCold, Idx<TcbHot>),
-    shared: (&mut Table<'_, Congestion>, &TcpGlobals),
+    hot: &mut TcbHot,
+    cold: &mut TcbCold,
     frames: &mut Frames<'_>,
     now: Instant,
     facts: &Facts,
@@ -240,7 +240,7 @@ fn take_ack(
     let mut ready = Ready::NONE;
     let opened = update_window(hot, facts.seq, facts.ack, facts.window);
     if facts.ack != hot.snd.una {
-        acknowledge((hot, cold, at), shared, frames, now, facts);
+        acknowledge(hot, cold, frames, now, facts.ack);
         if hot.flags & flag::WANTS_ROOM != 0 && window::has_room(hot, cold) {
             hot.flags &= !flag::WANTS_ROOM;
             ready = Ready::OUT;
@@ -257,6 +257,7 @@ fn take_ack(
 }
 
 /// Takes the segment in `rx` if it is one of the connection `at`, whatever the connection's state. False: it was not touched.
+#[inline(never)]
 fn input_any(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame, at: Idx<TcbHot>) -> bool {
     let (Some(hot), Some(segment)) = (mem.hot.get(at), Usual::again(mem.frames.data(rx.head))) else {
         return false;
@@ -315,18 +316,9 @@ fn is_ordinary(hot: &TcbHot, cold: &TcbCold, facts: &Facts) -> bool {
         && hot.port == facts.port
 }
 
-/// SEG.ACK acknowledges something new (as `Conn::acknowledge`, without losses).
-#[inline]
-fn acknowledge(
-    (hot, cold, at): (&mut TcbHot, &mut TcbCold, Idx<TcbHot>),
-    (cc, tcp): (&mut Table<'_, Congestion>, &TcpGlobals),
-    frames: &mut Frames<'_>,
-    now: Instant,
-    facts: &Facts,
-) {
-    let ack = facts.ack;
-    let acked = ack.since(hot.snd.una);
-    let flight = hot.snd.nxt.since(hot.snd.una);
+/// SEG.ACK acknowledges something new (as `Conn::acknowledge`, without losses). For the window see [`grow`].
+#[inline(always)]
+fn acknowledge(hot: &mut TcbHot, cold: &mut TcbCold, frames: &mut Frames<'_>, now: Instant, ack: SeqNum) {
     if hot.flags & flag::TIMING != 0 && ack.at_or_after(hot.rtt.timed_seq) {
         hot.flags &= !flag::TIMING;
         let us = rtt::clock_us(now).wrapping_sub(hot.rtt.timed_at_us);
@@ -343,12 +335,28 @@ fn acknowledge(
     } else {
         start_timer(hot, now, 0);
     }
-    if congestion::limits(hot, flight) {
-        let rtt_us = rtt::echoed_us(now, cold.ts_offset, facts.stamps.echo);
-        if let Some(mut w) = congestion::window((hot, cold), cc, tcp, at, now) {
-            w.grow(acked, rtt_us);
-        }
+}
+
+// What follows is not inlined, so that the compiler keeps the row's address in a register on the way that most segments take.
+
+/// The window of connection `at` grows, as the `acked` bytes filled it; their segment echoed our timestamp `echo`.
+#[inline(never)]
+fn grow(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, acked: u32, echo: u32) {
+    let (Some(hot), Some(cold)) = (mem.hot.get_mut(at), mem.cold.get_mut(cold_of(at))) else { return };
+    let rtt_us = rtt::echoed_us(now, cold.ts_offset, echo);
+    if let Some(mut w) = congestion::window((hot, cold), &mut mem.cc, &mem.globals.tcp, at, now) {
+        w.grow(acked, rtt_us);
     }
+}
+
+/// The payload in `rx` is copied behind what is unread, or linked. Gives the ring to be in for it.
+#[inline(never)]
+fn deliver(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame, at: Idx<TcbHot>) -> u32 {
+    let Some(mut c) = conn(mem, now, at) else { return 0 };
+    c.deliver(rx.head);
+    let wants = acknowledge_later(c.hot, now, rx.gso_size != 0);
+    c.arm();
+    wants
 }
 
 /// The ring to be in while data waits to be sent.
@@ -392,6 +400,7 @@ fn acknowledge_later(hot: &mut TcbHot, now: Instant, merged: bool) -> u32 {
 }
 
 /// Puts connection `at` into the rings whose flags are in `wants`.
+#[inline(never)]
 fn enlist(mem: &mut LaneMem<'_>, at: Idx<TcbHot>, wants: u32) {
     let Some(hot) = mem.hot.get_mut(at) else { return };
     let new = wants & !hot.flags;

@@ -2,10 +2,10 @@
 //! connection with no losses; in one go what `Conn::emit_data` and `Conn::emit_ack` do step by step.
 
 use ::state::hop::HOP_KNOWN;
-use ::state::{Counters, LaneMem, Piece, TcbCold, TcbHot, TxBatch, TxFrame};
+use ::state::{Counters, Hop, LaneMem, Piece, PortInfo, TcbCold, TcbHot, TxBatch, TxFrame};
 use base::limits::FRAME_HEADROOM;
 use base::{FrameIdx, Idx, Instant, IpAddress, SeqNum};
-use region::Frames;
+use region::{Frames, Table};
 use wire::{TcpFlags, Timestamps, tcp, usual};
 
 use super::ack::start_timer;
@@ -18,7 +18,7 @@ use super::{State, ecn, flag, rtt, window};
 /// data. True: there is more. `None`: it is not the usual case, and nothing was done.
 #[inline]
 pub(super) fn emit(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, out: &mut TxBatch) -> Option<bool> {
-    let (hot, cold) = (mem.hot.get(at)?, mem.cold.get(cold_of(at))?);
+    let (hot, cold) = (mem.hot.get_mut(at)?, mem.cold.get_mut(cold_of(at))?);
     if !hot.snd.end.after(hot.snd.nxt) {
         return emit_fin(mem, now, at, out);
     }
@@ -29,10 +29,10 @@ pub(super) fn emit(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, out: &m
     }
     let cut = Cut::of(&mem.frames, hot, len)?;
     let flags = flags_of(hot, len);
-    let head = emit_one(mem, now, at, out, &Segment { cut, len, flags })?;
+    let by = (&mem.hops, port);
+    let head = emit_one((hot, cold), by, &mut mem.frames, now, out, &Segment { cut, len, flags })?;
     let [_, _, others] = &mem.globals.tcp.rings;
     let alone = others.head == others.tail;
-    let (hot, cold) = (mem.hot.get_mut(at)?, mem.cold.get_mut(cold_of(at))?);
     advance(hot, len, cut.behind);
     let (timed, mut segments) = (hot.snd.nxt, 1);
     if alone && hot.snd.nxt != hot.snd.end {
@@ -70,10 +70,9 @@ pub(super) fn emit_ack(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, out
         && hot.ooo_head.is_none()
         && cold.acks_owed == 0;
     let ack = Segment { cut: Cut::NONE, len: 0, flags: TcpFlags::ACK };
-    if !usual || emit_one(mem, now, at, out, &ack).is_none() {
+    if !usual || emit_row(mem, now, at, out, &ack).is_none() {
         return false;
     }
-    count(mem.counters, 1, 0);
     mem.hot.get_mut(at).map(note_sent);
     true
 }
@@ -85,6 +84,7 @@ fn owes_ack(mem: &LaneMem<'_>, at: Idx<TcbHot>) -> bool {
 }
 
 /// Sends the FIN of connection `at`, which has no data to send, if one is queued. False: there is nothing more.
+#[inline(never)]
 fn emit_fin(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, out: &mut TxBatch) -> Option<bool> {
     const NEEDED: u32 = flag::TIMESTAMPS | flag::FIN_QUEUED;
     const UNUSUAL: u32 = flag::RECOVERY | flag::STALLED | flag::PERSIST | flag::FIN_SENT | flag::SPECIAL;
@@ -107,8 +107,7 @@ fn emit_fin(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, out: &mut TxBa
         return None;
     }
     let fin = Segment { cut: Cut::NONE, len: 0, flags: TcpFlags::ACK | TcpFlags::FIN };
-    emit_one(mem, now, at, out, &fin)?;
-    count(mem.counters, 1, 0);
+    emit_row(mem, now, at, out, &fin)?;
     let (hot, cold) = (mem.hot.get_mut(at)?, mem.cold.get_mut(cold_of(at))?);
     note_sent(hot);
     if cold.bytes_in > 0 {
@@ -131,9 +130,8 @@ struct Segment {
     flags: TcpFlags,
 }
 
-/// Adds `segment`, which begins at SND.NXT, to `out`; gives the frame of its headers. `None`: it cannot be sent now.
-#[inline(always)]
-fn emit_one(
+/// [`emit_one`] of a segment without payload of connection `at`; it is counted.
+fn emit_row(
     mem: &mut LaneMem<'_>,
     now: Instant,
     at: Idx<TcbHot>,
@@ -141,13 +139,28 @@ fn emit_one(
     segment: &Segment,
 ) -> Option<FrameIdx> {
     let (hot, cold) = (mem.hot.get_mut(at)?, mem.cold.get(cold_of(at))?);
-    let port = mem.ports.get(Idx::new(u32::from(hot.port)))?;
-    let hop = mem.hops.get(hot.hop).filter(|h| h.state == HOP_KNOWN)?;
+    let by = (&mem.hops, mem.ports.get(Idx::new(u32::from(hot.port)))?);
+    let head = emit_one((hot, cold), by, &mut mem.frames, now, out, segment)?;
+    count(mem.counters, 1, 0);
+    Some(head)
+}
+
+/// Adds `segment`, which begins at SND.NXT, to `out`; gives the frame of its headers. `None`: it cannot be sent now.
+#[inline(always)]
+fn emit_one(
+    (hot, cold): (&mut TcbHot, &TcbCold),
+    (hops, port): (&Table<'_, Hop>, &PortInfo),
+    frames: &mut Frames<'_>,
+    now: Instant,
+    out: &mut TxBatch,
+    segment: &Segment,
+) -> Option<FrameIdx> {
+    let hop = hops.get(hot.hop).filter(|h| h.state == HOP_KNOWN)?;
     hot.key.local.as_v4().and(hot.key.remote.as_v4())?;
     let packet = out.slot()?;
-    let head = mem.frames.alloc_at(FRAME_HEADROOM as u16, usual::HEADER_LEN as u16, 0)?;
-    let window = window::announce_window(hot, &mem.frames);
-    let to: &mut [u8; usual::HEADER_LEN] = mem.frames.room_mut(head, FRAME_HEADROOM).first_chunk_mut()?;
+    let head = frames.alloc_at(FRAME_HEADROOM as u16, usual::HEADER_LEN as u16, 0)?;
+    let window = window::announce_window(hot, frames);
+    let to: &mut [u8; usual::HEADER_LEN] = frames.room_mut(head, FRAME_HEADROOM).first_chunk_mut()?;
     usual::put_link(to, hop.mac, port.mac);
     let key = &hot.key;
     usual::put_ends(to, (last_four(key.local), key.local_port), (last_four(key.remote), key.remote_port));
@@ -238,9 +251,7 @@ impl Cut {
     #[inline(always)]
     fn fill(&self, packet: &mut TxFrame, head: FrameIdx, port: u8) {
         packet.start(head);
-        if self.first.len > 0 {
-            packet.push_piece(self.first);
-        }
+        packet.put_first(self.first);
         if self.second.len > 0 {
             packet.push_piece(self.second);
         }
