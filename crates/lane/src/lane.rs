@@ -9,7 +9,7 @@ use base::limits::PORTS;
 use base::{Duration, Instant, LaneId, MacAddr};
 use control::tables::Tables;
 use port::Port;
-use region::{FrameArea, Holding, LaneGuard, LaneRef, Owner, Region, TrimAgain};
+use region::{FrameArea, Holding, Kept, LaneGuard, LaneRef, Owner, Region, TrimAgain};
 use state::{RxBatch, SockRef, TxBatch};
 use sys::futex::Woken;
 
@@ -64,6 +64,8 @@ pub(crate) struct Held {
     /// Packets on their way in and out; kept here because they are too large to be cleared for each step.
     pub(crate) rx: RxBatch,
     pub(crate) tx: TxBatch,
+    /// The engine as the last session left it. None: none was, or one has it.
+    pub(crate) kept: Option<Box<Kept<crate::session::Tables>>>,
 }
 
 impl Held {
@@ -77,6 +79,7 @@ impl Held {
             trim: TrimAgain { due: Instant::NEVER, look: Instant(0) },
             rx: RxBatch::new(),
             tx: TxBatch::new(),
+            kept: None,
         }
     }
 }
@@ -149,6 +152,7 @@ impl Lane {
     ///
     /// # Errors
     /// [`Poisoned`], also when the holder died and no steward stepped in.
+    #[inline]
     pub fn enter(&self, now: Instant) -> Result<Session<'_>, Poisoned> {
         self.healthy()?;
         let guard = lock(self.lane);

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use base::limits::BATCH_FRAMES;
 use base::{Duration, Instant, LaneId};
 use engine::Engine;
-use region::{FrameArea, LaneGuard};
+use region::{CarveError, Carved, Carver, FrameArea, Kept, LaneGuard};
 use state::ports::{PORT_ADDRESSES, PORT_UP};
 use state::{LaneMem, TxBatch};
 
@@ -38,11 +38,25 @@ pub struct Progress {
     pub asks: bool,
 }
 
+/// What is carved of a lane: the engine over its tables.
+pub(crate) struct Tables;
+
+impl Carved for Tables {
+    type Of<'a> = Engine<'a>;
+
+    #[inline(always)]
+    fn carve<'a>(carver: Carver<'a>, area: &'a FrameArea) -> Result<Engine<'a>, CarveError> {
+        Ok(Engine::new(LaneMem::carve(carver, area)?, Instant(0)))
+    }
+}
+
 /// A lane in the hands of this thread. Dropping it sends what is queued, does what others deferred, and unlocks.
 pub struct Session<'a> {
     guard: Option<LaneGuard>,
     area: &'a FrameArea,
     held: MutexGuard<'a, Held>,
+    /// Goes back to `held` at the end.
+    kept: Option<Box<Kept<Tables>>>,
     now: Instant,
     gather: bool,
     look_at: Instant,
@@ -65,13 +79,24 @@ impl After {
 }
 
 impl<'a> Session<'a> {
+    #[inline]
     pub(crate) fn new(
         guard: LaneGuard,
         area: &'a FrameArea,
-        held: MutexGuard<'a, Held>,
+        mut held: MutexGuard<'a, Held>,
         now: Instant,
     ) -> Self {
-        Self { guard: Some(guard), area, held, now, gather: false, look_at: Instant::NEVER, after: None }
+        let kept = Some(held.kept.take().unwrap_or_default());
+        Self {
+            guard: Some(guard),
+            area,
+            held,
+            kept,
+            now,
+            gather: false,
+            look_at: Instant::NEVER,
+            after: None,
+        }
     }
 
     /// The time of this session.
@@ -101,16 +126,16 @@ impl<'a> Session<'a> {
     fn receive_after(&mut self, flush: bool) -> Progress {
         let mut progress = Progress::default();
         let now = self.now;
-        let Self { guard, area, held, look_at, after, .. } = self;
-        let Some(mut engine) = open(guard, area, now) else { return progress };
+        let Self { guard, area, held, kept, look_at, after, .. } = self;
+        let Some(engine) = open(kept, guard, area, now) else { return progress };
         let held = &mut **held;
         if flush {
-            progress.sent = transmit(&mut engine, held, now);
+            progress.sent = transmit(engine, held, now);
         }
-        *look_at = held.resolver.run(&mut engine, &held.ports, now);
-        progress.received += receive_mail(&mut engine, held);
+        *look_at = held.resolver.run(engine, &held.ports, now);
+        progress.received += receive_mail(engine, held);
         for _ in 0..ROUNDS {
-            let (got, full) = receive(&mut engine, held);
+            let (got, full) = receive(engine, held);
             progress.received += got;
             progress.more = full;
             if !full {
@@ -119,22 +144,22 @@ impl<'a> Session<'a> {
         }
         progress.more |= engine.mem().frames.lane().is_some_and(|lane| lane.has_mail());
         engine.handle_timers();
-        wake_lanes(&mut engine);
+        wake_lanes(engine);
         if now >= held.trim.look {
             held.trim = engine.mem().frames.trim(now, sys::memory::give_back);
         }
         progress.asks = held.resolver.has_asks();
-        *after = Some(After::of(&engine));
+        *after = Some(After::of(engine));
         progress
     }
 
     /// Calls `f` with the engine over this lane's tables. Tables that describe themselves wrongly poison the lane, and
     /// give `R`'s default.
     pub fn engine<R: Default>(&mut self, f: impl FnOnce(&mut Engine<'_>) -> R) -> R {
-        match open(&mut self.guard, self.area, self.now) {
-            Some(mut engine) => {
-                let result = f(&mut engine);
-                self.after = Some(After::of(&engine));
+        match open(&mut self.kept, &mut self.guard, self.area, self.now) {
+            Some(engine) => {
+                let result = f(engine);
+                self.after = Some(After::of(engine));
                 result
             }
             None => {
@@ -150,9 +175,9 @@ impl<'a> Session<'a> {
         if self.after.is_some_and(|after| !after.sends) {
             return 0;
         }
-        let Some(mut engine) = open(&mut self.guard, self.area, self.now) else { return 0 };
-        let sent = transmit(&mut engine, &mut self.held, self.now);
-        self.after = Some(After::of(&engine));
+        let Some(engine) = open(&mut self.kept, &mut self.guard, self.area, self.now) else { return 0 };
+        let sent = transmit(engine, &mut self.held, self.now);
+        self.after = Some(After::of(engine));
         sent
     }
 
@@ -174,15 +199,15 @@ impl<'a> Session<'a> {
 
     /// Puts `port` at index `at`, where there is none: a wire that the keeper introduced. False: the lane has no such row, or a port there.
     pub fn add_port(&mut self, at: u8, port: LanePort) -> bool {
-        let Self { guard, area, held, now, after, .. } = self;
+        let Self { guard, area, held, kept, now, after, .. } = self;
         *after = None;
         let held = &mut **held;
-        let Some(mut engine) = open(guard, area, *now) else { return false };
+        let Some(engine) = open(kept, guard, area, *now) else { return false };
         if !held.place(at, port) {
             return false;
         }
         if let Some(port) = held.ports.get(usize::from(at)) {
-            held.resolver.describe(&mut engine, at, port);
+            held.resolver.describe(engine, at, port);
         }
         true
     }
@@ -190,10 +215,10 @@ impl<'a> Session<'a> {
     /// Takes the wire at index `at` away, whose other end is gone: what came by it is still taken, then its connections end as by a
     /// reset.
     pub fn drop_port(&mut self, at: u8) {
-        let Self { guard, area, held, now, after, .. } = self;
+        let Self { guard, area, held, kept, now, after, .. } = self;
         *after = None;
         let held = &mut **held;
-        let Some(mut engine) = open(guard, area, *now) else { return };
+        let Some(engine) = open(kept, guard, area, *now) else { return };
         let Some(port) = held.ports.get_mut(usize::from(at)) else { return };
         let mut gone = core::mem::replace(port, LanePort::absent());
         for _ in 0..LAST_BATCHES {
@@ -239,8 +264,18 @@ impl<'a> Session<'a> {
 
 impl Drop for Session<'_> {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if self.guard.is_some() && std::thread::panicking() {
             self.poison();
+        } else {
+            self.end();
+        }
+    }
+}
+
+impl Session<'_> {
+    /// What dropping it does: sends what is queued, does what others deferred, and unlocks. A session that ended does nothing more.
+    pub fn end(&mut self) {
+        if self.guard.is_none() {
             return;
         }
         if !self.gather {
@@ -259,15 +294,21 @@ impl Drop for Session<'_> {
                 self.flush();
             }
         }
+        self.held.kept = self.kept.take();
     }
 }
 
 /// The engine over the tables of the lane that `guard` holds.
-#[inline(never)]
-fn open<'g>(guard: &'g mut Option<LaneGuard>, area: &'g FrameArea, now: Instant) -> Option<Engine<'g>> {
-    let guard = guard.as_mut()?;
-    let mem = LaneMem::carve(guard.carver(), area).ok()?;
-    Some(Engine::new(mem, now))
+#[inline]
+fn open<'s>(
+    kept: &'s mut Option<Box<Kept<Tables>>>,
+    guard: &'s mut Option<LaneGuard>,
+    area: &'s FrameArea,
+    now: Instant,
+) -> Option<&'s mut Engine<'s>> {
+    let engine = kept.as_mut()?.open(guard.as_mut()?, area).ok()?;
+    engine.set_now(now);
+    Some(engine)
 }
 
 /// Takes what other lanes of the region handed over. Gives the number of packets.

@@ -209,7 +209,7 @@ fn put(engine: &mut Engine<'_>, name: SockRef, parts: &Parts<'_>, skip: usize, m
             Err(_) if queued > 0 => break,
             Err(error) => return Err(of_send(error)),
         }
-        if queued > 0 && engine.ready(name).0 & Ready::OUT.0 == 0 {
+        if queued > 0 && sources.peek().is_some() && engine.ready(name).0 & Ready::OUT.0 == 0 {
             break;
         }
     }

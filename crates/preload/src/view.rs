@@ -287,7 +287,8 @@ impl View {
         }
         let gather = self.gathers(visit, now);
         let asks = session.take_asks();
-        self.leave(lane, session, gather, &mut wakes);
+        self.leave(lane, &mut session, gather, &mut wakes);
+        drop(session);
         drop(gate);
         wakes.send();
         Self::pass_on(&asks);
@@ -352,7 +353,8 @@ impl View {
         self.last_of_batch.store(last as usize, Ordering::Relaxed);
         self.flushed_ns.store(now.0, Ordering::Relaxed);
         let asks = session.take_asks();
-        self.leave(lane, session, last != 0, &mut wakes);
+        self.leave(lane, &mut session, last != 0, &mut wakes);
+        drop(session);
         drop(gate);
         wakes.send();
         Self::pass_on(&asks);
@@ -360,11 +362,11 @@ impl View {
     }
 
     /// Ends a session, and notes the next timer.
-    fn leave(&self, lane: &Lane, mut session: Session<'_>, gather: bool, wakes: &mut Wakes) {
+    fn leave(&self, lane: &Lane, session: &mut Session<'_>, gather: bool, wakes: &mut Wakes) {
         if gather {
             session.gather();
         }
-        drop(session);
+        session.end();
         let signals = lane.lane_ref().signals();
         let deadline = signals.deadline_ns.load(Ordering::Acquire);
         self.deadline_ns.store(deadline, Ordering::Release);

@@ -35,7 +35,10 @@ pub struct LaneSignals {
     pub take_overs: AtomicU32,
     /// Not 0: the tables are initialised. Written by the holder.
     pub ready: AtomicU32,
-    spare: [AtomicU64; 3],
+    /// How often the tables were made. Written by the holder, see [`LaneGuard::formats`].
+    pub formats: AtomicU32,
+    spare0: AtomicU32,
+    spare: [AtomicU64; 2],
 }
 const _: () = assert!(size_of::<LaneSignals>() == 64);
 
@@ -202,6 +205,7 @@ impl LaneRef {
 
     /// The atomics outside the lock.
     #[must_use]
+    #[inline]
     pub fn signals(&self) -> &'static LaneSignals {
         &self.control.signals
     }
@@ -247,8 +251,14 @@ impl LaneGuard {
         self.frame_area().reclaim()
     }
 
+    /// The holder is about to make the lane's tables: nobody's notes of where they lie are of use any more ([`crate::Kept`]).
+    pub fn formats(&mut self) {
+        self.lane.control.signals.formats.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// The lane.
     #[must_use]
+    #[inline]
     pub fn lane(&self) -> LaneRef {
         self.lane
     }

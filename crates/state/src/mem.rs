@@ -119,6 +119,7 @@ impl<'a> LaneMem<'a> {
         let region = guard.region();
         // What an earlier holder of this lane took: its tables, which alone knew those frames, end here.
         guard.reclaim_frames();
+        guard.formats();
         let tables = LaneTables::place(shape).0;
         let mut carver = guard.carver();
         *carver.one(tables.tables)? = tables;

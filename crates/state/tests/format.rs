@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicU64;
 
 use base::{FrameIdx, Instant, LaneId};
-use region::{Owner, Region, RegionShape};
+use region::{CarveError, Carved, Carver, FrameArea, Kept, Owner, Region, RegionShape};
 use state::{LAYOUT_VERSION, LaneMem, LaneShape};
 
 #[allow(clippy::unwrap_used, reason = "a test")]
@@ -42,4 +42,44 @@ fn an_unformatted_span_is_refused_or_empty() {
     let region = region(&shape, 64);
     let mut guard = region.lane(LaneId(0)).unwrap().try_lock(Owner { pid: 1, tid: 1 }).unwrap();
     assert!(LaneMem::carve(guard.carver(), &region.frame_area()).is_err());
+}
+
+struct Tables;
+
+impl Carved for Tables {
+    type Of<'a> = LaneMem<'a>;
+
+    fn carve<'a>(carver: Carver<'a>, area: &'a FrameArea) -> Result<LaneMem<'a>, CarveError> {
+        LaneMem::carve(carver, area)
+    }
+}
+
+#[test]
+fn tables_kept_between_holdings_are_found_anew_when_the_lane_was_formatted_or_is_another_one() {
+    let (large, small) = (LaneShape::for_socks(100), LaneShape::for_socks(8));
+    let (region, other) = (region(&large, 64), region(&small, 64));
+    let mut kept = Kept::<Tables>::default();
+    let owner = Owner { pid: 1, tid: 1 };
+    for (region, shape) in [(&region, &large), (&region, &small), (&other, &small)] {
+        let lane = region.lane(LaneId(0)).unwrap();
+        let area = lane.frame_area();
+        let mut guard = lane.try_lock(owner).unwrap();
+        LaneMem::format(&mut guard, shape, [3, 4], Instant(5)).unwrap();
+        let mem = kept.open(&mut guard, &area).unwrap();
+        assert_eq!(mem.hot.len(), shape.socks);
+        mem.globals.shape.socks = shape.socks + 1;
+        drop(guard);
+        // Held again, it is what it was.
+        let mut guard = lane.try_lock(owner).unwrap();
+        assert_eq!(kept.open(&mut guard, &area).unwrap().globals.shape.socks, shape.socks + 1);
+        assert_eq!(LaneMem::carve(guard.carver(), &area).unwrap().globals.shape.socks, shape.socks + 1);
+    }
+}
+
+#[test]
+fn a_lane_that_was_never_formatted_has_no_tables_to_keep() {
+    let shape = LaneShape::for_socks(8);
+    let region = region(&shape, 64);
+    let mut guard = region.lane(LaneId(0)).unwrap().try_lock(Owner { pid: 1, tid: 1 }).unwrap();
+    assert!(Kept::<Tables>::default().open(&mut guard, &region.frame_area()).is_err());
 }

@@ -95,8 +95,16 @@ impl Wakes {
     }
 
     /// Wakes them.
-    pub(crate) fn send(self) {
-        for waiter in self.list.into_iter().flatten() {
+    #[inline]
+    pub(crate) fn send(&self) {
+        if self.len > 0 {
+            self.raise_all();
+        }
+    }
+
+    #[inline(never)]
+    fn raise_all(&self) {
+        for waiter in self.list.iter().flatten() {
             waiter.raise();
         }
     }

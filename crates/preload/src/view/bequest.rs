@@ -14,7 +14,8 @@ impl View {
         let entered = lane.enter(sys::clock::now()).ok().map(|mut session| {
             let result = f(&mut session);
             self.tell(&mut session, &mut wakes);
-            self.leave(lane, session, false, &mut wakes);
+            self.leave(lane, &mut session, false, &mut wakes);
+            drop(session);
             result
         });
         drop(gate);
