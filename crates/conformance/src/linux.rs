@@ -11,11 +11,11 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, accept_with, bind, connect,
-    listen, recv, send, shutdown, socket_with, sockopt,
+    listen, recv, send, sendto, shutdown, socket_with, sockopt,
 };
 use sys::fds::Fd;
 
-use crate::ours::{check_stream, poll_words, word};
+use crate::ours::{check_stream, fast_open_keys, poll_words, word};
 use crate::packet::Family;
 use crate::script::{Answer, Call, Opt, Script};
 use crate::segment::{Came, SCRIPT_PORT, STACK_PORT, stream_byte};
@@ -26,7 +26,8 @@ const DEVICE: &str = "tap0";
 
 /// Settings of the namespace: nothing that is not in a script may send, and Linux's congestion control is the one our
 /// engine has.
-const SYSCTLS: [(&str, &str); 4] = [
+const SYSCTLS: [(&str, &str); 5] = [
+    ("net/ipv4/tcp_fastopen", "3"),
     ("net/ipv4/tcp_congestion_control", "reno"),
     ("net/ipv4/tcp_no_metrics_save", "1"),
     ("net/ipv4/tcp_ecn", "2"),
@@ -40,6 +41,9 @@ const SYSCTLS_V6: [(&str, &str, &str); 4] = [
     ("net/ipv6/conf/default/accept_ra", "0", "0"),
     ("net/ipv6/conf/default/accept_dad", "0", "0"),
 ];
+
+/// MSG_FASTOPEN.
+const FAST_OPEN: SendFlags = SendFlags::from_bits_retain(0x2000_0000);
 
 /// Linux's stack.
 pub struct Linux {
@@ -156,10 +160,28 @@ impl Linux {
     fn connect(&mut self) -> Result<Answer, String> {
         let sock = self.socket()?;
         let done = connect(&sock, &SocketAddr::new(std_addr(self.family.script()), SCRIPT_PORT));
-        self.sock = Some(sock);
+        self.others.extend(self.sock.replace(sock));
+        (self.sent, self.read) = (0, 0);
         Ok(match done {
             Err(Errno::INPROGRESS) => Answer::Ok,
             done => answer(done),
+        })
+    }
+
+    /// What a call with MSG_FASTOPEN does.
+    fn send_first(&mut self, len: usize) -> Result<Answer, String> {
+        let sock = self.socket()?;
+        let data: Vec<u8> = (0..len as u64).map(stream_byte).collect();
+        let to = SocketAddr::new(std_addr(self.family.script()), SCRIPT_PORT);
+        let done = sendto(&sock, &data, FAST_OPEN, &to);
+        self.others.extend(self.sock.replace(sock));
+        (self.sent, self.read) = (0, 0);
+        Ok(match done {
+            Ok(n) => {
+                self.sent = n as u64;
+                Answer::Number(n)
+            }
+            Err(errno) => answer(Err(errno)),
         })
     }
 
@@ -262,6 +284,14 @@ fn set(sock: &OwnedFd, option: Opt, value: u32) -> rustix::io::Result<()> {
         Opt::RcvBuf => sockopt::set_socket_recv_buffer_size(sock, value as usize),
         Opt::SndBuf => sockopt::set_socket_send_buffer_size(sock, value as usize),
         Opt::Ttl => sockopt::set_ip_ttl(sock, value),
+        Opt::FastOpen => sys::fast_open::set_max(sock, value),
+        Opt::FastOpenConnect => sys::fast_open::set_connect(sock, value != 0),
+        Opt::FastOpenBare => sys::fast_open::set_no_cookie(sock, value != 0),
+        Opt::FastOpenKey => match fast_open_keys(value).as_slice() {
+            [key] => sys::fast_open::set_keys(sock, *key, None),
+            [key, backup, ..] => sys::fast_open::set_keys(sock, *key, Some(*backup)),
+            [] => Ok(()),
+        },
     }
 }
 
@@ -311,6 +341,9 @@ fn answer(done: rustix::io::Result<()>) -> Answer {
         (Errno::ADDRINUSE, "EADDRINUSE"),
         (Errno::ISCONN, "EISCONN"),
         (Errno::BADF, "EBADF"),
+        (Errno::INPROGRESS, "EINPROGRESS"),
+        (Errno::ALREADY, "EALREADY"),
+        (Errno::OPNOTSUPP, "EOPNOTSUPP"),
     ];
     match names.iter().find(|(e, _)| *e == errno) {
         Some((_, name)) => word(name),
@@ -357,6 +390,7 @@ impl Target for Linux {
             Call::Listen(backlog) => self.listen(*backlog),
             Call::CloseListener => Ok(self.listener.take().map_or_else(|| word("EBADF"), |_| Answer::Ok)),
             Call::Connect => self.connect(),
+            Call::SendFirst(len) => self.send_first(*len),
             Call::Accept => self.accept(),
             Call::Send(len) => self.send(*len, SendFlags::empty()),
             Call::SendMore(len) => self.send(*len, SendFlags::MORE),

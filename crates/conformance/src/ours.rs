@@ -24,6 +24,9 @@ const FRAMES: u32 = 4096;
 /// Where the stack's ephemeral ports begin here.
 const LOCAL_PORT: PortNumber = PortNumber(50_000);
 
+/// Fast open both ways, as for Linux.
+const FAST_OPEN: u16 = 3;
+
 /// Packets on their way in and out.
 #[derive(Default)]
 struct Wire {
@@ -91,8 +94,17 @@ pub struct Ours {
     listener: Option<SockRef>,
     sock: Option<SockRef>,
     options: TcpOptions,
+    fast: FastOpen,
     sent: u64,
     read: u64,
+}
+
+/// What scripts set of fast open.
+#[derive(Default)]
+struct FastOpen {
+    max: u32,
+    keys: Vec<[u8; 16]>,
+    connect: bool,
 }
 
 impl Ours {
@@ -116,8 +128,10 @@ impl Ours {
         let port = Box::new(WirePort { wire: Arc::clone(&wire), mtu: script.mtu });
         let port = LanePort { port, ifindex: 0, mac: STACK_MAC, wire: None };
         let lane = Lane::new(region, LaneId(0), vec![port], None).ok_or("the region has no lane")?;
-        let session = lane.enter(now).map_err(|_| "the lane is poisoned");
-        session?.set_addresses(0, &[script.family.stack()]);
+        let mut session = lane.enter(now).map_err(|_| "the lane is poisoned")?;
+        session.set_addresses(0, &[script.family.stack()]);
+        session.engine(|e| e.set_fast_open(FAST_OPEN));
+        drop(session);
         Ok(Self {
             family: script.family,
             lane,
@@ -127,6 +141,7 @@ impl Ours {
             listener: None,
             sock: None,
             options: TcpOptions::default(),
+            fast: FastOpen::default(),
             sent: 0,
             read: 0,
         })
@@ -161,9 +176,18 @@ impl Ours {
             mtu: 0,
         };
         let options = self.options;
-        Ok(match self.with(|e| Some(e.tcp_connect(local, remote, &route, &options)))? {
+        let fast = self.fast.connect;
+        let connected = self.with(|e| {
+            Some(if fast {
+                e.tcp_connect_fast(local, remote, &route, &options).map(|(sock, _)| sock)
+            } else {
+                e.tcp_connect(local, remote, &route, &options)
+            })
+        })?;
+        Ok(match connected {
             Some(Ok(sock)) => {
                 self.sock = Some(sock);
+                (self.sent, self.read) = (0, 0);
                 Answer::Ok
             }
             Some(Err(ConnectError::Invalid)) => word("EINVAL"),
@@ -185,6 +209,20 @@ impl Ours {
             Some(Err(AcceptError::WouldBlock)) => word("EAGAIN"),
             Some(Err(AcceptError::Gone)) | None => word("EINVAL"),
         })
+    }
+
+    /// What a call with MSG_FASTOPEN does.
+    fn send_first(&mut self, len: usize) -> Result<Answer, String> {
+        let before = core::mem::replace(&mut self.fast.connect, true);
+        let begun = self.connect()?;
+        self.fast.connect = before;
+        match (begun, self.sock) {
+            (Answer::Ok, Some(sock)) => Ok(match self.send(sock, len, false)? {
+                Answer::Word(errno) if errno == "EAGAIN" => word("EINPROGRESS"),
+                other => other,
+            }),
+            (failed, _) => Ok(failed),
+        }
     }
 
     fn send(&mut self, sock: SockRef, len: usize, more: bool) -> Result<Answer, String> {
@@ -221,6 +259,22 @@ impl Ours {
     }
 
     fn set(&mut self, option: Opt, value: u32) -> Result<Answer, String> {
+        match option {
+            Opt::FastOpen => self.fast.max = value,
+            Opt::FastOpenKey => self.fast.keys = fast_open_keys(value),
+            Opt::FastOpenConnect => self.fast.connect = value != 0,
+            _ => return self.set_option(option, value),
+        }
+        self.tell_fast_open().map(|()| Answer::Ok)
+    }
+
+    fn tell_fast_open(&mut self) -> Result<(), String> {
+        let Some(listener) = self.listener else { return Ok(()) };
+        let (max, keys) = (self.fast.max, self.fast.keys.clone());
+        self.with(|e| e.tcp_set_fast_open(listener, max, &keys)).map(|_| ())
+    }
+
+    fn set_option(&mut self, option: Opt, value: u32) -> Result<Answer, String> {
         let at = self.sock.or(self.listener);
         if let Some(options) = at.map(|s| self.with(|e| e.tcp_options(s))).transpose()?.flatten() {
             self.options = options;
@@ -238,6 +292,8 @@ impl Ours {
             Opt::RcvBuf => o.rcv_buf_bytes = value,
             Opt::SndBuf => o.snd_buf_bytes = value,
             Opt::Ttl => o.ttl = value as u8,
+            Opt::FastOpenBare => o.fast_open_bare = value as u8,
+            Opt::FastOpen | Opt::FastOpenKey | Opt::FastOpenConnect => return Ok(word("ENOPROTOOPT")),
         }
         let options = self.options;
         match at {
@@ -278,9 +334,12 @@ impl Ours {
             Call::Poll => word(&poll_words(self.with(|e| e.ready(sock).0)?)),
             Call::State => word(state_name(self.with(|e| e.tcp_info(sock).map(|i| i.state))?)),
             Call::Unread => Answer::Number(self.with(|e| e.unread_bytes(sock))? as usize),
-            Call::Listen(_) | Call::Connect | Call::Accept | Call::CloseListener | Call::Set(..) => {
-                word("EBADF")
-            }
+            Call::Listen(_)
+            | Call::Connect
+            | Call::SendFirst(_)
+            | Call::Accept
+            | Call::CloseListener
+            | Call::Set(..) => word("EBADF"),
         })
     }
 }
@@ -325,6 +384,7 @@ impl Target for Ours {
                 let (backlog, options) = (*backlog, self.options);
                 let made = self.with(|e| e.tcp_listen(local, backlog, &options).ok())?;
                 self.listener = made;
+                self.tell_fast_open()?;
                 Ok(if made.is_some() { Answer::Ok } else { word("EADDRINUSE") })
             }
             (Call::CloseListener, _) => match self.listener.take() {
@@ -332,6 +392,7 @@ impl Target for Ours {
                 None => Ok(word("EBADF")),
             },
             (Call::Connect, _) => self.connect(),
+            (Call::SendFirst(len), _) => self.send_first(*len),
             (Call::Accept, _) => self.accept(),
             (Call::Set(option, value), _) => self.set(*option, *value),
             (Call::Poll, None) => match self.listener {
@@ -351,6 +412,17 @@ impl Target for Ours {
 
 pub(crate) fn word(text: &str) -> Answer {
     Answer::Word(text.to_owned())
+}
+
+/// The keys that a script means by `value`: one, whose words are all that number, or with 256 times another number that one's behind it.
+pub(crate) fn fast_open_keys(value: u32) -> Vec<[u8; 16]> {
+    let numbers = if value < 256 { vec![value] } else { vec![value % 256, value / 256] };
+    let key = |number: u32| {
+        let mut key = [0; 16];
+        key.as_chunks_mut::<4>().0.fill(number.to_le_bytes());
+        key
+    };
+    numbers.into_iter().map(key).collect()
 }
 
 /// Are these the bytes of the script's stream from `offset` on?

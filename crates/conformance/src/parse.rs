@@ -6,7 +6,7 @@ use wire::TcpFlags;
 
 use crate::packet::{Extension, Family, Fault};
 use crate::script::{Action, Answer, Call, For, Opt, Script, Step, Wait};
-use crate::segment::{Field, Options, Pattern, Report, SCRIPT_PORT};
+use crate::segment::{Cookie, Field, Options, Pattern, Report, SCRIPT_PORT};
 
 /// All scripts of one file.
 ///
@@ -165,6 +165,7 @@ fn call(text: &str) -> Result<Call, String> {
         ["connect"] => Call::Connect,
         ["connected"] => Call::Connected,
         ["accept"] => Call::Accept,
+        ["send", "first", n] => Call::SendFirst(number(n)?),
         ["send", n] => Call::Send(number(n)?),
         ["send", n, "more"] => Call::SendMore(number(n)?),
         ["recv", n] => Call::Recv(number(n)?),
@@ -195,6 +196,10 @@ fn option_of(name: &str) -> Result<Opt, String> {
         "rcvbuf" => Opt::RcvBuf,
         "sndbuf" => Opt::SndBuf,
         "ttl" => Opt::Ttl,
+        "fastopen" => Opt::FastOpen,
+        "fastopen_key" => Opt::FastOpenKey,
+        "fastopen_connect" => Opt::FastOpenConnect,
+        "fastopen_no_cookie" => Opt::FastOpenBare,
         _ => return Err(format!("no such option as {name}")),
     })
 }
@@ -308,6 +313,10 @@ fn options(text: &str) -> Result<Options, String> {
             ["mss", n] => options.mss = Some(field(n)?),
             ["wscale", n] => options.scale = Some(field(n)?),
             ["sackOK"] => options.sack_ok = true,
+            ["FO"] => options.fast_open = Some(Cookie::Is(Vec::new())),
+            ["FO", "*"] => options.fast_open = Some(Cookie::Any),
+            ["FO", "last"] => options.fast_open = Some(Cookie::Last),
+            ["FO", digits] => options.fast_open = Some(Cookie::Is(bytes(digits)?)),
             ["ts", value, echo] => options.ts = Some((field(value)?, field(echo)?)),
             ["sack", blocks @ ..] => {
                 for block in blocks {
@@ -319,6 +328,14 @@ fn options(text: &str) -> Result<Options, String> {
         }
     }
     Ok(options)
+}
+
+/// Bytes written as pairs of hexadecimal digits.
+fn bytes(digits: &str) -> Result<Vec<u8>, String> {
+    let (pairs, rest) = digits.as_bytes().as_chunks::<2>();
+    let byte = |pair: &[u8; 2]| core::str::from_utf8(pair).ok().and_then(|p| u8::from_str_radix(p, 16).ok());
+    let all: Option<Vec<u8>> = pairs.iter().map(byte).collect();
+    all.filter(|_| rest.is_empty()).ok_or_else(|| format!("`{digits}` are no bytes in hexadecimal digits"))
 }
 
 #[cfg(test)]

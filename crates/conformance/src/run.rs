@@ -135,6 +135,7 @@ impl<T: Target> Run<'_, T> {
         if let Some(ts) = came.options.timestamps {
             talk.last_ts = ts.value;
         }
+        talk.cookie = came.options.fast_open().filter(|f| !f.cookie().is_empty()).or(talk.cookie);
     }
 
     fn text(&mut self, came: &Came) -> String {

@@ -85,6 +85,8 @@ pub enum Call {
     Connected,
     /// Takes a connection from the listener; the calls that follow are on it.
     Accept,
+    /// Begins to connect with fast open, and writes so many bytes (MSG_FASTOPEN).
+    SendFirst(usize),
     /// Writes so many bytes of the stream.
     Send(usize),
     /// Writes so many bytes, with MSG_MORE.
@@ -134,6 +136,15 @@ pub enum Opt {
     SndBuf,
     /// IP_TTL.
     Ttl,
+    /// TCP_FASTOPEN of the listener.
+    FastOpen,
+    /// TCP_FASTOPEN_KEY of the listener, the number in each of its four words; and 256 times another number for the
+    /// key that goes out of use.
+    FastOpenKey,
+    /// TCP_FASTOPEN_CONNECT.
+    FastOpenConnect,
+    /// TCP_FASTOPEN_NO_COOKIE.
+    FastOpenBare,
 }
 
 /// What a call must give.

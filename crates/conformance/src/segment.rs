@@ -1,7 +1,7 @@
 //! Segments as scripts write them: relative numbers, only the fields that matter; built, and compared with what came.
 
 use base::{Port, SeqNum};
-use wire::tcp_options::{SackBlock, Timestamps};
+use wire::tcp_options::{FastOpen, SackBlock, Timestamps};
 use wire::{TcpFlags, TcpHeader, TcpOptions, TcpSegment};
 
 use crate::packet::{self, Extension, Family};
@@ -40,6 +40,17 @@ pub struct Pattern {
     pub extension: Option<Extension>,
 }
 
+/// The fast open option.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Cookie {
+    /// With a cookie.
+    Any,
+    /// With this one; none of its bytes are a request.
+    Is(Vec<u8>),
+    /// In a segment to send: with the last one the stack gave.
+    Last,
+}
+
 /// The options of a segment.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -55,12 +66,21 @@ pub struct Options {
     pub ts: Option<(Field<u32>, Field<u32>)>,
     /// SACK blocks.
     pub sack: Vec<(u32, u32)>,
+    /// Fast open.
+    pub fast_open: Option<Cookie>,
 }
 
 impl Options {
     /// None.
-    pub const NONE: Self =
-        Self { given: false, mss: None, scale: None, sack_ok: false, ts: None, sack: Vec::new() };
+    pub const NONE: Self = Self {
+        given: false,
+        mss: None,
+        scale: None,
+        sack_ok: false,
+        ts: None,
+        sack: Vec::new(),
+        fast_open: None,
+    };
 }
 
 /// Port the stack listens on.
@@ -79,6 +99,8 @@ pub struct Conversation {
     pub stack_port: u16,
     /// Its last timestamp.
     pub last_ts: u32,
+    /// The last fast open cookie that it gave.
+    pub cookie: Option<FastOpen>,
 }
 
 /// The byte of a stream at `offset` from its first one. Both sides use it, so that what is sent and read is checked.
@@ -135,6 +157,7 @@ impl Came {
         options.extend(o.sack_permitted.then(|| "sackOK".to_owned()));
         options.extend(o.timestamps.map(|t| format!("ts {} {}", t.value, t.echo)));
         options.extend(o.window_scale.map(|s| format!("wscale {s}")));
+        options.extend(o.fast_open().map(|f| format!("FO {}", digits(f.cookie()))));
         for block in o.sack.as_slice() {
             let (left, right) = (block.left.0, block.right.0);
             options.push(format!(
@@ -148,6 +171,11 @@ impl Came {
         }
         text
     }
+}
+
+/// Bytes in hexadecimal digits.
+fn digits(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The flags as scripts write them.
@@ -192,9 +220,14 @@ impl Pattern {
         let Ok(len) = header.emit(&self.wire_options(talk, stack_iss), &mut bytes) else { return Vec::new() };
         bytes.truncate(len);
         // The first payload byte of a stream has number 1.
-        let first = u64::from(self.seq).saturating_sub(1);
+        let first = self.first_byte();
         bytes.extend((0..u64::from(self.len)).map(|at| stream_byte(first + at)));
         packet::frame(family, self.ecn.unwrap_or(0), self.extension, bytes)
+    }
+
+    /// Where in its stream the payload begins; behind a SYN is the first byte.
+    fn first_byte(&self) -> u64 {
+        u64::from(self.seq + u32::from(self.flags.is_syn())).saturating_sub(1)
     }
 
     fn wire_options(&self, talk: &Conversation, stack_iss: SeqNum) -> TcpOptions {
@@ -213,6 +246,14 @@ impl Pattern {
                 Field::Last => talk.last_ts,
             };
             options.timestamps = Some(Timestamps { value: number(value), echo: number(echo) });
+        }
+        let fast_open = match &self.options.fast_open {
+            Some(Cookie::Is(bytes)) => FastOpen::of(bytes, false),
+            Some(Cookie::Last) => talk.cookie,
+            Some(Cookie::Any) | None => None,
+        };
+        if let Some(option) = fast_open {
+            options = options.with_fast_open(&option);
         }
         for (left, right) in &self.options.sack {
             options.sack.push(SackBlock { left: stack_iss.plus(*left), right: stack_iss.plus(*right) });
@@ -244,7 +285,7 @@ impl Pattern {
         if let Some(ecn) = self.ecn {
             check("ecn", ecn.to_string(), came.ecn.to_string());
         }
-        let first = u64::from(self.seq).saturating_sub(1);
+        let first = self.first_byte();
         let good = (0..).zip(&came.payload).all(|(at, byte)| *byte == stream_byte(first + at));
         check(
             "payload",
@@ -277,6 +318,16 @@ impl Pattern {
         let (want, got) = presence(self.options.scale, came.window_scale);
         check("wscale", want, got);
         check("sackOK", self.options.sack_ok.to_string(), came.sack_permitted.to_string());
+        let given = came.fast_open().map(|f| f.cookie().to_vec());
+        match (&self.options.fast_open, &given) {
+            (Some(Cookie::Any | Cookie::Last), Some(cookie)) if !cookie.is_empty() => {}
+            (want, got) => {
+                let want =
+                    want.as_ref().map(|w| if let Cookie::Is(b) = w { digits(b) } else { "some".into() });
+                let got = got.as_ref().map(|b| digits(b));
+                check("FO", format!("{want:?}"), format!("{got:?}"));
+            }
+        }
         let (want, got) = presence(self.options.ts.map(|t| t.0), came.timestamps.map(|t| t.value));
         check("ts value", want, got);
         let (want, got) = presence(self.options.ts.map(|t| t.1), came.timestamps.map(|t| t.echo));

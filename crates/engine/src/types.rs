@@ -107,6 +107,8 @@ pub struct TcpInfo {
     pub timestamps: bool,
     /// SACK is in use.
     pub sack: bool,
+    /// The SYN had data, which were taken (fast open).
+    pub syn_data: bool,
     /// Scale of the peer's windows.
     pub snd_shift: u8,
     /// Scale of our windows.

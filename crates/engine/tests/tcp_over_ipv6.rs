@@ -10,6 +10,8 @@ mod borrow;
 mod defence;
 #[path = "tcp_events.rs"]
 mod events;
+#[path = "tcp_fast_open.rs"]
+mod fast_open;
 #[path = "tcp_flow_control.rs"]
 mod flow_control;
 #[path = "tcp_listen.rs"]

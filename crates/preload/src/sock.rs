@@ -266,7 +266,7 @@ impl Inner {
             rcv_low_bytes: 0,
             notsent_low_bytes: 0,
             defer_accept: 0,
-            room: 0,
+            fast_open_bare: 0,
             mss_max: 0,
             congestion: 0,
             spare: 0,

@@ -179,6 +179,14 @@ plain! {
         pub cookies_in: u64,
         /// Segments with a cookie that was none of ours (SyncookiesFailed).
         pub cookies_bad: u64,
+        /// Connections opened by peers with fast open (TCPFastOpenPassive).
+        pub fast_in: u64,
+        /// SYNs with a fast open cookie that was none of ours (TCPFastOpenPassiveFail).
+        pub fast_in_bad: u64,
+        /// SYNs of ours with data that were acknowledged with them (TCPFastOpenActive).
+        pub fast_out: u64,
+        /// The same, without them (TCPFastOpenActiveFail).
+        pub fast_out_bad: u64,
         /// Connections that ended in silence (TCPAbortOnTimeout).
         pub aborts_on_timeout: u64,
         /// Connections ended by close with unread data (TCPAbortOnClose).

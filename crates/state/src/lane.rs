@@ -6,9 +6,9 @@ use region::{FlowBucket, FlowHead, FlowTable, FrameLane, Layout, TableAt, Timer,
 
 use crate::dormant::OPTION_SETS;
 use crate::{
-    CongestionTables, Counters, Dormant, DormantGlobals, EventGlobals, EventRow, Handle, Hop, IpGlobals,
-    LISTEN_BUCKETS, LaneLoad, Listener, OptionSet, PortInfo, Reassembly, Scoreboard, TcbCold, TcbHot,
-    TcbQueue, TxFrame, UdpSock,
+    CongestionTables, Counters, Dormant, DormantGlobals, EventGlobals, EventRow, FAST_PEERS, FastPeer,
+    Handle, Hop, IpGlobals, LISTEN_BUCKETS, LaneLoad, Listener, OptionSet, PortInfo, Reassembly, Scoreboard,
+    TcbCold, TcbHot, TcbQueue, TxFrame, UdpSock,
 };
 
 plain! {
@@ -149,8 +149,10 @@ plain! {
         pub congestion: u8,
         /// ECN (RFC 3168), as the engine numbers its ways.
         pub ecn: u8,
+        /// Fast open, as net.ipv4.tcp_fastopen numbers its ways.
+        pub fast_open: u16,
         /// Room.
-        pub spare: [u8; 6],
+        pub spare: [u8; 4],
         /// Keys initial sequence numbers (RFC 6528).
         pub isn_key: [u64; 2],
     }
@@ -177,7 +179,8 @@ impl TcpGlobals {
         snd_buf_bytes: 0,
         congestion: 0,
         ecn: 0,
-        spare: [0; 6],
+        fast_open: 1,
+        spare: [0; 4],
         isn_key: [0; 2],
     };
 }
@@ -198,6 +201,8 @@ plain! {
         pub events: EventGlobals,
         /// What it notes for the region's other lanes.
         pub load: LaneLoad,
+        /// What peers said of fast open.
+        pub fast_peers: [FastPeer; FAST_PEERS],
     }
 }
 

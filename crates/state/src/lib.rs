@@ -6,6 +6,7 @@ mod congestion;
 mod counters;
 pub mod dormant;
 mod event;
+mod fast;
 pub mod hop;
 mod io;
 mod ip;
@@ -25,6 +26,7 @@ pub use congestion::{Arrival, Congestion, CongestionTables, Cubic, Dctcp, Prr, S
 pub use counters::{Counters, DROP_REASONS, DropReason, TcpCounters};
 pub use dormant::{Dormant, DormantGlobals, Handle, OptionSet};
 pub use event::{EventGlobals, EventQueue, EventRow};
+pub use fast::{FAST_PEERS, FastPeer};
 pub use hop::{Hop, HopGlobals};
 pub use io::{CsumState, Piece, RxBatch, RxFrame, TxBatch, TxFrame};
 pub use ip::IpGlobals;

@@ -43,6 +43,18 @@ plain! {
         pub overflows: u32,
         /// When it last sent a SYN cookie; 0: never.
         pub cookie_at: Instant,
+        /// Keys of fast open cookies, the current one first (TCP_FASTOPEN_KEY).
+        pub fast_keys: [[u64; 2]; 2],
+        /// Until when the resets of `fast_held` count.
+        pub fast_until: Instant,
+        /// How many of `fast_keys` there are; 0: the lane's own.
+        pub fast_key_count: u32,
+        /// Connections whose program has them before their handshake is complete, at most (TCP_FASTOPEN); 0: none.
+        pub fast_max: u32,
+        /// How many there are.
+        pub fast_open: u32,
+        /// How many of those ended with a RST lately (RFC 7413 5.1).
+        pub fast_held: u32,
         /// Options of the connections it makes.
         pub options: TcpOptions,
     }

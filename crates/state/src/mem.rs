@@ -9,9 +9,9 @@ use region::{
 
 use crate::dormant::{FREE_HANDLE, LAST};
 use crate::{
-    Congestion, Counters, Dormant, DormantGlobals, EventGlobals, EventQueue, EventRow, Handle, Hop,
-    IpGlobals, LaneGlobals, LaneLoad, LaneShape, LaneTables, Listener, OptionSet, PortInfo, Rate, Reassembly,
-    Scoreboard, TcbCold, TcbHot, TcpCounters, TcpGlobals, TxFrame, UdpSock,
+    Congestion, Counters, Dormant, DormantGlobals, EventGlobals, EventQueue, EventRow, FAST_PEERS, FastPeer,
+    Handle, Hop, IpGlobals, LaneGlobals, LaneLoad, LaneShape, LaneTables, Listener, OptionSet, PortInfo,
+    Rate, Reassembly, Scoreboard, TcbCold, TcbHot, TcpCounters, TcpGlobals, TxFrame, UdpSock,
 };
 
 /// Every table of one lane, for the time the lane lock is held.
@@ -130,6 +130,7 @@ impl<'a> LaneMem<'a> {
             dormant: DormantGlobals::empty(shape.socks),
             events: EventGlobals { queues: [EventQueue { head: u32::MAX, tail: u32::MAX }; EVENT_QUEUES] },
             load: LaneLoad::EMPTY,
+            fast_peers: [FastPeer::default(); FAST_PEERS],
         };
         *carver.one(tables.stock)? = FrameLane {
             head: FrameIdx::NONE,

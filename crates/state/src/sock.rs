@@ -175,8 +175,8 @@ plain! {
         pub keep_interval_s: u16,
         /// TCP_DEFER_ACCEPT: timeouts of a SYN,ACK for which a handshake waits for data; 0: it does not wait.
         pub defer_accept: u8,
-        /// Room.
-        pub room: u8,
+        /// TCP_FASTOPEN_NO_COOKIE: 1 takes and sends data in a SYN without a cookie.
+        pub fast_open_bare: u8,
         /// TCP_USER_TIMEOUT, ms; 0: the retry limits decide.
         pub user_timeout_ms: u32,
         /// Receive buffer, bytes; 0: the lane's default.

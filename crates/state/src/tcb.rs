@@ -266,8 +266,10 @@ plain! {
         pub reo_extra: u8,
         /// Recoveries until that is forgotten, and with bit 7, whether the path was seen to reorder.
         pub reo_memory: u8,
+        /// Fast open (RFC 7413), as the engine numbers its flags.
+        pub fast: u8,
         /// Room.
-        pub room: u16,
+        pub room: u8,
         /// When a state that may not last ends: keepalive, FIN-WAIT-2 of an orphan, want of frames.
         pub idle_at: Instant,
         /// Sequence number of a FIN that came out of order.

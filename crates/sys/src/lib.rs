@@ -10,6 +10,7 @@ pub mod affinity;
 pub mod bpf;
 pub mod caller;
 pub mod clock;
+pub mod fast_open;
 pub mod fds;
 pub mod futex;
 pub mod launch;

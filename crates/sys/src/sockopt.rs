@@ -12,6 +12,8 @@ use crate::{Result, raw};
 pub(crate) unsafe trait KernelPlain: Copy {}
 
 // SAFETY: integers and arrays of them.
+unsafe impl KernelPlain for u8 {}
+// SAFETY: as above.
 unsafe impl KernelPlain for i32 {}
 // SAFETY: as above.
 unsafe impl KernelPlain for u32 {}

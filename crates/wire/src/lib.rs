@@ -37,7 +37,7 @@ pub use ipv6::{Ipv6Error, Ipv6Header, Ipv6Packet};
 pub use ipv6_ext::{ExtensionError, Fragment, UpperLayer};
 pub use ndp::{NdpBody, NdpError, NdpMessage, NdpOptions};
 pub use tcp::{TcpError, TcpFlags, TcpHeader, TcpSegment};
-pub use tcp_options::{SackBlock, SackBlocks, TcpOptions, Timestamps};
+pub use tcp_options::{FastOpen, SackBlock, SackBlocks, TcpOptions, Timestamps};
 pub use udp::{UdpDatagram, UdpError, UdpHeader};
 pub use usual::{Usual, UsualHeader};
 pub use vlan::{Untagged, VlanError, VlanTag};

@@ -1,5 +1,5 @@
-//! TCP options: MSS (RFC 9293 3.7.1), window scale and timestamps (RFC 7323), SACK (RFC 2018); MD5 (RFC 2385) and
-//! TCP-AO (RFC 5925) are noted as present, every other kind is skipped.
+//! TCP options: MSS (RFC 9293 3.7.1), window scale and timestamps (RFC 7323), SACK (RFC 2018), fast open (RFC 7413); MD5 (RFC
+//! 2385) and TCP-AO (RFC 5925) are noted as present, every other kind is skipped.
 //!
 //! Malformed options never fail: what stands before the bad length counts, the rest is ignored. Which options count in
 //! which segment (MSS, window scale, SACK-permitted in SYNs only) is the engine's business.
@@ -24,6 +24,16 @@ const SACK: u8 = 5;
 const TIMESTAMPS: u8 = 8;
 const MD5: u8 = 19;
 const AO: u8 = 29;
+const FAST_OPEN: u8 = 34;
+/// Options on trial (RFC 6994), told apart by two bytes behind the length.
+const TRIAL: u8 = 254;
+/// Those of fast open before it had a number of its own (RFC 7413 4.1.1).
+const TRIAL_FAST_OPEN: [u8; 2] = [0xf9, 0x89];
+
+/// Bytes of a fast open cookie, at most (RFC 7413 2).
+pub const COOKIE_LEN_MAX: usize = 16;
+/// The same, at least.
+pub const COOKIE_LEN_MIN: usize = 4;
 
 /// How the timestamps option starts when two NOPs align it (RFC 7323 appendix A).
 const ALIGNED_TIMESTAMPS: [u8; 4] = [NOP, NOP, TIMESTAMPS, 10];
@@ -48,23 +58,60 @@ pub struct SackBlock {
     pub right: SeqNum,
 }
 
-/// Up to four SACK blocks, in the order of the option.
+/// Up to four SACK blocks, in the order of the option; or in their place, as only SYNs have it and they have no blocks, the fast open option.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SackBlocks {
     blocks: [SackBlock; SACK_BLOCKS_MAX],
     count: u8,
+    /// 0: no fast open option; else the length of the cookie and 1, with [`ON_TRIAL`] in the old form.
+    fast_open: u8,
 }
+
+/// Bit of [`SackBlocks::fast_open`].
+const ON_TRIAL: u8 = 0x80;
 
 impl SackBlocks {
     /// No block.
-    pub const NONE: Self =
-        Self { blocks: [SackBlock { left: SeqNum(0), right: SeqNum(0) }; SACK_BLOCKS_MAX], count: 0 };
+    pub const NONE: Self = Self {
+        blocks: [SackBlock { left: SeqNum(0), right: SeqNum(0) }; SACK_BLOCKS_MAX],
+        count: 0,
+        fast_open: 0,
+    };
 
     /// The blocks.
     #[inline]
     #[must_use]
     pub fn as_slice(&self) -> &[SackBlock] {
         self.blocks.get(..usize::from(self.count)).unwrap_or(&self.blocks)
+    }
+
+    /// `option` in the place of blocks.
+    #[cold]
+    fn of_fast_open(option: &FastOpen) -> Self {
+        let on_trial = if option.on_trial { ON_TRIAL } else { 0 };
+        let mut blocks = Self { fast_open: (option.len + 1) | on_trial, ..Self::NONE };
+        let mut words = option.bytes.as_chunks::<4>().0.iter().map(|word| SeqNum(u32::from_be_bytes(*word)));
+        for block in &mut blocks.blocks {
+            block.left = words.next().unwrap_or_default();
+            block.right = words.next().unwrap_or_default();
+        }
+        blocks
+    }
+
+    /// The option in the place of blocks.
+    fn fast_open(&self) -> Option<FastOpen> {
+        if self.fast_open == 0 { None } else { Some(self.as_fast_open()) }
+    }
+
+    #[cold]
+    fn as_fast_open(&self) -> FastOpen {
+        let mut bytes = [0; COOKIE_LEN_MAX];
+        let words = self.blocks.iter().flat_map(|block| [block.left.0, block.right.0]);
+        for (to, word) in bytes.as_chunks_mut::<4>().0.iter_mut().zip(words) {
+            *to = word.to_be_bytes();
+        }
+        let len = (self.fast_open & !ON_TRIAL).saturating_sub(1);
+        FastOpen { bytes, len, on_trial: self.fast_open & ON_TRIAL != 0 }
     }
 
     /// Is there none?
@@ -90,10 +137,58 @@ impl SackBlocks {
 
 impl PartialEq for SackBlocks {
     fn eq(&self, other: &Self) -> bool {
-        self.as_slice() == other.as_slice()
+        self.as_slice() == other.as_slice() && self.fast_open() == other.fast_open()
     }
 }
 impl Eq for SackBlocks {}
+
+/// The fast open option (RFC 7413 4.1.1): a cookie of 4 to 16 bytes, or none at all, which asks for one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FastOpen {
+    bytes: [u8; COOKIE_LEN_MAX],
+    len: u8,
+    /// In the form that was used before the option had a number.
+    pub on_trial: bool,
+}
+
+impl FastOpen {
+    /// Asks for a cookie.
+    pub const REQUEST: Self = Self { bytes: [0; COOKIE_LEN_MAX], len: 0, on_trial: false };
+
+    /// The option with `cookie`. `None`: a cookie has 4 to 16 bytes, an even number; none are a request.
+    #[must_use]
+    pub fn of(cookie: &[u8], on_trial: bool) -> Option<Self> {
+        let fits = cookie.is_empty() || (COOKIE_LEN_MIN..=COOKIE_LEN_MAX).contains(&cookie.len());
+        let mut option = Self { len: cookie.len() as u8, on_trial, ..Self::REQUEST };
+        if !fits || !cookie.len().is_multiple_of(2) {
+            return None;
+        }
+        option.bytes.get_mut(..cookie.len())?.copy_from_slice(cookie);
+        Some(option)
+    }
+
+    /// The cookie; empty in a request.
+    #[must_use]
+    pub fn cookie(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.len)).unwrap_or(&self.bytes)
+    }
+
+    /// The option as it is sent, NOPs behind it.
+    #[cold]
+    fn emit(&self) -> [u8; COOKIE_LEN_MAX + 4] {
+        let mut out = [NOP; COOKIE_LEN_MAX + 4];
+        let len = self.cookie().len();
+        let head: &[u8] = if self.on_trial {
+            &[TRIAL, 4 + len as u8, TRIAL_FAST_OPEN[0], TRIAL_FAST_OPEN[1]]
+        } else {
+            &[FAST_OPEN, 2 + len as u8]
+        };
+        for (to, from) in out.iter_mut().zip(head.iter().chain(self.cookie())) {
+            *to = *from;
+        }
+        out
+    }
+}
 
 /// The options of one segment. Of an option that comes twice, the last counts.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -153,6 +248,18 @@ impl TcpOptions {
         has_ao: false,
     };
 
+    /// These with the fast open option, for a SYN: it takes the place of SACK blocks.
+    #[must_use]
+    pub fn with_fast_open(self, option: &FastOpen) -> Self {
+        Self { sack: SackBlocks::of_fast_open(option), ..self }
+    }
+
+    /// The fast open option.
+    #[must_use]
+    pub fn fast_open(&self) -> Option<FastOpen> {
+        self.sack.fast_open()
+    }
+
     /// The options in `bytes`, the option bytes of one segment.
     #[inline]
     #[must_use]
@@ -207,7 +314,21 @@ impl TcpOptions {
             (SACK, data) => self.take_sack(data),
             (MD5, data) => self.has_md5 |= data.len() == 16,
             (AO, data) => self.has_ao |= data.len() >= 2,
+            (FAST_OPEN, cookie) => self.take_fast_open(cookie, false),
+            (TRIAL, data) => {
+                if let Some(cookie) = data.strip_prefix(&TRIAL_FAST_OPEN) {
+                    self.take_fast_open(cookie, true);
+                }
+            }
             _ => {}
+        }
+    }
+
+    /// RFC 7413 4.1.1: a cookie of another length than it may have is as none.
+    #[cold]
+    fn take_fast_open(&mut self, cookie: &[u8], on_trial: bool) {
+        if let Some(option) = FastOpen::of(cookie, on_trial) {
+            self.sack = SackBlocks::of_fast_open(&option);
         }
     }
 
@@ -237,7 +358,14 @@ impl TcpOptions {
             (false, true) => 4,
             (false, false) => 0,
         };
-        mss + scale + rest
+        let fast_open = match self.sack.fast_open {
+            0 => 0,
+            coded => {
+                let head = if coded & ON_TRIAL != 0 { 4 } else { 2 };
+                (head + (coded & !ON_TRIAL) as usize - 1).next_multiple_of(4)
+            }
+        };
+        mss + scale + rest + fast_open
     }
 
     /// Bytes that [`TcpOptions::emit`] writes: a multiple of 4, at most 40.
@@ -298,6 +426,10 @@ impl TcpOptions {
         for block in self.sack.as_slice().iter().take(blocks) {
             put(block.left.0.to_be_bytes());
             put(block.right.0.to_be_bytes());
+        }
+        if let Some(option) = self.fast_open() {
+            // As many of the words as there is room for.
+            option.emit().as_chunks::<4>().0.iter().for_each(|word| put(*word));
         }
         Ok(len)
     }

@@ -3,7 +3,7 @@
 
 use base::SeqNum;
 use wire::tcp_options::{OPTIONS_LEN_MAX, only_timestamps};
-use wire::{SackBlock, SackBlocks, TcpFlags, TcpHeader, TcpOptions, TcpSegment, Timestamps};
+use wire::{FastOpen, SackBlock, SackBlocks, TcpFlags, TcpHeader, TcpOptions, TcpSegment, Timestamps};
 
 const NONE: TcpOptions = TcpOptions::NONE;
 const TIMESTAMPS: Timestamps = Timestamps { value: 0x0102_0304, echo: 0x0506_0708 };
@@ -105,6 +105,34 @@ fn unknown_options_and_what_follows_the_end_are_ignored() {
 fn a_window_scale_above_14_is_read_as_14() {
     assert_eq!(TcpOptions::parse(&[3, 3, 255, 0]).window_scale, Some(14));
     assert_eq!(TcpOptions::parse(&[3, 3, 0, 0]).window_scale, Some(0));
+}
+
+#[test]
+fn fast_open_asks_with_no_cookie_and_brings_one_of_4_to_16_bytes() {
+    let of = |bytes: &[u8]| TcpOptions::parse(bytes).fast_open();
+    assert_eq!(of(&[34, 2, 1, 1]), Some(FastOpen::REQUEST));
+    assert_eq!(of(&[254, 4, 0xf9, 0x89]).map(|f| (f.on_trial, f.cookie().len())), Some((true, 0)));
+    for len in 1..=20_usize {
+        let cookie: Vec<u8> = (1..=len as u8).collect();
+        let good = (4..=16).contains(&len) && len.is_multiple_of(2);
+        for on_trial in [false, true] {
+            let head: &[u8] = if on_trial { &[254, 4 + len as u8, 0xf9, 0x89] } else { &[34, 2 + len as u8] };
+            let bytes = [head, &cookie].concat();
+            assert_eq!(of(&bytes), FastOpen::of(&cookie, on_trial), "{bytes:?}");
+            assert_eq!(of(&bytes).is_some(), good, "{bytes:?}");
+            let Some(option) = FastOpen::of(&cookie, on_trial) else { continue };
+            assert_eq!(option.cookie(), cookie);
+            let options = TcpOptions { mss: Some(1460), ..NONE }.with_fast_open(&option);
+            let mut out = [0xff; 40];
+            let written = options.emit(&mut out).unwrap();
+            assert_eq!(written, options.len_bytes());
+            let mut expected = [&[2, 4, 0x05, 0xb4], &bytes[..]].concat();
+            expected.resize(written, 1);
+            assert_eq!(out[..written], expected);
+        }
+    }
+    // Another option on trial.
+    assert_eq!(of(&[254, 8, 0xf9, 0x88, 1, 2, 3, 4]), None);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use base::{Duration, Idx, Instant, IpAddress, SeqNum};
 use core::net::Ipv4Addr;
 
 use super::congestion::initial_window;
+use super::fast_open::bit;
 use super::{State, flag, rtt};
 
 /// Units of [`Dormant::since`], as a shift of ns.
@@ -14,6 +15,8 @@ pub(super) const SINCE_SHIFT: u32 = 24;
 pub(super) mod kept {
     pub(crate) const TIMESTAMPS: u8 = 1;
     pub(crate) const SACK: u8 = 2;
+    /// The data of its SYN were taken.
+    pub(crate) const SYN_DATA: u8 = 4;
     pub(crate) const KEEPALIVE: u8 = 8;
     /// The program has closed it; there was no row to say so to the peer.
     pub(crate) const CLOSED: u8 = 16;
@@ -113,6 +116,7 @@ pub(super) fn freeze(hot: &TcbHot, cold: &TcbCold, now: Instant) -> Option<Dorma
     for (bit, flag) in kept::ALL {
         flags |= if hot.flags & flag == 0 { 0 } else { bit };
     }
+    flags |= if cold.fast & bit::SYN_DATA == 0 { 0 } else { kept::SYN_DATA };
     Some(Dormant {
         handle: cold.handle,
         local: local.to_bits(),
@@ -222,6 +226,7 @@ fn thaw_cold(row: &Dormant, set: &OptionSet, since: Instant) -> TcbCold {
         irs: before_data(row.rcv_nxt, row.bytes_in),
         retransmits: u32::from(row.retransmits),
         handle: row.handle,
+        fast: if row.flags & kept::SYN_DATA == 0 { 0 } else { bit::SYN_DATA },
         ..TcbCold::default()
     };
     let loss = &mut cold.loss;

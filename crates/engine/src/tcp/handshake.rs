@@ -10,8 +10,8 @@ use super::rack::note_rtt;
 use super::receive::QUICK_ACKS;
 use super::segment::Seg;
 use super::{
-    Cause, MSS_DEFAULT, MSS_DEFAULT_V6, MSS_MIN, State, TIMESTAMPS_BYTES, cc_flag, flag, headers_to, reset,
-    rtt, table, window,
+    Cause, MSS_DEFAULT, MSS_DEFAULT_V6, MSS_MIN, State, TIMESTAMPS_BYTES, cc_flag, fast_open, flag,
+    headers_to, reset, rtt, table, window,
 };
 use crate::errors::SockError;
 
@@ -134,6 +134,9 @@ impl Conn<'_, '_> {
         self.hot.sent_at = self.now;
         self.cold.heard_at = self.now;
         self.start_keepalive();
+        if self.cold.fast != 0 {
+            self.count_data_after_syn();
+        }
         if self.has_data() {
             self.enqueue(Ring::Data);
         }
@@ -141,7 +144,7 @@ impl Conn<'_, '_> {
 }
 
 /// A segment for a connection in SYN-SENT.
-pub(super) fn syn_sent(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, seg: &Seg) {
+pub(super) fn syn_sent(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, seg: &mut Seg) {
     let Some(mut c) = conn(mem, now, at) else { return };
     let (una, nxt) = (c.hot.snd.una, c.hot.snd.nxt);
     let acks = seg.flags.is_ack();
@@ -162,12 +165,12 @@ pub(super) fn syn_sent(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, seg
         c.drop_packet(DropReason::TcpFlagsBad);
         return;
     }
+    if acks && c.cold.fast != 0 {
+        return fast_open::on_syn_ack(mem, now, at, seg);
+    }
     c.take_syn(seg);
     if acks {
-        c.open_up(seg, Cause::RecvSynAck);
-        c.hot.rcv.edge = c.hot.rcv.nxt.plus(c.hot.rcv_buf.min(65_535));
-        c.ack_now();
-        c.notify(Ready::OUT);
+        c.answered(seg);
     } else {
         // Both ends have sent a SYN (RFC 9293 3.5, figure 7).
         c.go(Cause::RecvSyn);
@@ -179,6 +182,15 @@ pub(super) fn syn_sent(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, seg
 }
 
 impl Conn<'_, '_> {
+    /// Our SYN was answered by the SYN,ACK `seg`.
+    #[inline]
+    pub(super) fn answered(&mut self, seg: &Seg) {
+        self.open_up(seg, Cause::RecvSynAck);
+        self.hot.rcv.edge = self.hot.rcv.nxt.plus(self.hot.rcv_buf.min(65_535));
+        self.ack_now();
+        self.notify(Ready::OUT);
+    }
+
     /// The ACK step of a segment for a connection in SYN-RECEIVED. `Ok`: it completes the handshake; the rest of the segment
     /// is to be looked at.
     pub(super) fn syn_rcvd_ack(&mut self, seg: &Seg) -> bool {
@@ -200,6 +212,6 @@ impl Conn<'_, '_> {
 
     /// Is this the state of one end after both have sent a SYN?
     pub(super) fn is_simultaneous_open(&self) -> bool {
-        self.state() == State::SynRcvd && !self.any(flag::IN_SYN_QUEUE)
+        self.state() == State::SynRcvd && !self.any(flag::IN_SYN_QUEUE) && !self.is_early()
     }
 }

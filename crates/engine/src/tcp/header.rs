@@ -235,7 +235,10 @@ impl Conn<'_, '_> {
         } else if self.cold.cc_flags & cc_flag::WINDOW_SCALE != 0 {
             options.window_scale = Some(self.hot.rcv_shift);
         }
-        options
+        match self.fast_option() {
+            Some(option) => options.with_fast_open(&option),
+            None => options,
+        }
     }
 
     /// Makes the segment `cut` and adds it to `out`. Everything that is sent tells the peer RCV.NXT and our window.
@@ -261,14 +264,15 @@ impl Conn<'_, '_> {
         let mut packet = TxFrame::new(head);
         let mut sent = Sent { len: 0, flags: cut.flags, next: cut.from };
         if cut.len > 0 {
-            (sent.len, sent.next) = self.collect(&mut packet, cut.from, cut.seq, cut.len);
+            let first = cut.seq.plus(u32::from(cut.flags.is_syn()));
+            (sent.len, sent.next) = self.collect(&mut packet, cut.from, first, cut.len);
             if sent.len < cut.len {
                 // More pieces than a packet has room for: the rest follows in the next one.
                 let mss = self.mss();
                 sent.flags = cut.flags.without(TcpFlags::FIN | TcpFlags::PSH);
                 let whole = if sent.len > mss { sent.len - sent.len % mss } else { sent.len };
                 packet = TxFrame::new(head);
-                (sent.len, sent.next) = self.collect(&mut packet, cut.from, cut.seq, whole);
+                (sent.len, sent.next) = self.collect(&mut packet, cut.from, first, whole);
             }
         }
         let syn = sent.flags.is_syn();

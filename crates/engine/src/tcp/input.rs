@@ -9,7 +9,7 @@ use super::ack::AckWorth;
 use super::conn::{Conn, Fate, Ring, conn};
 use super::segment::{self, Seg};
 use super::table::{self, Whose};
-use super::{State, flag, handshake, listen, reset};
+use super::{State, fast_open, flag, handshake, listen, reset};
 use crate::away;
 use crate::errors::SockError;
 use crate::ipv4::Packet;
@@ -30,7 +30,7 @@ pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, packet: &Packet) {
     mem.counters.tcp.segments_in = mem.counters.tcp.segments_in.wrapping_add(1);
     match found {
         Whose::Of(at) if strays(mem, at, &seg) => {
-            if !listen::replaces_time_wait(mem, now, at, &seg) {
+            if !listen::replaces_time_wait(mem, now, at, &mut seg) {
                 mem.counters.drop_packet(DropReason::IpSourceBad);
             }
         }
@@ -96,6 +96,9 @@ pub(super) fn for_connection(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot
         c.notify(Ready::OUT);
     }
     c.arm();
+    if opening && c.cold.fast != 0 {
+        fast_open::after_segment(mem, now, at, opened, fate);
+    }
     if fate == Fate::Refuse {
         reset::of_segment(mem, now, seg, DropReason::TcpAckBad);
         return;
@@ -304,12 +307,13 @@ impl Conn<'_, '_> {
         }
         match self.state() {
             // RFC 9293 3.10.7.4, second step: a passive open goes back to LISTEN in silence.
-            State::SynRcvd => Fate::Dead(SockError::Refused),
+            State::SynRcvd if !self.is_early() => Fate::Dead(SockError::Refused),
             State::CloseWait => Fate::Dead(SockError::Pipe),
             State::Closing | State::LastAck | State::TimeWait => Fate::Closed,
             State::Closed
             | State::Listen
             | State::SynSent
+            | State::SynRcvd
             | State::Established
             | State::FinWait1
             | State::FinWait2 => Fate::Dead(SockError::Reset),

@@ -11,7 +11,7 @@ use wire::TcpFlags;
 
 use super::conn::{Fate, cold_of, conn};
 use super::segment::Seg;
-use super::{Cause, State, cookie, flag, reset, table};
+use super::{Cause, State, cookie, fast_open, flag, reset, table};
 use crate::errors::{AcceptError, ListenError};
 use crate::types::Accepted;
 use crate::{events, hop};
@@ -281,7 +281,7 @@ fn on_syn(
     mem: &mut LaneMem<'_>,
     now: Instant,
     listener: Idx<Listener>,
-    seg: &Seg,
+    seg: &mut Seg,
     above: Option<base::SeqNum>,
 ) {
     // As Linux: no SYN is taken while the accept queue is full.
@@ -293,7 +293,11 @@ fn on_syn(
     }
     let (iss, ts_offset) = table::initial_numbers(mem, now, &seg.key);
     let iss = above.filter(|a| !iss.after(*a)).unwrap_or(iss);
-    open_row(mem, now, listener, seg, (iss, ts_offset));
+    let Some(at) = open_row(mem, now, listener, seg, (iss, ts_offset)) else { return };
+    let fast = mem.listeners.get(listener).is_some_and(|row| row.fast_max > 0);
+    if fast && (seg.len > 0 || seg.options.fast_open().is_some()) {
+        fast_open::on_syn(mem, now, (listener, at), seg);
+    }
 }
 
 /// Is there room in the accept queue of `listener`? If not, it is counted.
@@ -342,7 +346,7 @@ pub(super) fn open_row(
 
 /// A SYN for connection `at` in TIME-WAIT opens a new connection if it cannot be an old duplicate (RFC 6191 2, RFC 1122
 /// 4.2.2.13). True: it did.
-pub(super) fn reuses_time_wait(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, seg: &Seg) -> bool {
+pub(super) fn reuses_time_wait(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, seg: &mut Seg) -> bool {
     let Some(hot) = mem.hot.get(at) else { return false };
     let newer_time = hot.flags & flag::TIMESTAMPS != 0
         && seg.options.timestamps.is_some_and(|t| (t.value.wrapping_sub(hot.rcv.ts_recent) as i32) > 0);
@@ -354,13 +358,18 @@ pub(super) fn reuses_time_wait(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbH
 /// TIME-WAIT keeps old duplicates from the next connection between the same ends (RFC 9293 3.6.1). Here they cannot reach it: they come
 /// by the old way, and what comes by another way than a connection's own is not its. So no numbers are compared; by the other way they
 /// are those of another stack, with clocks of its own.
-pub(super) fn replaces_time_wait(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, seg: &Seg) -> bool {
+pub(super) fn replaces_time_wait(
+    mem: &mut LaneMem<'_>,
+    now: Instant,
+    at: Idx<TcbHot>,
+    seg: &mut Seg,
+) -> bool {
     let waits = mem.hot.get(at).is_some_and(|hot| State::from_raw(hot.state) == State::TimeWait);
     waits && opens_again(mem, now, at, seg)
 }
 
 /// Ends connection `at`, which is in TIME-WAIT, for the one that `seg` opens. False: it opens none.
-fn opens_again(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, seg: &Seg) -> bool {
+fn opens_again(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, seg: &mut Seg) -> bool {
     let only_syn = seg.flags.is_syn() && !seg.flags.intersects(TcpFlags::RST | TcpFlags::ACK | TcpFlags::FIN);
     let Some(hot) = mem.hot.get(at).filter(|_| only_syn) else { return false };
     let local = Endpoint { addr: seg.key.local, port: seg.key.local_port };

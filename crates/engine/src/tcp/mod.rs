@@ -13,11 +13,11 @@
 //! | `timers`, `report` | what time and ICMP errors do |
 //! | `travel` | connections that move to another lane |
 //! | `bequest` | connections not yet accepted, from a listener that closes to its twin on another lane |
-//! | `table`, `listen`, `cookie`, `connect`, `verbs`, `stream`, `usual_io`, `borrow` | what programs do |
+//! | `table`, `listen`, `cookie`, `connect`, `fast_open`, `verbs`, `stream`, `usual_io`, `borrow` | what programs do |
 //! | `hibernate`, `frozen`, `handle` | idle connections in small rows, and their names |
 //! | `audit` | what must hold of every connection, for oracles |
 //!
-//! Left out: urgent data (read in line, as RFC 6093 wants), fast open.
+//! Left out: urgent data (read in line, as RFC 6093 wants).
 
 mod ack;
 pub(crate) mod audit;
@@ -32,6 +32,7 @@ mod cookie;
 mod cubic;
 mod dctcp;
 mod ecn;
+pub(crate) mod fast_open;
 mod frozen;
 mod handle;
 mod handshake;

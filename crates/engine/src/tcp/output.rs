@@ -109,7 +109,14 @@ impl Conn<'_, '_> {
             let first = state == State::SynSent;
             let flags = if first { TcpFlags::SYN } else { TcpFlags::SYN | TcpFlags::ACK };
             let flags = flags | self.ecn_of_syn(first);
-            self.send_segment(out, &Cut { seq: self.cold.iss, len: 0, flags, from: FrameIdx::NONE })?;
+            let mut cut = Cut { seq: self.cold.iss, len: 0, flags, from: FrameIdx::NONE };
+            if self.cold.fast != 0 {
+                cut = self.with_first_data(cut);
+            }
+            let sent = self.send_segment(out, &cut)?;
+            if self.cold.fast != 0 {
+                self.first_syn_sent(&sent);
+            }
             if self.cold.loss.backoff == 0 && !self.any(flag::TIMING) {
                 self.time(self.cold.iss.plus(1));
             }
@@ -187,7 +194,9 @@ impl Conn<'_, '_> {
 
     /// Sends one segment of data, if it may. True: there may be more.
     fn emit_data(&mut self, out: &mut TxBatch) -> Result<bool, Stop> {
-        if !self.state().is_synchronized() || self.state() == State::TimeWait {
+        let open = self.state().is_synchronized() && self.state() != State::TimeWait;
+        let early = || self.state() == State::SynRcvd && self.is_early() && self.unsent() > 0;
+        if !open && !early() {
             return Ok(false);
         }
         if self.any(flag::SPECIAL) && self.waits_for_pace() {

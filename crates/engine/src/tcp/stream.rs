@@ -5,6 +5,7 @@ use base::limits::FRAME_BYTES;
 use base::{FrameIdx, Idx, Instant};
 
 use super::conn::{Conn, conn};
+use super::fast_open::bit;
 use super::{State, flag, handle, lookup, usual_io, window};
 use crate::errors::{RecvError, SendError, SockError};
 
@@ -14,7 +15,13 @@ pub(super) fn send_refusal(c: &mut Conn<'_, '_>) -> Option<SendError> {
         return Some(SendError::Failed(error));
     }
     match c.state() {
-        State::SynSent | State::SynRcvd => Some(SendError::WouldBlock),
+        State::SynRcvd if c.is_early() => c.any(flag::FIN_QUEUED).then_some(SendError::Pipe),
+        State::SynSent | State::SynRcvd => {
+            if c.cold.fast & bit::DEFERRED != 0 {
+                c.first_write(&[]);
+            }
+            Some(SendError::WouldBlock)
+        }
         State::Established | State::CloseWait => c.any(flag::FIN_QUEUED).then_some(SendError::Pipe),
         _ => Some(SendError::Pipe),
     }
@@ -55,6 +62,10 @@ fn send_any(
 ) -> Result<usize, SendError> {
     let at = to_write(mem, now, s)?;
     let mut c = conn(mem, now, at).ok_or(SendError::Gone)?;
+    if c.cold.fast & bit::DEFERRED != 0 && c.state() == State::SynSent {
+        let n = c.first_write(data);
+        return if n == 0 && !data.is_empty() { Err(SendError::WouldBlock) } else { Ok(n) };
+    }
     if let Some(refusal) = send_refusal(&mut c) {
         if refusal == SendError::WouldBlock {
             c.set(flag::WANTS_ROOM);

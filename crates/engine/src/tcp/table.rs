@@ -9,7 +9,7 @@ use base::{FrameIdx, Idx, Instant, SeqNum};
 use siphasher::sip::SipHasher13;
 
 use super::conn::{Conn, Fate, Ring, cold_of, conn};
-use super::{Cause, State, TIME_WAIT, flag, frozen, handle, hibernate, listen, reset};
+use super::{Cause, State, TIME_WAIT, fast_open, flag, frozen, handle, hibernate, listen, reset};
 use crate::errors::SockError;
 use crate::events;
 use crate::hop::{self, HopMac};
@@ -202,6 +202,9 @@ fn settle_now(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, fate: Fate) 
 pub(super) fn end(mem: &mut LaneMem<'_>, at: Idx<TcbHot>, error: Option<SockError>) {
     let Some(hot) = mem.hot.get(at) else { return };
     let (state, flags) = (State::from_raw(hot.state), hot.flags);
+    if state == State::SynRcvd {
+        fast_open::uncount(mem, at);
+    }
     if state != State::Closed {
         forget(mem, at);
         if error.is_some() && state.is_synchronized() {

@@ -7,7 +7,7 @@ use ::state::{LaneMem, Ready, TcbHot, TcpOptions};
 use base::{Duration, Idx, Instant};
 
 use super::conn::{Conn, Fate, Ring, conn};
-use super::{RESERVE_FRAMES, RETRY, State, flag, hibernate, rtt, table};
+use super::{RESERVE_FRAMES, RETRY, State, fast_open, flag, hibernate, rtt, table};
 use crate::errors::SockError;
 
 /// Timers looked at in one call, at most.
@@ -52,6 +52,9 @@ fn fired(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>) {
     }
     let fate = c.on_timer();
     c.arm();
+    if fate == Fate::Dead(SockError::TimedOut) && c.cold.fast != 0 {
+        fast_open::unanswered(mem, now, at);
+    }
     table::settle(mem, now, at, fate);
 }
 

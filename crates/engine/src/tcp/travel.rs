@@ -9,7 +9,7 @@ use base::{FrameIdx, Idx, Instant, LaneId};
 use region::{Directory, Frames, Group};
 
 use super::conn::{Ring, cold_of, conn};
-use super::{State, board, cc_flag, flag, frozen, hibernate, listen, table};
+use super::{State, board, cc_flag, fast_open, flag, frozen, hibernate, listen, table};
 use crate::errors::MoveError;
 use crate::events;
 use crate::hop::{self, HopMac};
@@ -228,7 +228,9 @@ fn move_one(
         let (passive, board, handle) = (c.passive, c.board, c.handle);
         *c = cold;
         (c.passive, c.board, c.handle) = (passive, board, handle);
+        c.fast &= !fast_open::bit::COUNTED;
     }
+    fast_open::uncount(from, at);
     if cold.cc_flags & cc_flag::ROW != 0
         && let (Some(old), Some(row)) = (from.cc.get(Idx::new(at.raw())), to.cc.get_mut(Idx::new(new.raw())))
     {

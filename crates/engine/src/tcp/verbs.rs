@@ -4,6 +4,7 @@ use ::state::{Endpoint, LaneMem, Ready, SockKind, SockRef, TcbCold, TcbHot, TcpO
 use base::{Idx, Instant};
 
 use super::conn::{Conn, Fate, cold_of, conn};
+use super::fast_open::bit;
 use super::receive::QUICK_ACKS;
 use super::{Algorithm, Cause, State, cc_flag, ecn, flag, handle, hibernate, listen, lookup, table, window};
 use crate::errors::{ShutdownError, SockError};
@@ -26,7 +27,12 @@ fn ready_of(hot: &TcbHot, cold: &TcbCold) -> Ready {
     if no_read {
         ready |= Ready::IN | Ready::RDHUP;
     }
-    if state != State::SynSent && state != State::SynRcvd {
+    let opening = state == State::SynSent || state == State::SynRcvd;
+    if opening && cold.fast & bit::DEFERRED != 0 {
+        // As Linux: so that the program writes what the SYN waits for.
+        ready |= Ready::OUT;
+    }
+    if !opening || cold.fast & bit::EARLY != 0 {
         if hot.rcv_bytes >= cold.options.rcv_low_bytes.clamp(1, hot.rcv_buf.max(2) / 2) {
             ready |= Ready::IN;
         }
@@ -250,6 +256,7 @@ fn info_of(hot: &TcbHot, cold: &TcbCold) -> TcpInfo {
         state: State::from_raw(hot.state),
         timestamps: hot.flags & flag::TIMESTAMPS != 0,
         sack: hot.flags & flag::SACK != 0,
+        syn_data: cold.fast & bit::SYN_DATA != 0 && hot.state != State::SynSent as u8,
         snd_shift: hot.snd_shift,
         rcv_shift: hot.rcv_shift,
         backoff: cold.loss.backoff,
