@@ -1,8 +1,8 @@
 //! The narrowest link of a path: a queue in front of it for each direction, with a rule for what happens as it fills.
 
 use base::{Duration, Instant, Rng};
-use wire::{EthFrame, Ipv4Packet};
 
+use crate::ip::mark;
 use crate::network::Packet;
 
 /// What happens to packets as the queue fills.
@@ -134,26 +134,11 @@ impl Bottleneck {
     }
 }
 
-/// Sets CE in a packet that carries ECT (RFC 3168 5) and corrects its header's checksum. False: it does not.
-fn mark(packet: &mut Packet) -> bool {
-    let Some(ip) = EthFrame::parse(&packet.bytes).ok().and_then(|eth| Ipv4Packet::parse(eth.payload()).ok())
-    else {
-        return false;
-    };
-    if ip.traffic_class() & 3 == 0 {
-        return false;
-    }
-    let mut header = ip.header();
-    header.traffic_class |= 3;
-    // The options of a header are kept: only its first twenty bytes are written anew when there are none.
-    let plain = ip.header_len() == 20;
-    let to = packet.bytes.get_mut(14..34);
-    plain && to.is_some_and(|to| header.emit(to).is_ok())
-}
-
 #[cfg(test)]
 #[allow(clippy::expect_used, clippy::panic, reason = "tests")]
 mod tests {
+    use wire::{EthFrame, Ipv4Packet};
+
     use super::*;
 
     const SPEC: BottleneckSpec = BottleneckSpec {

@@ -67,6 +67,7 @@ impl Scenario {
             attack: AttackPlan { count: 0, interval: Duration::ZERO, syns: 0, flood: false },
             knows_macs: true,
             streams_a_port: 1,
+            six: false,
             mixed: false,
             bottleneck: Some(BottleneckSpec { left: plan.flows, ..plan.bottleneck }),
             stop_at: Instant(0).plus(plan.time),

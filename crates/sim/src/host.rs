@@ -9,8 +9,10 @@ use lane::{Lane, LanePort, Session};
 use region::{Owner, Region, RegionShape};
 use state::{LAYOUT_VERSION, LaneMem, LaneShape};
 
+use crate::ip::address;
 use crate::link::LinkSpec;
 use crate::port::{SharedNetwork, SimPort, lock};
+use crate::scenario::Scenario;
 
 thread_local! {
     /// Memory of hosts of worlds that are over.
@@ -36,11 +38,6 @@ pub(crate) struct Host {
     frames_at_start: u32,
 }
 
-/// The address of host number `host`.
-pub(crate) const fn address(host: usize) -> IpAddress {
-    IpAddress::from_v4(core::net::Ipv4Addr::new(10, 0, 0, host as u8 + 1))
-}
-
 pub(crate) const fn mac(host: usize) -> MacAddr {
     MacAddr([2, 0, 0, 0, 0, host as u8 + 1])
 }
@@ -50,13 +47,19 @@ const fn is_sleepy(seed: u64) -> bool {
     seed.is_multiple_of(3)
 }
 
-/// The way to host number `to`; its MAC is given, or is for ARP to find.
-pub(crate) fn route(from: usize, to: usize, known: bool) -> RouteTo {
-    RouteTo { port: 0, next_hop: address(to), local_mac: mac(from), mac: known.then(|| mac(to)), mtu: 0 }
+/// The way to host number `to`; its MAC is given, or is for ARP or neighbour discovery to find.
+pub(crate) fn route(from: usize, to: usize, plan: &Scenario) -> RouteTo {
+    let mac_of = plan.knows_macs.then(|| mac(to));
+    RouteTo { port: 0, next_hop: address(to, plan.six), local_mac: mac(from), mac: mac_of, mtu: 0 }
 }
 
 impl Host {
-    pub(crate) fn new(network: &SharedNetwork, spec: &HostSpec, seed: u64) -> Result<Self, String> {
+    pub(crate) fn new(
+        network: &SharedNetwork,
+        spec: &HostSpec,
+        six: bool,
+        seed: u64,
+    ) -> Result<Self, String> {
         let dormant = if is_sleepy(seed) { spec.socks } else { 0 };
         let shape = LaneShape {
             udp_socks: 16,
@@ -87,7 +90,7 @@ impl Host {
         let port = SimPort::new(network.clone(), number, spec.piece_bytes);
         let port = LanePort { port: Box::new(port), ifindex: 0, mac: mac(number), wire: None };
         let lane = Lane::new(region, id, vec![port], None).ok_or("the region has no lane")?;
-        let mut host = Self { lane, words, addr: address(number), frames_at_start: 0 };
+        let mut host = Self { lane, words, addr: address(number, six), frames_at_start: 0 };
         let addr = host.addr;
         host.enter(Instant(0))?.set_addresses(0, &[addr]);
         host.frames_at_start = host.free_frames(Instant(0))?;

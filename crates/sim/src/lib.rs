@@ -8,6 +8,7 @@ mod attack;
 mod bottleneck;
 mod bulk;
 mod host;
+mod ip;
 mod link;
 mod network;
 mod oracle;

@@ -361,7 +361,9 @@ impl Network {
     /// the Ethernet check sequence would have it.
     fn corrupt(&mut self, packet: &mut Packet) -> bool {
         let ethertype = packet.bytes.get(12..14).and_then(|b| b.first_chunk::<2>());
-        let is_ip = ethertype.is_some_and(|b| u16::from_be_bytes(*b) == EtherType::IPV4.0);
+        let is_ip = ethertype
+            .map(|b| u16::from_be_bytes(*b))
+            .is_some_and(|t| t == EtherType::IPV4.0 || t == EtherType::IPV6.0);
         if packet.csum != CsumState::Unknown || !is_ip {
             return false;
         }

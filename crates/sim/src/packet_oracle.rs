@@ -1,14 +1,12 @@
 //! What every packet that a lane sends must fulfil, whatever the network does to others.
 
 use std::collections::HashMap;
-use std::net::Ipv4Addr;
 
-use base::SeqNum;
+use base::{IpAddress, SeqNum};
 use state::CsumState;
-use wire::{
-    ArpPacket, EthFrame, EtherType, IpProtocol, Ipv4Packet, TcpFlags, TcpOptions, TcpSegment, UdpDatagram,
-};
+use wire::{ArpPacket, EthFrame, EtherType, IpProtocol, TcpFlags, TcpOptions, TcpSegment, UdpDatagram};
 
+use crate::ip::IpView;
 use crate::network::Packet;
 
 /// Headers, lengths and checksums of one packet.
@@ -17,24 +15,23 @@ pub(crate) fn check(packet: &Packet, mtu: u16) -> Result<(), String> {
     if eth.ethertype() == EtherType::ARP {
         return ArpPacket::parse(eth.payload()).map(|_| ()).map_err(|e| format!("sent bad ARP: {e:?}"));
     }
-    let ip = Ipv4Packet::parse(eth.payload()).map_err(|e| format!("sent a bad IPv4 packet: {e:?}"))?;
-    if ip.total_len() != eth.payload().len() {
-        return Err(format!("sent {} bytes behind an IPv4 packet", eth.payload().len() - ip.total_len()));
+    let ip = IpView::parse(&packet.bytes).map_err(|e| format!("sent {e}"))?;
+    if ip.len != eth.payload().len() {
+        return Err(format!("sent {} bytes behind an IP packet", eth.payload().len() - ip.len));
     }
-    if packet.gso_size == 0 && ip.total_len() > usize::from(mtu) {
-        return Err(format!("sent {} bytes over a link of {mtu}", ip.total_len()));
+    if packet.gso_size == 0 && ip.len > usize::from(mtu) {
+        return Err(format!("sent {} bytes over a link of {mtu}", ip.len));
     }
-    if ip.ttl() == 0 || ip.is_fragment() {
-        return if ip.ttl() == 0 { Err("sent a TTL of 0".into()) } else { Ok(()) };
+    if ip.ttl == 0 || ip.fragment.is_some() {
+        return if ip.ttl == 0 { Err("sent a TTL of 0".into()) } else { Ok(()) };
     }
-    let len = ip.payload().len() as u16;
-    let pseudo = wire::checksum::pseudo_v4(ip.src(), ip.dst(), ip.protocol(), len);
+    let pseudo = ip.pseudo();
     let finished = packet.csum != CsumState::Unfinished;
-    match ip.protocol() {
+    match ip.protocol {
         IpProtocol::TCP => {
             let segment =
-                TcpSegment::parse(ip.payload()).map_err(|e| format!("sent a bad TCP segment: {e:?}"))?;
-            let headers = ip.total_len() - segment.payload().len();
+                TcpSegment::parse(ip.payload).map_err(|e| format!("sent a bad TCP segment: {e:?}"))?;
+            let headers = ip.len - segment.payload().len();
             if usize::from(packet.gso_size) + headers > usize::from(mtu) {
                 return Err(format!("cut into segments of {} for a link of {mtu}", packet.gso_size));
             }
@@ -44,9 +41,16 @@ pub(crate) fn check(packet: &Packet, mtu: u16) -> Result<(), String> {
         }
         IpProtocol::UDP => {
             let datagram =
-                UdpDatagram::parse(ip.payload()).map_err(|e| format!("sent a bad UDP datagram: {e:?}"))?;
+                UdpDatagram::parse(ip.payload).map_err(|e| format!("sent a bad UDP datagram: {e:?}"))?;
             if finished && !datagram.checksum_ok(pseudo) {
                 return Err("sent a wrong UDP checksum".into());
+            }
+        }
+        IpProtocol::ICMP6 => {
+            let message =
+                wire::Icmp6Message::parse(ip.payload).map_err(|e| format!("sent bad ICMPv6: {e:?}"))?;
+            if !message.checksum_ok(pseudo) {
+                return Err("sent a wrong ICMPv6 checksum".into());
             }
         }
         _ => {}
@@ -55,34 +59,29 @@ pub(crate) fn check(packet: &Packet, mtu: u16) -> Result<(), String> {
 }
 
 /// What fragments of one packet have in common: identification, source, destination.
-pub(crate) type FragmentId = (u16, Ipv4Addr, Ipv4Addr);
+pub(crate) type FragmentId = (u32, IpAddress, IpAddress);
 
 /// Of which packet it is a fragment, if it is one.
 pub(crate) fn fragment_id(packet: &Packet) -> Option<FragmentId> {
-    let eth = EthFrame::parse(&packet.bytes).ok()?;
-    let ip = Ipv4Packet::parse(eth.payload()).ok()?;
-    ip.is_fragment().then(|| (ip.ident(), ip.src(), ip.dst()))
+    let ip = IpView::parse(&packet.bytes).ok()?;
+    ip.fragment.map(|ident| (ident, ip.src, ip.dst))
 }
 
 /// Is it the last segment of a write or of a stream, as far as its flags show?
 pub(crate) fn is_tail(packet: &Packet) -> bool {
-    let Some(ip) = EthFrame::parse(&packet.bytes).ok().and_then(|eth| Ipv4Packet::parse(eth.payload()).ok())
-    else {
-        return false;
-    };
+    let Ok(ip) = IpView::parse(&packet.bytes) else { return false };
     let last = |s: TcpSegment<'_>| s.flags().is_fin() || s.flags().contains(TcpFlags::PSH);
-    ip.protocol() == IpProtocol::TCP && TcpSegment::parse(ip.payload()).is_ok_and(last)
+    ip.protocol == IpProtocol::TCP && TcpSegment::parse(ip.payload).is_ok_and(last)
 }
 
 /// One line about a packet, for the report of a failure.
 pub(crate) fn describe(packet: &Packet) -> String {
-    let Some(ip) = EthFrame::parse(&packet.bytes).ok().and_then(|eth| Ipv4Packet::parse(eth.payload()).ok())
-    else {
-        return format!("{} bytes, not IPv4", packet.bytes.len());
+    let Ok(ip) = IpView::parse(&packet.bytes) else {
+        return format!("{} bytes, not IP", packet.bytes.len());
     };
-    let ends = |src: u16, dst: u16| format!("{}:{src} > {}:{dst}", ip.src(), ip.dst());
-    match ip.protocol() {
-        IpProtocol::TCP if !ip.is_fragment() => match TcpSegment::parse(ip.payload()) {
+    let ends = |src: u16, dst: u16| format!("{}:{src} > {}:{dst}", text(ip.src), text(ip.dst));
+    match ip.protocol {
+        IpProtocol::TCP if ip.fragment.is_none() => match TcpSegment::parse(ip.payload) {
             Ok(s) => format!(
                 "{} {:?} seq {} +{} ack {} win {} {:?}{}",
                 ends(s.src_port().0, s.dst_port().0),
@@ -96,8 +95,12 @@ pub(crate) fn describe(packet: &Packet) -> String {
             ),
             Err(e) => format!("bad TCP: {e:?}"),
         },
-        protocol => format!("{} {protocol:?} +{}", ends(0, 0), ip.payload().len()),
+        protocol => format!("{} {protocol:?} +{}", ends(0, 0), ip.payload.len()),
     }
+}
+
+fn text(addr: IpAddress) -> String {
+    addr.as_v4().map_or_else(|| addr.as_v6().to_string(), |v4| v4.to_string())
 }
 
 /// One direction of a connection, as its sender's segments show it.
@@ -111,7 +114,7 @@ struct Way {
     right: Option<SeqNum>,
 }
 
-type Ends = (Ipv4Addr, u16, Ipv4Addr, u16);
+type Ends = (IpAddress, u16, IpAddress, u16);
 
 /// Follows every TCP connection over the segments both ends send.
 #[derive(Default)]
@@ -123,16 +126,12 @@ impl FlowOracle {
     /// The rules that hold between segments: a window's right edge does not move left (RFC 9293 3.8.6: SHOULD NOT shrink
     /// the window), nothing is sent beyond it but a zero-window probe, and nothing is acknowledged that was never sent.
     pub(crate) fn check(&mut self, packet: &Packet) -> Result<(), String> {
-        let Ok(eth) = EthFrame::parse(&packet.bytes) else { return Ok(()) };
-        if eth.ethertype() != EtherType::IPV4 {
+        let Ok(ip) = IpView::parse(&packet.bytes) else { return Ok(()) };
+        if ip.protocol != IpProtocol::TCP {
             return Ok(());
         }
-        let Ok(ip) = Ipv4Packet::parse(eth.payload()) else { return Ok(()) };
-        if ip.protocol() != IpProtocol::TCP {
-            return Ok(());
-        }
-        let Ok(segment) = TcpSegment::parse(ip.payload()) else { return Ok(()) };
-        let key = (ip.src(), segment.src_port().0, ip.dst(), segment.dst_port().0);
+        let Ok(segment) = TcpSegment::parse(ip.payload) else { return Ok(()) };
+        let key = (ip.src, segment.src_port().0, ip.dst, segment.dst_port().0);
         let back = (key.2, key.3, key.0, key.1);
         if segment.flags().is_rst() {
             return Ok(());

@@ -66,6 +66,8 @@ pub struct Scenario {
     pub knows_macs: bool,
     /// Streams that share one client port, one after the other: 1 or more.
     pub streams_a_port: usize,
+    /// The hosts speak IPv6, not IPv4.
+    pub six: bool,
     /// Each host's path is one of its own, with whatever paths can do.
     pub mixed: bool,
     /// What the hosts have between them.
@@ -119,6 +121,7 @@ impl Scenario {
             knows_macs: family == Family::Outage || rng.below(2) == 0,
             // From a generator of its own, so that seeds that once failed stay what they were.
             streams_a_port: if Rng::new(seed ^ 1).below(4) == 0 { 3 } else { 1 },
+            six: false,
             mixed: false,
             bottleneck: None,
             stop_at: Instant::NEVER,

@@ -4,8 +4,10 @@ use base::{Duration, Instant, Port};
 use engine::{Engine, UdpOptions, UdpRecvError, UdpSendError, UdpTo};
 use state::{Endpoint, SockRef};
 
-use crate::host::{address, route};
+use crate::host::route;
+use crate::ip::{address, host_of};
 use crate::pattern;
+use crate::scenario::Scenario;
 
 /// The port of every host's echo server.
 pub(crate) const ECHO_PORT: Port = Port(7);
@@ -47,13 +49,13 @@ impl Client {
         e: &mut Engine<'_>,
         at: usize,
         plan: &DatagramPlan,
-        known: bool,
+        scenario: &Scenario,
     ) -> Result<Self, String> {
-        let local = Endpoint { addr: address(plan.client), port: Port(30_000 + at as u16) };
+        let local = Endpoint { addr: address(plan.client, scenario.six), port: Port(30_000 + at as u16) };
         let sock =
             e.udp_bind(local, &UdpOptions::default()).map_err(|error| format!("udp_bind: {error:?}"))?;
-        let remote = Endpoint { addr: address(plan.server), port: ECHO_PORT };
-        e.udp_connect(sock, local.addr, remote, &route(plan.client, plan.server, known))
+        let remote = Endpoint { addr: address(plan.server, scenario.six), port: ECHO_PORT };
+        e.udp_connect(sock, local.addr, remote, &route(plan.client, plan.server, scenario))
             .map_err(|error| format!("udp_connect: {error:?}"))?;
         Ok(Self { sock, plan: at, sent: 0, echoes: 0, next_at: plan.start, done: false })
     }
@@ -133,7 +135,7 @@ pub(crate) fn open_server(e: &mut Engine<'_>) -> Result<SockRef, String> {
 }
 
 /// Sends everything that has come back.
-pub(crate) fn serve(e: &mut Engine<'_>, host: usize, sock: SockRef, known: bool) -> Result<(), String> {
+pub(crate) fn serve(e: &mut Engine<'_>, host: usize, sock: SockRef, plan: &Scenario) -> Result<(), String> {
     let mut buf = vec![0; 65_536];
     loop {
         let got = match e.udp_recv_from(sock, &mut buf, false) {
@@ -141,8 +143,8 @@ pub(crate) fn serve(e: &mut Engine<'_>, host: usize, sock: SockRef, known: bool)
             Err(UdpRecvError::WouldBlock) => return Ok(()),
             Err(error) => return Err(format!("udp_recv_from: {error:?}")),
         };
-        let peer = got.from.addr.as_v4().map_or(0, |a| usize::from(a.octets()[3].saturating_sub(1)));
-        let to = UdpTo { remote: got.from, local: got.to, route: route(host, peer, known) };
+        let peer = host_of(got.from.addr).unwrap_or(0);
+        let to = UdpTo { remote: got.from, local: got.to, route: route(host, peer, plan) };
         match e.udp_send_to(sock, buf.get(..got.copied).unwrap_or(&[]), Some(&to)) {
             Ok(_) | Err(UdpSendError::WouldBlock | UdpSendError::NoFrames) => {}
             Err(error) => return Err(format!("udp_send_to: {error:?}")),

@@ -15,7 +15,8 @@ use port::capture::CaptureFile;
 use state::{Endpoint, SockRef, TcpOptions};
 
 use crate::attack::Attacker;
-use crate::host::{Host, address, route};
+use crate::host::{Host, route};
+use crate::ip::address;
 use crate::network::{Network, NetworkCounts};
 use crate::oracle::Oracle;
 use crate::port::{SharedNetwork, lock};
@@ -188,7 +189,9 @@ impl<'s> World<'s> {
             .hosts
             .iter()
             .zip(1..)
-            .map(|(spec, n)| Host::new(&network, spec, scenario.seed.wrapping_mul(31).wrapping_add(n)))
+            .map(|(spec, n)| {
+                Host::new(&network, spec, scenario.six, scenario.seed.wrapping_mul(31).wrapping_add(n))
+            })
             .collect::<Result<Vec<_>, _>>()?;
         let mut world = Self {
             scenario,
@@ -204,7 +207,7 @@ impl<'s> World<'s> {
             programs: Vec::new(),
             clients: scenario.datagrams.iter().map(|_| None).collect(),
             starts: scenario.streams.iter().map(|plan| plan.start).collect(),
-            attacker: Attacker::new(scenario.attack, scenario.seed),
+            attacker: Attacker::new(scenario.attack, scenario.six, scenario.seed),
             crash: None,
         };
         world.open_servers()?;
@@ -374,11 +377,11 @@ impl<'s> World<'s> {
             *start = Instant::NEVER;
             any = true;
             let local = Endpoint {
-                addr: address(host),
+                addr: address(host, self.scenario.six),
                 port: Port(20_000 + (at / self.scenario.streams_a_port) as u16),
             };
-            let remote = Endpoint { addr: address(plan.server), port: SERVICE };
-            let way = route(host, plan.server, self.scenario.knows_macs);
+            let remote = Endpoint { addr: address(plan.server, self.scenario.six), port: SERVICE };
+            let way = route(host, plan.server, self.scenario);
             let sock = match e.tcp_connect(local, remote, &way, &self.scenario.options) {
                 Ok(sock) => sock,
                 Err(ConnectError::NoRoom) if self.scenario.family == Family::Crowded => {
@@ -400,7 +403,7 @@ impl<'s> World<'s> {
                 continue;
             }
             any = true;
-            let client = Client::open(e, at, plan, self.scenario.knows_macs)?;
+            let client = Client::open(e, at, plan, self.scenario)?;
             e.set_event_queue(client.sock, QUEUE, DATAGRAMS | at as u64);
             *slot = Some(client);
         }
@@ -427,10 +430,7 @@ impl<'s> World<'s> {
                 }
                 Ok(())
             }
-            ECHO => self
-                .echoes
-                .get(host)
-                .map_or(Ok(()), |sock| udp::serve(e, host, *sock, self.scenario.knows_macs)),
+            ECHO => self.echoes.get(host).map_or(Ok(()), |sock| udp::serve(e, host, *sock, self.scenario)),
             STREAM => match self.programs.get_mut(number) {
                 Some(program) => program.side.drive(e, &self.scenario.streams, self.now),
                 None => Err(format!("an event for stream {number}")),

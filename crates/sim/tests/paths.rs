@@ -82,6 +82,35 @@ fn a_path_that_becomes_narrower_is_noticed_and_used_on() {
 }
 
 #[test]
+fn an_ipv6_path_that_becomes_narrower_is_noticed_and_used_on() {
+    let narrows = Narrowing { at: Instant(0).plus(Duration::from_secs(5)), mtu: 1300 };
+    let plan = BulkPlan { flows: 1, link: LinkSpec { narrows: Some(narrows), ..plan().link }, ..plan() };
+    let mut six = Scenario::bulk(&plan, 1);
+    six.six = true;
+    let report = run(&six).unwrap_or_else(|failure| panic!("{failure}"));
+    // Not every packet from then on: those that were under way, and none after that.
+    assert!((1..200).contains(&report.network.too_long), "{report:?}");
+    let sum: f64 = goodput(&plan, &report).iter().sum();
+    assert!(sum > 0.75 * 20e6, "{sum}");
+    let four = play(&BulkPlan { link: LinkSpec { narrows: None, ..plan.link }, ..plan });
+    assert!(four.trace != report.trace);
+}
+
+#[test]
+fn ipv6_hosts_open_transfer_and_mark_as_ipv4_hosts_do() {
+    let red = Discipline::Step { mark_bytes: 20_000 };
+    let plan = BulkPlan { bottleneck: BottleneckSpec { discipline: red, ..plan().bottleneck }, ..plan() };
+    let options = TcpOptions { congestion: engine::Algorithm::Dctcp as u8, ..plan.options };
+    let plan = BulkPlan { options, ..plan };
+    let mut six = Scenario::bulk(&plan, 1);
+    six.six = true;
+    let report = run(&six).unwrap_or_else(|failure| panic!("{failure}"));
+    let sum: f64 = goodput(&plan, &report).iter().sum();
+    assert!(report.network.marked > 100 && report.network.queue_dropped == 0, "{report:?}");
+    assert!(sum > 0.8 * 20e6, "{sum}");
+}
+
+#[test]
 fn mixed_seeds_cover_everything_that_paths_can_do() {
     let scenarios: Vec<Scenario> = (0..200).map(|n| Scenario::of_seed(MIXED_SEEDS + n)).collect();
     let any = |test: fn(&LinkSpec) -> bool| scenarios.iter().any(|s| s.links().any(|l| test(&l)));
@@ -90,6 +119,12 @@ fn mixed_seeds_cover_everything_that_paths_can_do() {
     assert!(scenarios.iter().any(|s| s.bottleneck.is_some_and(|b| b.discipline == Discipline::DropTail)));
     let red = |d: Discipline| matches!(d, Discipline::Red { .. });
     assert!(scenarios.iter().any(|s| s.bottleneck.is_some_and(|b| red(b.discipline))));
+    for six in [true, false] {
+        let known = scenarios.iter().filter(|s| s.six == six);
+        assert!(known.clone().any(|s| s.knows_macs) && known.clone().any(|s| !s.knows_macs));
+        assert!(known.clone().any(|s| s.attack.count > 0) && known.clone().any(|s| !s.datagrams.is_empty()));
+        assert!(known.flat_map(Scenario::links).any(|l| l.narrows.is_some()));
+    }
     let uneven = |s: &Scenario| s.links().zip(s.links().skip(1)).any(|(a, b)| a.delay != b.delay);
     assert!(scenarios.iter().any(uneven), "asymmetric paths");
 }

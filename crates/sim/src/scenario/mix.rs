@@ -6,6 +6,9 @@ use super::{Family, Scenario};
 use crate::bottleneck::{BottleneckSpec, Discipline};
 use crate::link::{Burst, LinkSpec, Narrowing};
 
+/// No link may be narrower for IPv6 (RFC 8200 5).
+const MTU_MIN_V6: u16 = wire::ipv6::MTU_MIN as u16;
+
 /// Gives each host a path of its own.
 pub(super) fn mix(scenario: &mut Scenario) {
     let mut rng = Rng::new(scenario.seed ^ 0x0dd5_eed5);
@@ -26,6 +29,17 @@ pub(super) fn mix(scenario: &mut Scenario) {
     let offloads = scenario.hosts.first().is_some_and(|h| h.link.offloads);
     for host in &mut scenario.hosts {
         host.link.offloads = offloads;
+    }
+    // From a generator of its own, so that seeds that once failed stay what they were.
+    scenario.six = Rng::new(scenario.seed ^ 6).below(3) == 0;
+    if scenario.six {
+        for host in &mut scenario.hosts {
+            let LinkSpec { mtu, narrows, .. } = &mut host.link;
+            *mtu = (*mtu).max(MTU_MIN_V6);
+            if let Some(narrows) = narrows {
+                narrows.mtu = narrows.mtu.max(MTU_MIN_V6);
+            }
+        }
     }
     if rng.below(3) == 0 && family != Family::Crowded {
         let count = scenario.hosts.len() as u64;
