@@ -20,10 +20,10 @@ const LEAST: usize = 30;
 const ENOUGH: usize = 95;
 /// What takes longer than this without a fault is left out of a quick run.
 const QUICK: Duration = Duration::from_secs(8);
-/// Longest time to build something; and what a finder may take in all, beside ten times what it takes without a fault: after that it hangs,
-/// which is a way of failing.
-const PATIENCE: Duration = Duration::from_secs(1800);
-const PATIENCE_RUN: Duration = Duration::from_secs(60);
+/// What takes longer than this without a fault finds none: it is left out.
+const SLOW: Duration = Duration::from_secs(120);
+/// With a fault, each may take ten times what it takes without, and this: after that it hangs, which is a way of failing.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// One fault.
 pub(crate) struct Mutant {
@@ -128,11 +128,18 @@ fn finders(tree: &Path) -> Result<Vec<Finder>, String> {
     }
     for finder in &mut all {
         let start = Instant::now();
-        if !finish(finder.command(), PATIENCE)? {
-            return Err(format!("{} fails without any fault: {:?}", finder.name, finder.command()));
+        match finish(finder.command(), SLOW)? {
+            Ended::Well => finder.takes = start.elapsed(),
+            Ended::Badly => {
+                return Err(format!("{} fails without any fault: {:?}", finder.name, finder.command()));
+            }
+            Ended::Late => {
+                println!("{} is left out: it takes longer than {} s", finder.name, SLOW.as_secs());
+                finder.takes = Duration::MAX;
+            }
         }
-        finder.takes = start.elapsed();
     }
+    all.retain(|f| f.takes < Duration::MAX);
     // The scripts need the least to be built.
     all.sort_by_key(|f| (f.name != "scripts", f.takes));
     let times = all.iter().map(|f| format!("{} {:.1} s", f.name, f.takes.as_secs_f64()));
@@ -215,7 +222,7 @@ fn first_to_find<'f>(tree: &Path, finders: &'f [Finder]) -> Result<Option<&'f st
             build(tree, finder.build)?;
             built.push(finder.build);
         }
-        if !finish(finder.command(), finder.takes * 10 + PATIENCE_RUN)? {
+        if finish(finder.command(), finder.takes * 10 + PATIENCE)? != Ended::Well {
             return Ok(Some(&finder.name));
         }
     }
@@ -232,19 +239,28 @@ fn build(tree: &Path, args: &[&str]) -> Result<String, String> {
     if done.status.success() { Ok(said) } else { Err(format!("it does not build:\n{said}")) }
 }
 
-/// Runs `command` in silence. True: it succeeded, in time.
-fn finish(mut command: Command, patience: Duration) -> Result<bool, String> {
+/// How a program ended.
+#[derive(PartialEq, Eq)]
+enum Ended {
+    Well,
+    Badly,
+    /// It was ended: its time was over.
+    Late,
+}
+
+/// Runs `command` in silence, for `patience` at most.
+fn finish(mut command: Command, patience: Duration) -> Result<Ended, String> {
     let shown = format!("{command:?}").replace('"', "");
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     let mut child: Child = child.map_err(|e| format!("cannot start `{shown}`: {e}"))?;
     let end = Instant::now() + patience;
     loop {
         match child.try_wait().map_err(|e| format!("cannot wait for `{shown}`: {e}"))? {
-            Some(status) => return Ok(status.success()),
+            Some(status) => return Ok(if status.success() { Ended::Well } else { Ended::Badly }),
             None if Instant::now() > end => {
                 let _ = child.kill();
                 let _ = child.wait();
-                return Ok(false);
+                return Ok(Ended::Late);
             }
             None => std::thread::sleep(Duration::from_millis(10)),
         }
