@@ -38,6 +38,8 @@ struct Plan {
     local: Endpoint,
     remote: Endpoint,
     way: Way,
+    /// With fast open.
+    fast: bool,
 }
 
 /// How packets leave the lane.
@@ -49,15 +51,17 @@ enum Way {
     Wire(Spread),
 }
 
-/// Begins a lane's connection of `sock` to `named`. `Err(reason)`: the kernel shall connect.
-pub(crate) fn over_lane(sock: &Handle<Sock>, fd: i32, named: &Named) -> Result<(), Reason> {
+/// Begins a lane's connection of `sock` to `named`, with fast open if `fast`: then [`flag::FAST_FIRST`] tells that it waits for the first
+/// write. `Err(reason)`: the kernel shall connect.
+pub(crate) fn over_lane(sock: &Handle<Sock>, fd: i32, named: &Named, fast: bool) -> Result<(), Reason> {
     let mut inner = sock.inner();
     if sock.state() != State::Undecided {
         return Err(inner.reason);
     }
-    let outcome = plan(sock, &inner, fd, named).and_then(|plan| open(&mut inner, fd, plan));
+    let outcome = plan(sock, &inner, fd, named).and_then(|plan| open(&mut inner, fd, Plan { fast, ..plan }));
     match outcome {
-        Ok(seat) => {
+        Ok((seat, waits)) => {
+            sock.put(flag::FAST_FIRST, waits);
             sock.seat.set(Some(seat));
             sock.become_state(State::Stream);
             sock.put(flag::DEFERRED, false);
@@ -126,7 +130,7 @@ fn plan(sock: &Sock, inner: &Inner, fd: i32, named: &Named) -> Result<Plan, Reas
             }
             let view = home::lane()?;
             let spread = wires::to(view, remote, 0).ok_or(Reason::Loopback)?;
-            Ok(Plan { view, local, remote, way: Way::Wire(spread) })
+            Ok(Plan { view, local, remote, way: Way::Wire(spread), fast: false })
         }
         RouteAnswer::Unreachable => Err(Reason::NoRoute),
         RouteAnswer::Unknown(_) => Err(Reason::RouteUnknown),
@@ -159,13 +163,13 @@ fn by_device(tables: &Tables, remote: Endpoint, local: Endpoint, route: &Route) 
         && veth()
         && let Some(spread) = wires::to(view, remote, route.ifindex)
     {
-        return Ok(Plan { view, local, remote, way: Way::Wire(spread) });
+        return Ok(Plan { view, local, remote, way: Way::Wire(spread), fast: false });
     }
     let (port, local_mac) = view.port_of(route.ifindex).ok_or(Reason::NotOurDevice)?;
     let mac = tables.neighbour(route.ifindex, route.next_hop);
     let mtu = route.mtu.min(u32::from(u16::MAX)) as u16;
     let way = Way::Device(RouteTo { port, next_hop: route.next_hop, local_mac, mac, mtu });
-    Ok(Plan { view, local, remote, way })
+    Ok(Plan { view, local, remote, way, fast: false })
 }
 
 fn bound_to(fd: i32) -> Result<Endpoint, Reason> {
@@ -178,30 +182,38 @@ fn bound_to(fd: i32) -> Result<Endpoint, Reason> {
     }
 }
 
-fn open(inner: &mut Inner, fd: i32, mut plan: Plan) -> Result<Seat, Reason> {
-    let name = if plan.local.port.0 != 0 {
+/// Gives the seat, and whether the SYN waits for the first write.
+fn open(inner: &mut Inner, fd: i32, mut plan: Plan) -> Result<(Seat, bool), Reason> {
+    let (name, waits) = if plan.local.port.0 != 0 {
         home::take_port(plan.view, plan.local, Some(home::borrow(&fd)))?;
         try_connect(&plan, inner).map_err(|_| Reason::LaneFull)?
     } else {
         connect_from_pool(&mut plan, inner)?
     };
     (inner.local, inner.remote) = (plan.local, plan.remote);
-    Ok(Seat { view: plan.view, name })
+    Ok((Seat { view: plan.view, name }, waits))
 }
 
-fn try_connect(plan: &Plan, inner: &Inner) -> Result<SockRef, ConnectError> {
+fn try_connect(plan: &Plan, inner: &Inner) -> Result<(SockRef, bool), ConnectError> {
     let route = match plan.way {
         Way::Device(route) => route,
         Way::Wire(spread) => lane::wire_route(spread.pick(plan.local.port), plan.remote.addr),
     };
     let begun = plan.view.enter(|session| {
-        session.engine(|engine| Some(engine.tcp_connect(plan.local, plan.remote, &route, &inner.options)))
+        session.engine(|engine| {
+            let (local, remote) = (plan.local, plan.remote);
+            Some(if plan.fast {
+                engine.tcp_connect_fast(local, remote, &route, &inner.options)
+            } else {
+                engine.tcp_connect(local, remote, &route, &inner.options).map(|name| (name, false))
+            })
+        })
     });
     begun.flatten().unwrap_or(Err(ConnectError::NoRoom))
 }
 
 /// Connects from one of our ports that has no connection to the same remote end, or from a new one.
-fn connect_from_pool(plan: &mut Plan, inner: &Inner) -> Result<SockRef, Reason> {
+fn connect_from_pool(plan: &mut Plan, inner: &Inner) -> Result<(SockRef, bool), Reason> {
     for _ in 0..TRIES {
         let Some(port) = oldest_port(plan.local.addr) else { break };
         plan.local.port = port;

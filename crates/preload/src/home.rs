@@ -27,7 +27,7 @@ use crate::sock::Seat;
 use crate::table;
 use crate::view::View;
 use crate::wires;
-use crate::{family, hub};
+use crate::{family, fast_open, hub};
 
 /// Lanes in a region: this process's and its forks'.
 const REGION_LANES: u16 = base::limits::LANES as u16;
@@ -286,6 +286,7 @@ impl Home {
         let Some(view) = View::open(region_id, lane, devices) else {
             return self.refuse("its lane cannot be used");
         };
+        fast_open::begin(view);
         self.own = Some(view);
         Ok(view)
     }

@@ -42,6 +42,7 @@ pub(crate) fn tcp_info(info: &TcpInfo, bytes: &mut [u8; ANSWER_BYTES]) -> usize 
     const SACK: u8 = 2;
     const WSCALE: u8 = 4;
     const ECN: u8 = 8;
+    const SYN_DATA: u8 = 32;
     let mut flags = if info.timestamps { TIMESTAMPS } else { 0 };
     if info.sack {
         flags |= SACK;
@@ -52,6 +53,7 @@ pub(crate) fn tcp_info(info: &TcpInfo, bytes: &mut [u8; ANSWER_BYTES]) -> usize 
     if info.congestion.ecn {
         flags |= ECN;
     }
+    flags |= if info.syn_data { SYN_DATA } else { 0 };
     let mss = u32::from(info.snd_mss.max(1));
     let segments = |bytes: u32| bytes.div_ceil(mss);
     let head = [

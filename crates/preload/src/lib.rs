@@ -29,6 +29,7 @@ mod epoll;
 mod errno;
 mod explain;
 mod family;
+mod fast_open;
 mod fork;
 mod home;
 mod hub;

@@ -18,7 +18,7 @@ use crate::sock::{Inner, Seat, Sock, State, flag};
 use crate::stream;
 use crate::table::{self, Entry};
 use crate::view::Visit;
-use crate::{explain, family, home, park};
+use crate::{explain, family, fast_open, home, park};
 
 /// `listen(2)` succeeded in the kernel.
 pub(crate) fn begin(sock: &Handle<Sock>, backlog: i32) {
@@ -98,7 +98,9 @@ fn open(inner: &mut Inner, fd: i32) -> Result<Seat, Reason> {
         return Err(reason);
     }
     inner.local = local;
-    Ok(Seat { view, name })
+    let seat = Seat { view, name };
+    fast_open::at_listener(seat, fd);
+    Ok(seat)
 }
 
 /// What [`accept`] gives.

@@ -51,6 +51,10 @@ pub(crate) mod flag {
     pub(crate) const FORCED: u32 = 1 << 10;
     /// Its kernel socket is not made yet ([`crate::deferred`]).
     pub(crate) const DEFERRED: u32 = 1 << 11;
+    /// TCP_FASTOPEN_CONNECT.
+    pub(crate) const FAST_CONNECT: u32 = 1 << 12;
+    /// Its SYN waits for the first write ([`crate::fast_open`]).
+    pub(crate) const FAST_FIRST: u32 = 1 << 13;
 }
 
 /// A socket of one lane, as this process reaches it.

@@ -7,6 +7,7 @@ use libc::pollfd;
 use state::{Ready, SockRef};
 
 use crate::errno::{Errno, Outcome, of_recv, of_send, of_sock};
+use crate::fast_open;
 use crate::hub::{self, Target, Wait};
 use crate::object::Handle;
 use crate::signals::{self, Held};
@@ -59,7 +60,7 @@ fn pause_on(sock: &Handle<Sock>, seat: Seat, until: (Instant, &mut Held), seen: 
 
 /// One look at a connection: takes the lane and runs `f` on the engine; if `step` and `f` says EAGAIN, lets packets in and out and runs it
 /// again.
-fn look<R>(
+pub(crate) fn look<R>(
     seat: Seat,
     visit: Visit,
     mut f: impl FnMut(&mut Engine<'_>) -> Outcome<R>,
@@ -80,7 +81,7 @@ fn look<R>(
     looked.unwrap_or(Err(POISONED))
 }
 
-fn is_nonblocking(sock: &Sock, flags: i32) -> bool {
+pub(crate) fn is_nonblocking(sock: &Sock, flags: i32) -> bool {
     sock.has(flag::NONBLOCK) || flags & libc::MSG_DONTWAIT != 0
 }
 
@@ -159,10 +160,23 @@ pub(crate) fn send(sock: &Handle<Sock>, seat: Seat, parts: &Parts<'_>, flags: i3
     if flags & libc::MSG_OOB != 0 {
         return Err(Errno(libc::EOPNOTSUPP));
     }
+    if flags & libc::MSG_FASTOPEN != 0 || sock.has(flag::FAST_FIRST) {
+        return fast_open::send(sock, seat, parts, flags);
+    }
+    send_from(sock, seat, parts, flags, 0)
+}
+
+/// [`send`] of what follows the first `done` bytes of `parts`, which were sent.
+pub(crate) fn send_from(
+    sock: &Handle<Sock>,
+    seat: Seat,
+    parts: &Parts<'_>,
+    flags: i32,
+    mut done: usize,
+) -> Outcome<usize> {
     let nonblocking = is_nonblocking(sock, flags);
     let more = flags & libc::MSG_MORE != 0;
     let wanted = parts.bytes();
-    let mut done = 0;
     let (mut deadline, mut held) = (None, Held::new());
     loop {
         let seen = hub::seen();

@@ -25,7 +25,7 @@ pub fn set_max(fd: &impl AsFd, max: u32) -> Result<()> {
     sockopt::set(fd, libc::IPPROTO_TCP, libc::TCP_FASTOPEN, &max)
 }
 
-/// The keys of the socket's cookies, or those of its network namespace if it has none of its own: the first of up to two, and their number
+/// The keys that were set for the socket's cookies: the first of up to two, and their number; 0: those of its network namespace count
 /// (TCP_FASTOPEN_KEY).
 ///
 /// # Errors

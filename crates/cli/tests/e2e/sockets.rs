@@ -71,3 +71,40 @@ fn connections_from_before_the_port_was_a_lanes_go_on_in_the_kernel() {
     assert_eq!(said.lines().collect::<Vec<_>>(), ["early K", "between True", "late L"]);
     server.assert_running();
 }
+
+#[test]
+fn fast_open_gives_the_same_on_a_lane_as_on_the_kernel() {
+    let Some(world) = World::new(&["python3", "ip", "sysctl"]) else { return };
+    for side in [Side::Ours, Side::Peer] {
+        world.check(side, 5, &["sysctl", "-q", "-w", "net.ipv4.tcp_fastopen=3"]);
+    }
+    let script = script("fastopen.py");
+    let ask = |side, to: &str, port: &str, lane: bool| {
+        let words = ["python3", &script, "ask", to, port];
+        let said = if lane {
+            world.check(side, 60, &World::corelane(&words))
+        } else {
+            world.check(side, 60, &words)
+        };
+        said.lines().map(str::to_owned).collect::<Vec<_>>()
+    };
+    // As clients: on the kernel first, whose cookies a lane does not know.
+    let mut peer = world.spawn(Side::Peer, "peer", &["python3", &script, "serve", PEER, "9000"]);
+    world.wait_for_port_from(Side::Ours, PEER, &mut peer, 9000);
+    let kernel = ask(Side::Ours, PEER, "9000", false);
+    assert_eq!(ask(Side::Ours, PEER, "9000", true), kernel, "as a client; left: the lane, right: the kernel");
+    assert!(kernel.iter().filter(|line| line.contains("early', True")).count() > 3, "{kernel:?}");
+    // As servers: the first asks for the cookie, which the kernel gives and a lane takes.
+    let mut plain = world.spawn(Side::Ours, "plain", &["python3", &script, "serve", OURS, "7000"]);
+    world.wait_for_port_from(Side::Peer, OURS, &mut plain, 7000);
+    ask(Side::Peer, OURS, "7000", false);
+    let kernel = ask(Side::Peer, OURS, "7000", false);
+    let words = ["python3", &script, "serve", OURS, "7001"];
+    let mut lane = world.spawn(Side::Ours, "lane", &World::corelane(&words));
+    world.wait_for_port_from(Side::Peer, OURS, &mut lane, 7001);
+    assert_eq!(
+        ask(Side::Peer, OURS, "7001", false),
+        kernel,
+        "as a server; left: the lane, right: the kernel"
+    );
+}

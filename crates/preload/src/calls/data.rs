@@ -4,6 +4,7 @@ use core::ffi::{c_int, c_void};
 
 use libc::{iovec, msghdr, size_t, sockaddr, socklen_t, ssize_t};
 
+use super::socket::send_fast;
 use crate::adopt;
 use crate::errno::{self, Errno};
 use crate::interpose::real;
@@ -190,8 +191,19 @@ pub(crate) unsafe fn sendto(
         // A connection ignores the address, as Linux does without MSG_FASTOPEN.
         // SAFETY: the C caller's promise.
         Some(of) => unsafe { send_one(&of, buf, n, flags) },
-        // SAFETY: as above.
-        None => unsafe { real::sendto(fd, buf, n, flags, addr, len) },
+        None => {
+            if flags & libc::MSG_FASTOPEN != 0 {
+                let list = part(buf, n);
+                // SAFETY: the C caller's buffer.
+                let parts = unsafe { Parts::new(&list) };
+                // SAFETY: the C caller's promise.
+                if let Some(sent) = unsafe { send_fast(fd, (addr, len), &parts, flags) } {
+                    return errno::count(sent);
+                }
+            }
+            // SAFETY: as above.
+            unsafe { real::sendto(fd, buf, n, flags, addr, len) }
+        }
     }
 }
 
@@ -255,7 +267,30 @@ pub(crate) unsafe fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) ->
     match connection(fd) {
         // SAFETY: the C caller's promise.
         Some(of) => errno::count(unsafe { send_message(&of, message, flags) }),
-        // SAFETY: as above.
-        None => unsafe { real::sendmsg(fd, message, flags) },
+        None => {
+            if flags & libc::MSG_FASTOPEN != 0
+                // SAFETY: as above.
+                && let Some(sent) = unsafe { send_message_fast(fd, message, flags) }
+            {
+                return errno::count(sent);
+            }
+            // SAFETY: as above.
+            unsafe { real::sendmsg(fd, message, flags) }
+        }
     }
+}
+
+/// `sendmsg` with MSG_FASTOPEN on a socket that is no connection; `None`: the kernel shall do it.
+///
+/// # Safety
+/// As `sendmsg`'s.
+unsafe fn send_message_fast(fd: c_int, message: *const msghdr, flags: c_int) -> Option<Result<usize, Errno>> {
+    // SAFETY: the caller's promise.
+    let message = unsafe { message.as_ref() }?;
+    // SAFETY: as above.
+    let list = unsafe { vector(message.msg_iov, message.msg_iovlen) }.ok()?;
+    // SAFETY: as above.
+    let parts = unsafe { Parts::new(list) };
+    // SAFETY: as above.
+    unsafe { send_fast(fd, (message.msg_name.cast(), message.msg_namelen), &parts, flags) }
 }

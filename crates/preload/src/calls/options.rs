@@ -14,7 +14,7 @@ use crate::errno::{self, Errno, Outcome};
 use crate::interpose::real;
 use crate::object::Handle;
 use crate::sock::{Seat, Sock, State, flag};
-use crate::{deferred, info, stream, table, user};
+use crate::{deferred, fast_open, info, stream, table, user};
 
 const TCP: c_int = libc::IPPROTO_TCP;
 const SOCKET: c_int = libc::SOL_SOCKET;
@@ -117,6 +117,8 @@ fn apply(
         }
         (TCP, libc::TCP_USER_TIMEOUT) => options.user_timeout_ms = value.number()?,
         (TCP, libc::TCP_CONGESTION) => options.congestion = algorithm(value)? as u8,
+        (TCP, libc::TCP_FASTOPEN_CONNECT) => sock.put(flag::FAST_CONNECT, value.on()? != 0),
+        (TCP, libc::TCP_FASTOPEN_NO_COOKIE) => options.fast_open_bare = value.on()?,
         (TCP, libc::TCP_SYNCNT) => options.syn_retries = value.within(1, 127)? as u8,
         (TCP, libc::TCP_MAXSEG) if value.int()? == 0 => options.mss_max = 0,
         (TCP, libc::TCP_MAXSEG) => options.mss_max = value.within(88, 32_767)? as u16,
@@ -163,7 +165,7 @@ fn is_harmless(level: c_int, name: c_int) -> bool {
                 | libc::TCP_THIN_LINEAR_TIMEOUTS
                 | libc::TCP_THIN_DUPACK
                 | libc::TCP_FASTOPEN
-                | libc::TCP_FASTOPEN_CONNECT
+                | libc::TCP_FASTOPEN_KEY
         ),
         IP => matches!(name, libc::IP_BIND_ADDRESS_NO_PORT | libc::IP_MTU_DISCOVER | libc::IP_RECVERR),
         IPV6 => matches!(
@@ -212,6 +214,10 @@ pub(crate) unsafe fn setsockopt(
             }
             if result == 0 {
                 set_before(&sock, seat, level, name, &value);
+                let fast = level == TCP && matches!(name, libc::TCP_FASTOPEN | libc::TCP_FASTOPEN_KEY);
+                if let Some(seat) = seat.filter(|_| fast) {
+                    fast_open::at_listener(seat, fd);
+                }
             }
             result
         }
@@ -229,6 +235,9 @@ fn set_on_stream(
         let on = value.int()? & 1 != 0;
         stream::with(sock, seat, |engine| engine.tcp_set_quick_ack(seat.name, on))?;
         return Ok(());
+    }
+    if let Some(errno) = fast_open::refusal(name, value.bytes).filter(|_| level == TCP) {
+        return Err(errno);
     }
     let mut inner = sock.inner();
     let mut options = inner.options;
@@ -349,6 +358,8 @@ fn get_from_stream(
         (TCP, libc::TCP_USER_TIMEOUT) => options.user_timeout_ms,
         (TCP, libc::TCP_NOTSENT_LOWAT) => options.notsent_low_bytes,
         (TCP, libc::TCP_DEFER_ACCEPT) => seconds_of(options.defer_accept),
+        (TCP, libc::TCP_FASTOPEN_CONNECT) => u32::from(sock.has(flag::FAST_CONNECT)),
+        (TCP, libc::TCP_FASTOPEN_NO_COOKIE) => u32::from(options.fast_open_bare),
         (TCP, libc::TCP_SYNCNT) => or(u32::from(options.syn_retries), 6),
         (TCP, libc::TCP_MAXSEG) => {
             let info = stream::with(sock, seat, |engine| engine.tcp_info(seat.name))?;

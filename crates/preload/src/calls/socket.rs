@@ -5,12 +5,14 @@ use core::ffi::c_int;
 use libc::{sockaddr, socklen_t};
 
 use super::data::connection;
+use crate::address::Named;
 use crate::errno::{self, Errno};
 use crate::interpose::real;
 use crate::reason::Reason;
 use crate::sock::{Sock, State, flag};
 use crate::table::{self, Entry};
-use crate::{address, connect as connecting, deferred, home, listen as listening, stream};
+use crate::user::Parts;
+use crate::{address, connect as connecting, deferred, fast_open, home, listen as listening, stream};
 
 pub(crate) unsafe fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
     if is_tcp(kind, protocol)
@@ -127,10 +129,12 @@ pub(crate) unsafe fn connect(fd: c_int, addr: *const sockaddr, len: socklen_t) -
         State::Undecided => {
             // SAFETY: the C caller's promise.
             let named = unsafe { address::read(addr, len) };
-            match connecting::over_lane(&sock, fd, &named) {
+            match connecting::over_lane(&sock, fd, &named, sock.has(flag::FAST_CONNECT)) {
                 Ok(()) => {
                     deferred::learn(true);
                     match sock.stream() {
+                        // As the kernel: the first write connects.
+                        Some(_) if sock.has(flag::FAST_FIRST) => 0,
                         Some(seat) => errno::small(connecting::finish(&sock, seat).map(|()| 0)),
                         None => errno::small(Err(Errno(libc::EBADF))),
                     }
@@ -146,6 +150,44 @@ pub(crate) unsafe fn connect(fd: c_int, addr: *const sockaddr, len: socklen_t) -
             }
         }
     }
+}
+
+/// A call with MSG_FASTOPEN and an address: connects the socket behind `fd` over a lane and sends. `None`: the kernel shall do it.
+///
+/// # Safety
+/// `addr` names `len` bytes.
+pub(super) unsafe fn send_fast(
+    fd: c_int,
+    (addr, len): (*const sockaddr, socklen_t),
+    parts: &Parts<'_>,
+    flags: c_int,
+) -> Option<Result<usize, Errno>> {
+    let sock = table::sock_as_is(fd).filter(|sock| sock.state() == State::Undecided)?;
+    // SAFETY: the caller's promise.
+    let named = unsafe { address::read(addr, len) };
+    let over = match named {
+        // The kernel says what is wrong.
+        Named::Other => None,
+        Named::V4(_) | Named::V6(..) => Some(connecting::over_lane(&sock, fd, &named, true)),
+    };
+    if let Some(over) = &over {
+        deferred::learn(over.is_ok());
+    }
+    match over {
+        Some(Ok(())) => {
+            let seat = sock.stream().ok_or(Errno(libc::EBADF));
+            return Some(seat.and_then(|seat| fast_open::send_first(&sock, seat, parts, flags)));
+        }
+        Some(Err(_)) | None => {
+            if let Err(errno) = deferred::make(&sock, fd) {
+                return Some(Err(errno));
+            }
+        }
+    }
+    if let Some(Err(reason)) = over {
+        drop(table::replace(fd, Entry::Kernel(reason)));
+    }
+    None
 }
 
 pub(crate) unsafe fn shutdown(fd: c_int, how: c_int) -> c_int {
