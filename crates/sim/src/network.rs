@@ -361,9 +361,13 @@ impl Network {
     /// the Ethernet check sequence would have it.
     fn corrupt(&mut self, packet: &mut Packet) -> bool {
         let ethertype = packet.bytes.get(12..14).and_then(|b| b.first_chunk::<2>());
-        let is_ip = ethertype
-            .map(|b| u16::from_be_bytes(*b))
-            .is_some_and(|t| t == EtherType::IPV4.0 || t == EtherType::IPV6.0);
+        let front = match ethertype.map(|b| EtherType(u16::from_be_bytes(*b))) {
+            Some(EtherType::IPV4) => 14,
+            // No checksum of IPv6 protects its own header and that of a fragment; the link's does.
+            Some(EtherType::IPV6) => 14 + 40 + wire::ipv6_ext::FRAGMENT_LEN,
+            Some(_) | None => packet.bytes.len(),
+        };
+        let is_ip = front < packet.bytes.len();
         if packet.csum != CsumState::Unknown || !is_ip {
             return false;
         }
@@ -374,7 +378,7 @@ impl Network {
             return false;
         }
         self.counts.corrupted += 1;
-        let at = 14 + self.rng.below(packet.bytes.len() as u64 - 14) as usize;
+        let at = front + self.rng.below((packet.bytes.len() - front) as u64) as usize;
         let bit = 1_u8 << self.rng.below(8);
         if let Some(byte) = packet.bytes.get_mut(at) {
             *byte ^= bit;
