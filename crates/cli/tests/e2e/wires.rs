@@ -8,7 +8,7 @@ use rustix::process::Signal;
 
 use crate::world::{OURS, OURS_V6, PEER, Process, Side, World, program, send_signal, sha256, wait_until};
 
-fn script(name: &str) -> String {
+pub(crate) fn script(name: &str) -> String {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/scripts").join(name);
     path.display().to_string()
 }
@@ -30,13 +30,13 @@ pub(crate) fn kernel_segments(world: &World, side: Side) -> u64 {
     values.split_whitespace().nth(at).and_then(|value| value.parse().ok()).expect("a number")
 }
 
-fn explain(world: &World, side: Side, pid: &str) -> String {
+pub(crate) fn explain(world: &World, side: Side, pid: &str) -> String {
     let output = world.run(side, 10, &[program().display().to_string().as_str(), "explain", pid]);
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
 /// The word after `key` in what `process` printed last of that.
-fn said(process: &Process, key: &str) -> Option<String> {
+pub(crate) fn said(process: &Process, key: &str) -> Option<String> {
     let output = process.output();
     let line = output.lines().rev().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '))?;
     Some(line.split_whitespace().next()?.to_owned())
