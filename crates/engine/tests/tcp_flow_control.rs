@@ -258,6 +258,38 @@ fn senders_leave_frames_for_everybody_else() {
 }
 
 #[test]
+fn peers_that_take_nothing_leave_others_their_share() {
+    let setup = Setup { frames: 4000, ..S };
+    let mut net = Net::new(15, &setup);
+    let listener = net.listen(1, 80, 32);
+    let stuck: Vec<_> = (0..20).map(|n| net.open_to(listener, 40_000 + n)).collect();
+    let (a, b) = net.open_to(listener, 41_000);
+    net.filter = Some(Box::new(|_, p: &Packet| {
+        p.tcp().is_some_and(|t| t.src_port().0 < 41_000 && !t.payload().is_empty())
+    }));
+    let data = pattern(1, 4 << 20);
+    for _ in 0..100 {
+        for (s, _) in &stuck {
+            let _ = net.send(0, *s, &data);
+        }
+        net.run(ms(1));
+    }
+    let (mut sent, mut got) = (0, Vec::new());
+    for _ in 0..200 {
+        sent += net.send(0, a, &data[sent..]).unwrap_or(0);
+        net.run(ms(2));
+        while let Ok(bytes) = net.recv(1, b, 1 << 20) {
+            got.extend_from_slice(&bytes);
+        }
+        if got.len() == data.len() {
+            break;
+        }
+    }
+    assert_eq!(got.len(), data.len());
+    assert!(got == data);
+}
+
+#[test]
 fn a_program_that_finds_no_frames_is_told_when_there_are_some() {
     let setup = Setup { frames: 300, ..S };
     let mut net = Net::new(12, &setup);

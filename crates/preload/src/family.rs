@@ -16,7 +16,9 @@ use crate::view::View;
 
 /// Slots: bits of a word. Event queues are numbered by slot and 1.
 const SLOTS: u8 = 62;
-/// Words before the sockets': the next free slot.
+/// Of children that were forked when all slots were taken: they hold nothing of their parent's lanes.
+const NO_SLOT: u8 = SLOTS;
+/// Words before the sockets': which slots are taken, and how many children there were.
 const HEAD_WORDS: usize = 8;
 
 struct Family {
@@ -29,6 +31,8 @@ static FAMILY: OnceLock<Family> = OnceLock::new();
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 /// Slot of this process.
 static SLOT: AtomicU32 = AtomicU32::new(0);
+/// Number of this process among those that had its slot, and the others.
+static TAG: AtomicU32 = AtomicU32::new(0);
 /// Are there children that were forked with connections open?
 static CHILDREN: AtomicU32 = AtomicU32::new(0);
 
@@ -37,7 +41,12 @@ pub(crate) fn generation() -> u32 {
     GENERATION.load(Ordering::Relaxed)
 }
 
-/// Slot of this process, below 62.
+/// Tells this process's tokens from those of others, who had its slot and its event queues before.
+pub(crate) fn tag() -> u16 {
+    TAG.load(Ordering::Relaxed) as u16
+}
+
+/// Slot of this process, at most 62.
 pub(crate) fn slot() -> u8 {
     SLOT.load(Ordering::Relaxed) as u8
 }
@@ -79,12 +88,44 @@ fn word(view: &View, name: SockRef) -> Option<&'static AtomicU64> {
     family.words.get(HEAD_WORDS + usize::from(view.id.0) * family.rows + row)
 }
 
-/// A slot for the next child; `None`: all are taken, or there is no lane to share.
-pub(crate) fn next_slot() -> Option<u8> {
-    let head = FAMILY.get()?.words.first()?;
-    let taken = head
-        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n + 1 < u64::from(SLOTS)).then_some(n + 1));
-    taken.ok().map(|n| n as u8 + 1)
+/// What the next child is in the family.
+#[derive(Clone, Copy)]
+pub(crate) struct Member {
+    slot: u8,
+    tag: u16,
+}
+
+impl Member {
+    /// Its slot; `None`: all are taken.
+    pub(crate) fn slot(self) -> Option<u8> {
+        (self.slot != NO_SLOT).then_some(self.slot)
+    }
+}
+
+/// A place for the next child, which will hold connections if `shares`. `None`: there is no lane to share.
+pub(crate) fn next_member(shares: bool) -> Option<Member> {
+    let words = FAMILY.get()?.words;
+    let tag = words.get(1)?.fetch_add(1, Ordering::Relaxed).wrapping_add(1) as u16;
+    if !shares {
+        return Some(Member { slot: slot(), tag });
+    }
+    // The first process has slot 0.
+    let free = |taken: u64| (taken | 1).trailing_ones() as u8;
+    let take = |taken: u64| (free(taken) < SLOTS).then(|| taken | 1 << free(taken));
+    let taken = words.first()?.fetch_update(Ordering::AcqRel, Ordering::Relaxed, take);
+    Some(Member { slot: taken.map_or(NO_SLOT, free), tag })
+}
+
+/// As [`next_member`] when no slot is to be had.
+pub(crate) fn no_member() -> Option<Member> {
+    next_member(false).map(|member| Member { slot: NO_SLOT, ..member })
+}
+
+/// The child in `slot` is gone, and everything let go in its name.
+pub(crate) fn free_slot(slot: u8) {
+    if let Some(head) = FAMILY.get().and_then(|family| family.words.first()) {
+        head.fetch_and(!(1 << slot), Ordering::AcqRel);
+    }
 }
 
 /// Before a fork: the child in `slot` will hold `name` too.
@@ -103,6 +144,9 @@ pub(crate) fn no_children() {
 /// This process lets go of `name`. True: nobody else holds it, and it is to be closed.
 pub(crate) fn let_go(view: &View, name: SockRef) -> bool {
     let Some(word) = word(view, name) else { return view.is_own() };
+    if slot() == NO_SLOT && !view.is_own() {
+        return false;
+    }
     // A plain load first: without forks the word is never written, and its page never made.
     word.load(Ordering::Relaxed) == 0 || let_go_as(word, slot())
 }
@@ -118,11 +162,12 @@ fn let_go_as(word: &AtomicU64, slot: u8) -> bool {
 }
 
 /// In a child: it is another member now.
-pub(crate) fn after_fork_in_child(slot: Option<u8>) {
+pub(crate) fn after_fork_in_child(member: Option<Member>) {
     GENERATION.fetch_add(1, Ordering::Relaxed);
     lane::forked();
     CHILDREN.store(0, Ordering::Relaxed);
-    if let Some(slot) = slot {
-        SLOT.store(u32::from(slot), Ordering::Relaxed);
+    if let Some(member) = member {
+        SLOT.store(u32::from(member.slot), Ordering::Relaxed);
+        TAG.store(u32::from(member.tag), Ordering::Relaxed);
     }
 }

@@ -13,6 +13,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use sys::fds::Fd;
 
 use crate::boundary::guard;
+use crate::family::Member;
 use crate::object::Handle;
 use crate::sock::{Seat, Sock};
 use crate::table::{self, Entry};
@@ -35,6 +36,7 @@ struct Held {
     hub: hub::Frozen,
     home: home::Frozen,
     child: Option<Child>,
+    member: Option<Member>,
     /// The child's end of its `life`.
     end: Option<Fd>,
 }
@@ -51,10 +53,10 @@ pub(crate) fn watch() {
 
 extern "C" fn before() {
     guard((), || {
-        let (child, end) = share();
+        let (child, end, member) = share();
         let home = home::freeze();
         let gates = View::in_mask(u32::MAX).map(View::close_gate).collect();
-        let held = Held { gates, hub: hub::freeze(), home, child, end };
+        let held = Held { gates, hub: hub::freeze(), home, child, end, member };
         HELD.with(|cell| *cell.borrow_mut() = Some(held));
     });
 }
@@ -65,7 +67,7 @@ fn take_held() -> Option<Held> {
 
 extern "C" fn in_parent() {
     guard((), || {
-        let Some(Held { gates, hub, home, child, end }) = take_held() else { return };
+        let Some(Held { gates, hub, home, child, end, member: _ }) = take_held() else { return };
         drop((hub, gates, home));
         if let Some(end) = end {
             table::discard(end);
@@ -78,9 +80,9 @@ extern "C" fn in_parent() {
 
 extern "C" fn in_child() {
     guard((), || {
-        let Some(Held { gates, hub, home, child, end }) = take_held() else { return };
+        let Some(Held { gates, hub, home, child, end, member }) = take_held() else { return };
         drop((hub, gates, home));
-        family::after_fork_in_child(child.as_ref().map(|c| c.slot));
+        family::after_fork_in_child(member);
         if let Some(child) = child {
             table::discard(child.life);
         }
@@ -117,19 +119,23 @@ fn connections() -> Vec<Seat> {
 }
 
 /// Gives the child to come a hold on every open connection. Nothing to do when there is none.
-fn share() -> (Option<Child>, Option<Fd>) {
+fn share() -> (Option<Child>, Option<Fd>, Option<Member>) {
     bury();
     let seats = connections();
     if seats.is_empty() {
-        return (None, None);
+        return (None, None, family::next_member(false));
     }
-    let Ok((life, end)) = pipe_with(PipeFlags::CLOEXEC) else { return (None, None) };
-    let Some(slot) = family::next_slot() else { return (None, None) };
+    let member = family::next_member(true);
+    let Some(slot) = member.and_then(Member::slot) else { return (None, None, member) };
+    let Ok((life, end)) = pipe_with(PipeFlags::CLOEXEC) else {
+        family::free_slot(slot);
+        return (None, None, family::no_member());
+    };
     for seat in &seats {
         family::share(seat.view, seat.name, slot);
     }
     let (life, end) = (table::keep(Fd::from(life)), table::keep(Fd::from(end)));
-    (Some(Child { slot, life, seats }), Some(end))
+    (Some(Child { slot, life, seats }), Some(end), member)
 }
 
 /// Lets go of connections in the name of children that are gone.
@@ -158,6 +164,7 @@ pub(crate) fn bury() {
                 seat.view.enter(|session| session.engine(|engine| engine.close(seat.name)));
             }
         }
+        family::free_slot(child.slot);
         table::discard(child.life);
     }
 }

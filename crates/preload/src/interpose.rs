@@ -1,11 +1,11 @@
 //! The functions we stand in front of: one line each gives the exported symbol, [`real`] for the next library's
 //! function of that name, and the body in [`crate::calls`].
 //!
-//! `fcntl` and `ioctl` are variadic in C; their one optional argument is a word in a register on every ABI we
-//! support, so a fixed word stands for it.
+//! `fcntl`, `ioctl` and `syscall` are variadic in C; their optional arguments are words where those of a function with a fixed number of them
+//! are, on every ABI we support, so fixed words stand for them.
 #![allow(clippy::unused_unit)] // what a function without a result returns when it fails
 
-use core::ffi::{c_char, c_int, c_uint, c_ulong, c_void};
+use core::ffi::{c_char, c_int, c_long, c_uint, c_ulong, c_void};
 
 use libc::{
     FILE, epoll_event, fd_set, iovec, mmsghdr, msghdr, nfds_t, off_t, off64_t, pid_t, pollfd, sigset_t,
@@ -143,6 +143,8 @@ interpose! {
     epoll_pwait2(epfd: c_int, events: *mut epoll_event, max: c_int, timeout: *const timespec, mask: *const sigset_t)
         -> c_int = -1 => calls::epoll::epoll_pwait2;
 
+    syscall(number: c_long, a: c_long, b: c_long, c: c_long, d: c_long, e: c_long, f: c_long) -> c_long = -1
+        => calls::raw::syscall;
     execve(path: *const c_char, args: *const *const c_char, env: *const *const c_char) -> c_int = -1
         => calls::process::execve;
     vfork() -> pid_t = -1 => calls::process::vfork;

@@ -6,10 +6,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use state::{Endpoint, SockRef, TcpOptions};
 
 use crate::deferred::{NOTED_MAX, Noted};
-use crate::hub;
 use crate::object::{Counted, Handle};
 use crate::reason::Reason;
 use crate::view::View;
+use crate::{family, hub};
+
+/// Where the tag of the process begins in a token: addresses are shorter.
+const TAG_SHIFT: u32 = 48;
 
 /// What a socket has become.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -235,12 +238,14 @@ impl Sock {
 
     /// The number that names it in an engine's event queue.
     pub(crate) fn token(&'static self) -> u64 {
-        core::ptr::from_ref(self).expose_provenance() as u64
+        core::ptr::from_ref(self).expose_provenance() as u64 | u64::from(family::tag()) << TAG_SHIFT
     }
 
-    /// The socket that [`Sock::token`] named; it may have been retired and used again since.
+    /// The socket that [`Sock::token`] named; it may have been retired and used again since. `None` for a token of a process that had our event
+    /// queue before us.
     pub(crate) fn from_token(token: u64) -> Option<&'static Self> {
-        if token == 0 {
+        let (tag, token) = (token >> TAG_SHIFT, token & !(u64::MAX << TAG_SHIFT));
+        if token == 0 || tag != u64::from(family::tag()) {
             return None;
         }
         let sock = core::ptr::with_exposed_provenance::<Self>(token as usize);

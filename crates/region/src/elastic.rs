@@ -41,6 +41,8 @@ pub(crate) struct Shared {
     pub(crate) trim_at: &'static AtomicU64,
     /// Head of the pool of frames without memory.
     pub(crate) bare: &'static AtomicU64,
+    /// Frames in that pool, about.
+    pub(crate) bare_spare: &'static AtomicU64,
     /// Frames from here on were never used.
     pub(crate) fresh: &'static AtomicU64,
     /// 1: memory may be given back.
@@ -65,6 +67,24 @@ impl Shared {
         let before = self.spare.fetch_sub(u64::from(taken.1), Relaxed);
         self.low.fetch_min(before.saturating_sub(u64::from(taken.1)), Relaxed);
         Some(taken)
+    }
+
+    fn put_bare(&self, links: &'static [AtomicU64], first: u32, len: u32) {
+        Pool { head: self.bare, links }.push(first, len);
+        self.bare_spare.fetch_add(u64::from(len), Relaxed);
+    }
+
+    fn take_bare(&self, links: &'static [AtomicU64]) -> Option<(u32, u32)> {
+        let taken = Pool { head: self.bare, links }.pop()?;
+        self.bare_spare.fetch_sub(u64::from(taken.1), Relaxed);
+        Some(taken)
+    }
+
+    /// Frames of `count` that no lane has, about.
+    fn left(&self, count: u32) -> u64 {
+        let unused = u64::from(count).saturating_sub(self.fresh.load(Relaxed));
+        let pools = self.spare.load(Relaxed).saturating_add(self.bare_spare.load(Relaxed));
+        pools.saturating_add(unused)
     }
 }
 
@@ -115,7 +135,7 @@ impl Frames<'_> {
     /// A batch that no lane has: its first frame and its length.
     pub(crate) fn take_batch(&mut self) -> Option<(u32, u32)> {
         let (shared, links) = (self.area.shared, self.area.links);
-        shared.take(links).or_else(|| Pool { head: shared.bare, links }.pop()).or_else(|| self.take_fresh())
+        shared.take(links).or_else(|| shared.take_bare(links)).or_else(|| self.take_fresh())
     }
 
     /// A batch of frames that were never used.
@@ -140,6 +160,13 @@ impl Frames<'_> {
     #[must_use]
     pub fn ever_used(&self) -> u32 {
         self.area.shared.fresh.load(Relaxed).min(u64::from(self.count())) as u32
+    }
+
+    /// Frames that are free, about: in this lane's stock, and with no lane.
+    #[must_use]
+    pub fn left(&self) -> u32 {
+        let all = self.area.shared.left(self.count()).saturating_add(u64::from(self.free()));
+        all.min(u64::from(self.count())) as u32
     }
 
     /// Gives the memory of frames back that were free for a while. `give_back` is called with the words of cells, whole pages, and
@@ -190,7 +217,7 @@ impl Frames<'_> {
                 self.put_batch(first, len);
                 break;
             }
-            Pool { head: self.area.shared.bare, links: self.area.links }.push(first, len);
+            self.area.shared.put_bare(self.area.links, first, len);
             done += len;
         }
         done

@@ -83,6 +83,7 @@ const AT_SPARE: usize = 17;
 const AT_LOW: usize = 18;
 const AT_TRIM: usize = 19;
 const AT_BARE: usize = 24;
+const AT_BARE_SPARE: usize = 25;
 const AT_FRESH: usize = 32;
 const AT_ELASTIC: usize = 40;
 
@@ -155,7 +156,7 @@ impl Region {
         put(AT_KEY[1], key[1]);
         put(AT_POOL, u64::from(u32::MAX));
         put(AT_BARE, u64::from(u32::MAX));
-        for at in [AT_SPARE, AT_LOW, AT_TRIM, AT_FRESH, AT_ELASTIC] {
+        for at in [AT_SPARE, AT_BARE_SPARE, AT_LOW, AT_TRIM, AT_FRESH, AT_ELASTIC] {
             put(at, 0);
         }
         region.header(AT_MAGIC).store(MAGIC, Ordering::Release);
@@ -251,6 +252,7 @@ impl Region {
             low: self.header(AT_LOW),
             trim_at: self.header(AT_TRIM),
             bare: self.header(AT_BARE),
+            bare_spare: self.header(AT_BARE_SPARE),
             fresh: self.header(AT_FRESH),
             elastic: self.header(AT_ELASTIC),
         };

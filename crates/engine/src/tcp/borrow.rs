@@ -30,7 +30,7 @@ pub(crate) fn send_with(
     } else {
         c.clear(flag::CORK);
     }
-    let room = window::room_to_queue(c.hot, c.cold) as usize;
+    let room = window::room_to_queue(c.hot, c.cold, c.frames) as usize;
     let want = len.min(room);
     let mut done = 0;
     let mut willing = true;

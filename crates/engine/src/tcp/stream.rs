@@ -77,7 +77,7 @@ fn send_any(
     } else {
         c.clear(flag::CORK);
     }
-    let room = window::room_to_queue(c.hot, c.cold) as usize;
+    let room = window::room_to_queue(c.hot, c.cold, c.frames) as usize;
     let part = data.get(..data.len().min(room)).unwrap_or(data);
     let n = c.append(part, part.len() / FRAME_BYTES + 2);
     if n < data.len() || !c.has_room() {

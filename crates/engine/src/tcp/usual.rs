@@ -241,7 +241,7 @@ fn take_ack(
     let opened = update_window(hot, facts.seq, facts.ack, facts.window);
     if facts.ack != hot.snd.una {
         acknowledge(hot, cold, frames, now, facts.ack);
-        if hot.flags & flag::WANTS_ROOM != 0 && window::has_room(hot, cold) {
+        if hot.flags & flag::WANTS_ROOM != 0 && window::has_room(hot, cold, frames) {
             hot.flags &= !flag::WANTS_ROOM;
             ready = Ready::OUT;
         }

@@ -2,6 +2,7 @@
 
 use ::state::{Endpoint, LaneMem, Ready, SockKind, SockRef, TcbCold, TcbHot, TcpOptions};
 use base::{Idx, Instant};
+use region::Frames;
 
 use super::conn::{Conn, Fate, cold_of, conn};
 use super::fast_open::bit;
@@ -12,10 +13,10 @@ use crate::types::{CongestionInfo, How, Phase, TcpInfo};
 
 /// Readiness as Linux's tcp_poll gives it.
 pub(crate) fn ready(mem: &LaneMem<'_>, s: SockRef) -> Ready {
-    handle::view(mem, s, ready_of).unwrap_or(Ready::ERR | Ready::HUP)
+    handle::view(mem, s, |hot, cold| ready_of(hot, cold, &mem.frames)).unwrap_or(Ready::ERR | Ready::HUP)
 }
 
-fn ready_of(hot: &TcbHot, cold: &TcbCold) -> Ready {
+fn ready_of(hot: &TcbHot, cold: &TcbCold, frames: &Frames<'_>) -> Ready {
     let state = State::from_raw(hot.state);
     let closed = state == State::Closed;
     let no_read = closed || hot.flags & (flag::FIN_RCVD | flag::SHUT_READ) != 0;
@@ -36,7 +37,7 @@ fn ready_of(hot: &TcbHot, cold: &TcbCold) -> Ready {
         if hot.rcv_bytes >= cold.options.rcv_low_bytes.clamp(1, hot.rcv_buf.max(2) / 2) {
             ready |= Ready::IN;
         }
-        if no_send || window::has_room(hot, cold) {
+        if no_send || window::has_room(hot, cold, frames) {
             ready |= Ready::OUT;
         }
     }

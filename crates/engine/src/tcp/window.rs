@@ -74,13 +74,25 @@ pub(super) fn queued(hot: &TcbHot) -> u32 {
     if hot.snd.end.before(hot.snd.una) { 0 } else { hot.snd.end.since(hot.snd.una) }
 }
 
+/// A connection queues at most left * left / (PART * all) frames. So something is left for the next one after any number of connections whose
+/// peers take nothing: n of them leave about 1 / (1 + n / PART) of all.
+const PART: u64 = 4;
+
+/// Bytes that one connection may hold in a queue now: who does not read, or whose peer does not, must not stop the others.
+fn fair_share(frames: &Frames<'_>) -> u32 {
+    let left = u64::from(frames.left());
+    let bytes = left * left / (PART * u64::from(frames.count().max(1))) * FRAME_BYTES as u64;
+    u32::try_from(bytes).unwrap_or(u32::MAX).max(FRAME_BYTES as u32)
+}
+
 /// Is there enough room in the send buffer to tell the program (Linux: a third of the buffer), and little enough unsent (TCP_NOTSENT_LOWAT)?
 #[inline]
-pub(super) fn has_room(hot: &TcbHot, cold: &TcbCold) -> bool {
+pub(super) fn has_room(hot: &TcbHot, cold: &TcbCold, frames: &Frames<'_>) -> bool {
     let queued = queued(hot);
     let low = cold.options.notsent_low_bytes;
     hot.snd_buf.saturating_sub(queued) >= queued / 2
         && queued < hot.snd_buf
+        && (queued <= FRAME_BYTES as u32 / 2 || u64::from(queued) * 3 < u64::from(fair_share(frames)) * 2)
         && (low == 0 || u64::from(unsent(hot)) * 2 < u64::from(low))
 }
 
@@ -91,8 +103,8 @@ fn unsent(hot: &TcbHot) -> u32 {
 }
 
 /// Bytes the program may add to the send queue.
-pub(super) fn room_to_queue(hot: &TcbHot, cold: &TcbCold) -> u32 {
-    let room = hot.snd_buf.saturating_sub(queued(hot));
+pub(super) fn room_to_queue(hot: &TcbHot, cold: &TcbCold, frames: &Frames<'_>) -> u32 {
+    let room = hot.snd_buf.min(fair_share(frames)).saturating_sub(queued(hot));
     let (low, unsent) = (cold.options.notsent_low_bytes, unsent(hot));
     if low == 0 {
         room
@@ -126,7 +138,7 @@ impl Conn<'_, '_> {
     /// Is there enough room in the send buffer to tell the program (Linux: a third of the buffer)?
     #[inline]
     pub(super) fn has_room(&self) -> bool {
-        has_room(self.hot, self.cold)
+        has_room(self.hot, self.cold, self.frames)
     }
 
     /// The right edge of what may be sent now by the peer's window.

@@ -7,5 +7,6 @@ pub(crate) mod fds;
 pub(crate) mod options;
 pub(crate) mod poll;
 pub(crate) mod process;
+pub(crate) mod raw;
 pub(crate) mod select;
 pub(crate) mod socket;

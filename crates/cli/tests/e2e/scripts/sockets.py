@@ -235,6 +235,52 @@ def duplicates_keep_it_open():
     r.append(attempt(lambda: os.read(77, 1)))
     return r
 
+def calls_by_number():
+    """libuv closes so. Whatever gets the number next is no connection any more."""
+    libc = ctypes.CDLL(None)
+    buf = ctypes.create_string_buffer(10)
+    c = dial('echo')
+    r = [libc.syscall(1, c.fileno(), b'abc', 3)]
+    c.settimeout(5)
+    r.append((c.recv(3, socket.MSG_PEEK | socket.MSG_WAITALL), libc.syscall(0, c.fileno(), buf, 10), buf.raw[:3]))
+    fd = c.detach()
+    r.append(libc.syscall(3, fd))
+    f = os.open('/dev/zero', os.O_RDONLY)
+    if f != fd:
+        os.dup2(f, fd)
+        os.close(f)
+    r.append(os.read(fd, 3))
+    os.close(fd)
+    r.append(libc.syscall(3, fd))
+    return r
+
+def more_children_than_the_family_has_places():
+    """One after another, and then many at a time: the parent's connection is its own whatever they do at their end."""
+    c = dial('echo')
+    for n in range(100):
+        if os.fork() == 0:
+            os._exit(0)
+        os.wait()
+    c.sendall(b'one')
+    out = [c.recv(3, socket.MSG_WAITALL)]
+    r, w = os.pipe()
+    for n in range(80):
+        if os.fork() == 0:
+            os.close(w)
+            os.read(r, 1)
+            os._exit(0)
+    os.close(w), os.close(r)
+    for n in range(80):
+        os.wait()
+    c.sendall(b'two')
+    out.append(c.recv(3, socket.MSG_WAITALL))
+    if os.fork() == 0:
+        c.sendall(b'six')
+        os._exit(0)
+    os.wait()
+    out.append(c.recv(3, socket.MSG_WAITALL))
+    return out
+
 def big_both_ways():
     c = dial('echo')
     data = os.urandom(5_000_000)
