@@ -26,7 +26,7 @@ pub(crate) fn rows() -> Vec<Row> {
         rows.push(if n == 64 {
             row.goal(Goal::OfPeer("linux lo", 6.0))
                 .obstacle(
-                    "4 900 instructions a request at the server, by callgrind: the engine 2 600, entering and leaving the lane 1 200 in two visits, the wire 500, descriptors and epoll 600.",
+                    "4 550 instructions a request at the server, by callgrind: the engine 2 000, send and recv with entering and leaving the lane 1 400, the wire 450, descriptors and epoll 550.",
                 )
                 .in_short()
         } else {

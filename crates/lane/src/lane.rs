@@ -155,7 +155,7 @@ impl Lane {
     #[inline]
     pub fn enter(&self, now: Instant) -> Result<Session<'_>, Poisoned> {
         self.healthy()?;
-        let guard = lock(self.lane);
+        let guard = self.lane.hold(me(), patience(&self.lane));
         self.healthy()?;
         Ok(Session::new(guard, &self.area, self.held(), now))
     }
@@ -166,14 +166,14 @@ impl Lane {
     /// [`Poisoned`].
     pub fn try_enter(&self, now: Instant) -> Result<Option<Session<'_>>, Poisoned> {
         self.healthy()?;
-        Ok(self.lane.try_lock(me()).map(|guard| Session::new(guard, &self.area, self.held(), now)))
+        Ok(self.lane.try_lock(me()).map(|guard| self.session(guard, now)))
     }
 
     /// Takes the lane over from a process that died holding it. The tables may be half changed, so the caller gets a
     /// session only to reset or close everything. `None`: `dead` does not hold it.
     #[must_use]
     pub fn take_over(&self, dead: Owner, now: Instant) -> Option<Session<'_>> {
-        self.lane.take_over(dead, me()).map(|guard| Session::new(guard, &self.area, self.held(), now))
+        self.lane.take_over(dead, me()).map(|guard| self.session(guard, now))
     }
 
     /// Closes `sock` at once if the lane is free, else lets the holder do it when it unlocks.
@@ -184,7 +184,7 @@ impl Lane {
         self.healthy()?;
         let mut session = match self.lane.lock_or_defer(me(), request_of(sock)) {
             Ok(None) => return Ok(()),
-            Ok(Some(guard)) => Session::new(guard, &self.area, self.held(), now),
+            Ok(Some(guard)) => self.session(guard, now),
             Err(_) => self.enter(now)?,
         };
         session.engine(|engine| engine.close(sock));
@@ -263,23 +263,31 @@ impl Lane {
         self.held().ports.get(usize::from(port)).map(|p| p.ifindex)
     }
 
+    fn session(&self, guard: LaneGuard, now: Instant) -> Session<'_> {
+        Session::new(guard.at(&self.lane), &self.area, self.held(), now)
+    }
+
     /// Has a holder panicked?
     #[must_use]
+    #[inline]
     pub fn is_poisoned(&self) -> bool {
         self.lane.signals().poisoned.load(Ordering::Acquire) != 0
     }
 
+    #[inline]
     fn healthy(&self) -> Result<(), Poisoned> {
         if self.is_poisoned() { Err(Poisoned) } else { Ok(()) }
     }
 
     /// Uncontended whenever the lane lock is held; a panic of its holder leaves it as it was.
+    #[inline]
     fn held(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// This thread, as the lane lock names it.
+#[inline]
 pub(crate) fn me() -> Owner {
     let generation = FORKS.load(Ordering::Relaxed);
     ME.with(|cell| match cell.get() {
@@ -300,9 +308,15 @@ pub fn forked() {
 
 /// Takes the lock of `lane`. Waits while its holder lives; a holder that is gone loses it, and the lane is poisoned then.
 pub fn lock(lane: LaneRef) -> LaneGuard {
+    lane.lock(me(), patience(&lane))
+}
+
+/// How a thread waits for the lock of `lane`: see [`lock`].
+#[inline]
+fn patience(lane: &LaneRef) -> impl FnMut(&AtomicU32, u32) {
     let mut last: Option<Holding> = None;
     let mut sleeps = 0;
-    lane.lock(me(), |word, seen| {
+    move |word, seen| {
         if sys::futex::wait(word, seen, Some(LOCK_SLEEP)) != Woken::TimedOut {
             return;
         }
@@ -315,7 +329,7 @@ pub fn lock(lane: LaneRef) -> LaneGuard {
         {
             lane.signals().poisoned.store(1, Ordering::Release);
         }
-    })
+    }
 }
 
 /// Wakes one thread that waits for the lane lock.

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use base::limits::BATCH_FRAMES;
 use base::{Duration, Instant, LaneId};
 use engine::Engine;
-use region::{CarveError, Carved, Carver, FrameArea, Kept, LaneGuard};
+use region::{CarveError, Carved, Carver, FrameArea, Kept, LaneGuard, LaneRef};
 use state::ports::{PORT_ADDRESSES, PORT_UP};
 use state::{LaneMem, TxBatch};
 
@@ -52,7 +52,7 @@ impl Carved for Tables {
 
 /// A lane in the hands of this thread. Dropping it sends what is queued, does what others deferred, and unlocks.
 pub struct Session<'a> {
-    guard: Option<LaneGuard>,
+    guard: Option<LaneGuard<&'a LaneRef>>,
     area: &'a FrameArea,
     held: MutexGuard<'a, Held>,
     /// Goes back to `held` at the end.
@@ -81,7 +81,7 @@ impl After {
 impl<'a> Session<'a> {
     #[inline]
     pub(crate) fn new(
-        guard: LaneGuard,
+        guard: LaneGuard<&'a LaneRef>,
         area: &'a FrameArea,
         mut held: MutexGuard<'a, Held>,
         now: Instant,
@@ -239,6 +239,7 @@ impl<'a> Session<'a> {
     }
 
     /// When the lane next has something to do without a packet coming in.
+    #[inline]
     pub fn deadline(&mut self) -> Instant {
         let engine = match self.after {
             Some(after) => after.deadline,
@@ -250,7 +251,7 @@ impl<'a> Session<'a> {
 
     fn poison(&self) {
         if let Some(guard) = &self.guard {
-            guard.lane().signals().poisoned.store(1, Ordering::Release);
+            guard.signals().poisoned.store(1, Ordering::Release);
         }
     }
 
@@ -285,7 +286,7 @@ impl Session<'_> {
             // Anew each time: what others deferred may have started timers.
             let deadline = self.deadline();
             let Some(guard) = self.guard.take() else { return };
-            let signals = guard.lane().signals();
+            let signals = guard.signals();
             signals.deadline_ns.store(deadline.0, Ordering::Relaxed);
             signals.last_held_ns.store(self.now.0, Ordering::Relaxed);
             if let Err(guard) = guard.unlock(wake_one) {
@@ -302,7 +303,7 @@ impl Session<'_> {
 #[inline]
 fn open<'s>(
     kept: &'s mut Option<Box<Kept<Tables>>>,
-    guard: &'s mut Option<LaneGuard>,
+    guard: &'s mut Option<LaneGuard<&LaneRef>>,
     area: &'s FrameArea,
     now: Instant,
 ) -> Option<&'s mut Engine<'s>> {

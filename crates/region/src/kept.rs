@@ -5,10 +5,11 @@
 //! span of that very lane in this process's mapping, checked when it was carved; a region that was formatted since is carved anew. So a
 //! head that is corrupted later changes nothing here.
 
+use core::borrow::Borrow;
 use core::mem::{MaybeUninit, needs_drop};
 use core::sync::atomic::Ordering;
 
-use crate::{CarveError, Carver, FrameArea, LaneGuard};
+use crate::{CarveError, Carver, FrameArea, LaneGuard, LaneRef};
 
 /// What is carved out of a span.
 pub trait Carved {
@@ -55,12 +56,12 @@ impl<T: Carved> Kept<T> {
     /// # Errors
     /// [`CarveError`] when the span describes no proper layout.
     #[inline]
-    pub fn open<'g>(
+    pub fn open<'g, L: Borrow<LaneRef>>(
         &'g mut self,
-        guard: &'g mut LaneGuard,
+        guard: &'g mut LaneGuard<L>,
         area: &'g FrameArea,
     ) -> Result<&'g mut T::Of<'g>, CarveError> {
-        let signals = guard.lane().signals();
+        let signals = guard.signals();
         let origin = Origin {
             lane: core::ptr::from_ref(signals).addr(),
             area: core::ptr::from_ref(area).addr(),

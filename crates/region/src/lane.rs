@@ -2,6 +2,7 @@
 //!
 //! Invariant: only the holder of the lock touches the lane's span, and only one [`LaneGuard`] of a lane exists.
 
+use core::borrow::Borrow;
 use core::mem::{ManuallyDrop, size_of};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -164,6 +165,14 @@ impl LaneRef {
         self.guard(held)
     }
 
+    /// [`LaneRef::lock`] for who moves the guard about: it borrows the lane instead of having a copy of it.
+    #[inline]
+    pub fn hold(&self, owner: Owner, wait: impl FnMut(&AtomicU32, u32)) -> LaneGuard<&Self> {
+        let words = self.lock_words();
+        let held = words.try_lock(owner).unwrap_or_else(|| words.lock(owner, wait));
+        LaneGuard { lane: self, held }
+    }
+
     /// Takes the lock, and the request is the caller's to do; or queues `request` for the holder, who finds it when it
     /// unlocks. Exactly one of the two.
     ///
@@ -212,16 +221,30 @@ impl LaneRef {
 }
 
 /// The lock of a lane, held. Dropping it unlocks without waking anybody; use [`LaneGuard::unlock`].
-pub struct LaneGuard {
-    lane: LaneRef,
+/// `L`: the lane, or a borrow of it; no other is ever made.
+pub struct LaneGuard<L: Borrow<LaneRef> = LaneRef> {
+    lane: L,
     held: u64,
 }
 
 impl LaneGuard {
+    /// The same holding, by a borrow of the lane, whose `lane` must be a copy.
+    ///
+    /// # Panics
+    /// When `lane` is another one.
+    #[must_use]
+    pub fn at(self, lane: &LaneRef) -> LaneGuard<&LaneRef> {
+        assert!(core::ptr::eq(self.lane.control, lane.control), "the guard of another lane");
+        LaneGuard { lane, held: ManuallyDrop::new(self).held }
+    }
+}
+
+impl<L: Borrow<LaneRef>> LaneGuard<L> {
     /// Carves the lane's span.
     #[inline]
     pub fn carver(&mut self) -> Carver<'_> {
-        let words = self.lane.region.lane_span(self.lane.id);
+        let lane = self.lane.borrow();
+        let words = lane.region.lane_span(lane.id);
         // SAFETY: the span is mapped for the life of the process and aligned to 8; atomics may be written through a
         // shared reference; the lock gives this guard the only access, and `&mut self` this carver.
         Carver::new(unsafe { core::slice::from_raw_parts_mut(words.as_ptr() as *mut u64, words.len()) })
@@ -229,19 +252,19 @@ impl LaneGuard {
 
     /// The next request that was deferred to the holder.
     pub fn next_request(&mut self) -> Option<u64> {
-        self.lane.requests().pop()
+        self.lane.borrow().requests().pop()
     }
 
     /// The region.
     #[must_use]
     pub fn region(&self) -> Region {
-        self.lane.region
+        self.lane.borrow().region
     }
 
     /// As [`LaneRef::frame_area`].
     #[must_use]
     pub fn frame_area(&self) -> FrameArea {
-        self.lane.frame_area()
+        self.lane.borrow().frame_area()
     }
 
     /// Puts every frame that earlier holders of the lane took and did not give back into the shared pool, and gives their
@@ -253,14 +276,21 @@ impl LaneGuard {
 
     /// The holder is about to make the lane's tables: nobody's notes of where they lie are of use any more ([`crate::Kept`]).
     pub fn formats(&mut self) {
-        self.lane.control.signals.formats.fetch_add(1, Ordering::Relaxed);
+        self.signals().formats.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The lane.
     #[must_use]
     #[inline]
     pub fn lane(&self) -> LaneRef {
-        self.lane
+        *self.lane.borrow()
+    }
+
+    /// The lane's atomics outside the lock.
+    #[must_use]
+    #[inline]
+    pub fn signals(&self) -> &'static LaneSignals {
+        self.lane.borrow().signals()
     }
 
     /// Unlocks. `wake` is called with the futex word when somebody waits, and wakes one (FUTEX_WAKE without PRIVATE).
@@ -268,9 +298,9 @@ impl LaneGuard {
     /// # Errors
     /// The guard itself when requests came in since it was taken or last came back: do those and unlock again.
     #[inline]
-    pub fn unlock(self, wake: impl FnOnce(&AtomicU32)) -> Result<(), LaneGuard> {
+    pub fn unlock(self, wake: impl FnOnce(&AtomicU32)) -> Result<(), Self> {
         let mut this = ManuallyDrop::new(self);
-        let words = this.lane.lock_words();
+        let words = this.lane.borrow().lock_words();
         match words.unlock(this.held) {
             Unlocked::Free { wake: false } | Unlocked::Lost => Ok(()),
             Unlocked::Free { wake: true } => {
@@ -285,9 +315,9 @@ impl LaneGuard {
     }
 }
 
-impl Drop for LaneGuard {
+impl<L: Borrow<LaneRef>> Drop for LaneGuard<L> {
     fn drop(&mut self) {
         // Requests stay queued for the next holder; sleepers see the changed futex word at their time limit.
-        self.lane.lock_words().abandon(self.held);
+        self.lane.borrow().lock_words().abandon(self.held);
     }
 }

@@ -36,6 +36,7 @@ const SPINS: u32 = 1;
 const RACES: u32 = 16;
 
 impl Owner {
+    #[inline]
     fn bits(self) -> u64 {
         let bits = (u64::from(self.pid) & ID_MASK) << ID_BITS | (u64::from(self.tid) & ID_MASK);
         bits.max(1) // 0 means free
@@ -91,6 +92,7 @@ impl<W: Word<Value = u64>, F: Word<Value = u32>> Lock<'_, W, F> {
     }
 
     /// `word` with `owner` as holder, for the next turn.
+    #[inline]
     fn taken(word: u64, owner: Owner) -> u64 {
         (word & !OWNER_MASK).wrapping_add(TURN_ONE) | owner.bits()
     }
@@ -118,6 +120,8 @@ impl<W: Word<Value = u64>, F: Word<Value = u32>> Lock<'_, W, F> {
     }
 
     /// Takes the lock, spinning a little, then sleeping in `wait(futex word, value seen)`.
+    #[cold]
+    #[inline(never)]
     pub(crate) fn lock(&self, owner: Owner, mut wait: impl FnMut(&F, u32)) -> u64 {
         for _ in 0..SPINS {
             if let Some(held) = self.try_lock(owner) {
