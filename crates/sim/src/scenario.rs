@@ -141,7 +141,12 @@ impl Scenario {
     fn cut(&mut self, rng: &mut Rng) {
         let from = Instant(0).plus(Duration::from_millis(rng.below(3000)));
         let until = match self.family {
-            Family::Outage => from.plus(Duration::from_millis(rng.below(30_000))),
+            // Who closed and waits for an ACK sends eight times, in two minutes (as Linux): a longer outage leaves one try or two,
+            // and a path that loses besides may take those.
+            Family::Outage => {
+                let most = if self.mixed { 10_000 } else { 30_000 };
+                from.plus(Duration::from_millis(rng.below(30_000).min(most)))
+            }
             Family::Death => Instant::NEVER,
             Family::Perfect
             | Family::Jitter
