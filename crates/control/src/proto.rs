@@ -148,6 +148,27 @@ pub enum Request<'a> {
     /// The program closed a listener at the rule's end, which another process of the region has, too, perhaps; connections wait at it that no
     /// lane takes yet. See that one gets them. Reply: [`Reply::Done`]; an error: there is nobody, so reset them.
     Leave(Rule),
+    /// Connections of another lane of the rule's region have come to the rule's lane, which is the process's own. Have their segments come there.
+    /// Reply: [`Reply::Done`].
+    Fetch {
+        /// The lane that has them now.
+        rule: Rule,
+        /// The connections.
+        flows: FlowList,
+    },
+    /// The memory of a region of a lane of the process, which has lost sight of it by exec. Reply: [`Reply::Region`].
+    Enter {
+        /// Region number.
+        region: u32,
+    },
+    /// The process goes on, after exec, with this lane, which is its own. Reply: as to [`Request::NewLane`]; then comes a [`Reply::Met`] for each
+    /// wire that the lane has.
+    Resume {
+        /// Region number.
+        region: u32,
+        /// The lane.
+        lane: LaneId,
+    },
     /// Ask for what the keeper knows. Reply: [`Reply::Description`].
     Describe {
         /// First byte of the description wanted: a long one is fetched in pieces.
@@ -284,6 +305,16 @@ impl<'a> Request<'a> {
             Self::Join => {
                 w.u8(15);
             }
+            Self::Fetch { rule, flows } => {
+                rule.encode(w.u8(16));
+                flows.encode(&mut w);
+            }
+            Self::Enter { region } => {
+                w.u8(18).u32(*region);
+            }
+            Self::Resume { region, lane } => {
+                w.u8(17).u32(*region).u16(lane.0);
+            }
             Self::HandOn { rule, to, flows } => {
                 rule.encode(w.u8(13));
                 flows.encode(w.u16(to.0));
@@ -323,6 +354,9 @@ impl<'a> Request<'a> {
             },
             14 => Self::Leave(Rule::decode(&mut r)?),
             15 => Self::Join,
+            16 => Self::Fetch { rule: Rule::decode(&mut r)?, flows: FlowList::decode(&mut r)? },
+            18 => Self::Enter { region: r.u32()? },
+            17 => Self::Resume { region: r.u32()?, lane: LaneId(r.u16()?) },
             other => return Err(ProtoError::UnknownKind(other)),
         };
         r.finish(request)

@@ -7,6 +7,7 @@
 //!
 //! Invariant: a packet that no rule names goes on to the kernel untouched.
 
+mod fetch;
 mod maps;
 mod program;
 

@@ -77,6 +77,9 @@ proptest! {
         let flow = FlowEnds { local: rule.addr, local_port: rule.port, remote: IpAddress(token), remote_port: Port(version) };
         let flows = vec![flow; usize::from(token[1]) % (FLOWS_MAX + 1)];
         check_request(Request::HandOn { rule, to: LaneId(version), flows: FlowList::of(&flows) });
+        check_request(Request::Fetch { rule, flows: FlowList::of(&flows) });
+        check_request(Request::Enter { region: numbers[1] });
+        check_request(Request::Resume { region: numbers[0], lane: LaneId(version) });
         check_request(Request::Resolve { ifindex: numbers[0], addr: rule.addr });
         check_request(Request::Reasons { text: &text });
         check_request(Request::Describe { offset: numbers[1] });

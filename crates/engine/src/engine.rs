@@ -1,18 +1,15 @@
 //! The engine's edge: what goes in from network and clock, what comes out, and the verbs of programs.
 
-use base::{Idx, Instant, IpAddress, LaneId, MacAddr};
-use region::Group;
+use base::{Idx, Instant, IpAddress, MacAddr};
 use state::ports::PORT_ADDRESSES;
 use state::{
-    Counters, Endpoint, Event, FlowKey, Hop, LaneMem, PortInfo, Ready, RxBatch, SockKind, SockRef,
-    TcpOptions, TxBatch, TxFrame,
+    Counters, Endpoint, Event, Hop, LaneMem, PortInfo, Ready, RxBatch, SockKind, SockRef, TcpOptions,
+    TxBatch, TxFrame,
 };
 
-use crate::errors::{
-    AcceptError, ConnectError, ListenError, MoveError, RecvError, SendError, ShutdownError, SockError,
-};
+use crate::errors::{AcceptError, ConnectError, ListenError, RecvError, SendError, ShutdownError, SockError};
 use crate::load::Load;
-use crate::tcp::{Algorithm, Ecn, borrow, fast_open, listen, stream, verbs};
+use crate::tcp::{Algorithm, Ecn, borrow, fast_open, stream, verbs};
 use crate::types::{Accepted, HopKey, How, RouteTo, TcpInfo};
 use crate::{away, events, load, pipeline, transmit, udp};
 
@@ -108,60 +105,6 @@ impl<'a> Engine<'a> {
     /// The lanes that sleep and were handed packets since the last call, as bits: the caller wakes them.
     pub fn take_rung(&mut self) -> u64 {
         core::mem::take(&mut self.mem.globals.load.rung)
-    }
-
-    /// Moves every connection of `group` to lane `to` of the same region, and gives their number; from then on the directory says that the
-    /// group is that lane's. What was sent there follows: see [`Engine::take_moved`]. Nothing is lost and no peer sees it.
-    ///
-    /// # Errors
-    /// [`MoveError`]: nothing moved.
-    pub fn move_group(&mut self, to: &mut Engine<'_>, group: Group) -> Result<u32, MoveError> {
-        let (Some(own), Some(other)) = (self.mem.frames.lane(), to.mem.frames.lane()) else {
-            return Err(MoveError::NoLane);
-        };
-        if !own.is_beside(&other) {
-            return Err(MoveError::NoLane);
-        }
-        let directory = own.region().directory().ok_or(MoveError::NoLane)?;
-        let now = self.now.max(to.now);
-        let moved = crate::tcp::travel::move_group(&mut self.mem, &mut to.mem, now, directory, group)?;
-        directory.give(group, Some(other.id()));
-        Ok(moved)
-    }
-
-    /// Calls `each` with the ends of every connection that waits at listener `s`, half open or to be accepted.
-    pub fn waiting_flows(&self, s: SockRef, each: impl FnMut(&FlowKey)) {
-        if let Some(at) = listen::lookup(&self.mem, s) {
-            crate::tcp::bequest::flows(&self.mem, at, each);
-        }
-    }
-
-    /// Does connection `s` wait at a listener? Then it is no program's yet.
-    #[must_use]
-    pub fn is_waiting(&self, s: SockRef) -> bool {
-        crate::tcp::bequest::is_waiting(&self.mem, s)
-    }
-
-    /// Is there a listener at exactly `local`?
-    #[must_use]
-    pub fn listens_at(&self, local: Endpoint) -> bool {
-        crate::tcp::bequest::has_twin(&self.mem, local)
-    }
-
-    /// Moves the connections that wait at listener `s` to the one at the same local end of lane `to` of the same region, and gives their
-    /// number. Those that came by a wire stay, and those that `to` has no room for.
-    pub fn hand_on(&mut self, to: &mut Engine<'_>, s: SockRef) -> u32 {
-        let (Some(own), Some(other)) = (self.mem.frames.lane(), to.mem.frames.lane()) else { return 0 };
-        let Some(at) = listen::lookup(&self.mem, s).filter(|_| own.is_beside(&other)) else { return 0 };
-        let now = self.now.max(to.now);
-        crate::tcp::bequest::hand_on(&mut self.mem, &mut to.mem, (now, other.id()), at)
-    }
-
-    /// Where the connection `s` went that was on this lane, and its name there. A name that went is of no use to any verb; each is told
-    /// once, so the caller keeps what it is told. Until then its row stays taken, whatever is called with it: whoever holds a name in a
-    /// group that moves asks, and closes by the new name.
-    pub fn take_moved(&mut self, s: SockRef) -> Option<(LaneId, SockRef)> {
-        crate::tcp::travel::take_moved(&mut self.mem, s)
     }
 
     /// Does everything that is due.

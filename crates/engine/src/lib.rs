@@ -7,6 +7,7 @@
 mod arp;
 mod away;
 mod engine;
+mod engine_moves;
 mod engine_udp;
 mod errors;
 mod events;

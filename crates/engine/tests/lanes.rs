@@ -216,6 +216,32 @@ fn a_connection_that_moved_is_closed_by_its_new_name_only_and_its_old_row_is_fre
 }
 
 #[test]
+fn one_connection_moves_and_the_others_of_its_lane_stay() {
+    let mut world = World::new(8, 2, 64);
+    world.misdirect = false;
+    let listeners = world.listen(80);
+    let mut talks = open(&mut world, &listeners, 8, 1000);
+    let moves = talks[0].ends[1];
+    let (from, to) = (moves.lane, 1 - moves.lane);
+    let open_at = |world: &mut World, lane| world.on((1, lane), |e| e.counters().tcp.open);
+    let before = (open_at(&mut world, from), open_at(&mut world, to));
+    let now = world.now;
+    let name = world.machines[1].pair((from, to), now, |a, b| a.move_connection(b, moves.name)).unwrap();
+    assert_eq!(world.on((1, from), |e| e.take_moved(moves.name)), Some((LaneId(to), name)));
+    assert_eq!((open_at(&mut world, from), open_at(&mut world, to)), (before.0 - 1, before.1 + 1));
+    // A name that is nothing, because it went already, moves nothing.
+    assert_eq!(world.machines[1].pair((from, to), now, |a, b| a.move_connection(b, moves.name)), None);
+    // Frames come by group here, so it goes on where its group is.
+    let back = world.machines[1].pair((to, from), now, |a, b| a.move_connection(b, name)).unwrap();
+    assert_eq!(world.on((1, to), |e| e.take_moved(name)), Some((LaneId(from), back)));
+    talks[0].ends[1] = Sock { name: back, ..moves };
+    while !go_on(&mut talks, &mut world) {
+        world.step();
+    }
+    finish(&mut world, &mut talks, &listeners);
+}
+
+#[test]
 fn a_group_that_cannot_move_whole_stays() {
     let mut world = World::new(9, 2, 16);
     world.misdirect = false;

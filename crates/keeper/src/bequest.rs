@@ -46,6 +46,15 @@ impl Session {
         Ok(())
     }
 
+    /// Has the segments of `flow` come to the lane of `slot`, which gets it from another lane.
+    pub(crate) fn fetch(&mut self, slot: Slot, flow: FlowEnds) -> Result<(), Refusal> {
+        let local = LocalEnd { proto: Proto::Tcp, addr: flow.local, port: flow.local_port };
+        let flow = Flow { local, remote: flow.remote, remote_port: flow.remote_port };
+        let Some(steering) = self.devices.steering() else { return Ok(()) };
+        let lane = steer_lane(slot)?;
+        steering.fetch(flow, lane).map_err(|e| Refusal::new(Errno::NOBUFS, format!("fetch: {e}")))
+    }
+
     /// A program closed its listener at the end of `rule` although connections wait at it: if another process has the kernel's listener, too, the
     /// steward looks for one that takes them.
     pub(crate) fn leave_listener(&mut self, id: ClientId, rule: &Rule) -> Result<(), Refusal> {

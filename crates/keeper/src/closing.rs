@@ -1,34 +1,16 @@
 //! What becomes of a dead program's sockets, as Linux does it at process exit.
 
 use base::Instant;
-use engine_state::{CLOSED, TIME_WAIT};
-use lane::{Lane, Session};
+use engine_state::{CLOSED, NOTES, TIME_WAIT};
+use lane::{Lane, Session, open_sockets};
 use state::{Endpoint, Listener, SockKind, SockRef};
 
 /// States of a connection as its row numbers them (RFC 9293 3.3.2; the engine's `State`).
 mod engine_state {
     pub(super) const CLOSED: u8 = 0;
     pub(super) const TIME_WAIT: u8 = 10;
-}
-
-/// Every socket that a program still has in the lane, hibernating connections included.
-fn open_sockets(session: &mut Session<'_>) -> Vec<SockRef> {
-    session.engine(|engine| {
-        let mem = engine.mem();
-        let listeners = mem.listeners.rows().iter().enumerate();
-        let listeners = listeners.map(|(row, l)| SockRef::new(SockKind::Listener, row as u32, l.generation));
-        // Where connections hibernate each has a handle; else its row gives the name.
-        let rows = mem.hot.rows().iter().map(|c| c.generation);
-        let handles = mem.handles.rows().iter().map(|h| h.generation);
-        let handles = handles.take(mem.globals.dormant.fresh_handle as usize);
-        let rows = rows.take(if mem.handles.is_empty() { usize::MAX } else { 0 });
-        let connections = rows.chain(handles).enumerate();
-        let connections = connections.map(|(row, g)| SockRef::new(SockKind::Tcp, row as u32, g));
-        let udp = mem.udp_socks.rows().iter().enumerate();
-        let udp = udp.map(|(row, u)| SockRef::new(SockKind::Udp, row as u32, u.generation));
-        let all: Vec<SockRef> = listeners.chain(connections).chain(udp).collect();
-        all.into_iter().filter(|&sock| engine.exists(sock)).collect()
-    })
+    /// From here on a row is a note of where its connection went.
+    pub(super) const NOTES: u8 = 0x80;
 }
 
 /// Closes every socket but listeners: a connection with unread data is reset, any other sends what is queued and then its FIN.
@@ -101,6 +83,6 @@ pub fn unfinished(session: &mut Session<'_>) -> usize {
     session.engine(|engine| {
         let asleep = engine.mem().globals.dormant.used as usize;
         let connections = engine.mem().hot.rows().iter();
-        connections.filter(|c| c.state != CLOSED && c.state != TIME_WAIT).count() + asleep
+        connections.filter(|c| c.state != CLOSED && c.state != TIME_WAIT && c.state < NOTES).count() + asleep
     })
 }

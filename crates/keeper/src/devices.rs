@@ -312,8 +312,8 @@ impl Devices {
     }
 
     /// The steering, if any device is steered.
-    pub(crate) fn steering(&self) -> Option<&Steering> {
-        self.steering.as_ref()
+    pub(crate) fn steering(&mut self) -> Option<&mut Steering> {
+        self.steering.as_mut()
     }
 
     /// Tells the kernel what changed.

@@ -26,6 +26,8 @@ enum Answer {
     Welcome,
     Region(RegionId),
     Lane(RegionId, LaneId),
+    /// The same, and the lane's wires.
+    Resumed(RegionId, LaneId),
     Port(Port),
     Block(Port),
     Wire(Introduced),
@@ -92,6 +94,23 @@ impl Session {
                 let from = self.own_slot(id, rule)?;
                 self.hand_on((from, rule), *to, flows.as_slice()).map(|()| Answer::Done)
             }
+            Request::Fetch { rule, flows } => {
+                let slot = self.own_slot(id, rule)?;
+                let each = flows.as_slice().iter();
+                each.copied().try_for_each(|flow| self.fetch(slot, flow)).map(|()| Answer::Done)
+            }
+            Request::Enter { region } => {
+                let region = RegionId(*region);
+                let own = self.regions.get(&region).is_some_and(|r| r.lanes.values().any(|l| l.owner == id));
+                let refused = || Refusal::new(Errno::ACCESS, "enter: the process has no lane there");
+                if own { Ok(Answer::Region(region)) } else { Err(refused()) }
+            }
+            Request::Resume { region, lane } => {
+                let handle = self.regions.get(&RegionId(*region)).and_then(|r| r.lanes.get(lane));
+                let refused = || Refusal::new(Errno::ACCESS, "resume: the lane is not this process's");
+                let own = handle.is_some_and(|handle| handle.owner == id);
+                if own { Ok(Answer::Resumed(RegionId(*region), *lane)) } else { Err(refused()) }
+            }
             Request::Leave(rule) => {
                 self.own_slot(id, rule)?;
                 self.leave_listener(id, rule).map(|()| Answer::Done)
@@ -124,6 +143,12 @@ impl Session {
                 let handle = self.regions.get(&region).and_then(|r| r.lanes.get(&lane)).ok_or(Errno::PIPE)?;
                 let fds: Vec<BorrowedFd<'_>> = handle.fds.iter().map(AsFd::as_fd).collect();
                 client.send(&Reply::Lane { lane, devices: handle.devices }, &fds)
+            }
+            Ok(Answer::Resumed(region, lane)) => {
+                self.answer(id, Ok(Answer::Lane(region, lane)))?;
+                self.wires
+                    .of((region, lane))
+                    .try_for_each(|wire| client.send(&Reply::Met { end: wire.end }, &wire.parts.fds()))
             }
             Ok(Answer::Wire(Introduced { wire, lanes, fresh })) => {
                 let (end, fds) = self.end_of(wire).ok_or(Errno::PIPE)?;

@@ -62,3 +62,31 @@ pub fn hand_on(
     }
     Ok(giver.engine(|giver| taker.engine(|taker| giver.hand_on(taker, listener))))
 }
+
+/// Moves connection `name` of `from` to lane `to`, and gives its name there. `steer` has its segments come to `to` from now on; it is called while both
+/// lanes are held. False from it: it stays, as does a connection that came by a wire. The caller holds neither lane.
+///
+/// # Errors
+/// [`Poisoned`], one of the two.
+pub fn fetch(
+    from: &Lane,
+    to: &Lane,
+    name: SockRef,
+    now: Instant,
+    steer: impl FnOnce(&FlowKey) -> bool,
+) -> Result<Option<SockRef>, Poisoned> {
+    let (mut giver, mut taker) = enter_both(from, to, now)?;
+    let Some((local, remote)) = giver.engine(|giver| giver.names(name)) else { return Ok(None) };
+    let key =
+        FlowKey { local: local.addr, local_port: local.port, remote: remote.addr, remote_port: remote.port };
+    if !steer(&key) {
+        return Ok(None);
+    }
+    // What came before `steer` had its effect.
+    for _ in 0..STEPS {
+        if !giver.step().more {
+            break;
+        }
+    }
+    Ok(giver.engine(|giver| taker.engine(|taker| giver.move_connection(taker, name))))
+}

@@ -14,8 +14,8 @@ pub mod rebalance;
 mod resolve;
 mod session;
 
-pub use bequest::hand_on;
+pub use bequest::{fetch, hand_on};
 pub use devices::{OpenError, open_device, open_wire, parse_faults, wire_route};
 pub use lane::{Lane, LanePort, Poisoned, Wire, forked, lock};
 pub use resolve::Ask;
-pub use session::{Progress, Session};
+pub use session::{Progress, Session, open_sockets};

@@ -8,7 +8,7 @@ use base::{Duration, Instant, LaneId};
 use engine::Engine;
 use region::{CarveError, Carved, Carver, FrameArea, Kept, LaneGuard, LaneRef};
 use state::ports::{PORT_ADDRESSES, PORT_UP};
-use state::{LaneMem, TxBatch};
+use state::{LaneMem, SockKind, SockRef, TxBatch};
 
 use crate::lane::{Held, StuckSince, sock_of, wake_one};
 use crate::resolve::port_info;
@@ -427,4 +427,24 @@ fn discard(frames: &mut region::Frames<'_>, packets: &[state::TxFrame]) -> usize
         frames.release(packet.head);
     }
     packets.len()
+}
+/// Every socket that a program still has in the lane, hibernating connections included.
+#[must_use]
+pub fn open_sockets(session: &mut Session<'_>) -> Vec<SockRef> {
+    session.engine(|engine| {
+        let mem = engine.mem();
+        let listeners = mem.listeners.rows().iter().enumerate();
+        let listeners = listeners.map(|(row, l)| SockRef::new(SockKind::Listener, row as u32, l.generation));
+        // Where connections hibernate each has a handle; else its row gives the name.
+        let rows = mem.hot.rows().iter().map(|c| c.generation);
+        let handles = mem.handles.rows().iter().map(|h| h.generation);
+        let handles = handles.take(mem.globals.dormant.fresh_handle as usize);
+        let rows = rows.take(if mem.handles.is_empty() { usize::MAX } else { 0 });
+        let connections = rows.chain(handles).enumerate();
+        let connections = connections.map(|(row, g)| SockRef::new(SockKind::Tcp, row as u32, g));
+        let udp = mem.udp_socks.rows().iter().enumerate();
+        let udp = udp.map(|(row, u)| SockRef::new(SockKind::Udp, row as u32, u.generation));
+        let all: Vec<SockRef> = listeners.chain(connections).chain(udp).collect();
+        all.into_iter().filter(|&sock| engine.exists(sock)).collect()
+    })
 }

@@ -1,7 +1,8 @@
 //! Listeners that this process did not make: it began with them (exec), or was sent them (SCM_RIGHTS).
 //!
 //! Such a descriptor is the kernel's listener itself, so it can get a lane's beside it as if the process had called `listen`. Left out: options that
-//! were set on it before, but for the ones read here; and connections, which do not outlive exec yet.
+//! were set on it before, but for the ones read here. Connections
+//! over exec: [`exec`].
 
 use core::ffi::{c_int, c_void};
 
@@ -14,7 +15,7 @@ use crate::interpose::real;
 use crate::reason::Reason;
 use crate::sock::{Sock, State, flag};
 use crate::table::{self, Entry};
-use crate::{home, table::fits};
+use crate::{exec, home, table::fits};
 
 /// Backlog of a listener whose own cannot be read.
 const BACKLOG: u32 = 128;
@@ -54,6 +55,7 @@ pub(crate) fn inherited() {
     let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return };
     let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
     let numbers: Vec<c_int> = numbers.collect();
+    exec::resume(&numbers);
     numbers.into_iter().for_each(adopt);
 }
 

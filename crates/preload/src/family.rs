@@ -141,6 +141,11 @@ pub(crate) fn no_children() {
     CHILDREN.store(0, Ordering::Relaxed);
 }
 
+/// Have processes shared `name` since it was opened?
+pub(crate) fn was_shared(view: &View, name: SockRef) -> bool {
+    word(view, name).is_some_and(|word| word.load(Ordering::Relaxed) != 0)
+}
+
 /// This process lets go of `name`. True: nobody else holds it, and it is to be closed.
 pub(crate) fn let_go(view: &View, name: SockRef) -> bool {
     let Some(word) = word(view, name) else { return view.is_own() };

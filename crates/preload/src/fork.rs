@@ -2,7 +2,7 @@
 //!
 //! Before a fork every lock of ours is taken, so that the child finds all of them free and no session open. The child
 //! reaches the parent's connections on the parent's lanes through ports of its own ([`View`] makes them again); for what it opens itself it gets
-//! its own lane. Exec ends a process as far as lanes are concerned.
+//! its own lane. What stays open over exec: [`crate::exec`].
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -160,7 +160,7 @@ pub(crate) fn bury() {
     }
     for child in gone {
         for seat in &child.seats {
-            if family::let_go_for(seat.view, seat.name, child.slot) {
+            if family::let_go_for(seat.view, seat.name, child.slot) && !seat.view.has_moved(seat.name) {
                 seat.view.enter(|session| session.engine(|engine| engine.close(seat.name)));
             }
         }

@@ -19,7 +19,7 @@ use region::Region;
 use state::{Endpoint, LaneMem, LaneShape};
 use sys::fds::Fd;
 
-pub(crate) use self::bequest::bequeath;
+pub(crate) use self::bequest::{bequeath, fetch, resume};
 use self::talk::{Answer, Notice, exchange};
 use crate::ports::Devices;
 use crate::reason::Reason;
@@ -27,7 +27,7 @@ use crate::sock::Seat;
 use crate::table;
 use crate::view::View;
 use crate::wires;
-use crate::{family, fast_open, hub};
+use crate::{exec, family, fast_open, hub};
 
 /// Lanes in a region: this process's and its forks'.
 const REGION_LANES: u16 = base::limits::LANES as u16;
@@ -88,7 +88,7 @@ fn way() -> Option<&'static Way> {
 }
 
 /// Says one line on standard error, unless CORELANE_QUIET is set.
-fn complain(line: &str) {
+pub(crate) fn complain(line: &str) {
     if std::env::var_os("CORELANE_QUIET").is_none() {
         let text = format!("corelane: {line}\n");
         let _ = rustix::io::write(rustix::stdio::stderr(), text.as_bytes());
@@ -172,7 +172,16 @@ impl Home {
             return Ok(());
         }
         let way = way().ok_or(Reason::NoKeeper)?;
+        if exec::confines_itself() {
+            self.refused = Some(Reason::Confined);
+            return Err(Reason::Confined);
+        }
         let link = sys::fds::connect_abstract(way.name.as_bytes()).ok();
+        self.greet(link, way)
+    }
+
+    /// Begins the talk by `link`.
+    fn greet(&mut self, link: Option<Fd>, way: &Way) -> Result<(), Reason> {
         self.link = link.map(table::keep);
         LINK.store(self.link.as_ref().map_or(-1, Fd::as_raw_fd), Ordering::Relaxed);
         let hello = Request::Hello { version: VERSION, pid: sys::process::pid(), token: way.token };

@@ -147,6 +147,16 @@ interpose! {
         => calls::raw::syscall;
     execve(path: *const c_char, args: *const *const c_char, env: *const *const c_char) -> c_int = -1
         => calls::process::execve;
+    execv(path: *const c_char, args: *const *const c_char) -> c_int = -1 => calls::process::execv;
+    execvp(file: *const c_char, args: *const *const c_char) -> c_int = -1 => calls::process::execvp;
+    execvpe(file: *const c_char, args: *const *const c_char, env: *const *const c_char) -> c_int = -1
+        => calls::process::execvpe;
+    fexecve(fd: c_int, args: *const *const c_char, env: *const *const c_char) -> c_int = -1
+        => calls::process::fexecve;
+    execveat(dir: c_int, path: *const c_char, args: *const *const c_char, env: *const *const c_char, flags: c_int)
+        -> c_int = -1 => calls::process::execveat;
+    corelane_execle(path: *const c_char, args: *const *const c_char) -> c_int = -1
+        => calls::process::corelane_execle;
     vfork() -> pid_t = -1 => calls::process::vfork;
     _exit(status: c_int) -> Nothing = () => calls::process::_exit;
     _Exit(status: c_int) -> Nothing = () => calls::process::_exit;

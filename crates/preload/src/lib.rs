@@ -9,7 +9,7 @@
 //!
 //! What does not work yet, and what happens instead: standard I/O streams on an accelerated descriptor (`fdopen`, or bash's
 //! builtins redirected to /dev/tcp) fail, because the C library reads and writes them by a path of its own; a program
-//! started by exec finds its inherited connections dead (reads fail with EINVAL or ENOTCONN); a bad pointer faults instead of giving EFAULT; a signal handler must not use an accelerated socket while it may
+//! started by `posix_spawn` finds its inherited connections dead (reads fail with EINVAL or ENOTCONN); a bad pointer faults instead of giving EFAULT; a signal handler must not use an accelerated socket while it may
 //! have interrupted a call on one (it would wait for itself); a process that waits on a connection it shares with its
 //! parent or child may see data up to 5 ms late; UDP stays with the kernel.
 //!
@@ -27,6 +27,7 @@ mod connect;
 mod deferred;
 mod epoll;
 mod errno;
+mod exec;
 mod explain;
 mod family;
 mod fast_open;

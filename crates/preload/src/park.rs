@@ -1,7 +1,8 @@
 //! Placeholders: the kernel descriptors that stand for connections of lanes.
 //!
 //! All are duplicates of one unconnected UNIX socket, so making one costs a `dup`. One that the program closes is kept for the next
-//! `accept` or `socket`, which then makes no system call at all. In a program started by exec such a descriptor is just that socket: reading
+//! `accept` or `socket`, which then makes no system call at all. In a program that got one but not what it stands for
+//! ([`crate::exec`]) such a descriptor is just that socket: reading
 //! from it fails with EINVAL, writing with ENOTCONN.
 
 use std::os::fd::AsRawFd;

@@ -40,6 +40,7 @@ reasons! {
     NotWaitedOn = 16 => "came in through the kernel before the program first waited on the listener",
     RouteUnknown = 17 => "the mirrored routes cannot tell where packets to the peer leave",
     Off = 18 => "acceleration is switched off for this process",
+    Confined = 19 => "the program forbids its processes the system calls that a lane needs (seccomp)",
 }
 
 impl core::fmt::Display for Reason {

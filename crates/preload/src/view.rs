@@ -467,7 +467,8 @@ impl View {
 
     /// The program's last reference to the socket `name` in this process is gone.
     pub(crate) fn end(&self, name: SockRef, sock: &Sock) {
-        if !family::let_go(self, name) {
+        let shared = family::was_shared(self, name);
+        if !family::let_go(self, name) || (shared && self.has_moved(name)) {
             return;
         }
         if name.kind() == Some(SockKind::Listener) {

@@ -6,6 +6,7 @@
 
 mod clients;
 mod errors;
+mod exec;
 mod flood;
 mod lossy;
 mod memif;

@@ -195,6 +195,11 @@ impl Listener {
         self.beside_kernel
     }
 
+    /// Connections of other lanes come in here.
+    pub(super) fn set_shared(&mut self) {
+        self.shared = true;
+    }
+
     #[cfg(test)]
     pub(super) fn is_shared(&self) -> bool {
         self.shared

@@ -384,8 +384,30 @@ fn leave(from: &mut LaneMem<'_>, at: Idx<TcbHot>, (lane, name): (LaneId, SockRef
     cold.passive.generation = name.generation;
 }
 
+/// Moves connection `s`, which a program holds. `None`: it stays. Its old row is a note of where it went.
+pub(crate) fn move_held(
+    from: &mut LaneMem<'_>,
+    to: &mut LaneMem<'_>,
+    (now, lane): (Instant, LaneId),
+    s: SockRef,
+) -> Option<SockRef> {
+    let at = super::lookup(from, s).filter(|at| is_live(from, *at, |_| true))?;
+    if !move_single(from, to, (now, lane), at) {
+        return None;
+    }
+    note_at(from, s).and_then(|at| note(from, at)).map(|(_, name)| name)
+}
+
 /// Where `s` went, if it moved; the note is given up, so the caller now uses the name given.
 pub(crate) fn take_moved(mem: &mut LaneMem<'_>, s: SockRef) -> Option<(LaneId, SockRef)> {
+    let at = note_at(mem, s)?;
+    let went = note(mem, at)?;
+    table::free(mem, at);
+    Some(went)
+}
+
+/// The row that `s` had, if it is a note.
+fn note_at(mem: &LaneMem<'_>, s: SockRef) -> Option<Idx<TcbHot>> {
     if s.kind() != Some(SockKind::Tcp) {
         return None;
     }
@@ -400,8 +422,12 @@ pub(crate) fn take_moved(mem: &mut LaneMem<'_>, s: SockRef) -> Option<(LaneId, S
         at
     };
     mem.hot.get(at).filter(|t| t.state == MOVED && t.flags & flag::HELD != 0)?;
+    Some(at)
+}
+
+/// What the note in row `at` says.
+fn note(mem: &LaneMem<'_>, at: Idx<TcbHot>) -> Option<(LaneId, SockRef)> {
     let passive = mem.cold.get(cold_of(at))?.passive;
-    table::free(mem, at);
     let lane = LaneId(u16::try_from(passive.listener.raw()).ok()?);
     Some((lane, SockRef::new(SockKind::Tcp, passive.next.raw(), passive.generation)))
 }

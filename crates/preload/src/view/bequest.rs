@@ -5,6 +5,9 @@ use state::{FlowKey, SockRef};
 
 use super::{View, Wakes};
 
+/// Event queues of a lane: one for each member of a family.
+const QUEUES: u16 = 63;
+
 impl View {
     /// [`View::enter`] for a caller that holds the home: neighbours are asked for when the lane is entered next.
     pub(super) fn enter_at_home<R>(&self, f: impl FnOnce(&mut Session<'_>) -> R) -> Option<R> {
@@ -37,6 +40,48 @@ impl View {
     /// Nobody in this process is told of `listener` any more. The caller holds the home.
     pub(crate) fn leave_listener(&self, listener: SockRef) {
         self.enter_at_home(|session| session.engine(|engine| engine.set_event_queue(listener, 0, 0)));
+    }
+
+    /// Has connection `name` gone to the lane of another process? It is not to be asked for again.
+    pub(crate) fn has_moved(&self, name: SockRef) -> bool {
+        self.enter(|session| session.engine(|engine| engine.take_moved(name))).flatten().is_some()
+    }
+
+    /// Moves connection `name` to lane `own` of this process; as [`lane::fetch`]. The caller holds the home.
+    pub(crate) fn move_to(
+        &self,
+        own: &Self,
+        name: SockRef,
+        steer: impl FnOnce(&FlowKey) -> bool,
+    ) -> Option<SockRef> {
+        let gates = (self.close_gate(), own.close_gate());
+        let moved = lane::fetch(self.lane(), own.lane(), name, sys::clock::now(), steer).ok().flatten();
+        drop(gates);
+        // What came in meanwhile is told.
+        self.enter_at_home(|_| ());
+        own.enter_at_home(|_| ());
+        moved
+    }
+
+    /// Begins with a lane that another image of this process had: closes every connection that is not in `kept`, and forgets what was to be told
+    /// that image.
+    pub(crate) fn clear(&self, kept: &[SockRef]) {
+        let gate = self.close_gate();
+        if let Ok(mut session) = self.lane().enter(sys::clock::now()) {
+            let open = lane::open_sockets(&mut session);
+            session.engine(|engine| {
+                for sock in open {
+                    engine.set_event_queue(sock, 0, 0);
+                    if !kept.contains(&sock) {
+                        engine.close(sock);
+                    }
+                }
+                for queue in 0..=QUEUES {
+                    while engine.poll_event(queue).is_some() {}
+                }
+            });
+        }
+        drop(gate);
     }
 
     /// Hands the connections that wait at `listener` on to lane `to`; as [`lane::hand_on`]. The caller holds the home.
