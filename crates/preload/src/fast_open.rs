@@ -53,10 +53,10 @@ fn key_of(text: &str) -> Option<[u8; KEY_BYTES]> {
     Some(key).filter(|_| words.next().is_none())
 }
 
-/// Tells a new lane what is done of fast open.
+/// Tells a new lane what is done of fast open. The caller holds the home.
 pub(crate) fn begin(view: &View) {
     let ways = ways();
-    view.enter(|session| session.engine(|engine| engine.set_fast_open(ways)));
+    view.enter_at_home(|session| session.engine(|engine| engine.set_fast_open(ways)));
 }
 
 /// Gives the lane's listener at `seat` what the kernel's, `fd`, has.

@@ -9,7 +9,7 @@ mod talk;
 use core::ops::Range;
 use core::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::os::fd::{AsRawFd, BorrowedFd};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 
 use base::limits::KEEPER_MESSAGE_BYTES;
 use base::{IpAddress, LaneId, Port};
@@ -424,14 +424,19 @@ pub(crate) fn hear() {
     home().hear();
 }
 
-/// Takes in notices if the keeper has sent any to its programs since. The caller holds no lock that comes after the home.
+/// Takes in notices if the keeper has sent any to its programs since. Whoever holds the home now leaves them to the next look.
 #[inline]
 pub(crate) fn hear_news() {
     if let Some(tables) = TABLES.get()
         && tables.notices() != HEARD.load(Ordering::Relaxed)
     {
+        let mut home = match HOME.try_lock() {
+            Ok(home) => home,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return,
+        };
         HEARD.store(tables.notices(), Ordering::Relaxed);
-        home().hear();
+        home.hear();
     }
 }
 
