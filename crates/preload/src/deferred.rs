@@ -7,11 +7,17 @@
 
 use core::ffi::{c_int, c_void};
 use core::sync::atomic::{AtomicBool, Ordering};
+use std::os::fd::AsRawFd;
+use std::sync::OnceLock;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use sys::fds::Fd;
 
 use crate::errno::{self, Errno, Outcome};
 use crate::interpose::real;
 use crate::park;
-use crate::sock::{Sock, State, flag};
+use crate::sock::{Inner, Sock, State, flag};
+use crate::table;
 
 /// Most options noted; one more makes the kernel socket.
 pub(crate) const NOTED_MAX: usize = 4;
@@ -75,6 +81,35 @@ pub(crate) fn note(sock: &Sock, level: c_int, name: c_int, value: &[u8]) -> bool
     *room = Noted { level, name, value };
     inner.noted_used += 1;
     true
+}
+
+/// Remembers an option that a lane's connection takes without doing anything, for who asks. Forgotten when there is no room.
+pub(crate) fn remember(inner: &mut Inner, level: c_int, name: c_int, value: c_int) {
+    let used = usize::from(inner.noted_used);
+    let known = inner.noted.iter().take(used).position(|noted| (noted.level, noted.name) == (level, name));
+    if let Some(place) = inner.noted.get_mut(known.unwrap_or(used)) {
+        *place = Noted { level, name, value };
+        inner.noted_used = inner.noted_used.max(known.map_or(used + 1, |at| at + 1) as u8);
+    }
+}
+
+/// The last value of an option that was noted or remembered.
+pub(crate) fn noted(inner: &Inner, level: c_int, name: c_int) -> Option<c_int> {
+    let all = inner.noted.iter().take(usize::from(inner.noted_used));
+    all.rev().find(|noted| (noted.level, noted.name) == (level, name)).map(|noted| noted.value)
+}
+
+/// A kernel socket that was never used, of IPv6 or IPv4: what it says of an option that nobody set, any socket would.
+pub(crate) fn untouched(v6: bool) -> Option<c_int> {
+    static MADE: [OnceLock<Fd>; 2] = [const { OnceLock::new() }; 2];
+    let place = MADE.get(usize::from(v6))?;
+    if let Some(fd) = place.get() {
+        return Some(fd.as_raw_fd());
+    }
+    let family = if v6 { AddressFamily::INET6 } else { AddressFamily::INET };
+    let made = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None).ok()?;
+    // If another thread was faster, ours stays open beside its one.
+    Some(place.get_or_init(|| table::keep(Fd::from(made))).as_raw_fd())
 }
 
 /// Gives `sock` its kernel socket, under the number `fd`.

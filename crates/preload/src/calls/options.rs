@@ -248,7 +248,12 @@ fn set_on_stream(
             stream::with(sock, seat, |engine| engine.set_tcp_options(seat.name, &options))?;
             Ok(())
         }
-        Set::Harmless => Ok(()),
+        Set::Harmless => {
+            if let Ok(value) = value.int() {
+                deferred::remember(&mut inner, level, name, value);
+            }
+            Ok(())
+        }
         Set::Unknown => Err(Errno(libc::ENOPROTOOPT)),
     }
 }
@@ -268,6 +273,12 @@ fn set_before(sock: &Handle<Sock>, seat: Option<Seat>, level: c_int, name: c_int
         // The kernel has an algorithm that a lane has not.
         Err(_) if (level, name) == (TCP, libc::TCP_CONGESTION) => inner.foreign_option = true,
         Ok(Set::Unknown) => inner.foreign_option = true,
+        // Before the kernel socket is made it was noted for that already.
+        Ok(Set::Harmless) if !sock.has(flag::DEFERRED) => {
+            if let Ok(value) = value.int() {
+                deferred::remember(&mut inner, level, name, value);
+            }
+        }
         Ok(Set::Harmless) | Err(_) => {}
     }
 }
@@ -293,6 +304,12 @@ pub(crate) unsafe fn getsockopt(
     };
     let mut bytes = [0_u8; info::ANSWER_BYTES];
     let answered = get_from_stream(&sock, seat, (level, name), &mut bytes);
+    if answered == Err(UNKNOWN)
+        && let Some(untouched) = deferred::untouched(sock.has(flag::V6))
+    {
+        // SAFETY: the C caller's promise.
+        return unsafe { real::getsockopt(untouched, level, name, value, len) };
+    }
     errno::small(answered.and_then(|used| {
         // SAFETY: the C caller's promise.
         unsafe { answer(value, len, bytes.get(..used).unwrap_or(&[])) }
@@ -320,6 +337,10 @@ fn chosen_before(sock: &Handle<Sock>) -> Option<Algorithm> {
         State::Kernel | State::Stream => None,
     }
 }
+
+/// What [`get_from_stream`] says of an option that a lane does not have. A connection of a lane never had it set, so the answer is that of a socket
+/// which was not touched.
+const UNKNOWN: Errno = Errno(libc::ENOPROTOOPT);
 
 /// Puts the value into `bytes` and gives its length.
 fn get_from_stream(
@@ -378,10 +399,27 @@ fn get_from_stream(
         (IPV6, libc::IPV6_V6ONLY) => u32::from(sock.has(flag::V6ONLY)),
         (IPV6, libc::IPV6_TCLASS) => u32::from(options.tos),
         (IPV6, libc::IPV6_UNICAST_HOPS) => or(u32::from(options.ttl), 64),
-        (level, name) if is_harmless(level, name) => 0,
-        _ => return Err(Errno(libc::ENOPROTOOPT)),
+        (SOCKET, libc::SO_COOKIE) => return Ok(info::put(bytes, &[cookie_of(seat).to_ne_bytes()])),
+        (IP, libc::IP_MTU) | (IPV6, libc::IPV6_MTU) => {
+            let info = stream::with(sock, seat, |engine| engine.tcp_info(seat.name))?;
+            let headers = if sock.inner().remote.addr.is_v4() { 40 } else { 60 };
+            info.map_or(0, |i| u32::from(i.snd_mss) + headers + if i.timestamps { TIMESTAMPS } else { 0 })
+        }
+        (level, name) => {
+            let set = deferred::noted(&sock.inner(), level, name);
+            set.filter(|_| is_harmless(level, name)).ok_or(UNKNOWN)? as u32
+        }
     };
     Ok(info::put(bytes, &[number.to_ne_bytes()]))
+}
+
+/// Bytes of a segment that timestamps take (RFC 7323 3.2, with padding).
+const TIMESTAMPS: u32 = 12;
+
+/// A number that no other connection of a lane has: region, lane, row, and how often that was used.
+fn cookie_of(seat: Seat) -> u64 {
+    let place = u64::from(seat.view.region) << 48 | u64::from(seat.view.id.0) << 40;
+    1 << 63 | place ^ u64::from(seat.name.row()) << 20 ^ u64::from(seat.name.generation)
 }
 
 /// Seconds that so many timeouts of a SYN,ACK take (Linux's retrans_to_secs).

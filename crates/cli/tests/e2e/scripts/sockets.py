@@ -204,6 +204,19 @@ def options():
     r.append(s.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
     return r
 
+def options_that_nobody_set():
+    c = dial('echo')
+    # SO_BROADCAST, SO_PRIORITY, SO_OOBINLINE, SO_BINDTODEVICE, SO_TIMESTAMP, SO_MARK, SO_BUSY_POLL, SO_ZEROCOPY ...
+    r = [attempt(lambda: c.getsockopt(socket.SOL_SOCKET, n, 8)) for n in (1, 5, 6, 10, 12, 16, 25, 29, 36, 40, 42, 46, 47, 60, 69)]
+    # TCP_LINGER2, TCP_THIN_*, TCP_REPAIR, TCP_TX_DELAY
+    r += [attempt(lambda: c.getsockopt(socket.IPPROTO_TCP, n, 4)) for n in (8, 16, 17, 19, 27, 37)]
+    # IP_HDRINCL, IP_PKTINFO, IP_MTU_DISCOVER, IP_RECVERR, IP_MTU, IP_TRANSPARENT, IP_MINTTL, IP_FREEBIND
+    r += [attempt(lambda: c.getsockopt(socket.IPPROTO_IP, n, 4)) for n in (3, 8, 10, 11, 14, 15, 19, 21)]
+    c.setsockopt(socket.SOL_SOCKET, 12, 5)
+    r.append(c.getsockopt(socket.SOL_SOCKET, 12))
+    cookies = {dial('echo').getsockopt(socket.SOL_SOCKET, 57, 8) for _ in range(3)}
+    return r, len(cookies)
+
 def flags_and_ioctls():
     c = dial('give 100')
     time.sleep(0.2)
