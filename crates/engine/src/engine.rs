@@ -10,7 +10,7 @@ use state::{
 use crate::errors::{AcceptError, ConnectError, ListenError, RecvError, SendError, ShutdownError, SockError};
 use crate::load::Load;
 use crate::tcp::{Algorithm, Ecn, borrow, fast_open, stream, verbs};
-use crate::types::{Accepted, HopKey, How, RouteTo, TcpInfo};
+use crate::types::{Accepted, Buffers, HopKey, How, RouteTo, TcpInfo};
 use crate::{away, events, load, pipeline, transmit, udp};
 
 /// One lane's transport, for as long as the lane lock is held. It does no I/O and reads no clock.
@@ -275,6 +275,14 @@ impl<'a> Engine<'a> {
     /// short. ms.
     pub fn set_hibernate_after(&mut self, idle_ms: u32) {
         self.mem.globals.dormant.idle_ms = idle_ms;
+    }
+
+    /// Buffers of connections whose options name none, from now on.
+    pub fn set_buffers(&mut self, receive: Buffers, send: Buffers) {
+        let most = state::buffer_max(self.mem.frames.count());
+        let tcp = &mut self.mem.globals.tcp;
+        (tcp.rcv_buf_bytes, tcp.rcv_buf_max) = receive.within(most);
+        (tcp.snd_buf_bytes, tcp.snd_buf_max) = send.within(most);
     }
 
     /// Congestion control of connections whose options name none. Those that have begun to use theirs keep it.

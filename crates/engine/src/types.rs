@@ -83,6 +83,23 @@ impl Phase {
     }
 }
 
+/// How large buffers of one kind are, payload bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Buffers {
+    /// At first.
+    pub first: u32,
+    /// At most, and never more than an eighth of the region's frames.
+    pub most: u32,
+}
+
+impl Buffers {
+    /// Both numbers, when there may be no more than `most`.
+    pub(crate) fn within(self, most: u32) -> (u32, u32) {
+        let most = most.min(self.most.max(2048));
+        (self.first.clamp(2048, most), most)
+    }
+}
+
 /// What TCP_INFO tells of congestion control.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct CongestionInfo {

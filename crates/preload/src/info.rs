@@ -6,10 +6,6 @@ use engine::{Algorithm, TcpInfo};
 pub(crate) const ANSWER_BYTES: usize = 256;
 /// Bytes of an algorithm's name in TCP_CONGESTION (TCP_CA_NAME_MAX).
 const NAME_BYTES: usize = 16;
-/// Receive buffer that is told when none was set, bytes; Linux tells twice this.
-pub(crate) const RCV_BUF: u32 = 65_536;
-/// Send buffer that is told when none was set, bytes.
-pub(crate) const SND_BUF: u32 = 65_536;
 /// Bytes of `struct tcp_info` up to and including `tcpi_delivery_rate`.
 const TCP_INFO_BYTES: usize = 168;
 

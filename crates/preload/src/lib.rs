@@ -22,6 +22,7 @@
 mod address;
 mod adopt;
 mod boundary;
+mod buffers;
 mod calls;
 mod connect;
 mod deferred;

@@ -61,3 +61,29 @@ fn two_flows_of_one_algorithm_share() {
         assert!(jain(&rates) > 0.8, "{algorithm:?} {rates:?}");
     }
 }
+
+#[test]
+fn buffers_grow_to_what_a_long_fat_path_needs() {
+    for (bits_per_second, seconds, frames, least) in
+        [(100_000_000, 10, 16_384, 80.0), (1_000_000_000, 6, 65_536, 600.0)]
+    {
+        let plan = BulkPlan {
+            bottleneck: BottleneckSpec {
+                bits_per_second,
+                delay: Duration::from_millis(48),
+                queue_bytes: bits_per_second / 80,
+                ..plan(Algorithm::Cubic, 0).bottleneck
+            },
+            time: Duration::from_secs(seconds),
+            frames,
+            ..plan(Algorithm::Cubic, 0)
+        };
+        let rate: f64 = goodput(&plan).iter().sum();
+        println!("{} Mb/s and 100 ms: {rate:.0} Mb/s in {seconds} s", bits_per_second / 1_000_000);
+        assert!(rate > least, "{rate} Mb/s of {bits_per_second} b/s");
+        // With buffers as they are at first, one goes through in a round trip.
+        let set = TcpOptions { rcv_buf_bytes: 65_536, ..plan.options };
+        let rate: f64 = goodput(&BulkPlan { options: set, ..plan }).iter().sum();
+        assert!(rate < 5.3, "{rate} Mb/s with a window of 64 KiB");
+    }
+}

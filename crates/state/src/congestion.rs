@@ -26,9 +26,32 @@ plain! {
         pub dctcp: Dctcp,
         /// How much arrives.
         pub arrival: Arrival,
+        /// How fast the program reads; in use by a bit of its own in [`TcbCold::cc_flags`](crate::TcbCold).
+        pub reading: Reading,
+        /// Room.
+        pub spare: [u64; 5],
     }
 }
-const _: () = assert!(size_of::<Congestion>() == 128);
+const _: () = assert!(size_of::<Congestion>() == 192);
+
+plain! {
+    /// How much the program reads in a round trip. Times are us and wrap.
+    #[derive(Debug, Default)]
+    pub struct Reading {
+        /// When the measurement began.
+        pub since_us: u32,
+        /// The first byte that was unread then.
+        pub from: SeqNum,
+        /// The round-trip time, us; `u32::MAX`: not known.
+        pub rtt_us: u32,
+        /// A right edge of the window, as announced ...
+        pub edge: SeqNum,
+        /// ... at this time.
+        pub edge_us: u32,
+        /// The most so far, bytes.
+        pub most: u32,
+    }
+}
 
 plain! {
     /// Slow start of a connection that has lost nothing yet (RFC 9406 4.2).

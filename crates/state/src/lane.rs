@@ -145,6 +145,10 @@ plain! {
         pub rcv_buf_bytes: u32,
         /// Send buffer of a connection whose options name none, bytes.
         pub snd_buf_bytes: u32,
+        /// What such a receive buffer may grow to, bytes.
+        pub rcv_buf_max: u32,
+        /// What such a send buffer may grow to, bytes.
+        pub snd_buf_max: u32,
         /// Congestion control of a connection whose options name none, as the engine numbers it.
         pub congestion: u8,
         /// ECN (RFC 3168), as the engine numbers its ways.
@@ -177,6 +181,8 @@ impl TcpGlobals {
         duplicates: RateLimit { since: Instant(0), count: 0, spare: 0 },
         rcv_buf_bytes: 0,
         snd_buf_bytes: 0,
+        rcv_buf_max: 0,
+        snd_buf_max: 0,
         congestion: 0,
         ecn: 0,
         fast_open: 1,

@@ -22,7 +22,7 @@ mod sock;
 mod tcb;
 pub mod udp;
 
-pub use congestion::{Arrival, Congestion, CongestionTables, Cubic, Dctcp, Prr, SlowStart};
+pub use congestion::{Arrival, Congestion, CongestionTables, Cubic, Dctcp, Prr, Reading, SlowStart};
 pub use counters::{Counters, DROP_REASONS, DropReason, TcpCounters};
 pub use dormant::{Dormant, DormantGlobals, Handle, OptionSet};
 pub use event::{EventGlobals, EventQueue, EventRow};
@@ -33,7 +33,7 @@ pub use ip::IpGlobals;
 pub use lane::{LaneGlobals, LaneShape, LaneTables, RateLimit, TcpGlobals, TxRing};
 pub use listener::{LISTEN_BUCKETS, Listener, TcbQueue};
 pub use load::LaneLoad;
-pub use mem::LaneMem;
+pub use mem::{LaneMem, buffer_max};
 pub use outbox::Outbox;
 pub use ports::PortInfo;
 pub use rate::{Bbr, RATE_MARKS, Rate, RateMark};
@@ -46,4 +46,4 @@ pub use tcb::{
 pub use udp::{UdpGlobals, UdpSock};
 
 /// Version of the layout: libraries and processes share a region only when theirs is the same. One up at each change.
-pub const LAYOUT_VERSION: u32 = 11;
+pub const LAYOUT_VERSION: u32 = 12;

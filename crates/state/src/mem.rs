@@ -174,7 +174,6 @@ impl<'a> LaneMem<'a> {
     }
 
     fn init_tcp(&mut self, isn_key: [u64; 2]) {
-        let buffer = default_buffer_bytes(self.frames.count());
         let never = Instant::NEVER;
         self.hot.rows_mut().fill(TcbHot {
             rexmit_at: never,
@@ -189,20 +188,26 @@ impl<'a> LaneMem<'a> {
         self.globals.tcp = TcpGlobals {
             free: first(self.hot.len()),
             free_listener: first(self.listeners.len()),
-            rcv_buf_bytes: buffer,
-            snd_buf_bytes: buffer,
+            rcv_buf_bytes: BUFFER_BYTES,
+            snd_buf_bytes: BUFFER_BYTES,
+            rcv_buf_max: buffer_max(self.frames.count()),
+            snd_buf_max: buffer_max(self.frames.count()),
             isn_key,
             ..TcpGlobals::EMPTY
         };
     }
 }
 
-/// Buffer of a connection by default, bytes: 4 MiB, and no more than an eighth of all frames.
-const fn default_buffer_bytes(frames: u32) -> u32 {
-    let most = 4 << 20;
+/// Buffer of a connection at first, bytes.
+const BUFFER_BYTES: u32 = 65_536;
+
+/// What the buffer of one connection may grow to in a region of so many frames, bytes: 32 MiB, and no more than an eighth of all frames.
+#[must_use]
+pub const fn buffer_max(frames: u32) -> u32 {
+    let most = 32 << 20;
     let share = (frames / 8).saturating_mul(FRAME_BYTES as u32);
-    if share < 65_536 {
-        65_536
+    if share < BUFFER_BYTES {
+        BUFFER_BYTES
     } else if share < most {
         share
     } else {

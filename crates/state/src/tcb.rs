@@ -200,8 +200,8 @@ plain! {
         pub lost_edge: SeqNum,
         /// Least round-trip time of the path, us; 0: nothing measured yet (RFC 8985 6.2, RACK.min_RTT).
         pub min_rtt_us: u32,
-        /// Room.
-        pub room: u32,
+        /// Segments retransmitted.
+        pub retransmits: u32,
         /// Timeouts in a row.
         pub backoff: u8,
         /// Zero-window probes in a row.
@@ -272,6 +272,8 @@ plain! {
         pub room: u8,
         /// When a state that may not last ends: keepalive, FIN-WAIT-2 of an orphan, want of frames.
         pub idle_at: Instant,
+        /// When RCV.NXT reaches this, it is looked at whether the receive buffer is to grow.
+        pub tune_at: SeqNum,
         /// Sequence number of a FIN that came out of order.
         pub fin_seq: SeqNum,
         /// ISS.
@@ -284,12 +286,10 @@ plain! {
         pub ooo: OutOfOrder,
         /// Handle of the connection, when the lane has handles.
         pub handle: u32,
-        /// Loss recovery.
-        pub loss: LossState,
-        /// Segments retransmitted.
-        pub retransmits: u32,
         /// Its sequence numbers when the sweep for idle connections last came by.
         pub sweep_mark: u32,
+        /// Loss recovery.
+        pub loss: LossState,
     }
 }
 const _: () = assert!(size_of::<TcbCold>() == 240);

@@ -6,7 +6,7 @@ use base::{Duration, Instant, SeqNum};
 use super::conn::{Conn, Fate, Ring};
 use super::rack::note_rtt;
 use super::segment::Seg;
-use super::{Cause, FIN_WAIT_2, State, TIME_WAIT, cc_flag, flag, rtt};
+use super::{Cause, FIN_WAIT_2, State, TIME_WAIT, cc_flag, flag, rtt, tune};
 
 /// Least time to a tail loss probe.
 const TAIL_PROBE_MIN: Duration = Duration::from_millis(5);
@@ -182,9 +182,12 @@ impl Conn<'_, '_> {
         }
         self.clear(flag::TAIL_PROBED);
         self.restart_timer();
-        if self.any(flag::WANTS_ROOM) && self.has_room() {
-            self.clear(flag::WANTS_ROOM);
-            self.notify(Ready::OUT);
+        if self.any(flag::WANTS_ROOM) {
+            tune::expand_send(self.hot, self.cold, self.tcp, self.frames);
+            if self.has_room() {
+                self.clear(flag::WANTS_ROOM);
+                self.notify(Ready::OUT);
+            }
         }
         if self.has_data() {
             self.enqueue(Ring::Data);

@@ -111,7 +111,7 @@ pub(super) fn window<'w>(
     if cold.cc_flags & cc_flag::ROW == 0 {
         cold.cc_flags |= cc_flag::ROW;
         cold.cc = Algorithm::chosen(cold.options.congestion, tcp.congestion) as u8;
-        *row = Row { limited: hot.snd.una, reduced: hot.snd.una, ..Row::default() };
+        *row = Row { limited: hot.snd.una, reduced: hot.snd.una, reading: row.reading, ..Row::default() };
         row.arrival.since = now;
         (row.arrival.from, row.arrival.to) = (hot.snd.una, hot.snd.nxt);
         slow_start::begin(&mut row.slow, hot);

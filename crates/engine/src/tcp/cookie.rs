@@ -16,7 +16,7 @@ use wire::{SackBlocks, TcpFlags, TcpHeader, Timestamps, tcp};
 use super::conn::Fate;
 use super::header::{Way, header_frame, label_of, write};
 use super::segment::Seg;
-use super::{listen, table, window};
+use super::{listen, table};
 use crate::ip;
 use crate::outbox::{self, Note};
 
@@ -96,11 +96,12 @@ pub(super) fn send(mem: &mut LaneMem<'_>, now: Instant, listener: Idx<Listener>,
     let (_, ts_offset) = table::initial_numbers(mem, now, &seg.key);
     let clock = now.as_millis_u32().wrapping_add(ts_offset);
     let rcv_buf = super::handshake::rcv_buf(&settings, mem.globals.tcp.rcv_buf_bytes);
+    let rcv_shift = super::handshake::rcv_shift(&settings, &mem.globals.tcp);
     let mut options = Offered { mss: Some(mss_local), ..Offered::NONE };
     if let Some(theirs) = seg.options.timestamps {
         options.timestamps = Some(Timestamps { value: stamp(clock, &seg.options), echo: theirs.value });
         options.sack_permitted = seg.options.sack_permitted;
-        options.window_scale = seg.options.window_scale.map(|_| window::shift_for(rcv_buf));
+        options.window_scale = seg.options.window_scale.map(|_| rcv_shift);
     }
     let header = TcpHeader {
         src_port: seg.key.local_port,

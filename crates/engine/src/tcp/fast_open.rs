@@ -402,7 +402,7 @@ impl Conn<'_, '_> {
             self.hot.rexmit_at = Instant::NEVER;
             self.clear(flag::TAIL_PROBE);
             self.cold.bytes_out = self.cold.bytes_out.wrapping_sub(u64::from(len));
-            self.cold.retransmits = self.cold.retransmits.saturating_add(1);
+            self.cold.loss.retransmits = self.cold.loss.retransmits.saturating_add(1);
             self.counters.tcp.retransmits = self.counters.tcp.retransmits.wrapping_add(1);
             self.cold.fast &= !bit::SYN_DATA;
             self.enqueue(Ring::Data);

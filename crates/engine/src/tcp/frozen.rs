@@ -6,6 +6,7 @@ use core::net::Ipv4Addr;
 
 use super::congestion::initial_window;
 use super::fast_open::bit;
+use super::tune::FIRST;
 use super::{State, flag, rtt};
 
 /// Units of [`Dormant::since`], as a shift of ns.
@@ -143,7 +144,7 @@ pub(super) fn freeze(hot: &TcbHot, cold: &TcbCold, now: Instant) -> Option<Dorma
         mss_local: cold.mss_local,
         hop: u16::try_from(hot.hop.raw()).ok()?,
         options: 0,
-        retransmits: to_u16(cold.retransmits),
+        retransmits: to_u16(cold.loss.retransmits),
         shifts: snd_shift | rcv_shift << 4,
         port: hot.port,
         flags,
@@ -222,15 +223,16 @@ fn thaw_cold(row: &Dormant, set: &OptionSet, since: Instant) -> TcbCold {
         mss_local: row.mss_local,
         options: set.options,
         idle_at: Instant::NEVER,
+        tune_at: row.rcv_nxt.plus(FIRST),
         iss: before_data(nxt, row.bytes_out),
         irs: before_data(row.rcv_nxt, row.bytes_in),
-        retransmits: u32::from(row.retransmits),
         handle: row.handle,
         fast: if row.flags & kept::SYN_DATA == 0 { 0 } else { bit::SYN_DATA },
         ..TcbCold::default()
     };
     let loss = &mut cold.loss;
     (loss.recover, loss.high_rxt, loss.lost_edge) = (nxt, nxt, nxt);
+    loss.retransmits = u32::from(row.retransmits);
     cold
 }
 

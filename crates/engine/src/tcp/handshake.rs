@@ -1,7 +1,7 @@
 //! Segments for connections that are being opened (RFC 9293 3.10.7.3 and the SYN-RECEIVED parts of 3.10.7.4), and what
 //! the SYNs' options agree on.
 
-use ::state::{DropReason, LaneMem, Ready, TcbHot, TcpOptions};
+use ::state::{DropReason, LaneMem, Ready, TcbHot, TcpGlobals, TcpOptions};
 use base::{Idx, Instant, IpAddress};
 use wire::tcp_options::TcpOptions as Offered;
 
@@ -18,6 +18,13 @@ use crate::errors::SockError;
 /// Receive buffer of a connection with `options`, bytes, when it is `usual` without any.
 pub(super) fn rcv_buf(options: &TcpOptions, usual: u32) -> u32 {
     if options.rcv_buf_bytes == 0 { usual } else { options.rcv_buf_bytes.clamp(2048, 1 << 30) }
+}
+
+/// The shift of the windows that a connection with `options` announces: for the largest buffer it may come to have, as Linux with twice
+/// as much, which it keeps for overhead.
+pub(super) fn rcv_shift(options: &TcpOptions, tcp: &TcpGlobals) -> u8 {
+    let most = tcp.rcv_buf_max.max(tcp.rcv_buf_bytes).saturating_mul(2);
+    window::shift_for(rcv_buf(options, most))
 }
 
 /// MSS of a peer at `remote` that names none.
@@ -44,10 +51,12 @@ impl Conn<'_, '_> {
         self.set(if options.nodelay != 0 { flag::NODELAY } else { 0 });
         self.set(if options.cork != 0 { flag::CORK } else { 0 });
         self.set(if options.keepalive != 0 { flag::KEEPALIVE } else { 0 });
-        let usual = (self.tcp.rcv_buf_bytes, self.tcp.snd_buf_bytes);
-        self.hot.rcv_buf = rcv_buf(options, usual.0);
+        // What has grown stays.
+        let rcv = self.hot.rcv_buf.max(self.tcp.rcv_buf_bytes);
+        let snd = self.hot.snd_buf.max(self.tcp.snd_buf_bytes);
+        self.hot.rcv_buf = rcv_buf(options, rcv);
         self.hot.snd_buf =
-            if options.snd_buf_bytes == 0 { usual.1 } else { options.snd_buf_bytes.clamp(2048, 1 << 30) };
+            if options.snd_buf_bytes == 0 { snd } else { options.snd_buf_bytes.clamp(2048, 1 << 30) };
         if self.any(flag::KEEPALIVE) && !keepalive {
             self.cold.heard_at = self.now;
             self.start_keepalive();
@@ -66,7 +75,7 @@ impl Conn<'_, '_> {
         snd.end = iss.plus(1);
         self.cold.mss_local = mss_local(&self.cold.options, mtu, self.hot.key.remote);
         self.cold.mss_peer = mss_default(self.hot.key.remote);
-        self.hot.rcv_shift = window::shift_for(self.hot.rcv_buf);
+        self.hot.rcv_shift = rcv_shift(&self.cold.options, self.tcp);
         self.set(flag::SEND_SYN);
         self.enqueue(Ring::Control);
     }
@@ -77,6 +86,7 @@ impl Conn<'_, '_> {
         self.hot.rcv.nxt = seg.seq.plus(1);
         self.hot.rcv.edge = self.hot.rcv.nxt;
         self.hot.rcv.ack_sent = self.hot.rcv.nxt;
+        self.cold.tune_at = self.hot.rcv.nxt.plus(super::tune::FIRST);
         // RFC 7323 2.2: the window of a SYN is not scaled.
         self.hot.snd.wnd = u32::from(seg.window);
         self.hot.snd.wnd_max = self.hot.snd.wnd;

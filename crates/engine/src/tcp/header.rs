@@ -13,7 +13,7 @@ use wire::{
 };
 
 use super::conn::Conn;
-use super::{OWES_TWICE, State, cc_flag, flag, window};
+use super::{OWES_TWICE, State, cc_flag, flag};
 use crate::ip;
 
 /// Where the TCP header begins over IPv4.
@@ -230,9 +230,7 @@ impl Conn<'_, '_> {
             options.timestamps = Some(Timestamps { value: self.timestamp_clock(), echo });
         }
         options.sack_permitted = first || self.any(flag::SACK);
-        if first {
-            options.window_scale = Some(window::shift_for(self.hot.rcv_buf));
-        } else if self.cold.cc_flags & cc_flag::WINDOW_SCALE != 0 {
+        if first || self.cold.cc_flags & cc_flag::WINDOW_SCALE != 0 {
             options.window_scale = Some(self.hot.rcv_shift);
         }
         match self.fast_option() {

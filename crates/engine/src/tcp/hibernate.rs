@@ -30,18 +30,22 @@ pub(super) fn is_on(mem: &LaneMem<'_>) -> bool {
 
 /// A row of options equal to these, with one reference more. `None`: too many different ones.
 fn share_options(mem: &mut LaneMem<'_>, hot: &TcbHot, cold: &TcbCold) -> Option<u16> {
+    // What has grown begins anew: a window that was offered stays so, and there are not as many sets as sizes.
+    let tcp = &mem.globals.tcp;
+    let rcv_buf = if cold.options.rcv_buf_bytes == 0 { tcp.rcv_buf_bytes } else { hot.rcv_buf };
+    let snd_buf = if cold.options.snd_buf_bytes == 0 { tcp.snd_buf_bytes } else { hot.snd_buf };
     let mut free = None;
     for (n, set) in (0..).zip(mem.option_sets.rows_mut()) {
         if set.refs == 0 {
             free = free.or(Some(n));
-        } else if set.rcv_buf == hot.rcv_buf && set.snd_buf == hot.snd_buf && set.options == cold.options {
+        } else if set.rcv_buf == rcv_buf && set.snd_buf == snd_buf && set.options == cold.options {
             set.refs = set.refs.saturating_add(1);
             return Some(n);
         }
     }
     let n: u16 = free?;
     *mem.option_sets.get_mut(Idx::new(u32::from(n)))? =
-        OptionSet { options: cold.options, rcv_buf: hot.rcv_buf, snd_buf: hot.snd_buf, refs: 1 };
+        OptionSet { options: cold.options, rcv_buf, snd_buf, refs: 1 };
     Some(n)
 }
 

@@ -9,7 +9,7 @@ use super::ack::AckWorth;
 use super::conn::{Conn, Fate, Ring, conn};
 use super::segment::{self, Seg};
 use super::table::{self, Whose};
-use super::{State, fast_open, flag, handshake, listen, reset};
+use super::{State, fast_open, flag, handshake, listen, reset, tune};
 use crate::away;
 use crate::errors::SockError;
 use crate::ipv4::Packet;
@@ -86,6 +86,9 @@ pub(super) fn for_connection(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot
         && let Some(worth) = c.is_predicted(seg)
     {
         c.take_predicted(seg, worth);
+        if tune::is_due(c.hot, c.cold) {
+            tune::look(mem, now, at, echo_of(seg));
+        }
         return;
     }
     let opening = c.state() == State::SynRcvd;
@@ -96,8 +99,12 @@ pub(super) fn for_connection(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot
         c.notify(Ready::OUT);
     }
     c.arm();
+    let tunes = tune::is_due(c.hot, c.cold);
     if opening && c.cold.fast != 0 {
         fast_open::after_segment(mem, now, at, opened, fate);
+    }
+    if tunes {
+        tune::look(mem, now, at, echo_of(seg));
     }
     if fate == Fate::Refuse {
         reset::of_segment(mem, now, seg, DropReason::TcpAckBad);
@@ -107,6 +114,11 @@ pub(super) fn for_connection(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot
         table::settle(mem, now, at, Fate::Accept);
     }
     table::settle(mem, now, at, fate);
+}
+
+/// TSecr of `seg`.
+fn echo_of(seg: &Seg) -> Option<u32> {
+    seg.options.timestamps.map(|ts| ts.echo)
 }
 
 impl Conn<'_, '_> {

@@ -10,6 +10,7 @@
 //! | `congestion`, `cubic`, `dctcp`, `bbr`, `rate`, `slow_start`, `prr`, `ecn` | how much may be in flight |
 //! | `recovery`, `rack`, `undo`, `board`, `resent`, `rtt` | what is lost |
 //! | `output`, `usual_out`, `header`, `reset`, `window` | what is sent |
+//! | `tune` | buffers that grow |
 //! | `timers`, `report` | what time and ICMP errors do |
 //! | `travel` | connections that move to another lane |
 //! | `bequest` | connections not yet accepted, from a listener that closes to its twin on another lane |
@@ -58,6 +59,7 @@ pub(crate) mod stream;
 mod table;
 mod timers;
 pub(crate) mod travel;
+mod tune;
 mod undo;
 pub(crate) mod usual;
 mod usual_io;
@@ -165,6 +167,8 @@ pub(crate) mod cc_flag {
     pub(crate) const REDUCED: u8 = 32;
     /// It is paced.
     pub(crate) const PACED: u8 = 64;
+    /// It is measured how fast the program reads.
+    pub(crate) const READING: u8 = 128;
 }
 
 /// Twice the maximum segment lifetime, as Linux has it.

@@ -239,7 +239,7 @@ impl Conn<'_, '_> {
         self.note_resent(range);
         self.note_recovery_sent(space);
         self.note_rate_lost(space);
-        self.cold.retransmits = self.cold.retransmits.saturating_add(1);
+        self.cold.loss.retransmits = self.cold.loss.retransmits.saturating_add(1);
         self.counters.tcp.retransmits = self.counters.tcp.retransmits.wrapping_add(1);
         self.clear(flag::TIMING);
         if seq == self.hot.snd.una || self.hot.rexmit_at == Instant::NEVER {

@@ -6,7 +6,7 @@ use base::{FrameIdx, Idx, Instant};
 
 use super::conn::{Conn, conn};
 use super::fast_open::bit;
-use super::{State, flag, handle, lookup, usual_io, window};
+use super::{State, flag, handle, lookup, tune, usual_io, window};
 use crate::errors::{RecvError, SendError, SockError};
 
 /// Why nothing can be written to the connection in its state.
@@ -76,6 +76,9 @@ fn send_any(
         c.set(flag::CORK);
     } else {
         c.clear(flag::CORK);
+    }
+    if data.len() > c.hot.snd_buf as usize {
+        tune::expand_send(c.hot, c.cold, c.tcp, c.frames);
     }
     let room = window::room_to_queue(c.hot, c.cold, c.frames) as usize;
     let part = data.get(..data.len().min(room)).unwrap_or(data);

@@ -231,7 +231,7 @@ fn move_one(
         c.fast &= !fast_open::bit::COUNTED;
     }
     fast_open::uncount(from, at);
-    if cold.cc_flags & cc_flag::ROW != 0
+    if cold.cc_flags & (cc_flag::ROW | cc_flag::READING) != 0
         && let (Some(old), Some(row)) = (from.cc.get(Idx::new(at.raw())), to.cc.get_mut(Idx::new(new.raw())))
     {
         *row = *old;

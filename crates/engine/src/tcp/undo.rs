@@ -46,7 +46,7 @@ impl Conn<'_, '_> {
         }
         self.counters.tcp.twice_in = self.counters.tcp.twice_in.wrapping_add(1);
         // What the network doubled, or an attacker made up, is not ours to learn from.
-        let ours = first.right.since(first.left) <= self.hot.snd.wnd_max && self.cold.retransmits > 0;
+        let ours = first.right.since(first.left) <= self.hot.snd.wnd_max && self.cold.loss.retransmits > 0;
         let mut probed = false;
         if let Some(board) = self.boards.get_mut(self.cold.board).filter(|_| ours) {
             let rack = &mut board.rack;

@@ -2,7 +2,7 @@
 //! prediction. A segment that any stage finds unusual takes the way of all others.
 
 use ::state::dormant::DORMANT;
-use ::state::{CsumState, FlowKey, LaneMem, Ready, RxFrame, TcbCold, TcbHot, TcpCounters};
+use ::state::{CsumState, FlowKey, LaneMem, Ready, RxFrame, TcbCold, TcbHot, TcpCounters, TcpGlobals};
 use base::{FrameIdx, Idx, Instant, IpAddress, MacAddr, SeqNum};
 use region::Frames;
 use wire::{Sum, TcpOptions, Timestamps, Usual, eth, usual};
@@ -15,7 +15,7 @@ use super::queue::trim_acked;
 use super::rack::note_rtt;
 use super::receive::{COMPACT_MAX, ack_is_due, must_refuse};
 use super::segment::Seg;
-use super::{RESERVE_FRAMES, State, flag, rtt, table, window};
+use super::{RESERVE_FRAMES, State, flag, rtt, table, tune, window};
 use crate::events::notifier;
 use crate::ipv4;
 
@@ -153,7 +153,9 @@ pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame, row: u32)
     }
     let (acked, flight) = (facts.ack.since(hot.snd.una), hot.snd.nxt.since(hot.snd.una));
     let grows = acked != 0 && congestion::limits(hot, flight);
-    let (mut ready, mut wants) = take_ack(hot, cold, &mut mem.frames, now, &facts);
+    let shared = (&mem.globals.tcp, &mut mem.frames);
+    let (mut ready, mut wants) = take_ack(hot, cold, shared, now, &facts);
+    let mut tunes = false;
     if facts.len == 0 {
         mem.frames.release(rx.head);
         arm(hot, cold, &mut mem.wheel, at);
@@ -167,12 +169,16 @@ pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame, row: u32)
             }
             wants |= acknowledge_later(hot, now, rx.gso_size != 0);
             arm(hot, cold, &mut mem.wheel, at);
+            tunes = tune::is_due(hot, cold);
         } else {
             wants |= deliver(mem, now, rx, at);
         }
     }
     if grows {
         grow(mem, now, at, acked, facts.stamps.echo);
+    }
+    if tunes {
+        tune::look(mem, now, at, Some(facts.stamps.echo));
     }
     if !ready.is_none() {
         notifier(mem).notify(row, ready);
@@ -190,7 +196,7 @@ pub(crate) fn go_on(mem: &mut LaneMem<'_>, now: Instant, packets: &[RxFrame], ro
     let Some(row) = rows.first() else { return 0 };
     let at = Idx::new(*row);
     let (Some(hot), Some(cold)) = (mem.hot.get_mut(at), mem.cold.get_mut(cold_of(at))) else { return 0 };
-    let (mut taken, mut wants) = (0, 0);
+    let (mut taken, mut wants, mut echo) = (0, 0, 0);
     for (rx, of) in packets.iter().zip(rows) {
         let Some(facts) = Facts::of(&mem.frames, rx).filter(|_| of == row) else { break };
         let goes_on = is_ordinary(hot, cold, &facts)
@@ -205,6 +211,7 @@ pub(crate) fn go_on(mem: &mut LaneMem<'_>, now: Instant, packets: &[RxFrame], ro
         strip(&mut mem.frames, rx.head);
         link(hot, cold, &mut mem.frames, rx.head, facts.len);
         hot.snd.wl1 = facts.seq;
+        echo = facts.stamps.echo;
         wants |= acknowledge_later(hot, now, rx.gso_size != 0);
         taken += 1;
     }
@@ -213,8 +220,12 @@ pub(crate) fn go_on(mem: &mut LaneMem<'_>, now: Instant, packets: &[RxFrame], ro
     }
     count(&mut mem.counters.tcp, taken as u64);
     arm(hot, cold, &mut mem.wheel, at);
+    let grows = tune::is_due(hot, cold);
     if hot.rcv_bytes >= cold.options.rcv_low_bytes.min(hot.rcv_buf / 2) {
         notifier(mem).notify(*row, Ready::IN);
+    }
+    if grows {
+        tune::look(mem, now, at, Some(echo));
     }
     if wants != 0 {
         enlist(mem, at, wants);
@@ -233,7 +244,7 @@ fn count(tcp: &mut TcpCounters, taken: u64) {
 fn take_ack(
     hot: &mut TcbHot,
     cold: &mut TcbCold,
-    frames: &mut Frames<'_>,
+    (tcp, frames): (&TcpGlobals, &mut Frames<'_>),
     now: Instant,
     facts: &Facts,
 ) -> (Ready, u32) {
@@ -241,9 +252,12 @@ fn take_ack(
     let opened = update_window(hot, facts.seq, facts.ack, facts.window);
     if facts.ack != hot.snd.una {
         acknowledge(hot, cold, frames, now, facts.ack);
-        if hot.flags & flag::WANTS_ROOM != 0 && window::has_room(hot, cold, frames) {
-            hot.flags &= !flag::WANTS_ROOM;
-            ready = Ready::OUT;
+        if hot.flags & flag::WANTS_ROOM != 0 {
+            tune::expand_send(hot, cold, tcp, frames);
+            if window::has_room(hot, cold, frames) {
+                hot.flags &= !flag::WANTS_ROOM;
+                ready = Ready::OUT;
+            }
         }
     } else if opened {
         if hot.flags & flag::PERSIST != 0 && hot.snd.wnd > 0 {

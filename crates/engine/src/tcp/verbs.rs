@@ -281,7 +281,7 @@ fn info_of(hot: &TcbHot, cold: &TcbCold) -> TcpInfo {
         unacked_bytes: data_nxt.since(hot.snd.una).min(i32::MAX as u32),
         unsent_bytes: if fin_sent || hot.snd.end.before(data_nxt) { 0 } else { hot.snd.end.since(data_nxt) },
         unread_bytes: hot.rcv_bytes,
-        retransmits: cold.retransmits,
+        retransmits: cold.loss.retransmits,
         bytes_in: cold.bytes_in,
         bytes_out: cold.bytes_out,
     }

@@ -199,6 +199,10 @@ impl Host {
             mtu: setup.mtu,
         };
         assert!(host.engine(now, |e| e.set_port(0, &info)));
+        // Large from the beginning: what is tested here is not how they grow.
+        let most = state::buffer_max(setup.frames).min(4 << 20);
+        let buffers = engine::Buffers { first: most, most };
+        host.engine(now, |e| e.set_buffers(buffers, buffers));
         host
     }
 

@@ -359,8 +359,7 @@ fn get_from_stream(
         (SOCKET, libc::SO_DOMAIN) => libc::AF_INET as u32,
         (SOCKET, libc::SO_ACCEPTCONN) => 0,
         (SOCKET, libc::SO_KEEPALIVE) => u32::from(options.keepalive),
-        (SOCKET, libc::SO_RCVBUF) => or(options.rcv_buf_bytes, info::RCV_BUF).saturating_mul(2),
-        (SOCKET, libc::SO_SNDBUF) => or(options.snd_buf_bytes, info::SND_BUF).saturating_mul(2),
+        (SOCKET, libc::SO_RCVBUF | libc::SO_SNDBUF) => buffer(sock, seat, which.1 == libc::SO_RCVBUF)?,
         (SOCKET, libc::SO_RCVLOWAT) => or(options.rcv_low_bytes, 1),
         (SOCKET, libc::SO_SNDLOWAT | libc::SO_REUSEADDR) => 1,
         (SOCKET, libc::SO_LINGER) => {
@@ -415,6 +414,13 @@ fn get_from_stream(
 
 /// Bytes of a segment that timestamps take (RFC 7323 3.2, with padding).
 const TIMESTAMPS: u32 = 12;
+
+/// SO_RCVBUF or SO_SNDBUF of a connection at this moment, doubled as Linux does.
+fn buffer(sock: &Handle<Sock>, seat: Seat, receives: bool) -> Outcome<u32> {
+    let now = stream::with(sock, seat, |engine| engine.tcp_options(seat.name))?.unwrap_or_default();
+    let bytes = if receives { now.rcv_buf_bytes } else { now.snd_buf_bytes };
+    Ok(bytes.saturating_mul(2))
+}
 
 /// A number that no other connection of a lane has: region, lane, row, and how often that was used.
 fn cookie_of(seat: Seat) -> u64 {
