@@ -15,6 +15,12 @@ use crate::orders::Order;
 use crate::rules::{End, Slot, steer_lane};
 use crate::session::{ClientId, RegionId, Session};
 
+/// A TCP connection as the steering knows it.
+fn flow_of(ends: &FlowEnds) -> Flow {
+    let local = LocalEnd { proto: Proto::Tcp, addr: ends.local, port: ends.local_port };
+    Flow { local, remote: ends.remote, remote_port: ends.remote_port }
+}
+
 impl Session {
     /// Has the segments of `flows`, which came in at the end of `rule`, come to lane `to` of the region from now on, and its process look.
     pub(crate) fn hand_on(
@@ -32,11 +38,11 @@ impl Session {
             if flow.local_port != rule.port || !rule.addr.covers(flow.local) {
                 return Err(Refusal::new(Errno::ACCESS, "hand on: a connection of another end"));
             }
-            let local = LocalEnd { proto: Proto::Tcp, addr: flow.local, port: flow.local_port };
-            let flow = Flow { local, remote: flow.remote, remote_port: flow.remote_port };
             if let Some(steering) = self.devices.steering() {
                 let lane = steer_lane(heir.slot)?;
-                steering.pin(flow, lane).map_err(|e| Refusal::new(Errno::NOBUFS, format!("hand on: {e}")))?;
+                steering
+                    .pin(flow_of(flow), lane)
+                    .map_err(|e| Refusal::new(Errno::NOBUFS, format!("hand on: {e}")))?;
             }
         }
         client.send(&Reply::Look { lane: to }, &[]).map_err(|errno| {
@@ -48,11 +54,9 @@ impl Session {
 
     /// Has the segments of `flow` come to the lane of `slot`, which gets it from another lane.
     pub(crate) fn fetch(&mut self, slot: Slot, flow: FlowEnds) -> Result<(), Refusal> {
-        let local = LocalEnd { proto: Proto::Tcp, addr: flow.local, port: flow.local_port };
-        let flow = Flow { local, remote: flow.remote, remote_port: flow.remote_port };
         let Some(steering) = self.devices.steering() else { return Ok(()) };
         let lane = steer_lane(slot)?;
-        steering.fetch(flow, lane).map_err(|e| Refusal::new(Errno::NOBUFS, format!("fetch: {e}")))
+        steering.fetch(flow_of(&flow), lane).map_err(|e| Refusal::new(Errno::NOBUFS, format!("fetch: {e}")))
     }
 
     /// A program closed its listener at the end of `rule` although connections wait at it: if another process has the kernel's listener, too, the
