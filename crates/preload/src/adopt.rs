@@ -34,11 +34,9 @@ pub(crate) fn surroundings() -> Vec<CString> {
 
 /// Has the process a listener that stays open over exec?
 pub(crate) fn hands_listeners_on() -> bool {
-    let stays = |fd: c_int| {
-        rustix::io::fcntl_getfd(home::borrow(&fd)).is_ok_and(|f| !f.contains(rustix::io::FdFlags::CLOEXEC))
-    };
-    (0..=table::highest())
-        .any(|fd| table::sock(fd).is_some_and(|sock| sock.state() == State::Listening) && stays(fd))
+    (0..=table::highest()).any(|fd| {
+        table::sock(fd).is_some_and(|sock| sock.state() == State::Listening) && exec::stays_open(fd)
+    })
 }
 
 /// Looks through the descriptors that the program began with.

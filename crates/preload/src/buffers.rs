@@ -1,39 +1,24 @@
 //! How large buffers of connections are: what the kernel's own are in this network namespace (net.ipv4.tcp_rmem and tcp_wmem).
 
-use core::str;
-
 use engine::{Buffers, Engine};
-use region::LaneGuard;
-use rustix::fs::{CWD, Mode, OFlags};
-use state::LaneMem;
+
+use crate::sysctl::text_of;
 
 /// A send buffer at first, at least: the kernel raises its default to about so much as soon as a connection is open.
 const SEND_LEAST: u32 = 65_536;
 
-/// Connections of the lane behind `guard` have buffers as the kernel's own have.
-pub(crate) fn set(guard: &mut LaneGuard) {
-    let area = guard.region().frame_area();
-    let Ok(mem) = LaneMem::carve(guard.carver(), &area) else { return };
-    if let (Some(receive), Some(send)) = of_namespace() {
-        Engine::new(mem, sys::clock::now()).set_buffers(receive, send);
-    }
-}
-
-/// Receive and send buffers, where the kernel says.
-fn of_namespace() -> (Option<Buffers>, Option<Buffers>) {
+/// Connections of a new lane have buffers as the kernel's own have, where it says.
+pub(crate) fn begin(engine: &mut Engine<'_>) {
+    let read = |path| parse(text_of(path, &mut [0; 96])?);
+    let (Some(receive), Some(send)) =
+        (read("/proc/sys/net/ipv4/tcp_rmem"), read("/proc/sys/net/ipv4/tcp_wmem"))
+    else {
+        return;
+    };
     // Of a receive buffer the kernel announces half, the rest is for overhead.
-    let receive = limits(c"/proc/sys/net/ipv4/tcp_rmem").map(|(first, most)| (first / 2, most / 2));
-    let send = limits(c"/proc/sys/net/ipv4/tcp_wmem").map(|(first, most)| (first.max(SEND_LEAST), most));
-    let of = |(first, most)| Buffers { first, most };
-    (receive.map(of), send.map(of))
-}
-
-/// The default and the largest size in one of the kernel's settings.
-fn limits(path: &core::ffi::CStr) -> Option<(u32, u32)> {
-    let file = rustix::fs::openat(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    let mut bytes = [0; 96];
-    let used = rustix::io::read(&file, &mut bytes[..]).ok()?;
-    parse(str::from_utf8(bytes.get(..used)?).ok()?)
+    let receive = Buffers { first: receive.0 / 2, most: receive.1 / 2 };
+    let send = Buffers { first: send.0.max(SEND_LEAST), most: send.1 };
+    engine.set_buffers(receive, send);
 }
 
 /// `min default max`.

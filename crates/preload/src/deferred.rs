@@ -69,34 +69,26 @@ fn is_plain(level: c_int, name: c_int) -> bool {
 
 /// Notes an option for the kernel socket that may still be made. False: make it now.
 pub(crate) fn note(sock: &Sock, level: c_int, name: c_int, value: &[u8]) -> bool {
-    if !is_plain(level, name) {
-        return false;
-    }
+    is_plain(level, name) && remember(&mut sock.inner(), level, name, value)
+}
+
+/// Remembers an option of one int, for the kernel socket or for who asks. False: there is no room.
+pub(crate) fn remember(inner: &mut Inner, level: c_int, name: c_int, value: &[u8]) -> bool {
     let Some(value) = value.first_chunk::<4>().map(|bytes| c_int::from_ne_bytes(*bytes)) else {
         return false;
     };
-    let mut inner = sock.inner();
     let used = usize::from(inner.noted_used);
-    let Some(room) = inner.noted.get_mut(used) else { return false };
-    *room = Noted { level, name, value };
-    inner.noted_used += 1;
+    let known = inner.noted.iter().take(used).position(|noted| (noted.level, noted.name) == (level, name));
+    let Some(place) = inner.noted.get_mut(known.unwrap_or(used)) else { return false };
+    *place = Noted { level, name, value };
+    inner.noted_used += u8::from(known.is_none());
     true
 }
 
-/// Remembers an option that a lane's connection takes without doing anything, for who asks. Forgotten when there is no room.
-pub(crate) fn remember(inner: &mut Inner, level: c_int, name: c_int, value: c_int) {
-    let used = usize::from(inner.noted_used);
-    let known = inner.noted.iter().take(used).position(|noted| (noted.level, noted.name) == (level, name));
-    if let Some(place) = inner.noted.get_mut(known.unwrap_or(used)) {
-        *place = Noted { level, name, value };
-        inner.noted_used = inner.noted_used.max(known.map_or(used + 1, |at| at + 1) as u8);
-    }
-}
-
-/// The last value of an option that was noted or remembered.
+/// The value of an option that was noted or remembered.
 pub(crate) fn noted(inner: &Inner, level: c_int, name: c_int) -> Option<c_int> {
-    let all = inner.noted.iter().take(usize::from(inner.noted_used));
-    all.rev().find(|noted| (noted.level, noted.name) == (level, name)).map(|noted| noted.value)
+    let mut all = inner.noted.iter().take(usize::from(inner.noted_used));
+    all.find(|noted| (noted.level, noted.name) == (level, name)).map(|noted| noted.value)
 }
 
 /// A kernel socket that was never used, of IPv6 or IPv4: what it says of an option that nobody set, any socket would.

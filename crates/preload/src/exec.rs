@@ -102,15 +102,15 @@ fn set_cloexec(fd: RawFd, on: bool) {
     let _ = rustix::io::fcntl_setfd(home::borrow(&fd), flags);
 }
 
+/// Does `fd` stay open over exec?
+pub(crate) fn stays_open(fd: i32) -> bool {
+    rustix::io::fcntl_getfd(home::borrow(&fd)).is_ok_and(|f| !f.contains(rustix::io::FdFlags::CLOEXEC))
+}
+
 /// The descriptors that stay open over exec and are lanes' connections.
 fn staying() -> Vec<(i32, Handle<Sock>)> {
-    let stays = |fd: i32| {
-        rustix::io::fcntl_getfd(home::borrow(&fd)).is_ok_and(|f| !f.contains(rustix::io::FdFlags::CLOEXEC))
-    };
-    let streams = (0..=table::highest())
-        .filter_map(|fd| Some((fd, table::sock_as_is(fd)?)))
-        .filter(|(_, s)| s.stream().is_some());
-    streams.filter(|(fd, _)| stays(*fd)).collect()
+    let all = (0..=table::highest()).filter_map(|fd| Some((fd, table::sock_as_is(fd)?)));
+    all.filter(|(fd, sock)| sock.stream().is_some() && stays_open(*fd)).collect()
 }
 
 /// Makes ready for an exec that would keep connections open. `None`: there is none, or none that can be kept.
@@ -179,8 +179,6 @@ fn bring(seat: Seat, sock: &Handle<Sock>, own: &'static View) -> Option<Seat> {
 /// Makes `fd` a socket whose name says what it stands for.
 fn mark(fd: i32, sock: &Sock, seat: Seat, link: RawFd) -> bool {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
-    let flags = [KEPT & flag::NONBLOCK, KEPT & flag::V6, KEPT & flag::V6ONLY];
-    let flags = flags.into_iter().filter(|bit| sock.has(*bit)).fold(0, |all, bit| all | bit);
     let name = seat.name;
     let mark = Mark {
         link,
@@ -188,7 +186,7 @@ fn mark(fd: i32, sock: &Sock, seat: Seat, link: RawFd) -> bool {
         lane: seat.view.id,
         row: name.row(),
         generation: name.generation,
-        flags,
+        flags: sock.those_of(KEPT),
     };
     let made = rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None);
     let Ok(made) = made else { return false };

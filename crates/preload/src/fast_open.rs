@@ -3,14 +3,15 @@
 //! Number, keys and checks are those of the kernel socket beside a listener. So lanes and kernel take one another's cookies, but where the key
 //! is the namespace's and the program is not root's: then the lanes of a region have one of their own.
 
-use rustix::fs::{Mode, OFlags};
+use engine::Engine;
 use sys::fast_open::KEY_BYTES;
 
 use crate::errno::{Errno, Outcome, of_send};
 use crate::object::Handle;
 use crate::sock::{Seat, Sock, flag};
+use crate::sysctl::text_of;
 use crate::user::Parts;
-use crate::view::{View, Visit};
+use crate::view::Visit;
 use crate::{connect, home, stream};
 
 /// Where the kernel says what is done of fast open in this network namespace.
@@ -23,13 +24,6 @@ const USUAL: u16 = 1;
 const CLIENT: u16 = 1;
 /// Bytes that go with a SYN, at most: what any MTU lets through.
 const FIRST_BYTES_MAX: usize = u16::MAX as usize;
-
-/// The text of a short file; `None`: it cannot be read.
-fn text_of<'a>(path: &str, room: &'a mut [u8]) -> Option<&'a str> {
-    let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-    let n = rustix::io::read(&file, &mut *room).ok()?;
-    Some(core::str::from_utf8(room.get(..n)?).ok()?.trim())
-}
 
 /// net.ipv4.tcp_fastopen.
 fn ways() -> u16 {
@@ -53,10 +47,9 @@ fn key_of(text: &str) -> Option<[u8; KEY_BYTES]> {
     Some(key).filter(|_| words.next().is_none())
 }
 
-/// Tells a new lane what is done of fast open. The caller holds the home.
-pub(crate) fn begin(view: &View) {
-    let ways = ways();
-    view.enter_at_home(|session| session.engine(|engine| engine.set_fast_open(ways)));
+/// Tells a new lane what is done of fast open.
+pub(crate) fn begin(engine: &mut Engine<'_>) {
+    engine.set_fast_open(ways());
 }
 
 /// Gives the lane's listener at `seat` what the kernel's, `fd`, has.
@@ -104,7 +97,7 @@ pub(crate) fn send(sock: &Handle<Sock>, seat: Seat, parts: &Parts<'_>, flags: i3
         let room = FIRST_BYTES_MAX - first.len();
         first.extend_from_slice(part.get(..part.len().min(room)).unwrap_or(&[]));
     }
-    let put = |engine: &mut engine::Engine<'_>| engine.tcp_send(seat.name, &first, false).map_err(of_send);
+    let put = |engine: &mut Engine<'_>| engine.tcp_send(seat.name, &first, false).map_err(of_send);
     let done = match stream::look(seat, Visit::putting(sock), put, false) {
         Ok(n) => n,
         Err(Errno(libc::EAGAIN)) => 0,

@@ -26,7 +26,7 @@ use crate::reason::Reason;
 use crate::sock::Seat;
 use crate::table;
 use crate::view::View;
-use crate::{buffers, exec, family, fast_open, hub, wires};
+use crate::{exec, family, hub, sysctl, wires};
 
 /// Lanes in a region: this process's and its forks'.
 const REGION_LANES: u16 = base::limits::LANES as u16;
@@ -294,7 +294,6 @@ impl Home {
         let Some(view) = View::open(region_id, lane, devices) else {
             return self.refuse("its lane cannot be used");
         };
-        fast_open::begin(view);
         self.own = Some(view);
         Ok(view)
     }
@@ -315,7 +314,7 @@ fn format(region: Region, lane: LaneId, shape: &LaneShape) -> Option<()> {
     let lane = region.lane(lane)?;
     let mut guard = lane::lock(lane);
     LaneMem::format(&mut guard, shape, secret, sys::clock::now()).ok()?;
-    buffers::set(&mut guard);
+    sysctl::begin(&mut guard);
     let signals = lane.signals();
     signals.owner_pid.store(sys::process::pid(), Ordering::Release);
     signals.poisoned.store(0, Ordering::Release);

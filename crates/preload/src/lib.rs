@@ -45,6 +45,7 @@ mod reason;
 mod signals;
 mod sock;
 mod stream;
+mod sysctl;
 mod table;
 mod user;
 mod view;

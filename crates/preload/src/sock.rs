@@ -194,7 +194,12 @@ impl Sock {
 
     /// Is any bit of `flags` set?
     pub(crate) fn has(&self, flags: u32) -> bool {
-        self.flags.load(Ordering::Relaxed) & flags != 0
+        self.those_of(flags) != 0
+    }
+
+    /// The bits of `flags` that are set.
+    pub(crate) fn those_of(&self, flags: u32) -> u32 {
+        self.flags.load(Ordering::Relaxed) & flags
     }
 
     /// Sets or clears `flags`.

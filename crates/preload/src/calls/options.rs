@@ -249,9 +249,7 @@ fn set_on_stream(
             Ok(())
         }
         Set::Harmless => {
-            if let Ok(value) = value.int() {
-                deferred::remember(&mut inner, level, name, value);
-            }
+            let _ = deferred::remember(&mut inner, level, name, value.bytes);
             Ok(())
         }
         Set::Unknown => Err(Errno(libc::ENOPROTOOPT)),
@@ -275,9 +273,7 @@ fn set_before(sock: &Handle<Sock>, seat: Option<Seat>, level: c_int, name: c_int
         Ok(Set::Unknown) => inner.foreign_option = true,
         // Before the kernel socket is made it was noted for that already.
         Ok(Set::Harmless) if !sock.has(flag::DEFERRED) => {
-            if let Ok(value) = value.int() {
-                deferred::remember(&mut inner, level, name, value);
-            }
+            let _ = deferred::remember(&mut inner, level, name, value.bytes);
         }
         Ok(Set::Harmless) | Err(_) => {}
     }

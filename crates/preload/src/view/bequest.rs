@@ -10,7 +10,7 @@ const QUEUES: u16 = 63;
 
 impl View {
     /// [`View::enter`] for a caller that holds the home: neighbours are asked for when the lane is entered next.
-    pub(crate) fn enter_at_home<R>(&self, f: impl FnOnce(&mut Session<'_>) -> R) -> Option<R> {
+    pub(super) fn enter_at_home<R>(&self, f: impl FnOnce(&mut Session<'_>) -> R) -> Option<R> {
         let mut wakes = Wakes::new();
         let lane = self.lane();
         let gate = self.close_gate();
