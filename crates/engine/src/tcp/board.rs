@@ -45,7 +45,6 @@ impl Conn<'_, '_> {
             // A block that does not lie in what is in flight is ignored (RFC 2018 4).
             let sane = block.left.before(block.right)
                 && block.left.at_or_after(una)
-                && block.right.at_or_before(nxt)
                 && block.right.since(una) <= nxt.since(una);
             if !sane || !self.ensure_board() {
                 continue;

@@ -300,10 +300,6 @@ impl Conn<'_, '_> {
             self.challenge(DropReason::TcpFlagsBad);
             return;
         }
-        // A FIN again shows that our ACK of it was lost.
-        if seg.flags.is_fin() && self.state() == State::TimeWait {
-            let _ = self.start_time_wait();
-        }
         let quiet = seg.space() == 0;
         if !quiet || reset::allow(&mut self.tcp.duplicates, self.now, DUPLICATES_A_SECOND) {
             self.ack_now();

@@ -241,6 +241,7 @@ impl Conn<'_, '_> {
         self.note_rate_lost(space);
         self.cold.loss.retransmits = self.cold.loss.retransmits.saturating_add(1);
         self.counters.tcp.retransmits = self.counters.tcp.retransmits.wrapping_add(1);
+        // Karn's rule (RFC 6298 3): what was sent twice is not timed.
         self.clear(flag::TIMING);
         if seq == self.hot.snd.una || self.hot.rexmit_at == Instant::NEVER {
             self.clear(flag::PERSIST | flag::TAIL_PROBE);

@@ -413,7 +413,7 @@ impl Conn<'_, '_> {
     /// The peer's FIN is at `seq`, which may still be ahead.
     fn note_fin(&mut self, seq: SeqNum) {
         if self.any(flag::FIN_RCVD) {
-            // Our ACK of it got lost.
+            // Our ACK of it got lost (RFC 9293 3.10.7.4, eighth step).
             if self.state() == State::TimeWait {
                 let _ = self.start_time_wait();
             }

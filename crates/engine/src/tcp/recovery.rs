@@ -85,8 +85,7 @@ impl Conn<'_, '_> {
         loss.recover = self.hot.snd.nxt;
         loss.high_rxt = self.hot.snd.una;
         loss.lost_edge = lost_edge.earlier(self.hot.snd.nxt);
-        // Karn's rule (RFC 6298 3): what was sent twice is not timed.
-        self.clear(flag::TIMING | flag::TAIL_PROBE | flag::TAIL_PROBED);
+        self.clear(flag::TAIL_PROBE | flag::TAIL_PROBED);
         self.set(flag::RECOVERY);
         self.enqueue(Ring::Data);
     }
