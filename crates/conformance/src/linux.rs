@@ -31,7 +31,7 @@ const SYSCTLS: [(&str, &str); 5] = [
     ("net/ipv4/tcp_congestion_control", "reno"),
     ("net/ipv4/tcp_no_metrics_save", "1"),
     ("net/ipv4/tcp_ecn", "2"),
-    ("net/ipv4/tcp_syncookies", "0"),
+    ("net/ipv4/tcp_syncookies", "1"),
 ];
 
 /// Likewise for IPv6: it is off where a script is about IPv4, and asks for nothing where it is on.

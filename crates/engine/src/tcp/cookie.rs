@@ -1,6 +1,7 @@
 //! SYN cookies (RFC 4987 3.6): while a listener's SYN queue or the table of connections is crowded, a SYN is answered without a row. What has to be
 //! remembered goes into the numbers that the peer sends back: time, MSS and a keyed hash into our initial sequence number; the other options
-//! into the low bits of our timestamp, as Linux does. A peer without timestamps gets neither window scaling nor SACK then.
+//! and whether ECN is agreed on into the low bits of our timestamp, as Linux does. A peer without timestamps gets neither window scaling nor SACK
+//! nor ECN then.
 //!
 //! A cookie of 32 bits has 24 of hash, so who does not see our SYN,ACK must guess 2^23 times, for one listener that was crowded in the
 //! last two minutes, to open one connection.
@@ -13,10 +14,11 @@ use siphasher::sip::SipHasher13;
 use wire::tcp_options::TcpOptions as Offered;
 use wire::{SackBlocks, TcpFlags, TcpHeader, Timestamps, tcp};
 
+use super::congestion::Algorithm;
 use super::conn::Fate;
 use super::header::{Way, header_frame, label_of, write};
 use super::segment::Seg;
-use super::{listen, table};
+use super::{ecn, listen, table};
 use crate::ip;
 use crate::outbox::{self, Note};
 
@@ -35,6 +37,10 @@ const STAMP_MASK: u32 = 0x3f;
 const NO_SCALE: u32 = 0xf;
 /// SACK is permitted.
 const STAMP_SACK: u32 = 1 << 4;
+/// ECN is agreed on.
+const STAMP_ECN: u32 = 1 << 5;
+/// What an ECN-setup SYN has (RFC 3168 6.1.1).
+const ECN_SETUP: TcpFlags = TcpFlags(TcpFlags::ECE.0 | TcpFlags::CWR.0);
 
 /// Time, as far as a cookie knows it.
 fn tick(now: Instant) -> u32 {
@@ -64,10 +70,11 @@ fn mss_in(mem: &LaneMem<'_>, now: Instant, seg: &Seg) -> Option<u16> {
     MSS_TABLE.get(mss as usize).copied().filter(|_| good)
 }
 
-/// The clock for TSval, the options of a SYN in its low bits, and never ahead of the clock (RFC 7323 5.4).
-fn stamp(clock: u32, offered: &Offered) -> u32 {
+/// The clock for TSval, in its low bits the options of a SYN and whether ECN was agreed on, and never ahead of the clock (RFC 7323 5.4).
+fn stamp(clock: u32, offered: &Offered, ecn: bool) -> u32 {
     let scale = offered.window_scale.map_or(NO_SCALE, |shift| u32::from(shift.min(14)));
-    let options = scale | if offered.sack_permitted { STAMP_SACK } else { 0 };
+    let sack = if offered.sack_permitted { STAMP_SACK } else { 0 };
+    let options = scale | sack | if ecn { STAMP_ECN } else { 0 };
     let stamp = clock & !STAMP_MASK | options;
     if (stamp.wrapping_sub(clock) as i32) > 0 { stamp.wrapping_sub(STAMP_MASK + 1) } else { stamp }
 }
@@ -98,8 +105,13 @@ pub(super) fn send(mem: &mut LaneMem<'_>, now: Instant, listener: Idx<Listener>,
     let rcv_buf = super::handshake::rcv_buf(&settings, mem.globals.tcp.rcv_buf_bytes);
     let rcv_shift = super::handshake::rcv_shift(&settings, &mem.globals.tcp);
     let mut options = Offered { mss: Some(mss_local), ..Offered::NONE };
+    let mut flags = TcpFlags::SYN | TcpFlags::ACK;
     if let Some(theirs) = seg.options.timestamps {
-        options.timestamps = Some(Timestamps { value: stamp(clock, &seg.options), echo: theirs.value });
+        let algorithm = Algorithm::chosen(settings.congestion, mem.globals.tcp.congestion);
+        let agreed = ecn::accepts(&mem.globals.tcp, algorithm, seg);
+        flags = flags | if agreed { TcpFlags::ECE } else { TcpFlags::NONE };
+        let value = stamp(clock, &seg.options, agreed);
+        options.timestamps = Some(Timestamps { value, echo: theirs.value });
         options.sack_permitted = seg.options.sack_permitted;
         options.window_scale = seg.options.window_scale.map(|_| rcv_shift);
     }
@@ -108,7 +120,7 @@ pub(super) fn send(mem: &mut LaneMem<'_>, now: Instant, listener: Idx<Listener>,
         dst_port: seg.key.remote_port,
         seq,
         ack: seg.seq.plus(1),
-        flags: TcpFlags::SYN | TcpFlags::ACK,
+        flags,
         window: rcv_buf.min(u32::from(u16::MAX)) as u16,
         urgent: 0,
     };
@@ -151,12 +163,13 @@ pub(super) fn accept(mem: &mut LaneMem<'_>, now: Instant, listener: Idx<Listener
     if mem.globals.tcp.free.is_none() {
         give_way(mem, now, listener);
     }
+    let had_ecn = seg.options.timestamps.is_some_and(|ts| ts.echo & STAMP_ECN != 0);
     let syn = Seg {
         ecn: 0,
         key: seg.key,
         seq: seg.seq.minus(1),
         ack: SeqNum(0),
-        flags: TcpFlags::SYN,
+        flags: TcpFlags::SYN | if had_ecn { ECN_SETUP } else { TcpFlags::NONE },
         window: seg.window,
         port: seg.port,
         gso_size: 0,
@@ -204,13 +217,15 @@ mod tests {
     #[test]
     fn a_stamp_holds_the_options_and_is_not_ahead_of_the_clock() {
         for clock in [0, 5, 63, 64, 1000, u32::MAX - 3] {
-            for (scale, sack) in [(None, false), (Some(0), true), (Some(7), true), (Some(14), false)] {
+            for (scale, sack, ecn) in
+                [(None, false, true), (Some(0), true, false), (Some(7), true, true), (Some(14), false, false)]
+            {
                 let syn = Offered { window_scale: scale, sack_permitted: sack, ..Offered::NONE };
-                let value = stamp(clock, &syn);
+                let value = stamp(clock, &syn, ecn);
                 assert!(clock.wrapping_sub(value) <= 2 * STAMP_MASK);
                 let echo = value & STAMP_MASK;
                 assert_eq!((echo & NO_SCALE != NO_SCALE).then_some((echo & NO_SCALE) as u8), scale);
-                assert_eq!(echo & STAMP_SACK != 0, sack);
+                assert_eq!((echo & STAMP_SACK != 0, echo & STAMP_ECN != 0), (sack, ecn));
             }
         }
     }

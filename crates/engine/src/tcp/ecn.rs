@@ -37,6 +37,15 @@ fn asks(tcp: &TcpGlobals, algorithm: Algorithm) -> bool {
     (tcp.ecn == Ecn::Ask as u8 && algorithm != Algorithm::Bbr) || algorithm == Algorithm::Dctcp
 }
 
+/// Does a listener whose connections have `algorithm` agree with the SYN `seg` on ECN (RFC 3168 6.1.1)?
+pub(super) fn accepts(tcp: &TcpGlobals, algorithm: Algorithm, seg: &Seg) -> bool {
+    // RFC 3168 6.1.1: a SYN is not sent with ECT; as Linux, one that is says that somebody on the path sets the field.
+    let plain = seg.ecn == 0 || seg.flags.intersects(TcpFlags::AE);
+    seg.flags.contains(TcpFlags::ECE | TcpFlags::CWR)
+        && (algorithm == Algorithm::Dctcp || (plain && tcp.ecn != Ecn::Never as u8))
+        && algorithm != Algorithm::Bbr
+}
+
 /// `tos` without its ECN field, which is not the program's to set.
 pub(super) const fn without(tos: u8) -> u8 {
     tos & !CE
@@ -70,17 +79,15 @@ impl Conn<'_, '_> {
 
     /// The peer's SYN or SYN,ACK: agrees on ECN, or not (RFC 3168 6.1.1).
     pub(super) fn agree_on_ecn(&mut self, seg: &Seg) {
-        let both = TcpFlags::ECE | TcpFlags::CWR;
+        let algorithm = self.chosen_algorithm();
         let agreed = if seg.flags.is_ack() {
             let asked = self.cold.cc_flags & cc_flag::ECN_ASKED != 0;
-            asked && seg.flags.intersects(TcpFlags::ECE) && !seg.flags.intersects(TcpFlags::CWR)
+            let told = seg.flags.intersects(TcpFlags::ECE) && !seg.flags.intersects(TcpFlags::CWR);
+            asked && told && algorithm != Algorithm::Bbr
         } else {
-            let dctcp = self.chosen_algorithm() == Algorithm::Dctcp;
-            // RFC 3168 6.1.1: a SYN is not sent with ECT; as Linux, one that is says that somebody on the path sets the field.
-            let plain = seg.ecn == 0 || seg.flags.intersects(TcpFlags::AE);
-            seg.flags.contains(both) && (dctcp || (plain && self.tcp.ecn != Ecn::Never as u8))
+            accepts(self.tcp, algorithm, seg)
         };
-        if agreed && self.chosen_algorithm() != Algorithm::Bbr {
+        if agreed {
             self.cold.options.tos = without(self.cold.options.tos) | ECT;
         }
         self.choose_way();
