@@ -148,34 +148,16 @@ fn packet(
     let payload_len = payload.len() as u16;
     let mut bytes = match family {
         Family::V4 => {
-            let header = Ipv4Header {
-                traffic_class: ecn & 3,
-                payload_len,
-                ident: 0,
-                dont_fragment: true,
-                more_fragments: false,
-                fragment_offset: 0,
-                ttl: 64,
-                protocol,
-                src: src.as_v4().unwrap_or(Ipv4Addr::UNSPECIFIED),
-                dst: dst.as_v4().unwrap_or(Ipv4Addr::UNSPECIFIED),
-            };
+            let [src, dst] = [src, dst].map(|end| end.as_v4().unwrap_or(Ipv4Addr::UNSPECIFIED));
+            let plain = Ipv4Header::plain((src, dst), protocol, payload_len);
             let mut bytes = vec![0; 20];
-            let _ = header.emit(&mut bytes);
+            let _ = Ipv4Header { traffic_class: ecn & 3, ..plain }.emit(&mut bytes);
             bytes
         }
         Family::V6 => {
-            let header = Ipv6Header {
-                traffic_class: ecn & 3,
-                flow_label: 0,
-                payload_len,
-                next_header: protocol,
-                hop_limit: 64,
-                src: src.as_v6(),
-                dst: dst.as_v6(),
-            };
+            let plain = Ipv6Header::plain((src.as_v6(), dst.as_v6()), protocol, payload_len);
             let mut bytes = vec![0; 40];
-            let _ = header.emit(&mut bytes);
+            let _ = Ipv6Header { traffic_class: ecn & 3, ..plain }.emit(&mut bytes);
             bytes
         }
     };

@@ -30,20 +30,8 @@ fn stranger(net: &Net, rng: &mut Rng) -> Packet {
     let mut packet = forged_with(&net.hosts[0], &net.hosts[1], &header, &options, &[]);
     let len = packet.bytes.len() - 34;
     let from = Ipv4Addr::from_bits(0x0a01_0000 | rng.below(0xffff) as u32);
-    Ipv4Header {
-        traffic_class: 0,
-        payload_len: len as u16,
-        ident: 0,
-        dont_fragment: true,
-        more_fragments: false,
-        fragment_offset: 0,
-        ttl: 64,
-        protocol: IpProtocol::TCP,
-        src: from,
-        dst: net.hosts[1].addr.as_v4().unwrap(),
-    }
-    .emit(&mut packet.bytes[14..])
-    .unwrap();
+    let ends = (from, net.hosts[1].addr.as_v4().unwrap());
+    Ipv4Header::plain(ends, IpProtocol::TCP, len as u16).emit(&mut packet.bytes[14..]).unwrap();
     finish_checksum(&mut packet.bytes);
     packet
 }

@@ -43,10 +43,7 @@ fn error(net: &Net, packet: &Packet, header: Icmp6Header) -> Packet {
     let mut bytes = vec![0; 54];
     let link = EthHeader { dst: net.hosts[0].mac, src: net.hosts[1].mac, ethertype: EtherType::IPV6 };
     link.emit(&mut bytes).unwrap();
-    let (payload_len, next_header) = (icmp.len() as u16, IpProtocol::ICMP6);
-    let ip =
-        Ipv6Header { traffic_class: 0, flow_label: 0, payload_len, next_header, hop_limit: 64, src, dst };
-    ip.emit(&mut bytes[14..]).unwrap();
+    Ipv6Header::plain((src, dst), IpProtocol::ICMP6, icmp.len() as u16).emit(&mut bytes[14..]).unwrap();
     bytes.extend_from_slice(&icmp);
     Packet { bytes, gso_size: 0 }
 }

@@ -21,19 +21,8 @@ fn error(net: &Net, packet: &Packet, header: Icmp4Header) -> Packet {
     EthHeader { dst: net.hosts[0].mac, src: net.hosts[1].mac, ethertype: EtherType::IPV4 }
         .emit(&mut bytes)
         .unwrap();
-    let ip = Ipv4Header {
-        traffic_class: 0,
-        payload_len: icmp.len() as u16,
-        ident: 0,
-        dont_fragment: false,
-        more_fragments: false,
-        fragment_offset: 0,
-        ttl: 64,
-        protocol: IpProtocol::ICMP4,
-        src: net.hosts[1].addr.as_v4().unwrap(),
-        dst: net.hosts[0].addr.as_v4().unwrap(),
-    };
-    ip.emit(&mut bytes[14..]).unwrap();
+    let ends = (net.hosts[1].addr.as_v4().unwrap(), net.hosts[0].addr.as_v4().unwrap());
+    Ipv4Header::plain(ends, IpProtocol::ICMP4, icmp.len() as u16).emit(&mut bytes[14..]).unwrap();
     bytes.extend_from_slice(&icmp);
     Packet { bytes, gso_size: 0 }
 }

@@ -154,19 +154,7 @@ fn syn(e: &mut Engine<'_>, port: u16) {
     EthHeader { dst: MAC, src: MacAddr([2, 0, 0, 0, 0, 2]), ethertype: EtherType::IPV4 }
         .emit(&mut bytes)
         .unwrap();
-    let header = Ipv4Header {
-        traffic_class: 0,
-        payload_len: 20,
-        ident: 0,
-        dont_fragment: true,
-        more_fragments: false,
-        fragment_offset: 0,
-        ttl: 64,
-        protocol: IpProtocol::TCP,
-        src: THERE,
-        dst: HERE,
-    };
-    header.emit(&mut bytes[14..]).unwrap();
+    Ipv4Header::plain((THERE, HERE), IpProtocol::TCP, 20).emit(&mut bytes[14..]).unwrap();
     let (src_port, dst_port) = (Port(port), Port(80));
     let tcp = TcpHeader {
         src_port,

@@ -151,18 +151,9 @@ mod tests {
 
     /// An IPv4 packet of 1000 bytes with its link header.
     fn packet(traffic_class: u8) -> Packet {
-        let header = wire::Ipv4Header {
-            traffic_class,
-            payload_len: 980,
-            ident: 1,
-            dont_fragment: true,
-            more_fragments: false,
-            fragment_offset: 0,
-            ttl: 64,
-            protocol: wire::IpProtocol::UDP,
-            src: std::net::Ipv4Addr::new(10, 0, 0, 1),
-            dst: std::net::Ipv4Addr::new(10, 0, 0, 2),
-        };
+        let ends = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
+        let plain = wire::Ipv4Header::plain(ends, wire::IpProtocol::UDP, 980);
+        let header = wire::Ipv4Header { traffic_class, ..plain };
         let mut bytes = vec![0; 1014];
         let eth = wire::EthHeader {
             dst: base::MacAddr([2; 6]),

@@ -81,15 +81,7 @@ pub(crate) fn packet(src: IpAddress, dst: IpAddress, protocol: IpProtocol, paylo
             bytes
         }
         _ => {
-            let header = Ipv6Header {
-                traffic_class: 0,
-                flow_label: 0,
-                payload_len: payload.len() as u16,
-                next_header: protocol,
-                hop_limit: 64,
-                src: src.as_v6(),
-                dst: dst.as_v6(),
-            };
+            let header = Ipv6Header::plain((src.as_v6(), dst.as_v6()), protocol, payload.len() as u16);
             let mut bytes = vec![0; 40];
             let _ = header.emit(&mut bytes);
             bytes
@@ -101,18 +93,7 @@ pub(crate) fn packet(src: IpAddress, dst: IpAddress, protocol: IpProtocol, paylo
 
 /// The header of an IPv4 packet that may be cut.
 pub(crate) fn v4_header(src: Ipv4Addr, dst: Ipv4Addr, protocol: IpProtocol, len: usize) -> Ipv4Header {
-    Ipv4Header {
-        traffic_class: 0,
-        payload_len: len as u16,
-        ident: 0,
-        dont_fragment: false,
-        more_fragments: false,
-        fragment_offset: 0,
-        ttl: 64,
-        protocol,
-        src,
-        dst,
-    }
+    Ipv4Header { dont_fragment: false, ..Ipv4Header::plain((src, dst), protocol, len as u16) }
 }
 
 /// `packet` in an Ethernet frame of its family.

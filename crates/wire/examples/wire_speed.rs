@@ -48,18 +48,7 @@ fn frame(payload: usize) -> Vec<u8> {
     let head = (|| {
         EthHeader { dst: mac, src: mac, ethertype: EtherType::IPV4 }.emit(&mut out)?;
         let (src, dst) = ([10, 0, 0, 1].into(), [10, 0, 0, 2].into());
-        let ip = Ipv4Header {
-            traffic_class: 0,
-            payload_len: 32 + payload as u16,
-            ident: 7,
-            dont_fragment: true,
-            more_fragments: false,
-            fragment_offset: 0,
-            ttl: 64,
-            protocol: IpProtocol::TCP,
-            src,
-            dst,
-        };
+        let ip = Ipv4Header::plain((src, dst), IpProtocol::TCP, 32 + payload as u16);
         ip.emit(&mut out[14..])?;
         let options = TcpOptions { timestamps: Some(Timestamps { value: 1, echo: 2 }), ..TcpOptions::NONE };
         let tcp = TcpHeader {

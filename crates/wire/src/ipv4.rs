@@ -256,6 +256,24 @@ pub struct Ipv4Header {
 }
 
 impl Ipv4Header {
+    /// The header of a whole packet with nothing special about it: 64 hops, not to be cut.
+    #[inline]
+    #[must_use]
+    pub const fn plain((src, dst): (Ipv4Addr, Ipv4Addr), protocol: IpProtocol, payload_len: u16) -> Self {
+        Self {
+            traffic_class: 0,
+            payload_len,
+            ident: 0,
+            dont_fragment: true,
+            more_fragments: false,
+            fragment_offset: 0,
+            ttl: 64,
+            protocol,
+            src,
+            dst,
+        }
+    }
+
     /// Writes the header with its checksum to the front of `out`; returns [`HEADER_LEN`]. A `payload_len` above 65515
     /// is written as a total length of 65535.
     ///

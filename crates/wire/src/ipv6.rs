@@ -167,6 +167,13 @@ pub struct Ipv6Header {
 }
 
 impl Ipv6Header {
+    /// The header of a packet with nothing special about it: 64 hops, no label.
+    #[inline]
+    #[must_use]
+    pub const fn plain((src, dst): (Ipv6Addr, Ipv6Addr), next_header: IpProtocol, payload_len: u16) -> Self {
+        Self { traffic_class: 0, flow_label: 0, payload_len, next_header, hop_limit: 64, src, dst }
+    }
+
     /// Writes the header to the front of `out`; returns [`HEADER_LEN`].
     ///
     /// # Errors

@@ -50,19 +50,8 @@ fn one_by_one(header: &UsualHeader, payload: u16) -> [u8; HEADER_LEN] {
     EthHeader { dst: header.dst_mac, src: header.src_mac, ethertype: EtherType::IPV4 }
         .emit(&mut out)
         .unwrap();
-    let ip = Ipv4Header {
-        traffic_class: header.tos,
-        payload_len: bytes,
-        ident: 0,
-        dont_fragment: true,
-        more_fragments: false,
-        fragment_offset: 0,
-        ttl: header.ttl,
-        protocol: IpProtocol::TCP,
-        src: header.src,
-        dst: header.dst,
-    };
-    ip.emit(&mut out[14..]).unwrap();
+    let plain = Ipv4Header::plain((header.src, header.dst), IpProtocol::TCP, bytes);
+    Ipv4Header { traffic_class: header.tos, ttl: header.ttl, ..plain }.emit(&mut out[14..]).unwrap();
     let segment = TcpHeader {
         src_port: header.src_port,
         dst_port: header.dst_port,

@@ -771,31 +771,10 @@ pub fn forged_with(
 /// Writes the IP header of a TCP packet of `len` bytes from `src` to `dst`.
 pub fn emit_ip(bytes: &mut [u8], src: IpAddress, dst: IpAddress, len: usize) {
     if V6 {
-        wire::Ipv6Header {
-            traffic_class: 0,
-            flow_label: 0,
-            payload_len: len as u16,
-            next_header: IpProtocol::TCP,
-            hop_limit: 64,
-            src: src.as_v6(),
-            dst: dst.as_v6(),
-        }
-        .emit(&mut bytes[14..])
-        .unwrap();
-        return;
+        let ends = (src.as_v6(), dst.as_v6());
+        wire::Ipv6Header::plain(ends, IpProtocol::TCP, len as u16).emit(&mut bytes[14..]).unwrap();
+    } else {
+        let ends = (src.as_v4().unwrap(), dst.as_v4().unwrap());
+        wire::Ipv4Header::plain(ends, IpProtocol::TCP, len as u16).emit(&mut bytes[14..]).unwrap();
     }
-    wire::Ipv4Header {
-        traffic_class: 0,
-        payload_len: len as u16,
-        ident: 0,
-        dont_fragment: true,
-        more_fragments: false,
-        fragment_offset: 0,
-        ttl: 64,
-        protocol: IpProtocol::TCP,
-        src: src.as_v4().unwrap(),
-        dst: dst.as_v4().unwrap(),
-    }
-    .emit(&mut bytes[14..])
-    .unwrap();
 }

@@ -169,18 +169,8 @@ pub fn flatten(e: &mut Engine<'_>, packet: &TxFrame) -> Vec<u8> {
 
 /// An IPv4 header from the peer to the host.
 pub fn ip_header(protocol: IpProtocol, payload_len: usize) -> Ipv4Header {
-    Ipv4Header {
-        traffic_class: 0,
-        payload_len: payload_len as u16,
-        ident: 7,
-        dont_fragment: false,
-        more_fragments: false,
-        fragment_offset: 0,
-        ttl: 64,
-        protocol,
-        src: PEER,
-        dst: HOST,
-    }
+    let plain = Ipv4Header::plain((PEER, HOST), protocol, payload_len as u16);
+    Ipv4Header { ident: 7, dont_fragment: false, ..plain }
 }
 
 /// An Ethernet frame from the peer to the host with an IPv4 packet.

@@ -36,15 +36,7 @@ pub fn at(addr: Ipv6Addr, port: u16) -> Endpoint {
 }
 
 pub fn header(src: Ipv6Addr, dst: Ipv6Addr, next: IpProtocol, len: usize, hop_limit: u8) -> Ipv6Header {
-    Ipv6Header {
-        traffic_class: 0,
-        flow_label: 0x12345,
-        payload_len: len as u16,
-        next_header: next,
-        hop_limit,
-        src,
-        dst,
-    }
+    Ipv6Header { flow_label: 0x12345, hop_limit, ..Ipv6Header::plain((src, dst), next, len as u16) }
 }
 
 pub fn frame_between(
