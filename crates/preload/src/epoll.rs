@@ -1,6 +1,6 @@
 //! Epoll instances: a kernel one for kernel descriptors, and our interests beside it for sockets on lanes.
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use base::Instant;
@@ -10,12 +10,12 @@ use state::{Ready, SockKind, SockRef};
 use crate::errno::{self, Errno, Outcome};
 use crate::hub::{self, Move, Target, Wait};
 use crate::interpose::real;
-use crate::listen;
 use crate::object::{Counted, Handle};
 use crate::signals::Held;
 use crate::sock::{Sock, State, flag};
 use crate::table::{self, Entry};
 use crate::view::View;
+use crate::{family, listen};
 
 /// The object behind an epoll descriptor and its duplicates.
 #[repr(align(64))]
@@ -31,6 +31,10 @@ pub(crate) struct Epoll {
     nested_count: AtomicU32,
     /// How many instances this object has been.
     serial: AtomicU32,
+    /// Fork generation for which its members' events come to this process.
+    made_in: AtomicU32,
+    /// When members whose events go to another process were looked at.
+    rechecked_ns: AtomicU64,
 }
 
 /// An epoll instance in another. Edge triggering is not imitated here: it is told as long as it is ready.
@@ -58,6 +62,8 @@ impl Epoll {
             nested: Mutex::new(Vec::new()),
             nested_count: AtomicU32::new(0),
             serial: AtomicU32::new(0),
+            made_in: AtomicU32::new(0),
+            rechecked_ns: AtomicU64::new(0),
         };
         let epoll = pooled.unwrap_or_else(|| Box::leak(Box::new(fresh())));
         epoll.number.store(hub::new_epoll(), Ordering::Relaxed);
@@ -65,6 +71,7 @@ impl Epoll {
         epoll.nested().clear();
         epoll.nested_count.store(0, Ordering::Relaxed);
         epoll.serial.fetch_add(1, Ordering::Relaxed);
+        epoll.made_in.store(family::generation(), Ordering::Relaxed);
         Handle::first(epoll)
     }
 
@@ -111,6 +118,45 @@ impl Epoll {
 
     fn number(&self) -> u32 {
         self.number.load(Ordering::Relaxed)
+    }
+
+    /// Before it is looked at: what other processes of the family have to do with it.
+    pub(crate) fn settle(&self) {
+        if self.made_in.load(Ordering::Relaxed) != family::generation() {
+            self.inherit();
+        }
+        if family::others_take_events() {
+            self.recheck();
+        }
+    }
+
+    /// The first wait on an instance of the process we were forked from: events of its members come to us, too.
+    #[cold]
+    fn inherit(&self) {
+        self.made_in.store(family::generation(), Ordering::Relaxed);
+        for (sock, fd) in hub::members(self.number()) {
+            match sock.state() {
+                State::Stream => tell_me(&sock),
+                State::Listening => {
+                    let same = table::sock_as_is(fd).is_some_and(|now| now.address() == sock.address());
+                    if same {
+                        listen::attach(&sock, fd);
+                    }
+                }
+                State::Undecided | State::Kernel => {}
+            }
+        }
+    }
+
+    /// Connections whose events go to another process are looked at now and then.
+    #[cold]
+    fn recheck(&self) {
+        let now = sys::clock::now();
+        let last = self.rechecked_ns.load(Ordering::Relaxed);
+        if now.0.saturating_sub(last) >= hub::FOREIGN_WAIT_NS {
+            self.rechecked_ns.store(now.0, Ordering::Relaxed);
+            hub::list_shared(self.number());
+        }
     }
 }
 
@@ -213,6 +259,7 @@ pub(crate) fn wait(wait: &EpollWait<'_>, out: &mut [epoll_event]) -> Outcome<usi
     let kernel = [pollfd { fd: wait.epfd, events: libc::POLLIN, revents: 0 }];
     let mut held = Held::new();
     loop {
+        wait.epoll.settle();
         let mut seen = hub::seen();
         let found = poll_once(wait, out, &mut seen)?;
         if found > 0 || (wait.deadline != Instant::NEVER && sys::clock::now() >= wait.deadline) {
@@ -279,6 +326,7 @@ fn poisoned(name: SockRef) -> Ready {
 
 /// Has the epoll instance an event of a lane's socket, or an instance in it? Events stay where they are.
 pub(crate) fn ready(epoll: &Handle<Epoll>) -> bool {
+    epoll.settle();
     let number = epoll.number();
     let mut one = [epoll_event { events: 0, u64: 0 }];
     if epoll.collect_nested(&mut one, 0) > 0 {

@@ -18,8 +18,9 @@ use crate::view::View;
 const SLOTS: u8 = 62;
 /// Of children that were forked when all slots were taken: they hold nothing of their parent's lanes.
 const NO_SLOT: u8 = SLOTS;
-/// Words before the sockets': which slots are taken, and how many children there were.
+/// Words before the sockets': which slots are taken, how many children there were, and which slots wait for others' connections.
 const HEAD_WORDS: usize = 8;
+const TAKERS: usize = 2;
 
 struct Family {
     words: &'static [AtomicU64],
@@ -134,6 +135,36 @@ pub(crate) fn share(view: &View, name: SockRef, child: u8) {
         word.fetch_or(1 << child | 1 << slot(), Ordering::Relaxed);
         CHILDREN.store(1, Ordering::Relaxed);
     }
+}
+
+/// This process has events of a connection of its parent's come to it, not to the parent any more.
+pub(crate) fn take_events() {
+    if let Some(takers) = FAMILY.get().and_then(|family| family.words.get(TAKERS)) {
+        let own = 1 << slot();
+        if takers.load(Ordering::Relaxed) & own == 0 {
+            takers.fetch_or(own, Ordering::AcqRel);
+        }
+    }
+}
+
+/// Have other processes called [`take_events`], maybe for connections that this one waits for too?
+pub(crate) fn others_take_events() -> bool {
+    if !has_children() && generation() == 0 {
+        return false;
+    }
+    let takers = FAMILY.get().and_then(|family| family.words.get(TAKERS));
+    takers.is_some_and(|takers| takers.load(Ordering::Relaxed) & !(1 << slot()) != 0)
+}
+
+/// The child in `slot` is gone. Had it called [`take_events`]?
+pub(crate) fn forget_taker(slot: u8) -> bool {
+    let takers = FAMILY.get().and_then(|family| family.words.get(TAKERS));
+    takers.is_some_and(|takers| takers.fetch_and(!(1 << slot), Ordering::AcqRel) & 1 << slot != 0)
+}
+
+/// Does another process hold `name` too?
+pub(crate) fn is_shared(view: &View, name: SockRef) -> bool {
+    word(view, name).is_some_and(|word| word.load(Ordering::Relaxed) & !(1 << slot()) != 0)
 }
 
 /// The last child that shared connections with this process is gone.

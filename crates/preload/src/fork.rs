@@ -15,7 +15,7 @@ use sys::fds::Fd;
 use crate::boundary::guard;
 use crate::family::Member;
 use crate::object::Handle;
-use crate::sock::{Seat, Sock};
+use crate::sock::{Seat, Sock, flag};
 use crate::table::{self, Entry};
 use crate::view::View;
 use crate::{family, home, hub};
@@ -39,6 +39,8 @@ struct Held {
     member: Option<Member>,
     /// The child's end of its `life`.
     end: Option<Fd>,
+    /// The sockets of the connections.
+    socks: Vec<&'static Sock>,
 }
 
 thread_local! {
@@ -53,10 +55,12 @@ pub(crate) fn watch() {
 
 extern "C" fn before() {
     guard((), || {
-        let (child, end, member) = share();
+        let connections = connections();
+        let (child, end, member) = share(&connections);
+        let socks = connections.into_iter().map(|(sock, _)| sock.object()).collect();
         let home = home::freeze();
         let gates = View::in_mask(u32::MAX).map(View::close_gate).collect();
-        let held = Held { gates, hub: hub::freeze(), home, child, end, member };
+        let held = Held { gates, hub: hub::freeze(), home, child, end, member, socks };
         HELD.with(|cell| *cell.borrow_mut() = Some(held));
     });
 }
@@ -67,7 +71,7 @@ fn take_held() -> Option<Held> {
 
 extern "C" fn in_parent() {
     guard((), || {
-        let Some(Held { gates, hub, home, child, end, member: _ }) = take_held() else { return };
+        let Some(Held { gates, hub, home, child, end, member: _, socks: _ }) = take_held() else { return };
         drop((hub, gates, home));
         if let Some(end) = end {
             table::discard(end);
@@ -80,7 +84,7 @@ extern "C" fn in_parent() {
 
 extern "C" fn in_child() {
     guard((), || {
-        let Some(Held { gates, hub, home, child, end, member }) = take_held() else { return };
+        let Some(Held { gates, hub, home, child, end, member, socks }) = take_held() else { return };
         drop((hub, gates, home));
         family::after_fork_in_child(member);
         if let Some(child) = child {
@@ -96,6 +100,10 @@ extern "C" fn in_child() {
         for view in View::in_mask(u32::MAX) {
             view.after_fork_in_child();
         }
+        // Their events go to the parent, until this process waits for one.
+        for sock in socks {
+            sock.put(flag::SUBSCRIBED, false);
+        }
     });
 }
 
@@ -104,24 +112,24 @@ fn children() -> MutexGuard<'static, Vec<Child>> {
 }
 
 /// Every open connection of this process, once.
-fn connections() -> Vec<Seat> {
+fn connections() -> Vec<(Handle<Sock>, Seat)> {
     let mut seen = BTreeSet::new();
-    let mut seats = Vec::new();
+    let mut all = Vec::new();
     for fd in 0..=table::highest() {
         if let Some(sock) = table::sock(fd)
             && let Some(seat) = sock.stream()
             && seen.insert(sock.address())
         {
-            seats.push(seat);
+            all.push((sock, seat));
         }
     }
-    seats
+    all
 }
 
-/// Gives the child to come a hold on every open connection. Nothing to do when there is none.
-fn share() -> (Option<Child>, Option<Fd>, Option<Member>) {
+/// Gives the child to come a hold on every one of `connections`. Nothing to do when there is none.
+fn share(connections: &[(Handle<Sock>, Seat)]) -> (Option<Child>, Option<Fd>, Option<Member>) {
     bury();
-    let seats = connections();
+    let seats: Vec<Seat> = connections.iter().map(|(_, seat)| *seat).collect();
     if seats.is_empty() {
         return (None, None, family::next_member(false));
     }
@@ -164,8 +172,25 @@ pub(crate) fn bury() {
                 seat.view.enter(|session| session.engine(|engine| engine.close(seat.name)));
             }
         }
+        if family::forget_taker(child.slot) {
+            take_back(&child);
+        }
         family::free_slot(child.slot);
         table::discard(child.life);
+    }
+}
+
+/// `child`, which waited for connections of ours, is gone: their events come here again.
+#[cold]
+fn take_back(child: &Child) {
+    for (sock, seat) in connections() {
+        if child.seats.iter().any(|held| held.name == seat.name && core::ptr::eq(held.view, seat.view)) {
+            sock.put(flag::SUBSCRIBED, false);
+            // Who waits otherwise asks for events first.
+            if sock.has(flag::WATCHED) {
+                seat.view.subscribe(seat, sock.object());
+            }
+        }
     }
 }
 

@@ -13,9 +13,10 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub(crate) use interest::{
-    Move, add, collect, forget_epoll, forget_sock, list_view, modify, moves, new_epoll, peek, remove, spread,
+    Move, add, collect, forget_epoll, forget_sock, list_shared, list_view, members, modify, moves, new_epoll,
+    peek, remove, spread,
 };
-pub(crate) use sleep::{Wait, Wakes, block, nudge_poller, wake_all};
+pub(crate) use sleep::{FOREIGN_WAIT_NS, Wait, Wakes, block, nudge_poller, wake_all};
 pub(crate) use spin::{Waits, configure as configure_spin};
 pub(crate) use turns::Target;
 

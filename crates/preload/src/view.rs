@@ -402,6 +402,9 @@ impl View {
     /// Has the lane's events of `seat` come to this process, for `sock`.
     pub(crate) fn subscribe(&self, seat: Seat, sock: &'static Sock) {
         sock.put(flag::SUBSCRIBED, true);
+        if !self.is_own() {
+            family::take_events();
+        }
         // Asking for events sends nothing: what gathers goes on gathering.
         let visit = Visit { token: sock.address(), puts: false, closes: false };
         self.enter_as(visit, |session, heard| {

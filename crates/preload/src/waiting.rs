@@ -100,11 +100,14 @@ impl Set {
     /// Has events of the connections come to this process.
     fn subscribe(&self) {
         for (_, ours) in &self.ours {
-            if let Ours::Stream(sock) = ours
-                && !sock.has(flag::SUBSCRIBED)
-                && let Some(seat) = sock.stream()
-            {
-                seat.view.subscribe(seat, sock.object());
+            match ours {
+                Ours::Stream(sock) if !sock.has(flag::SUBSCRIBED) => {
+                    if let Some(seat) = sock.stream() {
+                        seat.view.subscribe(seat, sock.object());
+                    }
+                }
+                Ours::Epoll(epoll) => epoll.settle(),
+                Ours::Stream(_) | Ours::Listener(_) => {}
             }
         }
     }

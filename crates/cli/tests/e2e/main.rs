@@ -8,6 +8,7 @@ mod clients;
 mod errors;
 mod exec;
 mod flood;
+mod forks;
 mod lossy;
 mod memif;
 mod peers;

@@ -7,6 +7,8 @@ use state::{Ready, SockRef};
 
 use super::{NONE, hub};
 use crate::errno::{Errno, Outcome};
+use crate::family;
+use crate::object::Handle;
 use crate::sock::{Sock, flag};
 use crate::view::View;
 
@@ -295,6 +297,25 @@ pub(crate) fn list_view(view: &View) {
         let row = hub.interests.rows.get(at as usize);
         let here = row.and_then(|row| row.sock).and_then(|sock| sock.seat.get());
         if here.is_some_and(|seat| core::ptr::eq(seat.view, view)) {
+            hub.interests.push_ready(at);
+        }
+    }
+}
+
+/// The sockets of `epoll` and their descriptors, as given at EPOLL_CTL_ADD.
+pub(crate) fn members(epoll: u32) -> Vec<(Handle<Sock>, i32)> {
+    let hub = hub();
+    let rows = hub.interests.rows.iter().filter(|row| row.epoll == epoll);
+    rows.filter_map(|row| Some((Handle::try_new(row.sock?)?, row.fd))).collect()
+}
+
+/// Lists the interests of `epoll` in connections that other processes hold too.
+pub(crate) fn list_shared(epoll: u32) {
+    let mut hub = hub();
+    for at in 0..hub.interests.rows.len() as u32 {
+        let row = hub.interests.rows.get(at as usize);
+        let seat = row.filter(|row| row.epoll == epoll && row.armed).and_then(|row| row.sock?.stream());
+        if seat.is_some_and(|seat| family::is_shared(seat.view, seat.name)) {
             hub.interests.push_ready(at);
         }
     }

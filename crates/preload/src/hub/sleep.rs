@@ -21,7 +21,7 @@ use crate::{fork, home};
 
 /// How long a sleeper on a lane of another process waits at most: that process may take the lane's packets for us
 /// and has no way to wake this thread.
-const FOREIGN_WAIT_NS: u64 = 5_000_000;
+pub(crate) const FOREIGN_WAIT_NS: u64 = 5_000_000;
 
 /// A sleeping thread's eventfd. Kept for the next sleeper, never closed.
 pub(super) struct Waiter {
