@@ -284,6 +284,7 @@ fn set(sock: &OwnedFd, option: Opt, value: u32) -> rustix::io::Result<()> {
         Opt::RcvBuf => sockopt::set_socket_recv_buffer_size(sock, value as usize),
         Opt::SndBuf => sockopt::set_socket_send_buffer_size(sock, value as usize),
         Opt::Ttl => sockopt::set_ip_ttl(sock, value),
+        Opt::MaxPacingRate => sys::pacing::set_max(sock, value.into()),
         Opt::FastOpen => sys::fast_open::set_max(sock, value),
         Opt::FastOpenConnect => sys::fast_open::set_connect(sock, value != 0),
         Opt::FastOpenBare => sys::fast_open::set_no_cookie(sock, value != 0),

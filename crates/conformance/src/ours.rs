@@ -292,6 +292,7 @@ impl Ours {
             Opt::RcvBuf => o.rcv_buf_bytes = value,
             Opt::SndBuf => o.snd_buf_bytes = value,
             Opt::Ttl => o.ttl = value as u8,
+            Opt::MaxPacingRate => o.set_max_pacing_rate(value.into()),
             Opt::FastOpenBare => o.fast_open_bare = value as u8,
             Opt::FastOpen | Opt::FastOpenKey | Opt::FastOpenConnect => return Ok(word("ENOPROTOOPT")),
         }

@@ -196,6 +196,7 @@ fn option_of(name: &str) -> Result<Opt, String> {
         "rcvbuf" => Opt::RcvBuf,
         "sndbuf" => Opt::SndBuf,
         "ttl" => Opt::Ttl,
+        "max_pacing_rate" => Opt::MaxPacingRate,
         "fastopen" => Opt::FastOpen,
         "fastopen_key" => Opt::FastOpenKey,
         "fastopen_connect" => Opt::FastOpenConnect,

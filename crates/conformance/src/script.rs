@@ -136,6 +136,8 @@ pub enum Opt {
     SndBuf,
     /// IP_TTL.
     Ttl,
+    /// SO_MAX_PACING_RATE, bytes a second.
+    MaxPacingRate,
     /// TCP_FASTOPEN of the listener.
     FastOpen,
     /// TCP_FASTOPEN_KEY of the listener, the number in each of its four words; and 256 times another number for the

@@ -111,8 +111,10 @@ pub struct CongestionInfo {
     pub ecn: bool,
     /// Bytes a second that arrived at the peer when the congestion window last limited; 0: it never did.
     pub delivery_rate: u64,
-    /// Bytes a second that are sent at most; `u64::MAX`: as fast as the window allows.
+    /// The pace, bytes a second: what an algorithm that has none of its own would send at counts too; `u64::MAX`: not known yet.
     pub pacing_rate: u64,
+    /// SO_MAX_PACING_RATE, bytes a second; `u64::MAX`: no limit.
+    pub max_pacing_rate: u64,
 }
 
 /// What TCP_INFO tells.

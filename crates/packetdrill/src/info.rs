@@ -58,7 +58,7 @@ pub(crate) fn tcp_info(info: &TcpInfo) -> Vec<u8> {
     record.word(offset_of!(T, tcpi_rcv_space), info.rcv_wnd_bytes);
     record.word(offset_of!(T, tcpi_total_retrans), info.retransmits);
     record.long(offset_of!(T, tcpi_pacing_rate), info.congestion.pacing_rate);
-    record.long(offset_of!(T, tcpi_max_pacing_rate), u64::MAX);
+    record.long(offset_of!(T, tcpi_max_pacing_rate), info.congestion.max_pacing_rate);
     record.long(offset_of!(T, tcpi_delivery_rate), info.congestion.delivery_rate);
     let acked = info.bytes_out.saturating_sub(u64::from(info.unacked_bytes));
     record.long(offset_of!(T, tcpi_bytes_acked), acked);

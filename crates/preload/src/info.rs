@@ -88,7 +88,7 @@ pub(crate) fn tcp_info(info: &TcpInfo, bytes: &mut [u8; ANSWER_BYTES]) -> usize 
         info.rcv_wnd_bytes,
         info.retransmits,
     ];
-    let longs = [info.congestion.pacing_rate, u64::MAX, info.bytes_out, info.bytes_in];
+    let longs = [info.congestion.pacing_rate, info.congestion.max_pacing_rate, info.bytes_out, info.bytes_in];
     // tcpi_segs_out to tcpi_data_segs_out; of these only the unsent bytes are known.
     let counts = [0, 0, info.unsent_bytes, 0, 0, 0];
     let all = head

@@ -284,6 +284,7 @@ impl Inner {
             mss_max: 0,
             congestion: 0,
             spare: 0,
+            pacing_limit: 0,
         };
         Self {
             local: nowhere,

@@ -28,8 +28,10 @@ plain! {
         pub arrival: Arrival,
         /// How fast the program reads; in use by a bit of its own in [`TcbCold::cc_flags`](crate::TcbCold).
         pub reading: Reading,
+        /// When the next segment may go, if there is a pace.
+        pub next_at: Instant,
         /// Room.
-        pub spare: [u64; 5],
+        pub spare: [u64; 4],
     }
 }
 const _: () = assert!(size_of::<Congestion>() == 192);

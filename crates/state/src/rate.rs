@@ -33,9 +33,7 @@ plain! {
     /// A paced connection.
     #[derive(Debug, Default)]
     pub struct Rate {
-        /// When the next segment may go.
-        pub next_at: Instant,
-        /// Bytes a second; 0: not paced.
+        /// Bytes a second that the algorithm wants; 0: it does not know yet.
         pub pace: u64,
         /// C.delivered, bytes, wrapping.
         pub delivered: u32,

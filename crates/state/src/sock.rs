@@ -191,6 +191,21 @@ plain! {
         pub congestion: u8,
         /// Room.
         pub spare: u8,
+        /// SO_MAX_PACING_RATE with every bit turned over, so that 0 is no limit; see [`TcpOptions::max_pacing_rate`].
+        pub pacing_limit: u64,
+    }
+}
+
+impl TcpOptions {
+    /// SO_MAX_PACING_RATE, bytes a second; `u64::MAX`: no limit.
+    #[must_use]
+    pub const fn max_pacing_rate(&self) -> u64 {
+        !self.pacing_limit
+    }
+
+    /// Sets SO_MAX_PACING_RATE, bytes a second; `u64::MAX`: no limit.
+    pub const fn set_max_pacing_rate(&mut self, bytes_a_second: u64) {
+        self.pacing_limit = !bytes_a_second;
     }
 }
 

@@ -260,6 +260,8 @@ plain! {
         pub cc_flags: u8,
         /// Scoreboard row; NONE while nothing is SACKed, sent again or probed.
         pub board: Idx<Scoreboard>,
+        /// ISS.
+        pub iss: SeqNum,
         /// The options set by the program.
         pub options: TcpOptions,
         /// Quarters of `min_rtt_us`, less one, that a segment may come late before it is lost (RFC 8985 6.2.4, RACK.reo_wnd_mult).
@@ -270,14 +272,12 @@ plain! {
         pub fast: u8,
         /// Room.
         pub room: u8,
-        /// When a state that may not last ends: keepalive, FIN-WAIT-2 of an orphan, want of frames.
-        pub idle_at: Instant,
         /// When RCV.NXT reaches this, it is looked at whether the receive buffer is to grow.
         pub tune_at: SeqNum,
+        /// When a state that may not last ends: keepalive, FIN-WAIT-2 of an orphan, want of frames.
+        pub idle_at: Instant,
         /// Sequence number of a FIN that came out of order.
         pub fin_seq: SeqNum,
-        /// ISS.
-        pub iss: SeqNum,
         /// IRS.
         pub irs: SeqNum,
         /// Queue links while passive.
@@ -292,7 +292,7 @@ plain! {
         pub loss: LossState,
     }
 }
-const _: () = assert!(size_of::<TcbCold>() == 240);
+const _: () = assert!(size_of::<TcbCold>() == 248);
 const _: () = assert!(size_of::<TcbCold>().is_multiple_of(8));
 
 /// Runs one scoreboard can hold.

@@ -20,6 +20,7 @@ pub mod memory;
 pub mod messages;
 pub mod namespace;
 pub mod netlink;
+pub mod pacing;
 pub mod packet;
 pub mod packet_ring;
 pub mod poll;

@@ -47,6 +47,9 @@ impl Conn<'_, '_> {
         self.cold.options = *options;
         self.cold.options.tos = super::ecn::without(options.tos) | ecn;
         self.choose_algorithm();
+        if options.pacing_limit != 0 || self.any(flag::SPECIAL) {
+            self.choose_way();
+        }
         self.clear(flag::NODELAY | flag::CORK | flag::KEEPALIVE);
         self.set(if options.nodelay != 0 { flag::NODELAY } else { 0 });
         self.set(if options.cork != 0 { flag::CORK } else { 0 });

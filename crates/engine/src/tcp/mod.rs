@@ -7,7 +7,7 @@
 //! | `segment` | a received segment, checked |
 //! | `usual` | the same for usual segments, a batch at a time |
 //! | `input`, `handshake`, `ack`, `receive`, `queue` | what a received segment does |
-//! | `congestion`, `cubic`, `dctcp`, `bbr`, `rate`, `slow_start`, `prr`, `ecn` | how much may be in flight |
+//! | `congestion`, `cubic`, `dctcp`, `bbr`, `rate`, `pace`, `slow_start`, `prr`, `ecn` | how much may be in flight |
 //! | `recovery`, `rack`, `undo`, `board`, `resent`, `rtt` | what is lost |
 //! | `output`, `usual_out`, `header`, `reset`, `window` | what is sent |
 //! | `tune` | buffers that grow |
@@ -42,6 +42,7 @@ mod hibernate;
 mod input;
 pub(crate) mod listen;
 mod output;
+mod pace;
 mod prr;
 mod queue;
 mod rack;

@@ -239,6 +239,7 @@ impl Conn<'_, '_> {
         self.note_resent(range);
         self.note_recovery_sent(space);
         self.note_rate_lost(space);
+        self.note_special_sent(sent.len);
         self.cold.loss.retransmits = self.cold.loss.retransmits.saturating_add(1);
         self.counters.tcp.retransmits = self.counters.tcp.retransmits.wrapping_add(1);
         // Karn's rule (RFC 6298 3): what was sent twice is not timed.
@@ -341,6 +342,7 @@ impl Conn<'_, '_> {
     /// `len` new bytes, and the FIN if it is among `flags`, were sent; the next byte lies in `next`.
     fn advance(&mut self, len: u32, flags: TcpFlags, next: FrameIdx) {
         self.note_rate_sent(self.hot.snd.nxt, len);
+        self.note_special_sent(len);
         let end = self.hot.snd.nxt.plus(len);
         let mss = self.mss();
         if len < mss || (len > mss && !len.is_multiple_of(mss)) {

@@ -1,11 +1,11 @@
-//! How fast data is delivered (draft-ietf-ccwg-bbr 4.1), and sending at a pace (4.2 there): for connections whose algorithm wants it. These take
-//! the general way in and out; the others do not come by here.
+//! How fast data is delivered (draft-ietf-ccwg-bbr 4.1): for connections whose algorithm wants to know. These take the general way in and out;
+//! the others do not come by here.
 //!
 //! Instead of a record for each segment there are marks at some places of the stream, a dozen in flight; what is acknowledged up to the next one
 //! is measured by the one before it. A late measurement gives a lower rate, and the filter of BBR takes the highest.
 
 use ::state::{RATE_MARKS, Rate, RateMark};
-use base::{Duration, Idx, Instant, SeqNum};
+use base::{Idx, SeqNum};
 
 use super::congestion::Algorithm;
 use super::conn::Conn;
@@ -13,14 +13,11 @@ use super::{bbr, cc_flag, flag, rtt};
 
 /// Marks in one flight, about.
 const MARKS_A_FLIGHT: u32 = 12;
-/// What may go out at once, at a pace: as much as in this time, us (section 5.6.3).
-const QUANTUM_US: u64 = 1000;
-/// Later than so much, a pace is not caught up with.
-const LATE: Duration = Duration::from_millis(2);
 
 impl Conn<'_, '_> {
+    /// Does its algorithm set a pace?
     #[inline]
-    fn is_paced(&self) -> bool {
+    pub(super) fn is_paced(&self) -> bool {
         self.cold.cc_flags & cc_flag::PACED != 0
     }
 
@@ -51,7 +48,7 @@ impl Conn<'_, '_> {
         if !self.is_paced() || len == 0 {
             return;
         }
-        let (now, clock) = (self.now, rtt::clock_us(self.now));
+        let clock = rtt::clock_us(self.now);
         let before = start.since(self.hot.snd.una).saturating_sub(self.sacked_bytes());
         let (idle, apart) = (self.unsent() == 0, (self.hot.snd.cwnd / MARKS_A_FLIGHT).max(self.mss()));
         let Some(rate) = self.rate() else { return };
@@ -80,10 +77,6 @@ impl Conn<'_, '_> {
             // The program has given no more: what arrives until this is through says how much it sends.
             rate.app_limited = rate.delivered.wrapping_add(before.saturating_add(len)) | 1;
         }
-        if let Some(ns) = (u64::from(len) * 1_000_000_000).checked_div(rate.pace) {
-            let from = rate.next_at.max(Instant(now.0.saturating_sub(LATE.0)));
-            rate.next_at = from.plus(Duration(ns));
-        }
     }
 
     /// `len` bytes were sent again.
@@ -91,35 +84,6 @@ impl Conn<'_, '_> {
         if let Some(rate) = self.rate() {
             rate.lost = rate.lost.wrapping_add(len);
         }
-    }
-
-    /// Must what is to be sent wait for its time? Then the timer sees to it.
-    pub(super) fn waits_for_pace(&mut self) -> bool {
-        let now = self.now;
-        let Some(rate) = self.rate() else { return false };
-        let next = rate.next_at;
-        if rate.pace == 0 || next <= now {
-            return false;
-        }
-        if next < self.hot.armed_at {
-            self.hot.armed_at = next;
-            self.wheel.arm(self.at.raw(), next);
-        }
-        true
-    }
-
-    /// The timer ran out: sends on, if it was for the pace.
-    pub(super) fn pace_on(&mut self) {
-        if self.is_paced() && self.has_data() && !self.waits_for_pace() {
-            self.kick();
-        }
-    }
-
-    /// Bytes that may go out at once.
-    pub(super) fn pace_quantum(&self) -> u32 {
-        let rate = self.rates.get(Idx::new(self.at.raw())).filter(|r| self.is_paced() && r.pace != 0);
-        let bytes = rate.map_or(u64::from(u32::MAX), |r| r.pace.saturating_mul(QUANTUM_US) / 1_000_000);
-        (bytes.min(u64::from(u32::MAX)) as u32).max(2 * self.mss())
     }
 
     /// An ACK reported `delivered` more bytes.

@@ -7,7 +7,9 @@ use region::Frames;
 use super::conn::{Conn, Fate, cold_of, conn};
 use super::fast_open::bit;
 use super::receive::QUICK_ACKS;
-use super::{Algorithm, Cause, State, cc_flag, ecn, flag, handle, hibernate, listen, lookup, table, window};
+use super::{
+    Algorithm, Cause, State, cc_flag, ecn, flag, handle, hibernate, listen, lookup, pace, table, window,
+};
 use crate::errors::{ShutdownError, SockError};
 use crate::types::{CongestionInfo, How, Phase, TcpInfo};
 
@@ -230,7 +232,8 @@ pub(crate) fn info(mem: &LaneMem<'_>, s: SockRef) -> Option<TcpInfo> {
         && let Some(rate) = mem.rates.get(Idx::new(at.raw()))
     {
         info.congestion.delivery_rate = super::bbr::bw(&rate.bbr);
-        info.congestion.pacing_rate = if rate.pace == 0 { u64::MAX } else { rate.pace };
+        let own = if rate.pace == 0 { u64::MAX } else { rate.pace };
+        info.congestion.pacing_rate = own.min(info.congestion.max_pacing_rate);
     }
     Some(info)
 }
@@ -267,7 +270,8 @@ fn info_of(hot: &TcbHot, cold: &TcbCold) -> TcpInfo {
             phase: phase_of(hot, cold),
             ecn: cold.options.tos & ecn::CE != 0,
             delivery_rate: 0,
-            pacing_rate: u64::MAX,
+            pacing_rate: pace::of_window(hot).min(cold.options.max_pacing_rate()),
+            max_pacing_rate: cold.options.max_pacing_rate(),
         },
         rto_us: hot.rtt.rto_us,
         rtt_us: hot.rtt.srtt_us8 >> 3,

@@ -70,6 +70,13 @@ impl Value<'_> {
         Ok(Duration::from_secs(s).0.saturating_add(us as u64 * 1_000))
     }
 
+    /// SO_MAX_PACING_RATE: 64 bits, or 32 of which all ones mean no limit.
+    fn pacing_rate(&self) -> Outcome<u64> {
+        let short = self.int()? as u32;
+        let long = self.bytes.first_chunk::<8>().map(|bytes| u64::from_ne_bytes(*bytes));
+        Ok(long.unwrap_or(if short == u32::MAX { u64::MAX } else { short.into() }))
+    }
+
     fn linger(&self) -> Outcome<(u8, u16)> {
         let (on, seconds) = self.bytes.split_at_checked(4).ok_or(Errno(libc::EINVAL))?;
         let on = Value { bytes: on }.on()?;
@@ -103,6 +110,7 @@ fn apply(
         (SOCKET, libc::SO_RCVBUF | libc::SO_RCVBUFFORCE) => options.rcv_buf_bytes = buffer_bytes(value)?,
         (SOCKET, libc::SO_SNDBUF | libc::SO_SNDBUFFORCE) => options.snd_buf_bytes = buffer_bytes(value)?,
         (SOCKET, libc::SO_RCVLOWAT) => options.rcv_low_bytes = value.number()?,
+        (SOCKET, libc::SO_MAX_PACING_RATE) => options.set_max_pacing_rate(value.pacing_rate()?),
         (SOCKET, libc::SO_RCVTIMEO) => sock.set_rcv_timeout_ns(value.time_ns()?),
         (SOCKET, libc::SO_SNDTIMEO) => sock.set_snd_timeout_ns(value.time_ns()?),
         (TCP, libc::TCP_NODELAY) => options.nodelay = value.on()?,
@@ -306,10 +314,27 @@ pub(crate) unsafe fn getsockopt(
         // SAFETY: the C caller's promise.
         return unsafe { real::getsockopt(untouched, level, name, value, len) };
     }
-    errno::small(answered.and_then(|used| {
+    errno::small(answered.and_then(|mut used| {
+        if (level, name) == (SOCKET, libc::SO_MAX_PACING_RATE) {
+            // SAFETY: the C caller's promise.
+            used = shorten(&mut bytes, unsafe { user::load(len) }.unwrap_or(0) as usize);
+        }
         // SAFETY: the C caller's promise.
         unsafe { answer(value, len, bytes.get(..used).unwrap_or(&[])) }
     }))
+}
+
+fn long(bytes: &mut [u8; info::ANSWER_BYTES], number: u64) -> usize {
+    info::put(bytes, &[number.to_ne_bytes()])
+}
+
+/// SO_MAX_PACING_RATE for a program with `room` bytes: in less than eight the kernel puts a number of 32 bits.
+fn shorten(bytes: &mut [u8; info::ANSWER_BYTES], room: usize) -> usize {
+    let rate = bytes.first_chunk::<8>().map_or(u64::MAX, |bytes| u64::from_ne_bytes(*bytes));
+    if room >= size_of::<u64>() {
+        return size_of::<u64>();
+    }
+    info::put(bytes, &[u32::try_from(rate).unwrap_or(u32::MAX).to_ne_bytes()])
 }
 
 /// Answers with `bytes`.
@@ -363,6 +388,7 @@ fn get_from_stream(
                 linger { l_onoff: c_int::from(options.linger), l_linger: c_int::from(options.linger_s) };
             return Ok(info::put(bytes, &[value.l_onoff.to_ne_bytes(), value.l_linger.to_ne_bytes()]));
         }
+        (SOCKET, libc::SO_MAX_PACING_RATE) => return Ok(long(bytes, options.max_pacing_rate())),
         (SOCKET, libc::SO_RCVTIMEO) => return Ok(time(bytes, sock.rcv_timeout_ns())),
         (SOCKET, libc::SO_SNDTIMEO) => return Ok(time(bytes, sock.snd_timeout_ns())),
         (TCP, libc::TCP_NODELAY) => u32::from(options.nodelay),

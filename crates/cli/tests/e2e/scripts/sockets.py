@@ -204,6 +204,28 @@ def options():
     r.append(s.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
     return r
 
+def limits_on_the_pace():
+    # SO_MAX_PACING_RATE, in 32 and in 64 bits, before and after the connection is open.
+    def told(c):
+        r = [attempt(lambda: c.getsockopt(socket.SOL_SOCKET, 47, n)) for n in (1, 3, 4, 5, 7, 8, 9, 16)]
+        return r + [c.getsockopt(socket.SOL_SOCKET, 47), struct.unpack_from('Q', c.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 120), 112)[0]]
+    values = [struct.pack('I', n) for n in (10000, 2**32 - 1, 2**32 - 2)] + [struct.pack('Q', n) for n in (10**10, 2**32 - 1, 2**64 - 1)]
+    values += [b'', b'1', b'123', b'12345', b'1234567', b'123456789', struct.pack('QQ', 50000, 7)]
+    s, c = socket.socket(), dial('echo')
+    r = [told(s), told(c)]
+    for v in values:
+        r += [attempt(lambda: x.setsockopt(socket.SOL_SOCKET, 47, v)) for x in (s, c)] + [told(s), told(c)]
+    s.setsockopt(socket.SOL_SOCKET, 47, 200000)
+    s.connect(PEER)
+    r.append(told(s))
+    s.sendall(b'count 0\n')
+    t = time.time()
+    s.sendall(b'x' * 120000)
+    s.shutdown(socket.SHUT_WR)
+    d = all_of(s)
+    info = struct.unpack_from('Q', s.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 120), 104)[0]
+    return r, d, 0.45 < time.time() - t < 5, info
+
 def options_that_nobody_set():
     c = dial('echo')
     # SO_BROADCAST, SO_PRIORITY, SO_OOBINLINE, SO_BINDTODEVICE, SO_TIMESTAMP, SO_MARK, SO_BUSY_POLL, SO_ZEROCOPY ...
