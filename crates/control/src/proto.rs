@@ -7,6 +7,7 @@
 
 pub(crate) mod codec;
 mod devices;
+mod entrust;
 mod flows;
 mod wire;
 
@@ -14,6 +15,7 @@ use base::limits::KEEPER_MESSAGE_BYTES;
 use base::{IpAddress, LaneId, Port};
 use codec::{Reader, Writer};
 pub use devices::{DeviceKind, DeviceList, LaneDevice, device_flags};
+pub use entrust::Stopped;
 pub use flows::{FLOWS_MAX, FlowEnds, FlowList};
 pub use wire::WireEnd;
 
@@ -169,6 +171,14 @@ pub enum Request<'a> {
         /// The lane.
         lane: LaneId,
     },
+    /// The kernel is to go on with a connection of the rule's lane, which is of the same user and locked meanwhile. Carries memory with its bytes, if it
+    /// has any. Reply: [`Reply::Connection`]; an error: the lane has it still.
+    Entrust {
+        /// The lane, and the connection's own end.
+        rule: Rule,
+        /// Where it stopped.
+        stopped: Stopped,
+    },
     /// Ask for what the keeper knows. Reply: [`Reply::Description`].
     Describe {
         /// First byte of the description wanted: a long one is fetched in pieces.
@@ -221,6 +231,8 @@ pub enum Reply<'a> {
         /// How many there are, one after the other.
         count: u16,
     },
+    /// Answer to Entrust. One fd: the kernel's socket.
+    Connection,
     /// Answer to Introduce.
     Wire {
         /// The end. The message has its fds if `fresh`.
@@ -315,6 +327,10 @@ impl<'a> Request<'a> {
             Self::Resume { region, lane } => {
                 w.u8(17).u32(*region).u16(lane.0);
             }
+            Self::Entrust { rule, stopped } => {
+                rule.encode(w.u8(19));
+                stopped.encode(&mut w);
+            }
             Self::HandOn { rule, to, flows } => {
                 rule.encode(w.u8(13));
                 flows.encode(w.u16(to.0));
@@ -355,6 +371,7 @@ impl<'a> Request<'a> {
             14 => Self::Leave(Rule::decode(&mut r)?),
             15 => Self::Join,
             16 => Self::Fetch { rule: Rule::decode(&mut r)?, flows: FlowList::decode(&mut r)? },
+            19 => Self::Entrust { rule: Rule::decode(&mut r)?, stopped: Stopped::decode(&mut r)? },
             18 => Self::Enter { region: r.u32()? },
             17 => Self::Resume { region: r.u32()?, lane: LaneId(r.u16()?) },
             other => return Err(ProtoError::UnknownKind(other)),
@@ -392,6 +409,9 @@ impl<'a> Reply<'a> {
             }
             Self::Ports { first, count } => {
                 w.u8(135).u16(first.0).u16(*count);
+            }
+            Self::Connection => {
+                w.u8(140);
             }
             Self::Wire { end, lanes, fresh } => {
                 end.encode(w.u8(136));
@@ -437,6 +457,7 @@ impl<'a> Reply<'a> {
             135 => Self::Ports { first: Port(r.u16()?), count: r.u16()? },
             136 => Self::Wire { end: WireEnd::decode(&mut r)?, lanes: r.u8()?, fresh: r.bool()? },
             137 => Self::Met { end: WireEnd::decode(&mut r)? },
+            140 => Self::Connection,
             138 => Self::Parted { wire: r.u32()? },
             139 => Self::Look { lane: LaneId(r.u16()?) },
             other => return Err(ProtoError::UnknownKind(other)),

@@ -7,6 +7,7 @@
 //!
 //! Invariant: a packet that no rule names goes on to the kernel untouched.
 
+mod entrust;
 mod fetch;
 mod maps;
 mod program;
@@ -17,7 +18,7 @@ use crate::bpf::AssembleError;
 use base::IpAddress;
 use maps::Listener;
 use program::Kind;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, AsRawFd};
 use sys::Errno;
 use sys::bpf::{Attachment, LoadError, Map, MapKind, Program, ProgramKind, XdpMode};
@@ -144,6 +145,8 @@ pub struct Steering {
     /// Blocks of ports, by their first one.
     block_rows: HashMap<LocalEnd, Listener>,
     flow_rows: HashMap<Flow, SteerLane>,
+    /// Connections that are the kernel's, although a lane has their local end.
+    entrusted: HashSet<Flow>,
     /// A bit for each lane that was named by a rule and not removed.
     lanes: u64,
 }
@@ -166,6 +169,7 @@ impl Steering {
             listener_rows: HashMap::new(),
             block_rows: HashMap::new(),
             flow_rows: HashMap::new(),
+            entrusted: HashSet::new(),
             lanes: 0,
         })
     }
@@ -327,7 +331,7 @@ impl Steering {
     fn add_to(&mut self, mut listener: Listener, end: LocalEnd, lane: SteerLane) -> Result<(), SteerError> {
         self.lanes |= 1 << lane.number();
         listener.add(lane, self.lanes.count_ones() == 1);
-        self.write_state(self.flow_rows.len())?;
+        self.write_state(0)?;
         self.set_listener(end, listener)
     }
 
@@ -380,7 +384,7 @@ impl Steering {
             .update(key.bytes(), &row.value())
             .map_err(kernel("adding a rule for a block of ports"))?;
         self.block_rows.insert(end.block(), row);
-        self.write_state(self.flow_rows.len())
+        self.write_state(0)
     }
 
     /// Takes [`Steering::add_block`] back.
@@ -397,7 +401,7 @@ impl Steering {
             .listeners
             .delete(key.bytes())
             .map_err(kernel("removing a rule for a block of ports"))?;
-        self.write_state(self.flow_rows.len())
+        self.write_state(0)
     }
 
     /// Steers one flow to `lane`, before any listener. A flow that is there moves.
@@ -408,10 +412,10 @@ impl Steering {
         let key = flow.key().ok_or(SteerError::NotExact)?;
         let value = u32::from(lane.number()).to_ne_bytes();
         self.lanes |= 1 << lane.number();
-        self.write_state(self.flow_rows.len() + 1)?;
+        self.write_state(1)?;
         self.maps.of(flow.remote).flows.update(key.bytes(), &value).map_err(kernel("adding a flow rule"))?;
         self.flow_rows.insert(flow, lane);
-        self.write_state(self.flow_rows.len())
+        self.write_state(0)
     }
 
     /// Makes `lane` the one of a TCP connection that came in by a listener, whichever had it: as if it had opened there.
@@ -433,10 +437,12 @@ impl Steering {
         let key = flow.key().ok_or(SteerError::NotExact)?;
         self.flow_rows.remove(&flow).ok_or(SteerError::NoRule)?;
         self.maps.of(flow.remote).flows.delete(key.bytes()).map_err(kernel("removing a flow rule"))?;
-        self.write_state(self.flow_rows.len())
+        self.write_state(0)
     }
 
-    fn write_state(&self, flows: usize) -> Result<(), SteerError> {
+    /// For as many flows as there are, and `more`.
+    fn write_state(&self, more: usize) -> Result<(), SteerError> {
+        let flows = self.flow_rows.len() + self.entrusted.len() + more;
         let value = maps::state_value(flows, self.block_rows.len(), self.lanes);
         self.maps.state.update(&[0; 4], &value).map_err(kernel("writing the steering state"))
     }
@@ -449,7 +455,7 @@ impl Steering {
         let flows: Vec<Flow> =
             self.flow_rows.iter().filter(|row| *row.1 == lane).map(|(flow, _)| *flow).collect();
         self.lanes &= !(1 << lane.number());
-        let mut outcome = self.write_state(self.flow_rows.len());
+        let mut outcome = self.write_state(0);
         for flow in flows {
             outcome = outcome.and(self.remove_flow(flow));
         }

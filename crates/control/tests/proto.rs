@@ -4,7 +4,7 @@
 use base::{IpAddress, LaneId, MacAddr, Port};
 use control::proto::{
     DeviceKind, DeviceList, FLOWS_MAX, FlowEnds, FlowList, LaneDevice, MessageBuffer, Proto, ProtoError,
-    RegionWish, Reply, Request, Rule, TEXT_BYTES_MAX, WireEnd, fit_text,
+    RegionWish, Reply, Request, Rule, Stopped, TEXT_BYTES_MAX, WireEnd, fit_text,
 };
 use proptest::prelude::*;
 
@@ -82,6 +82,13 @@ proptest! {
         check_request(Request::Resume { region: numbers[0], lane: LaneId(version) });
         check_request(Request::Resolve { ifindex: numbers[0], addr: rule.addr });
         check_request(Request::Reasons { text: &text });
+        let [a, b, c] = numbers;
+        let scales = huge.then_some((token[2] % 15, token[3] % 15));
+        check_request(Request::Entrust { rule, stopped: Stopped {
+            remote: IpAddress(token), remote_port: Port(version), scope: a, v6: huge, snd_una: b, rcv_nxt: c, unread_bytes: shape[0],
+            unacked_bytes: shape[1], unsent_bytes: shape[2], snd_wl1: shape[3], snd_wnd: shape[4], snd_wnd_max: shape[5], rcv_wnd: shape[6],
+            mss: version, scales, sack: !huge, timestamp: (!huge).then_some(a), fin_sent: huge, fin_received: !huge,
+        } });
         check_request(Request::Describe { offset: numbers[1] });
     }
 
@@ -96,6 +103,7 @@ proptest! {
         prop_assert_eq!(list.as_slice(), &devices[..]);
         check_reply(Reply::Error { errno: short, text: &text });
         check_reply(Reply::Done);
+        check_reply(Reply::Connection);
         check_reply(Reply::Welcome { session: number, config: &text });
         check_reply(Reply::Region { id: number });
         check_reply(Reply::Lane { lane: LaneId(short), devices: list });

@@ -6,7 +6,8 @@ use state::{Endpoint, FlowKey, SockRef};
 
 use crate::engine::Engine;
 use crate::errors::MoveError;
-use crate::tcp::{bequest, listen, travel};
+use crate::tcp::{bequest, entrust, listen, travel};
+use crate::types::Stopped;
 
 impl Engine<'_> {
     /// Moves every connection of `group` to lane `to` of the same region, and gives their number; from then on the directory says that the
@@ -65,6 +66,22 @@ impl Engine<'_> {
         }
         let now = self.now.max(to.now);
         travel::move_held(&mut self.mem, &mut to.mem, (now, other.id()), s)
+    }
+
+    /// What the kernel has to know to go on with connection `s`. `None`: its handshake is not complete, it is over, or it came by a wire.
+    pub fn tcp_stopped(&mut self, s: SockRef) -> Option<Stopped> {
+        entrust::stopped(&mut self.mem, self.now, s)
+    }
+
+    /// Gives the bytes of `s` from SND.UNA to what was queued last to `take`, in pieces.
+    pub fn tcp_copy_queued(&self, s: SockRef, take: impl FnMut(&[u8])) {
+        entrust::copy_queued(&self.mem, s, take);
+    }
+
+    /// Gives connection `s` up without a word to its peer: the kernel has it now. The name is dead afterwards; segments that still come here are
+    /// dropped for a while. False: as [`Engine::tcp_stopped`].
+    pub fn tcp_entrust(&mut self, s: SockRef) -> bool {
+        entrust::entrust(&mut self.mem, self.now, s)
     }
 
     /// Where the connection `s` went that was on this lane, and its name there. A name that went is of no use to any verb; each is told

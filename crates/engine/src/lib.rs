@@ -40,5 +40,5 @@ pub use errors::{
 pub use load::Load;
 pub use tcp::audit::Finding;
 pub use tcp::{Algorithm, Cause, Ecn, State, syn_ack_timeouts};
-pub use types::{Accepted, Buffers, CongestionInfo, HopKey, How, Phase, RouteTo, TcpInfo};
+pub use types::{Accepted, Buffers, CongestionInfo, HopKey, How, Phase, RouteTo, Stopped, TcpInfo};
 pub use udp_types::{Datagram, UdpBindError, UdpConnectError, UdpOptions, UdpRecvError, UdpSendError, UdpTo};

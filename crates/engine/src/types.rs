@@ -1,6 +1,6 @@
 //! What callers hand in and get back besides errors.
 
-use base::{IpAddress, MacAddr};
+use base::{IpAddress, MacAddr, SeqNum};
 use state::{Endpoint, SockRef};
 
 use crate::tcp::{Algorithm, State};
@@ -115,6 +115,45 @@ pub struct CongestionInfo {
     pub pacing_rate: u64,
     /// SO_MAX_PACING_RATE, bytes a second; `u64::MAX`: no limit.
     pub max_pacing_rate: u64,
+}
+
+/// What the kernel has to know to go on with a connection (tcp(7), TCP_REPAIR).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Stopped {
+    /// Our end.
+    pub local: Endpoint,
+    /// The peer's.
+    pub remote: Endpoint,
+    /// SND.UNA, a FIN not counted.
+    pub snd_una: SeqNum,
+    /// SND.NXT, a FIN not counted.
+    pub snd_nxt: SeqNum,
+    /// One past the last byte the program has queued.
+    pub snd_end: SeqNum,
+    /// SND.WL1.
+    pub snd_wl1: SeqNum,
+    /// SND.WND.
+    pub snd_wnd_bytes: u32,
+    /// Largest window the peer ever announced.
+    pub snd_wnd_max_bytes: u32,
+    /// RCV.NXT, a FIN not counted.
+    pub rcv_nxt: SeqNum,
+    /// RCV.WND as last announced.
+    pub rcv_wnd_bytes: u32,
+    /// Received and not read.
+    pub unread_bytes: u32,
+    /// MSS the peer announced.
+    pub mss: u16,
+    /// Scales of the peer's windows and of ours, if windows are scaled.
+    pub scales: Option<(u8, u8)>,
+    /// SACK is in use.
+    pub sack: bool,
+    /// What TSval is now, if timestamps are in use.
+    pub timestamp: Option<u32>,
+    /// The program has closed its direction.
+    pub fin_sent: bool,
+    /// The peer has.
+    pub fin_received: bool,
 }
 
 /// What TCP_INFO tells.

@@ -292,8 +292,10 @@ impl Devices {
     pub(crate) fn settle(&mut self) -> bool {
         let Some(steering) = &mut self.steering else { return false };
         // What cannot be read now is read the next time.
-        let Ok(busy) = kernel_flows::local_ends() else { return true };
-        match steering.settle(|end| busy.contains(end)) {
+        let Ok(found) = kernel_flows::look() else { return true };
+        let entrusted = steering.settle_entrusted(|flow| found.flows.contains(flow));
+        let beside = steering.settle(|end| found.local_ends.contains(end));
+        match entrusted.and_then(|entrusted| Ok(entrusted + beside?)) {
             Ok(left) => left > 0,
             Err(error) => {
                 log::warn!("settling steering rules: {error}");

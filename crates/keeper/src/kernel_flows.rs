@@ -6,38 +6,53 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use base::{IpAddress, Port};
 use control::proto::Proto;
-use control::steer::LocalEnd;
+use control::steer::{Flow, LocalEnd};
 
 // States of /proc/net/tcp (include/net/tcp_states.h).
 const TIME_WAIT: u8 = 0x06;
 const CLOSE: u8 = 0x07;
 const LISTEN: u8 = 0x0a;
 
-/// The local ends of the kernel's connections of either family in the network namespace of this
-/// thread. Those in TIME-WAIT have nothing to lose and are left out.
+/// What the kernel has.
+#[derive(Default)]
+pub(crate) struct KernelFlows {
+    /// Its connections.
+    pub(crate) flows: HashSet<Flow>,
+    /// The local ends of those that are not in TIME-WAIT: these have nothing to lose.
+    pub(crate) local_ends: HashSet<LocalEnd>,
+}
+
+/// The kernel's connections of either family in the network namespace of this thread.
 ///
 /// # Errors
 /// EMFILE and the like.
-pub(crate) fn local_ends() -> io::Result<HashSet<LocalEnd>> {
-    let mut found = HashSet::new();
+pub(crate) fn look() -> io::Result<KernelFlows> {
+    let mut found = KernelFlows::default();
     for file in ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"] {
         let text = match std::fs::read_to_string(file) {
             // Without IPv6 in the kernel the second is missing.
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
             other => other?,
         };
-        found.extend(text.lines().skip(1).filter_map(parse));
+        for (flow, state) in text.lines().skip(1).filter_map(parse) {
+            if state != TIME_WAIT {
+                found.local_ends.insert(flow.local);
+            }
+            found.flows.insert(flow);
+        }
     }
     Ok(found)
 }
 
 /// Reads one line: `sl local_address rem_address st ...`, addresses as hex words in the machine's byte order.
-fn parse(line: &str) -> Option<LocalEnd> {
+/// Gives the connection and its state.
+fn parse(line: &str) -> Option<(Flow, u8)> {
     let mut words = line.split_whitespace().skip(1);
     let (addr, port) = end(words.next()?)?;
-    let state = u8::from_str_radix(words.nth(1)?, 16).ok()?;
-    let alive = !matches!(state, TIME_WAIT | CLOSE | LISTEN);
-    alive.then_some(LocalEnd { proto: Proto::Tcp, addr, port })
+    let (remote, remote_port) = end(words.next()?)?;
+    let state = u8::from_str_radix(words.next()?, 16).ok()?;
+    let local = LocalEnd { proto: Proto::Tcp, addr, port };
+    (!matches!(state, CLOSE | LISTEN)).then_some((Flow { local, remote, remote_port }, state))
 }
 
 fn end(text: &str) -> Option<(IpAddress, Port)> {
@@ -64,12 +79,14 @@ mod tests {
     #[test]
     fn a_connection_is_read_in_either_family_and_a_listener_is_not() {
         let addr = IpAddress::from_v4(Ipv4Addr::new(10, 99, 0, 1));
-        let end = LocalEnd { proto: Proto::Tcp, addr, port: Port(8080) };
+        let remote = IpAddress::from_v4(Ipv4Addr::new(10, 99, 0, 2));
+        let local = LocalEnd { proto: Proto::Tcp, addr, port: Port(8080) };
+        let flow = Flow { local, remote, remote_port: Port(0x9c40) };
         let v4 = "   1: 0100630A:1F90 0200630A:9C40 01 00000000:00000000 00:00000000 00000000     0";
         let v6 = "   1: 0000000000000000FFFF00000100630A:1F90 0000000000000000FFFF00000200630A:9C40 03 0:0";
-        assert_eq!(parse(v4), Some(end));
-        assert_eq!(parse(v6), Some(end));
-        assert_eq!(parse(&v4.replace(" 01 ", " 06 ")), None);
+        assert_eq!(parse(v4), Some((flow, 1)));
+        assert_eq!(parse(v6), Some((flow, 3)));
+        assert_eq!(parse(&v4.replace(" 01 ", " 06 ")), Some((flow, TIME_WAIT)));
         assert_eq!(parse("   0: 00000000:1F90 00000000:0000 0A 00000000:00000000 00:00000000"), None);
     }
 }

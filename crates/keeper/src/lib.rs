@@ -14,6 +14,7 @@ mod command;
 mod describe;
 mod desk;
 mod devices;
+mod entrust;
 mod error;
 mod heirs;
 mod introduce;

@@ -31,6 +31,7 @@ enum Answer {
     Port(Port),
     Block(Port),
     Wire(Introduced),
+    Connection(Fd),
     Description(u32),
 }
 
@@ -115,6 +116,9 @@ impl Session {
                 self.own_slot(id, rule)?;
                 self.leave_listener(id, rule).map(|()| Answer::Done)
             }
+            Request::Entrust { rule, stopped } => {
+                self.entrust(id, rule, stopped, &fds).map(Answer::Connection)
+            }
             Request::Describe { offset } => Ok(Answer::Description(*offset)),
         }
     }
@@ -155,6 +159,7 @@ impl Session {
                 let fds: &[BorrowedFd<'_>] = if fresh { &fds } else { &[] };
                 client.send(&Reply::Wire { end, lanes, fresh }, fds)
             }
+            Ok(Answer::Connection(socket)) => client.send(&Reply::Connection, &[socket.as_fd()]),
             Ok(Answer::Description(offset)) => {
                 let text = self.describe();
                 let from = text.floor_char_boundary(offset as usize);

@@ -7,6 +7,7 @@
 
 mod bequest;
 mod devices;
+mod entrust;
 pub mod errno;
 mod lane;
 pub mod native;
@@ -16,6 +17,7 @@ mod session;
 
 pub use bequest::{fetch, hand_on};
 pub use devices::{OpenError, open_device, open_wire, parse_faults, wire_route};
+pub use entrust::entrust;
 pub use lane::{Lane, LanePort, Poisoned, Wire, forked, lock};
 pub use resolve::Ask;
 pub use session::{Progress, Session, open_sockets};

@@ -119,11 +119,21 @@ fn backlog(fd: c_int) -> u32 {
 /// `message` is null or what `recvmsg` has just filled in.
 pub(crate) unsafe fn received(message: *const msghdr) {
     // SAFETY: the caller's promise.
+    unsafe { each_right(message, came) };
+}
+
+/// Calls `each` with every descriptor among the control messages.
+///
+/// # Safety
+/// `message` is null or whole, as for `sendmsg` and after `recvmsg`.
+pub(crate) unsafe fn each_right(message: *const msghdr, mut each: impl FnMut(c_int)) {
+    // SAFETY: the caller's promise.
     let Some(filled) = (unsafe { message.as_ref() }) else { return };
     if filled.msg_control.is_null() || filled.msg_controllen < size_of::<libc::cmsghdr>() {
         return;
     }
-    // SAFETY: a message that the kernel filled in; its control messages lie one behind the other.
+    let end = filled.msg_control.addr().saturating_add(filled.msg_controllen);
+    // SAFETY: a whole message; its control messages lie one behind the other.
     let mut at = unsafe { libc::CMSG_FIRSTHDR(message) };
     // SAFETY: null, or a whole header inside the control buffer.
     while let Some(head) = unsafe { at.as_ref() } {
@@ -132,11 +142,13 @@ pub(crate) unsafe fn received(message: *const msghdr) {
             let data = unsafe { libc::CMSG_DATA(at) };
             // SAFETY: no memory involved.
             let header = unsafe { libc::CMSG_LEN(0) } as usize;
-            let count = head.cmsg_len.saturating_sub(header) / size_of::<c_int>();
+            // No further than the buffer, whatever the program says.
+            let room = end.saturating_sub(data.addr());
+            let count = head.cmsg_len.saturating_sub(header).min(room) / size_of::<c_int>();
             for n in 0..count {
-                // SAFETY: the kernel wrote so many numbers behind the header.
+                // SAFETY: inside the control buffer.
                 let fd = unsafe { data.cast::<c_int>().wrapping_add(n).read_unaligned() };
-                came(fd);
+                each(fd);
             }
         }
         // SAFETY: as for the first.

@@ -185,6 +185,14 @@ fn kernel_ctl(epoll: &Epoll, fds: &Move, op: i32, event: Option<epoll_event>) ->
     Ok(())
 }
 
+/// Watches in the kernel's set what was watched on a lane.
+pub(crate) fn watch_in_kernel(watch: hub::Watch) {
+    if let Entry::Epoll(epoll) = table::get_as_is(watch.fds.epfd) {
+        // EEXIST and the like: the program has put the number to another use.
+        let _ = kernel_ctl(&epoll, &watch.fds, libc::EPOLL_CTL_ADD, Some(watch.event));
+    }
+}
+
 /// `epoll_ctl`.
 pub(crate) fn ctl(epoll: &Handle<Epoll>, fds: Move, op: i32, event: Option<epoll_event>) -> Outcome<()> {
     let sock = match table::get(fds.fd) {

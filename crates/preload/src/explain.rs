@@ -25,6 +25,15 @@ pub(crate) fn connected() {
     }
 }
 
+/// A connection was handed over to the kernel: tells as [`connected`] does.
+pub(crate) fn entrusted() {
+    static ENTRUSTED: AtomicU32 = AtomicU32::new(0);
+    let number = ENTRUSTED.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
+    if number.is_power_of_two() && number <= TOLD {
+        tell();
+    }
+}
+
 /// Tells the keeper.
 pub(crate) fn tell() {
     let mut text = String::new();

@@ -19,7 +19,7 @@ use region::Region;
 use state::{Endpoint, LaneMem, LaneShape};
 use sys::fds::Fd;
 
-pub(crate) use self::bequest::{bequeath, fetch, resume};
+pub(crate) use self::bequest::{bequeath, entrust, fetch, resume};
 use self::talk::{Answer, Notice, exchange};
 use crate::ports::Devices;
 use crate::reason::Reason;

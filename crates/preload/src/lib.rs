@@ -26,6 +26,7 @@ mod buffers;
 mod calls;
 mod connect;
 mod deferred;
+mod entrust;
 mod epoll;
 mod errno;
 mod exec;

@@ -40,6 +40,7 @@ reasons! {
     NotWaitedOn = 16 => "came in through the kernel before the program first waited on the listener",
     RouteUnknown = 17 => "the mirrored routes cannot tell where packets to the peer leave",
     Off = 18 => "acceleration is switched off for this process",
+    SentOn = 20 => "handed over to the kernel, because the program sent the descriptor to another process (SCM_RIGHTS)",
     Confined = 19 => "the program forbids its processes the system calls that a lane needs (seccomp)",
 }
 

@@ -66,6 +66,7 @@ drop_reasons! {
     TcpRcvBufFull => "tcp-rcv-buf-full", "the receive buffer is full";
     TcpOutOfOrderFull => "tcp-out-of-order-full", "too much was received out of order";
     TcpBacklogFull => "tcp-backlog-full", "the listener's SYN or accept queue is full";
+    TcpEntrusted => "tcp-entrusted", "the connection has just been handed over to the kernel";
     TcpNoTcb => "tcp-no-tcb", "no free connection";
     TcpNoHop => "tcp-no-hop", "no free next hop";
     OutOfFrames => "out-of-frames", "no free frame";

@@ -26,6 +26,7 @@ pub mod packet_ring;
 pub mod poll;
 pub mod process;
 pub mod raw;
+pub mod repair;
 pub mod sandbox;
 pub mod signals;
 mod sockopt;

@@ -5,6 +5,7 @@
 #![allow(clippy::expect_used, clippy::panic, reason = "a test ends where its world cannot be made")]
 
 mod clients;
+mod entrust;
 mod errors;
 mod exec;
 mod flood;

@@ -10,7 +10,7 @@ impl Steering {
     /// As [`Steering::pin`].
     pub fn fetch(&mut self, flow: Flow, lane: SteerLane) -> Result<(), SteerError> {
         self.lanes |= 1 << lane.number();
-        self.write_state(self.flow_rows.len())?;
+        self.write_state(0)?;
         self.pin(flow, lane)?;
         if let Some(mut listener) = self.listener_rows.get(&flow.local).cloned() {
             listener.set_shared();

@@ -173,7 +173,7 @@ fn classify(
 ) {
     read_ports(a, kind, family.shape, pass);
     build_keys(a, family.shape);
-    find_flow(a, family, found);
+    find_flow(a, family, found, pass);
     find_listener(a, kind, family, seed, (found, pass));
 }
 
@@ -319,7 +319,7 @@ fn look_up(a: &mut Assembler, map: &Map, key: i16) {
     a.call(Helper::MapLookup);
 }
 
-fn find_flow(a: &mut Assembler, family: &Family<'_>, found: Label) {
+fn find_flow(a: &mut Assembler, family: &Family<'_>, found: Label, pass: Label) {
     let missed = a.label();
     // Most hosts have no flow rules; one load is cheaper than a hash of 16 bytes.
     a.load_map_value(Reg::R1, &family.maps.state);
@@ -329,6 +329,8 @@ fn find_flow(a: &mut Assembler, family: &Family<'_>, found: Label) {
     look_up(a, &family.own.flows, family.shape.flow_key);
     a.jump_if(If::Eq, Reg::R0, 0, missed);
     a.load(Size::Word, LANE, Reg::R0, 0);
+    // A connection that was handed over to the kernel.
+    a.jump_if(If::Eq, LANE, i32::from(NO_LANE), pass);
     a.jump(found);
     a.place(missed);
 }

@@ -129,6 +129,10 @@ impl Bench {
         let port = |at: usize| Port(u16::from_be_bytes([transport[at], transport[at + 1]]));
         let local = LocalEnd { proto, addr, port: port(2) };
         let flow = Flow { local, remote, remote_port: port(0) };
+        if self.steering.entrusted.contains(&flow) {
+            self.entrusted += 1;
+            return None;
+        }
         if let Some(lane) = self.steering.flow_rows.get(&flow) {
             return Some(lane.number());
         }
@@ -176,6 +180,8 @@ struct Bench {
     in_blocks: usize,
     /// Pins of a lane that a SYN to the kernel took over.
     left: usize,
+    /// Packets of connections that were handed over to the kernel.
+    entrusted: usize,
     _keep: Vec<(Map, std::os::fd::OwnedFd)>,
 }
 
@@ -202,6 +208,7 @@ fn bench() -> Bench {
         followed: 0,
         in_blocks: 0,
         left: 0,
+        entrusted: 0,
         _keep: keep,
     }
 }
@@ -268,6 +275,19 @@ fn all_three_programs_decide_as_the_model_does() {
             bench.steering.settle(|end| end.port.0 > port).unwrap();
             hits += packets.iter().filter(|frame| bench.check(frame)).count();
         }
+        // Some connections are handed over to the kernel, and end there.
+        let known = bench.pins.keys().chain(bench.steering.flow_rows.keys());
+        let some = |flow: &&Flow| (flow.local.port.0 ^ flow.remote_port.0) % 4 == 1;
+        let handed: Vec<Flow> = known.filter(some).copied().collect();
+        for flow in &handed {
+            bench.steering.entrust(*flow).unwrap();
+            bench.pins.insert(*flow, KERNEL);
+        }
+        hits += packets.iter().filter(|frame| bench.check(frame)).count();
+        let left = bench.steering.settle_entrusted(|flow| flow.remote_port.0 % 2 == 0).unwrap();
+        assert_eq!(left, bench.steering.entrusted.len());
+        hits += packets.iter().filter(|frame| bench.check(frame)).count();
+        bench.steering.settle_entrusted(|_| false).unwrap();
         // Listeners go one by one; connections stay with their lanes.
         for (end, number) in &rules.listeners {
             bench.steering.remove_listener(*end, SteerLane::new(*number).unwrap()).unwrap();
@@ -284,6 +304,7 @@ fn all_three_programs_decide_as_the_model_does() {
     }
     assert!(hits > 1000 && bench.followed > 100, "few packets meet a rule: {hits}, {}", bench.followed);
     assert!(bench.in_blocks > 500, "few packets meet a block: {}", bench.in_blocks);
+    assert!(bench.entrusted > 100, "few packets of handed-over connections: {}", bench.entrusted);
     assert!(bench.left > 20, "few connections open at the kernel where a lane had one: {}", bench.left);
 }
 

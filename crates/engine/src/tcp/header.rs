@@ -3,7 +3,7 @@
 use core::net::Ipv4Addr;
 
 use ::state::hop::HOP_KNOWN;
-use ::state::{TxBatch, TxFrame};
+use ::state::{TcbCold, TxBatch, TxFrame};
 use base::limits::FRAME_HEADROOM;
 use base::{FrameIdx, Instant, MacAddr, SeqNum};
 use region::Frames;
@@ -169,10 +169,15 @@ fn write_v6(
     tcp::set_checksum(segment, checksum::pseudo_v6(src, dst, IpProtocol::TCP, total).fold()).ok()
 }
 
+/// The clock of a connection for TSval (RFC 7323 5.4: 1 ms).
+pub(super) fn timestamp_clock(now: Instant, cold: &TcbCold) -> u32 {
+    now.as_millis_u32().wrapping_add(cold.ts_offset)
+}
+
 impl Conn<'_, '_> {
-    /// Our clock for TSval (RFC 7323 5.4: 1 ms).
+    /// Our clock for TSval.
     pub(super) fn timestamp_clock(&self) -> u32 {
-        self.now.as_millis_u32().wrapping_add(self.cold.ts_offset)
+        timestamp_clock(self.now, self.cold)
     }
 
     /// The way of this connection's packets, while the next hop is known.

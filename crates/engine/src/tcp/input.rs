@@ -9,7 +9,7 @@ use super::ack::AckWorth;
 use super::conn::{Conn, Fate, Ring, conn};
 use super::segment::{self, Seg};
 use super::table::{self, Whose};
-use super::{State, fast_open, flag, handshake, listen, reset, tune};
+use super::{State, entrust, fast_open, flag, handshake, listen, reset, tune};
 use crate::away;
 use crate::errors::SockError;
 use crate::ipv4::Packet;
@@ -69,6 +69,10 @@ pub(super) fn for_connection(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot
             if listen::reuses_time_wait(mem, now, at, seg) {
                 return;
             }
+        }
+        State::Closed if entrust::is_mark(mem, at) => {
+            mem.counters.drop_packet(DropReason::TcpEntrusted);
+            return;
         }
         State::Closed | State::Listen => {
             reset::of_segment(mem, now, seg, DropReason::TcpNoSocket);

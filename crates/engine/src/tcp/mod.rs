@@ -13,6 +13,7 @@
 //! | `tune` | buffers that grow |
 //! | `timers`, `report` | what time and ICMP errors do |
 //! | `travel` | connections that move to another lane |
+//! | `entrust` | connections that leave for the kernel |
 //! | `bequest` | connections not yet accepted, from a listener that closes to its twin on another lane |
 //! | `table`, `listen`, `cookie`, `connect`, `fast_open`, `verbs`, `stream`, `usual_io`, `borrow` | what programs do |
 //! | `hibernate`, `frozen`, `handle` | idle connections in small rows, and their names |
@@ -33,6 +34,7 @@ mod cookie;
 mod cubic;
 mod dctcp;
 mod ecn;
+pub(crate) mod entrust;
 pub(crate) mod fast_open;
 mod frozen;
 mod handle;

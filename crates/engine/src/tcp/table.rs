@@ -402,7 +402,7 @@ pub(super) fn wait_for_hop(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>)
 }
 
 /// Gives the next hop of `at` up.
-fn leave_hop(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
+pub(super) fn leave_hop(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
     let Some(hot) = mem.hot.get_mut(at) else { return };
     let hop = core::mem::take(&mut hot.hop);
     if hot.flags & flag::WAITS_FOR_HOP != 0 {

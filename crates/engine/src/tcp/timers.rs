@@ -7,7 +7,7 @@ use ::state::{LaneMem, Ready, TcbHot, TcpOptions};
 use base::{Duration, Idx, Instant};
 
 use super::conn::{Conn, Fate, Ring, conn};
-use super::{RESERVE_FRAMES, RETRY, State, fast_open, flag, hibernate, rtt, table};
+use super::{RESERVE_FRAMES, RETRY, State, entrust, fast_open, flag, hibernate, rtt, table};
 use crate::errors::SockError;
 
 /// Timers looked at in one call, at most.
@@ -48,6 +48,9 @@ fn fired(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>) {
     let Some(mut c) = conn(mem, now, at) else { return };
     c.hot.armed_at = Instant::NEVER;
     if c.state() == State::Closed {
+        if entrust::is_mark(mem, at) {
+            entrust::forget_mark(mem, at);
+        }
         return;
     }
     let fate = c.on_timer();

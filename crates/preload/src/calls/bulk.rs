@@ -12,8 +12,8 @@ use crate::home::borrow;
 use crate::interpose::real;
 use crate::object::Handle;
 use crate::sock::{Seat, Sock, flag};
-use crate::stream;
 use crate::user::{self, Parts, part};
+use crate::{entrust, stream};
 
 /// Bytes moved at a time.
 const CHUNK: usize = 128 * 1024;
@@ -212,6 +212,11 @@ pub(crate) unsafe fn recvmmsg(
 
 pub(crate) unsafe fn sendmmsg(fd: c_int, messages: *mut mmsghdr, n: c_uint, flags: c_int) -> c_int {
     let Some(of) = connection(fd) else {
+        // SAFETY: the C caller's promise.
+        for message in unsafe { user::slice_mut(messages, n as usize) } {
+            // SAFETY: as above.
+            unsafe { entrust::sending(&raw const message.msg_hdr) };
+        }
         // SAFETY: the C caller's promise.
         return unsafe { real::sendmmsg(fd, messages, n, flags) };
     };

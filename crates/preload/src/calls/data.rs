@@ -5,13 +5,12 @@ use core::ffi::{c_int, c_void};
 use libc::{iovec, msghdr, size_t, sockaddr, socklen_t, ssize_t};
 
 use super::socket::send_fast;
-use crate::adopt;
 use crate::errno::{self, Errno};
 use crate::interpose::real;
 use crate::object::Handle;
 use crate::sock::{Seat, Sock};
 use crate::user::{self, Parts, part};
-use crate::{stream, table};
+use crate::{adopt, entrust, stream, table};
 
 /// The lane's connection behind `fd`.
 pub(super) fn connection(fd: c_int) -> Option<(Handle<Sock>, Seat)> {
@@ -274,6 +273,8 @@ pub(crate) unsafe fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) ->
             {
                 return errno::count(sent);
             }
+            // SAFETY: as above.
+            unsafe { entrust::sending(message) };
             // SAFETY: as above.
             unsafe { real::sendmsg(fd, message, flags) }
         }

@@ -5,7 +5,7 @@ use core::ffi::{c_int, c_long, c_ulong, c_void};
 
 use super::{data, epoll, fds, options, socket};
 use crate::interpose::real;
-use crate::table;
+use crate::{entrust, table};
 
 /// The arguments behind the number, as a pointer, a size or a small number.
 struct Args([c_long; 6]);
@@ -44,6 +44,10 @@ pub(crate) unsafe fn syscall(
         if let Some(done) = unsafe { on_ours(number, &args) } {
             return done;
         }
+    }
+    if number == libc::SYS_sendmsg {
+        // SAFETY: as above.
+        unsafe { entrust::sending(args.at(1)) };
     }
     // SAFETY: as above.
     unsafe { real::syscall(number, a, b, c, d, e, f) }

@@ -4,6 +4,8 @@
 use base::LaneId;
 use control::proto::{FLOWS_MAX, FlowEnds, FlowList, Request};
 use core::sync::atomic::Ordering;
+use std::os::fd::AsFd;
+
 use lane::Lane;
 use state::{Endpoint, FlowKey, SockRef};
 use sys::fds::Fd;
@@ -54,6 +56,60 @@ pub(crate) fn fetch(seat: Seat, own: &View) -> Option<SockRef> {
         let request = Request::Fetch { rule: rule(own, local), flows: FlowList::of(&[ends_of(flow)]) };
         matches!(home.ask(&request, &[]), Ok(Answer::Done))
     })
+}
+
+/// Has the kernel go on with the connection `seat`, on whichever lane of the region; `v6`: by a socket of IPv6. `None`: the lane keeps it.
+pub(crate) fn entrust(seat: Seat, v6: bool) -> Option<Fd> {
+    let mut home = home();
+    home.connect().ok()?;
+    seat.view.entrust(seat.name, |at, bytes, scope| {
+        let memory = if bytes.is_empty() {
+            None
+        } else {
+            let memory = sys::memory::memfd("corelane-entrusted", bytes.len() as u64, false).ok()?.fd;
+            write_all(&memory, bytes)?;
+            Some(memory)
+        };
+        let request = Request::Entrust { rule: rule(seat.view, at.local), stopped: stopped(at, v6, scope) };
+        let fds: Vec<_> = memory.iter().map(AsFd::as_fd).collect();
+        match home.ask(&request, &fds) {
+            Ok(Answer::Number(_, fds)) => fds.into_iter().next(),
+            Ok(_) | Err(_) => None,
+        }
+    })
+}
+
+fn write_all(memory: &Fd, bytes: &[u8]) -> Option<()> {
+    let mut done = 0;
+    while done < bytes.len() {
+        done += rustix::io::pwrite(memory, bytes.get(done..)?, done as u64).ok().filter(|n| *n > 0)?;
+    }
+    Some(())
+}
+
+/// As the keeper is told; `scope`: the device of a link-local address.
+const fn stopped(at: &engine::Stopped, v6: bool, scope: u32) -> control::proto::Stopped {
+    control::proto::Stopped {
+        remote: at.remote.addr,
+        remote_port: at.remote.port,
+        scope,
+        v6,
+        snd_una: at.snd_una.0,
+        rcv_nxt: at.rcv_nxt.0,
+        unread_bytes: at.unread_bytes,
+        unacked_bytes: at.snd_nxt.since(at.snd_una),
+        unsent_bytes: at.snd_end.since(at.snd_nxt),
+        snd_wl1: at.snd_wl1.0,
+        snd_wnd: at.snd_wnd_bytes,
+        snd_wnd_max: at.snd_wnd_max_bytes,
+        rcv_wnd: at.rcv_wnd_bytes,
+        mss: at.mss,
+        scales: at.scales,
+        sack: at.sack,
+        timestamp: at.timestamp,
+        fin_sent: at.fin_sent,
+        fin_received: at.fin_received,
+    }
 }
 
 impl Home {

@@ -73,6 +73,7 @@ fn answer(reply: &Reply<'_>, fds: Vec<Fd>) -> Option<Answer> {
         }
         Reply::Region { id } => Answer::Number(id, fds),
         Reply::Lane { lane, devices } => Answer::Lane(lane, Box::new(devices), fds),
+        Reply::Connection => Answer::Number(0, fds),
         Reply::Port { port } => Answer::Number(u32::from(port.0), fds),
         Reply::Ports { first, count } => Answer::Ports(first, count),
         Reply::Wire { end, lanes, fresh } => Answer::Wire(end, lanes, fresh.then_some(fds)),

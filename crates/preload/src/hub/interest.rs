@@ -69,6 +69,14 @@ pub(crate) struct Move {
     pub(crate) fd: i32,
 }
 
+/// An interest whose socket goes from a lane to the kernel: what is to be put into the kernel's epoll set.
+pub(crate) struct Watch {
+    /// Both descriptors.
+    pub(crate) fds: Move,
+    /// What the program asked for; after an EPOLLONESHOT event, nothing until it asks again.
+    pub(crate) event: epoll_event,
+}
+
 /// Where an interest's socket is, and what it is ready for.
 enum Look {
     /// On the lane asked for.
@@ -407,5 +415,22 @@ pub(crate) fn moves(sock: &Sock) -> Vec<Move> {
         all.push(Move { epfd: row.epfd, fd: row.fd });
         at = row.next_of_sock;
     }
+    all
+}
+
+/// The interests of `sock`, which it loses, for when it goes to the kernel.
+pub(crate) fn take_watches(sock: &Sock) -> Vec<Watch> {
+    let mut hub = hub();
+    let interests = &mut hub.interests;
+    let mut all = Vec::new();
+    loop {
+        let at = sock.interests.load(Ordering::Relaxed);
+        let Some(row) = interests.rows.get(at as usize) else { break };
+        let events = if row.armed { row.events } else { row.events & (ONESHOT | ET) };
+        let event = epoll_event { events, u64: row.data };
+        all.push(Watch { fds: Move { epfd: row.epfd, fd: row.fd }, event });
+        interests.unlink(sock, at);
+    }
+    sock.put(flag::WATCHED, false);
     all
 }

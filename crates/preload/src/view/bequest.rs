@@ -1,5 +1,6 @@
 //! A lane in the hands of who holds the home; what waits at a listener that closes, and where it goes.
 
+use engine::Stopped;
 use lane::{Lane, Session};
 use state::{FlowKey, SockRef};
 
@@ -61,6 +62,23 @@ impl View {
         self.enter_at_home(|_| ());
         own.enter_at_home(|_| ());
         moved
+    }
+
+    /// Hands connection `name` over to the kernel; as [`lane::entrust`], with the device the connection goes by. The caller holds the home.
+    pub(crate) fn entrust<R>(
+        &self,
+        name: SockRef,
+        take: impl FnOnce(&Stopped, &[u8], u32) -> Option<R>,
+    ) -> Option<R> {
+        let gate = self.close_gate();
+        let port = self.lane().enter(sys::clock::now()).ok()?.engine(|engine| engine.port_of(name))?;
+        let scope = self.lane().device_at(port).unwrap_or(0);
+        let take = |at: &Stopped, bytes: &[u8]| take(at, bytes, scope);
+        let taken = lane::entrust(self.lane(), name, sys::clock::now(), take).ok().flatten();
+        drop(gate);
+        // What came in meanwhile is told.
+        self.enter_at_home(|_| ());
+        taken
     }
 
     /// Begins with a lane that another image of this process had: closes every connection that is not in `kept`, and forgets what was to be told
