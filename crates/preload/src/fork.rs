@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use rustix::pipe::{PipeFlags, pipe_with};
 use sys::fds::Fd;
 
-use crate::boundary::guard;
+use crate::boundary::{enter, guard, leave};
 use crate::family::Member;
 use crate::object::Handle;
 use crate::sock::{Seat, Sock, flag};
@@ -63,6 +63,8 @@ extern "C" fn before() {
         let held = Held { gates, hub: hub::freeze(), home, child, end, member, socks };
         HELD.with(|cell| *cell.borrow_mut() = Some(held));
     });
+    // Handlers wait until the locks are free again.
+    enter();
 }
 
 fn take_held() -> Option<Held> {
@@ -80,6 +82,7 @@ extern "C" fn in_parent() {
             children().push(child);
         }
     });
+    leave();
 }
 
 extern "C" fn in_child() {
@@ -105,6 +108,7 @@ extern "C" fn in_child() {
             sock.put(flag::SUBSCRIBED, false);
         }
     });
+    leave();
 }
 
 fn children() -> MutexGuard<'static, Vec<Child>> {

@@ -8,11 +8,11 @@
 use core::ffi::{c_char, c_int, c_long, c_uint, c_ulong, c_void};
 
 use libc::{
-    FILE, epoll_event, fd_set, iovec, mmsghdr, msghdr, nfds_t, off_t, off64_t, pid_t, pollfd, sigset_t,
-    size_t, sockaddr, socklen_t, ssize_t, timespec, timeval,
+    FILE, epoll_event, fd_set, iovec, mmsghdr, msghdr, nfds_t, off_t, off64_t, pid_t, pollfd,
+    sigaction as Action, sighandler_t, sigset_t, size_t, sockaddr, socklen_t, ssize_t, timespec, timeval,
 };
 
-use crate::boundary::{Next, guard};
+use crate::boundary::{Next, guard, outside};
 use crate::calls;
 
 /// What a function without a result returns.
@@ -55,6 +55,22 @@ macro_rules! interpose {
                 let call: unsafe extern "C" fn($($kind),*) -> $ret = unsafe { core::mem::transmute(found) };
                 // SAFETY: the caller keeps the C function's rules.
                 unsafe { call($($arg),*) }
+            })*
+        }
+
+        /// The next library's functions on the program's behalf, when a call is not for a lane: signal handlers run meanwhile, as they may in the
+        /// kernel's call. The caller holds no lock of ours.
+        pub(crate) mod plain {
+            use super::*;
+
+            $(#[doc = concat!("The next library's `", stringify!($name), "`, as the program would call it.")]
+            ///
+            /// # Safety
+            /// As the C function's.
+            #[allow(dead_code, non_snake_case, clippy::too_many_arguments)] // as in C; not all are called from here
+            pub(crate) unsafe fn $name($($arg: $kind),*) -> $ret {
+                // SAFETY: the caller keeps the C function's rules.
+                outside(|| unsafe { real::$name($($arg),*) })
             })*
         }
 
@@ -157,6 +173,15 @@ interpose! {
         -> c_int = -1 => calls::process::execveat;
     corelane_execle(path: *const c_char, args: *const *const c_char) -> c_int = -1
         => calls::process::corelane_execle;
+    sigaction(signal: c_int, new: *const Action, old: *mut Action) -> c_int = -1 => calls::signals::sigaction;
+    __sigaction(signal: c_int, new: *const Action, old: *mut Action) -> c_int = -1 => calls::signals::sigaction;
+    signal(signal: c_int, handler: sighandler_t) -> sighandler_t = libc::SIG_ERR => calls::signals::signal;
+    bsd_signal(signal: c_int, handler: sighandler_t) -> sighandler_t = libc::SIG_ERR => calls::signals::signal;
+    ssignal(signal: c_int, handler: sighandler_t) -> sighandler_t = libc::SIG_ERR => calls::signals::signal;
+    sysv_signal(signal: c_int, handler: sighandler_t) -> sighandler_t = libc::SIG_ERR => calls::signals::sysv_signal;
+    __sysv_signal(signal: c_int, handler: sighandler_t) -> sighandler_t = libc::SIG_ERR
+        => calls::signals::sysv_signal;
+    siginterrupt(signal: c_int, on: c_int) -> c_int = -1 => calls::signals::siginterrupt;
     vfork() -> pid_t = -1 => calls::process::vfork;
     _exit(status: c_int) -> Nothing = () => calls::process::_exit;
     _Exit(status: c_int) -> Nothing = () => calls::process::_exit;

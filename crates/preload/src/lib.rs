@@ -9,8 +9,7 @@
 //!
 //! What does not work yet, and what happens instead: standard I/O streams on an accelerated descriptor (`fdopen`, or bash's
 //! builtins redirected to /dev/tcp) fail, because the C library reads and writes them by a path of its own; a program
-//! started by `posix_spawn` finds its inherited connections dead (reads fail with EINVAL or ENOTCONN); a bad pointer faults instead of giving EFAULT; a signal handler must not use an accelerated socket while it may
-//! have interrupted a call on one (it would wait for itself); a process that waits on a connection it shares with its
+//! started by `posix_spawn` finds its inherited connections dead (reads fail with EINVAL or ENOTCONN); a bad pointer faults instead of giving EFAULT; a process that waits on a connection it shares with its
 //! parent or child may see data up to 5 ms late; UDP stays with the kernel.
 //!
 //! Locks, in the order in which one thread may take them: a socket's `inner`, the process's `home`, a lane's gate and the lane lock
@@ -34,6 +33,7 @@ mod explain;
 mod family;
 mod fast_open;
 mod fork;
+mod handlers;
 mod home;
 mod hub;
 mod info;
@@ -59,6 +59,7 @@ extern "C" fn loaded() {
         interpose::resolve_all();
         table::reserve_high();
         fork::watch();
+        handlers::begin();
         adopt::inherited();
     });
 }

@@ -4,6 +4,8 @@
 //! with a listener of their own on it. Until then connections come through the kernel, as those from this host and over
 //! other devices always do.
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use engine::{AcceptError, Accepted, Engine};
 use state::{Endpoint, Ready, TcpOptions};
 
@@ -21,7 +23,7 @@ use crate::view::Visit;
 use crate::{explain, family, fast_open, home, park};
 
 /// `listen(2)` succeeded in the kernel.
-pub(crate) fn begin(sock: &Handle<Sock>, backlog: i32) {
+pub(crate) fn begin(sock: &Handle<Sock>, fd: i32, backlog: i32) {
     let mut inner = sock.inner();
     inner.backlog = backlog.max(0) as u32;
     if sock.state() == State::Listening {
@@ -35,6 +37,33 @@ pub(crate) fn begin(sock: &Handle<Sock>, backlog: i32) {
     sock.become_state(State::Listening);
     drop(inner);
     home::prepare();
+    // A listener in place of one that this process waited on itself: connections that come before the next wait are the lane's, too.
+    let Ok(Some(local)) = address::of_listener(fd) else { return };
+    let waited = waited_at().contains(&(family::generation(), local));
+    if waited {
+        attach(sock, fd);
+    }
+}
+
+/// Most addresses remembered.
+const WAITED_MAX: usize = 16;
+/// Where processes waited for connections themselves: fork generation and address.
+static WAITED_AT: Mutex<Vec<(u32, Endpoint)>> = Mutex::new(Vec::new());
+
+fn waited_at() -> MutexGuard<'static, Vec<(u32, Endpoint)>> {
+    WAITED_AT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn note_waited(local: Endpoint) {
+    let mut all = waited_at();
+    let this = (family::generation(), local);
+    if all.contains(&this) {
+        return;
+    }
+    if all.len() == WAITED_MAX {
+        all.remove(0);
+    }
+    all.push(this);
 }
 
 /// The program waits on the listener: gives it a seat on this process's lane, once.
@@ -59,6 +88,7 @@ pub(crate) fn attach(sock: &Handle<Sock>, fd: i32) {
             // First: who sees the seat waits for lanes and kernel at once, and may not be held by the kernel's `accept`.
             force_nonblocking(sock, fd);
             sock.seat.set(Some(seat));
+            note_waited(inner.local);
             drop(inner);
             seat.view.subscribe(seat, sock.object());
             let _ = hub::moves(sock);

@@ -1,4 +1,4 @@
-//! Signals: may a sleep that one interrupted go on, and SIGPIPE.
+//! Signals: which are held back while a call waits, may a sleep that one interrupted go on, and SIGPIPE. The program's handlers: [`crate::handlers`].
 //!
 //! The kernel restarts a blocking read, write, accept or connect after a handler that was installed with
 //! SA_RESTART. Our sleeps are `ppoll`s, which it never restarts, and which handler ran cannot be asked afterwards. So: if every
@@ -12,17 +12,20 @@ use core::mem::MaybeUninit;
 
 use libc::sigset_t;
 
+use crate::boundary;
+use crate::interpose::real;
+
 /// Signals of one call that waits: from its first sleep to its end, or from where it begins to wait again, they are let in only while it sleeps.
 /// One that comes before counts as come before the call.
 pub(crate) struct Held {
     /// The call waits, not for the first time.
     again: bool,
-    /// The thread's mask when the first sleep began.
-    before: Option<sigset_t>,
+    /// The thread's mask when the first sleep began, and whether this call changed it.
+    before: Option<(sigset_t, bool)>,
 }
 
 /// Signals about what a thread did itself: never held back.
-const OWN_FAULTS: [i32; 6] =
+pub(crate) const OWN_FAULTS: [i32; 6] =
     [libc::SIGSEGV, libc::SIGBUS, libc::SIGFPE, libc::SIGILL, libc::SIGTRAP, libc::SIGSYS];
 
 impl Held {
@@ -40,18 +43,25 @@ impl Held {
 
     /// Holds signals back, unless that was done, and gives the mask to sleep with.
     pub(crate) fn begin(&mut self) -> &sigset_t {
-        self.before.get_or_insert_with(|| {
+        let (mask, _) = self.before.get_or_insert_with(|| {
+            let put_off = |mask| (set_of(mask), false);
+            if let Some(mask) = boundary::held() {
+                return put_off(mask);
+            }
             let all = all_but_faults();
             let mut before = MaybeUninit::<sigset_t>::zeroed();
             // SAFETY: a filled set, and room for the one there was.
             unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const all, before.as_mut_ptr()) };
+            // One may have been put off just before.
             // SAFETY: zeroed, which is the empty set, and filled by the call above.
-            unsafe { before.assume_init() }
-        })
+            boundary::held().map_or_else(|| (unsafe { before.assume_init() }, true), put_off)
+        });
+        mask
     }
 }
 
-fn all_but_faults() -> sigset_t {
+/// Every signal but those of [`OWN_FAULTS`].
+pub(crate) fn all_but_faults() -> sigset_t {
     let mut all = MaybeUninit::<sigset_t>::zeroed();
     // SAFETY: room for a set.
     unsafe { libc::sigfillset(all.as_mut_ptr()) };
@@ -65,15 +75,37 @@ fn all_but_faults() -> sigset_t {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if let Some(before) = &self.before {
+        if let Some((before, true)) = &self.before {
             // SAFETY: the mask that the thread had.
             unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, before, core::ptr::null_mut()) };
         }
     }
 }
 
+/// The first word of a set: all signals that Linux has.
+pub(crate) fn word_of(set: &sigset_t) -> u64 {
+    // SAFETY: a set is at least a word.
+    unsafe { core::ptr::from_ref(set).cast::<u64>().read_unaligned() }
+}
+
+/// The set whose first word is `word`.
+pub(crate) fn set_of(word: u64) -> sigset_t {
+    let mut set = MaybeUninit::<sigset_t>::zeroed();
+    // SAFETY: a set is at least a word.
+    unsafe { set.as_mut_ptr().cast::<u64>().write_unaligned(word) };
+    // SAFETY: zeroed, which is the empty set, and its first word written.
+    unsafe { set.assume_init() }
+}
+
+/// The thread's mask becomes `word`.
+pub(crate) fn set_mask(word: u64) {
+    let set = set_of(word);
+    // SAFETY: a live set.
+    unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const set, core::ptr::null_mut()) };
+}
+
 /// Highest signal number.
-const SIGNALS: i32 = 64;
+pub(crate) const SIGNALS: i32 = 64;
 /// glibc keeps these two for itself.
 const GLIBC_OWN: core::ops::RangeInclusive<i32> = 32..=33;
 
@@ -82,7 +114,7 @@ pub(crate) fn all_restart() -> bool {
     (1..=SIGNALS).filter(|signal| !GLIBC_OWN.contains(signal)).all(|signal| {
         let mut action = MaybeUninit::<libc::sigaction>::zeroed();
         // SAFETY: asks only; the room is there.
-        if unsafe { libc::sigaction(signal, core::ptr::null(), action.as_mut_ptr()) } != 0 {
+        if unsafe { real::sigaction(signal, core::ptr::null(), action.as_mut_ptr()) } != 0 {
             return true;
         }
         // SAFETY: zeroed, and filled by the call above.

@@ -72,9 +72,7 @@ pub(crate) fn wait(
     deadline: Instant,
     mask: *const sigset_t,
 ) -> Outcome<usize> {
-    // From the beginning: servers that wait here fork in their handlers (PostgreSQL's postmaster), and a fork waits for locks that this call may hold.
     let mut held = Held::new();
-    held.begin();
     set.subscribe();
     loop {
         let mut seen = hub::seen();

@@ -1,4 +1,4 @@
-//! Servers that hand each connection to a forked child.
+//! Servers that hand each connection to a forked child, and servers that do much in signal handlers.
 
 use crate::sockets::script;
 use crate::world::{OURS, Side, World, wait_until};
@@ -16,5 +16,23 @@ fn a_forked_child_waits_for_its_parents_connection_in_every_way() {
     assert_eq!(said.lines().collect::<Vec<_>>(), ways.map(|way| format!("{way} {all}")));
     assert!(server.wait(30).success());
     assert!(server.output().contains("[0, 0, 0, 0, 0, 0, 0]"), "{}", server.output());
+    world.assert_clean();
+}
+
+#[test]
+fn signal_handlers_use_sockets_and_fork_while_the_program_is_in_calls_on_others() {
+    let Some(world) = World::new(&["python3", "cc", "ip"]) else { return };
+    let program = world.dir.join("handlers").display().to_string();
+    world.check(Side::Ours, 60, &["cc", "-O1", "-w", "-o", &program, &script("handlers.c")]);
+    let ways = ["recv", "poll", "select", "pselect", "epoll"];
+    let count = ways.len().to_string();
+    let mut server = world.spawn(Side::Ours, "server", &World::corelane(&[&program, OURS, "9006", &count]));
+    wait_until("the server listens", 20, || server.output().contains("ready"));
+    let client = script("handlers.py");
+    let mut words = vec!["python3", &client, OURS, "9006"];
+    words.extend(ways);
+    let said = world.check(Side::Peer, 200, &words);
+    assert_eq!(said.lines().collect::<Vec<_>>(), ways.map(|way| format!("{way} 1500 15 True True")));
+    assert!(server.wait(30).success());
     world.assert_clean();
 }

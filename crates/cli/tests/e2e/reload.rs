@@ -158,6 +158,8 @@ fn haproxy_reloads_under_load_without_a_failed_request() {
     let line = World::corelane(&["/usr/sbin/haproxy", "-W", "-f", &conf, "-p", &pidfile]);
     let mut server = world.spawn(Side::Ours, "haproxy", &line);
     world.wait_for_port(&mut server, 8081);
+    // The worker answers before the master has written it.
+    wait_until("the master says its pid", 20, || pid_in(&world, "haproxy.pid").is_some());
     let master = pid_in(&world, "haproxy.pid").expect("a pid");
     let wrk = load(&world, 8, &format!("http://{OURS}:8081/"));
     for _ in 0..3 {

@@ -9,7 +9,7 @@ use super::data::{connection, recv_message, send_message};
 use super::epoll::after;
 use crate::errno::{self, Errno, Outcome};
 use crate::home::borrow;
-use crate::interpose::real;
+use crate::interpose::plain;
 use crate::object::Handle;
 use crate::sock::{Seat, Sock, flag};
 use crate::user::{self, Parts, part};
@@ -41,7 +41,7 @@ pub(crate) unsafe fn sendfile(out: c_int, from: c_int, offset: *mut off_t, n: si
         // SAFETY: the C caller's promise; off_t and off64_t are the same here.
         Some(of) => errno::count(unsafe { send_file(&of, from, offset, n) }),
         // SAFETY: as above.
-        None => unsafe { real::sendfile(out, from, offset, n) },
+        None => unsafe { plain::sendfile(out, from, offset, n) },
     }
 }
 
@@ -50,7 +50,7 @@ pub(crate) unsafe fn sendfile64(out: c_int, from: c_int, offset: *mut off64_t, n
         // SAFETY: the C caller's promise.
         Some(of) => errno::count(unsafe { send_file(&of, from, offset, n) }),
         // SAFETY: as above.
-        None => unsafe { real::sendfile64(out, from, offset, n) },
+        None => unsafe { plain::sendfile64(out, from, offset, n) },
     }
 }
 
@@ -126,7 +126,7 @@ pub(crate) unsafe fn splice(
         return errno::count(from_pipe(&of, from, n, more));
     }
     // SAFETY: the C caller's promise.
-    unsafe { real::splice(from, from_at, to, to_at, n, flags) }
+    unsafe { plain::splice(from, from_at, to, to_at, n, flags) }
 }
 
 /// Looks at what has come, writes what the pipe takes, and only then takes that much.
@@ -183,7 +183,7 @@ pub(crate) unsafe fn recvmmsg(
 ) -> c_int {
     let Some(of) = connection(fd) else {
         // SAFETY: the C caller's promise.
-        return unsafe { real::recvmmsg(fd, messages, n, flags, timeout) };
+        return unsafe { plain::recvmmsg(fd, messages, n, flags, timeout) };
     };
     // SAFETY: the C caller's promise.
     let list = unsafe { user::slice_mut(messages, n as usize) };
@@ -218,7 +218,7 @@ pub(crate) unsafe fn sendmmsg(fd: c_int, messages: *mut mmsghdr, n: c_uint, flag
             unsafe { entrust::sending(&raw const message.msg_hdr) };
         }
         // SAFETY: the C caller's promise.
-        return unsafe { real::sendmmsg(fd, messages, n, flags) };
+        return unsafe { plain::sendmmsg(fd, messages, n, flags) };
     };
     // SAFETY: the C caller's promise.
     let list = unsafe { user::slice_mut(messages, n as usize) };

@@ -6,7 +6,7 @@ use libc::{iovec, msghdr, size_t, sockaddr, socklen_t, ssize_t};
 
 use super::socket::send_fast;
 use crate::errno::{self, Errno};
-use crate::interpose::real;
+use crate::interpose::plain;
 use crate::object::Handle;
 use crate::sock::{Seat, Sock};
 use crate::user::{self, Parts, part};
@@ -42,7 +42,7 @@ pub(crate) unsafe fn read(fd: c_int, buf: *mut c_void, n: size_t) -> ssize_t {
         // SAFETY: the C caller's promise.
         Some(of) => unsafe { recv_one(&of, buf, n, 0) },
         // SAFETY: as above.
-        None => unsafe { real::read(fd, buf, n) },
+        None => unsafe { plain::read(fd, buf, n) },
     }
 }
 
@@ -51,7 +51,7 @@ pub(crate) unsafe fn recv(fd: c_int, buf: *mut c_void, n: size_t, flags: c_int) 
         // SAFETY: the C caller's promise.
         Some(of) => unsafe { recv_one(&of, buf, n, flags) },
         // SAFETY: as above.
-        None => unsafe { real::recv(fd, buf, n, flags) },
+        None => unsafe { plain::recv(fd, buf, n, flags) },
     }
 }
 
@@ -74,7 +74,7 @@ pub(crate) unsafe fn recvfrom(
             unsafe { recv_one(&of, buf, n, flags) }
         }
         // SAFETY: as above.
-        None => unsafe { real::recvfrom(fd, buf, n, flags, addr, len) },
+        None => unsafe { plain::recvfrom(fd, buf, n, flags, addr, len) },
     }
 }
 
@@ -135,7 +135,7 @@ unsafe fn vector<'a>(parts: *const iovec, n: usize) -> Result<&'a [iovec], Errno
 pub(crate) unsafe fn readv(fd: c_int, parts: *const iovec, n: c_int) -> ssize_t {
     let Some((sock, seat)) = connection(fd) else {
         // SAFETY: the C caller's promise.
-        return unsafe { real::readv(fd, parts, n) };
+        return unsafe { plain::readv(fd, parts, n) };
     };
     // SAFETY: the C caller's promise.
     let list = unsafe { vector(parts, usize::try_from(n).unwrap_or(usize::MAX)) };
@@ -149,7 +149,7 @@ pub(crate) unsafe fn readv(fd: c_int, parts: *const iovec, n: c_int) -> ssize_t 
 pub(crate) unsafe fn writev(fd: c_int, parts: *const iovec, n: c_int) -> ssize_t {
     let Some((sock, seat)) = connection(fd) else {
         // SAFETY: the C caller's promise.
-        return unsafe { real::writev(fd, parts, n) };
+        return unsafe { plain::writev(fd, parts, n) };
     };
     // SAFETY: the C caller's promise.
     let list = unsafe { vector(parts, usize::try_from(n).unwrap_or(usize::MAX)) };
@@ -165,7 +165,7 @@ pub(crate) unsafe fn write(fd: c_int, buf: *const c_void, n: size_t) -> ssize_t 
         // SAFETY: the C caller's promise.
         Some(of) => unsafe { send_one(&of, buf, n, 0) },
         // SAFETY: as above.
-        None => unsafe { real::write(fd, buf, n) },
+        None => unsafe { plain::write(fd, buf, n) },
     }
 }
 
@@ -174,7 +174,7 @@ pub(crate) unsafe fn send(fd: c_int, buf: *const c_void, n: size_t, flags: c_int
         // SAFETY: the C caller's promise.
         Some(of) => unsafe { send_one(&of, buf, n, flags) },
         // SAFETY: as above.
-        None => unsafe { real::send(fd, buf, n, flags) },
+        None => unsafe { plain::send(fd, buf, n, flags) },
     }
 }
 
@@ -201,7 +201,7 @@ pub(crate) unsafe fn sendto(
                 }
             }
             // SAFETY: as above.
-            unsafe { real::sendto(fd, buf, n, flags, addr, len) }
+            unsafe { plain::sendto(fd, buf, n, flags, addr, len) }
         }
     }
 }
@@ -252,7 +252,7 @@ pub(crate) unsafe fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> s
         Some(of) => errno::count(unsafe { recv_message(&of, message, flags) }),
         None => {
             // SAFETY: as above.
-            let got = unsafe { real::recvmsg(fd, message, flags) };
+            let got = unsafe { plain::recvmsg(fd, message, flags) };
             if got >= 0 {
                 // SAFETY: the kernel has just filled it in.
                 unsafe { adopt::received(message) };
@@ -276,7 +276,7 @@ pub(crate) unsafe fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) ->
             // SAFETY: as above.
             unsafe { entrust::sending(message) };
             // SAFETY: as above.
-            unsafe { real::sendmsg(fd, message, flags) }
+            unsafe { plain::sendmsg(fd, message, flags) }
         }
     }
 }

@@ -9,7 +9,7 @@ use crate::epoll::{self, Epoll, EpollWait};
 use crate::errno::{self, Errno};
 use crate::home;
 use crate::hub::Move;
-use crate::interpose::real;
+use crate::interpose::plain;
 use crate::object::Handle;
 use crate::table::{self, Entry};
 use crate::user;
@@ -36,18 +36,18 @@ fn note(fd: c_int) -> c_int {
 
 pub(crate) unsafe fn epoll_create(size: c_int) -> c_int {
     // SAFETY: no memory involved.
-    note(unsafe { real::epoll_create(size) })
+    note(unsafe { plain::epoll_create(size) })
 }
 
 pub(crate) unsafe fn epoll_create1(flags: c_int) -> c_int {
     // SAFETY: no memory involved.
-    note(unsafe { real::epoll_create1(flags) })
+    note(unsafe { plain::epoll_create1(flags) })
 }
 
 pub(crate) unsafe fn epoll_ctl(epfd: c_int, op: c_int, fd: c_int, event: *mut epoll_event) -> c_int {
     let Some(epoll) = instance(epfd) else {
         // SAFETY: the C caller's promise.
-        return unsafe { real::epoll_ctl(epfd, op, fd, event) };
+        return unsafe { plain::epoll_ctl(epfd, op, fd, event) };
     };
     // SAFETY: the C caller's promise.
     let event = unsafe { user::load(event) };
@@ -105,7 +105,7 @@ pub(crate) unsafe fn epoll_wait(
         // SAFETY: the C caller's promise.
         Some(epoll) => unsafe { wait(&epoll, epfd, events, max, after_ms(timeout_ms), core::ptr::null()) },
         // SAFETY: as above.
-        None => unsafe { real::epoll_wait(epfd, events, max, timeout_ms) },
+        None => unsafe { plain::epoll_wait(epfd, events, max, timeout_ms) },
     }
 }
 
@@ -120,7 +120,7 @@ pub(crate) unsafe fn epoll_pwait(
         // SAFETY: the C caller's promise.
         Some(epoll) => unsafe { wait(&epoll, epfd, events, max, after_ms(timeout_ms), mask) },
         // SAFETY: as above.
-        None => unsafe { real::epoll_pwait(epfd, events, max, timeout_ms, mask) },
+        None => unsafe { plain::epoll_pwait(epfd, events, max, timeout_ms, mask) },
     }
 }
 
@@ -133,7 +133,7 @@ pub(crate) unsafe fn epoll_pwait2(
 ) -> c_int {
     let Some(epoll) = instance(epfd) else {
         // SAFETY: the C caller's promise.
-        return unsafe { real::epoll_pwait2(epfd, events, max, timeout, mask) };
+        return unsafe { plain::epoll_pwait2(epfd, events, max, timeout, mask) };
     };
     // SAFETY: the C caller's promise.
     let Some(deadline) = after(unsafe { user::load(timeout) }) else {

@@ -3,7 +3,7 @@
 use core::ffi::{c_int, c_uint, c_ulong, c_void};
 
 use crate::errno::{self, Errno};
-use crate::interpose::real;
+use crate::interpose::plain;
 use crate::object::Handle;
 use crate::sock::{Sock, State, flag};
 use crate::table::{self, Entry};
@@ -15,7 +15,7 @@ const EBADF: Errno = Errno(libc::EBADF);
 pub(crate) unsafe fn close(fd: c_int) -> c_int {
     if table::is_foreign(fd) {
         // SAFETY: the program closes its own descriptor.
-        return unsafe { real::close(fd) };
+        return unsafe { plain::close(fd) };
     }
     match table::get_as_is(fd) {
         Entry::Internal | Entry::Parked => errno::small(Err(EBADF)),
@@ -45,21 +45,21 @@ pub(crate) unsafe fn fclose(file: *mut libc::FILE) -> c_int {
         }
     }
     // SAFETY: the C caller's promise.
-    unsafe { real::fclose(file) }
+    unsafe { plain::fclose(file) }
 }
 
 /// Forgets and closes. In this order: once closed, the number may be another's.
 fn really_close(fd: c_int) -> c_int {
     drop(table::replace(fd, Entry::Foreign));
     // SAFETY: the program closes its own descriptor.
-    unsafe { real::close(fd) }
+    unsafe { plain::close(fd) }
 }
 
 pub(crate) unsafe fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int {
     const CLOEXEC: c_int = 1 << 2;
     if first > last || flags & CLOEXEC != 0 {
         // SAFETY: the C caller's promise; close-on-exec does not concern us, ours all have it.
-        return unsafe { real::close_range(first, last, flags) };
+        return unsafe { plain::close_range(first, last, flags) };
     }
     // Ours stay; what lies between them goes in ranges.
     let mut from = first;
@@ -76,7 +76,7 @@ pub(crate) unsafe fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c
         if is_ours {
             if fd > from {
                 // SAFETY: the program closes its own descriptors.
-                unsafe { real::close_range(from, fd - 1, flags) };
+                unsafe { plain::close_range(from, fd - 1, flags) };
             }
             from = fd + 1;
         }
@@ -85,7 +85,7 @@ pub(crate) unsafe fn close_range(first: c_uint, last: c_uint, flags: c_int) -> c
         return 0;
     }
     // SAFETY: as above.
-    unsafe { real::close_range(from, last, flags) }
+    unsafe { plain::close_range(from, last, flags) }
 }
 
 pub(crate) unsafe fn closefrom(first: c_int) {
@@ -135,7 +135,7 @@ pub(crate) unsafe fn dup(fd: c_int) -> c_int {
     }
     settle(fd);
     // SAFETY: the C caller's promise.
-    became_copy(fd, unsafe { real::dup(fd) })
+    became_copy(fd, unsafe { plain::dup(fd) })
 }
 
 pub(crate) unsafe fn dup2(fd: c_int, to: c_int) -> c_int {
@@ -148,7 +148,7 @@ pub(crate) unsafe fn dup2(fd: c_int, to: c_int) -> c_int {
     }
     settle(fd);
     // SAFETY: the C caller's promise.
-    let new = unsafe { real::dup2(fd, to) };
+    let new = unsafe { plain::dup2(fd, to) };
     if fd == to { new } else { became_copy(fd, new) }
 }
 
@@ -161,18 +161,18 @@ pub(crate) unsafe fn dup3(fd: c_int, to: c_int, flags: c_int) -> c_int {
     }
     settle(fd);
     // SAFETY: the C caller's promise.
-    became_copy(fd, unsafe { real::dup3(fd, to, flags) })
+    became_copy(fd, unsafe { plain::dup3(fd, to, flags) })
 }
 
 pub(crate) unsafe fn fcntl(fd: c_int, command: c_int, arg: c_ulong) -> c_int {
     // SAFETY: the C caller's promise.
-    let by_kernel = || unsafe { real::fcntl(fd, command, arg) };
+    let by_kernel = || unsafe { plain::fcntl(fd, command, arg) };
     fcntl_with(fd, command, arg, by_kernel)
 }
 
 pub(crate) unsafe fn fcntl64(fd: c_int, command: c_int, arg: c_ulong) -> c_int {
     // SAFETY: the C caller's promise.
-    let by_kernel = || unsafe { real::fcntl64(fd, command, arg) };
+    let by_kernel = || unsafe { plain::fcntl64(fd, command, arg) };
     fcntl_with(fd, command, arg, by_kernel)
 }
 
@@ -218,7 +218,7 @@ fn set_status_flags(sock: &Sock, fd: c_int, arg: c_ulong, by_kernel: impl FnOnce
         0
     } else if sock.has(flag::FORCED) {
         // SAFETY: no memory involved.
-        unsafe { real::fcntl(fd, libc::F_SETFL, arg | libc::O_NONBLOCK as c_ulong) }
+        unsafe { plain::fcntl(fd, libc::F_SETFL, arg | libc::O_NONBLOCK as c_ulong) }
     } else {
         by_kernel()
     };
@@ -230,7 +230,7 @@ fn set_status_flags(sock: &Sock, fd: c_int, arg: c_ulong, by_kernel: impl FnOnce
 
 pub(crate) unsafe fn ioctl(fd: c_int, request: c_ulong, arg: *mut c_void) -> c_int {
     // SAFETY: the C caller's promise.
-    let by_kernel = || unsafe { real::ioctl(fd, request, arg) };
+    let by_kernel = || unsafe { plain::ioctl(fd, request, arg) };
     let Some(sock) = table::sock_as_is(fd) else {
         return if is_hidden(fd) { errno::small(Err(EBADF)) } else { by_kernel() };
     };

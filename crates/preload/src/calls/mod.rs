@@ -9,4 +9,5 @@ pub(crate) mod poll;
 pub(crate) mod process;
 pub(crate) mod raw;
 pub(crate) mod select;
+pub(crate) mod signals;
 pub(crate) mod socket;

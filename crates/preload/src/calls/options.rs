@@ -11,7 +11,7 @@ use libc::{linger, socklen_t, timeval};
 use state::TcpOptions;
 
 use crate::errno::{self, Errno, Outcome};
-use crate::interpose::real;
+use crate::interpose::plain;
 use crate::object::Handle;
 use crate::sock::{Seat, Sock, State, flag};
 use crate::{deferred, fast_open, info, stream, table, user};
@@ -196,7 +196,7 @@ pub(crate) unsafe fn setsockopt(
     len: socklen_t,
 ) -> c_int {
     // SAFETY: the C caller's promise.
-    let by_kernel = || unsafe { real::setsockopt(fd, level, name, value, len) };
+    let by_kernel = || unsafe { plain::setsockopt(fd, level, name, value, len) };
     let Some(sock) = table::sock_as_is(fd) else { return by_kernel() };
     // SAFETY: the C caller's promise.
     let value = Value { bytes: unsafe { user::slice(value.cast(), len as usize) } };
@@ -304,7 +304,7 @@ pub(crate) unsafe fn getsockopt(
     let of = sock.and_then(|sock| Some((sock.stream()?, sock)));
     let Some((seat, sock)) = of else {
         // SAFETY: the C caller's promise.
-        return unsafe { real::getsockopt(fd, level, name, value, len) };
+        return unsafe { plain::getsockopt(fd, level, name, value, len) };
     };
     let mut bytes = [0_u8; info::ANSWER_BYTES];
     let answered = get_from_stream(&sock, seat, (level, name), &mut bytes);
@@ -312,7 +312,7 @@ pub(crate) unsafe fn getsockopt(
         && let Some(untouched) = deferred::untouched(sock.has(flag::V6))
     {
         // SAFETY: the C caller's promise.
-        return unsafe { real::getsockopt(untouched, level, name, value, len) };
+        return unsafe { plain::getsockopt(untouched, level, name, value, len) };
     }
     errno::small(answered.and_then(|mut used| {
         if (level, name) == (SOCKET, libc::SO_MAX_PACING_RATE) {

@@ -6,7 +6,7 @@ use libc::{nfds_t, pollfd, sigset_t, size_t, timespec};
 
 use super::epoll::{after, after_ms};
 use crate::errno::{self, Errno};
-use crate::interpose::real;
+use crate::interpose::plain;
 use crate::{user, waiting};
 
 pub(crate) unsafe fn poll(fds: *mut pollfd, n: nfds_t, timeout_ms: c_int) -> c_int {
@@ -18,7 +18,7 @@ pub(crate) unsafe fn poll(fds: *mut pollfd, n: nfds_t, timeout_ms: c_int) -> c_i
             errno::small(waited.map(|n| n as c_int))
         }
         // SAFETY: the C caller's promise.
-        None => unsafe { real::poll(fds, n, timeout_ms) },
+        None => unsafe { plain::poll(fds, n, timeout_ms) },
     }
 }
 
@@ -32,7 +32,7 @@ pub(crate) unsafe fn ppoll(
     let list = unsafe { user::slice_mut(fds, n as usize) };
     let Some(mut set) = waiting::set_of(list) else {
         // SAFETY: the C caller's promise.
-        return unsafe { real::ppoll(fds, n, timeout, mask) };
+        return unsafe { plain::ppoll(fds, n, timeout, mask) };
     };
     // SAFETY: the C caller's promise.
     let Some(deadline) = after(unsafe { user::load(timeout) }) else {

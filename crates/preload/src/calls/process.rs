@@ -5,7 +5,7 @@ use core::ptr;
 
 use libc::pid_t;
 
-use crate::interpose::real;
+use crate::interpose::plain;
 use crate::{adopt, exec, fork};
 
 /// A child of `vfork` runs in the parent's memory, where its `close` and `dup2` before exec would change the parent's
@@ -18,7 +18,7 @@ pub(crate) unsafe fn vfork() -> pid_t {
 pub(crate) unsafe fn _exit(status: c_int) {
     fork::at_exit();
     // SAFETY: ends the process.
-    unsafe { real::_exit(status) };
+    unsafe { plain::_exit(status) };
 }
 
 /// Runs `by_kernel` with the environment of the next image. A program that hands sockets on to its next image, in an environment it made itself,
@@ -63,14 +63,14 @@ pub(crate) unsafe fn execve(
     env: *const *const c_char,
 ) -> c_int {
     // SAFETY: the C caller's promise, and the environment that is given.
-    let by_kernel = |env| unsafe { real::execve(path, args, env) };
+    let by_kernel = |env| unsafe { plain::execve(path, args, env) };
     // SAFETY: the C caller's promise.
     unsafe { exec_with(env, by_kernel) }
 }
 
 pub(crate) unsafe fn execv(path: *const c_char, args: *const *const c_char) -> c_int {
     // SAFETY: the C caller's promise, and the environment that is given.
-    let by_kernel = |env| unsafe { real::execve(path, args, env) };
+    let by_kernel = |env| unsafe { plain::execve(path, args, env) };
     // SAFETY: the C caller's promise.
     unsafe { exec_with(own_env(), by_kernel) }
 }
@@ -81,21 +81,21 @@ pub(crate) unsafe fn execvpe(
     env: *const *const c_char,
 ) -> c_int {
     // SAFETY: the C caller's promise, and the environment that is given.
-    let by_kernel = |env| unsafe { real::execvpe(file, args, env) };
+    let by_kernel = |env| unsafe { plain::execvpe(file, args, env) };
     // SAFETY: the C caller's promise.
     unsafe { exec_with(env, by_kernel) }
 }
 
 pub(crate) unsafe fn execvp(file: *const c_char, args: *const *const c_char) -> c_int {
     // SAFETY: the C caller's promise, and the environment that is given.
-    let by_kernel = |env| unsafe { real::execvpe(file, args, env) };
+    let by_kernel = |env| unsafe { plain::execvpe(file, args, env) };
     // SAFETY: the C caller's promise.
     unsafe { exec_with(own_env(), by_kernel) }
 }
 
 pub(crate) unsafe fn fexecve(fd: c_int, args: *const *const c_char, env: *const *const c_char) -> c_int {
     // SAFETY: the C caller's promise, and the environment that is given.
-    let by_kernel = |env| unsafe { real::fexecve(fd, args, env) };
+    let by_kernel = |env| unsafe { plain::fexecve(fd, args, env) };
     // SAFETY: the C caller's promise.
     unsafe { exec_with(env, by_kernel) }
 }
@@ -108,7 +108,7 @@ pub(crate) unsafe fn execveat(
     flags: c_int,
 ) -> c_int {
     // SAFETY: the C caller's promise, and the environment that is given.
-    let by_kernel = |env| unsafe { real::execveat(dir, path, args, env, flags) };
+    let by_kernel = |env| unsafe { plain::execveat(dir, path, args, env, flags) };
     // SAFETY: the C caller's promise.
     unsafe { exec_with(env, by_kernel) }
 }

@@ -4,7 +4,7 @@
 use core::ffi::{c_int, c_long, c_ulong, c_void};
 
 use super::{data, epoll, fds, options, socket};
-use crate::interpose::real;
+use crate::interpose::plain;
 use crate::{entrust, table};
 
 /// The arguments behind the number, as a pointer, a size or a small number.
@@ -50,7 +50,7 @@ pub(crate) unsafe fn syscall(
         unsafe { entrust::sending(args.at(1)) };
     }
     // SAFETY: as above.
-    unsafe { real::syscall(number, a, b, c, d, e, f) }
+    unsafe { plain::syscall(number, a, b, c, d, e, f) }
 }
 
 /// The calls whose first argument is a descriptor of ours. `None`: the kernel's.

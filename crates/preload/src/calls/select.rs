@@ -7,7 +7,7 @@ use libc::{fd_set, pollfd, sigset_t, timespec, timeval};
 
 use super::epoll::after;
 use crate::errno::{self, Errno, Outcome};
-use crate::interpose::real;
+use crate::interpose::plain;
 use crate::{table, user, waiting};
 
 /// Bits of a word of an `fd_set`.
@@ -117,7 +117,7 @@ pub(crate) unsafe fn select(
     // SAFETY: the C caller's promise.
     let Some(waited) = (unsafe { wait(n, [reads, writes, errors], deadline, core::ptr::null()) }) else {
         // SAFETY: as above.
-        return unsafe { real::select(n, reads, writes, errors, timeout) };
+        return unsafe { plain::select(n, reads, writes, errors, timeout) };
     };
     if let (Some(end), Some(_)) = (end, limit) {
         // select(2): Linux writes the time left.
@@ -143,6 +143,6 @@ pub(crate) unsafe fn pselect(
     match unsafe { wait(n, [reads, writes, errors], || after(until), mask) } {
         Some(waited) => errno::small(waited.map(|n| n as c_int)),
         // SAFETY: as above.
-        None => unsafe { real::pselect(n, reads, writes, errors, timeout, mask) },
+        None => unsafe { plain::pselect(n, reads, writes, errors, timeout, mask) },
     }
 }

@@ -7,7 +7,7 @@ use libc::{sockaddr, socklen_t};
 use super::data::connection;
 use crate::address::Named;
 use crate::errno::{self, Errno};
-use crate::interpose::real;
+use crate::interpose::plain;
 use crate::reason::Reason;
 use crate::sock::{Sock, State, flag};
 use crate::table::{self, Entry};
@@ -21,7 +21,7 @@ pub(crate) unsafe fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_in
         return fd;
     }
     // SAFETY: the C caller's promise.
-    let fd = unsafe { real::socket(domain, kind, protocol) };
+    let fd = unsafe { plain::socket(domain, kind, protocol) };
     if fd >= 0 {
         note(fd, domain, kind, protocol);
     }
@@ -62,7 +62,7 @@ pub(crate) unsafe fn bind(fd: c_int, addr: *const sockaddr, len: socklen_t) -> c
         return errno::small(Err(Errno(libc::EINVAL)));
     }
     // SAFETY: the C caller's promise.
-    let result = unsafe { real::bind(fd, addr, len) };
+    let result = unsafe { plain::bind(fd, addr, len) };
     if result == 0
         && let Some(sock) = table::sock(fd)
     {
@@ -76,12 +76,12 @@ pub(crate) unsafe fn listen(fd: c_int, backlog: c_int) -> c_int {
         return errno::small(Err(Errno(libc::EINVAL)));
     }
     // SAFETY: the C caller's promise.
-    let result = unsafe { real::listen(fd, backlog) };
+    let result = unsafe { plain::listen(fd, backlog) };
     if result == 0
         && let Some(sock) = table::sock(fd)
         && sock.state() != State::Kernel
     {
-        listening::begin(&sock, backlog);
+        listening::begin(&sock, fd, backlog);
     }
     result
 }
@@ -93,7 +93,7 @@ pub(crate) unsafe fn accept(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t)
 
 pub(crate) unsafe fn accept4(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t, flags: c_int) -> c_int {
     // SAFETY: the C caller's promise.
-    let by_kernel = || unsafe { real::accept4(fd, addr, len, flags) };
+    let by_kernel = || unsafe { plain::accept4(fd, addr, len, flags) };
     let Some(sock) = table::sock(fd) else {
         return by_kernel();
     };
@@ -116,7 +116,7 @@ pub(crate) unsafe fn accept4(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t
 
 pub(crate) unsafe fn connect(fd: c_int, addr: *const sockaddr, len: socklen_t) -> c_int {
     // SAFETY: the C caller's promise.
-    let by_kernel = || unsafe { real::connect(fd, addr, len) };
+    let by_kernel = || unsafe { plain::connect(fd, addr, len) };
     let Some(sock) = table::sock_as_is(fd) else {
         return by_kernel();
     };
@@ -193,7 +193,7 @@ pub(super) unsafe fn send_fast(
 pub(crate) unsafe fn shutdown(fd: c_int, how: c_int) -> c_int {
     let Some((sock, seat)) = connection(fd) else {
         // SAFETY: the C caller's promise.
-        return unsafe { real::shutdown(fd, how) };
+        return unsafe { plain::shutdown(fd, how) };
     };
     errno::small(stream::shutdown(&sock, seat, how).map(|()| 0))
 }
@@ -201,7 +201,7 @@ pub(crate) unsafe fn shutdown(fd: c_int, how: c_int) -> c_int {
 pub(crate) unsafe fn getsockname(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int {
     let Some((sock, seat)) = connection(fd) else {
         // SAFETY: the C caller's promise.
-        return unsafe { real::getsockname(fd, addr, len) };
+        return unsafe { plain::getsockname(fd, addr, len) };
     };
     let local = sock.inner().local;
     // SAFETY: the C caller's promise.
@@ -212,7 +212,7 @@ pub(crate) unsafe fn getsockname(fd: c_int, addr: *mut sockaddr, len: *mut sockl
 pub(crate) unsafe fn getpeername(fd: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> c_int {
     let Some((sock, seat)) = connection(fd) else {
         // SAFETY: the C caller's promise.
-        return unsafe { real::getpeername(fd, addr, len) };
+        return unsafe { plain::getpeername(fd, addr, len) };
     };
     if !stream::is_connected(&sock, seat) {
         return errno::small(Err(Errno(libc::ENOTCONN)));

@@ -13,11 +13,12 @@ use sys::fds::Fd;
 
 use super::turns::{Target, Turns};
 use super::{FIRED, hub, spin};
+use crate::boundary::asleep;
 use crate::errno::{self, Outcome};
 use crate::interpose::real;
 use crate::signals::Held;
 use crate::view::View;
-use crate::{fork, home};
+use crate::{family, fork, home};
 
 /// How long a sleeper on a lane of another process waits at most: that process may take the lane's packets for us
 /// and has no way to wake this thread.
@@ -171,7 +172,12 @@ pub(crate) fn block(wait: &mut Wait<'_>, seen: u64) -> Outcome<()> {
     };
     let touched = View::in_mask(polls).filter(|view| !view.start_polling()).count();
     let sleeps = touched == 0 && !spin::serve(wait, waiter, polls);
+    let generation = family::generation();
     let outcome = if sleeps { sleep(wait, waiter, polls) } else { Ok(()) };
+    if family::generation() != generation {
+        // A handler forked, and this is the child: the sleeper is the parent's.
+        return outcome;
+    }
     let mut wakes = Wakes::new();
     for view in View::in_mask(polls) {
         view.sleep_until.store(0, Ordering::Release);
@@ -223,7 +229,7 @@ fn sleep(wait: &mut Wait<'_>, waiter: &Waiter, polls: u32) -> Outcome<()> {
     let before = wait.held.begin();
     let mask = if wait.mask.is_null() { core::ptr::from_ref(before) } else { wait.mask };
     // SAFETY: `fds` is a live array of that length, `limit` null or a live local, the mask the program's own.
-    let ready = unsafe { real::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, limit, mask) };
+    let ready = asleep(|| unsafe { real::ppoll(fds.as_mut_ptr(), fds.len() as libc::nfds_t, limit, mask) });
     if let Some(view) = View::in_mask(polls).next() {
         view.waits.took(sys::clock::now().since(now).0);
     }

@@ -8,7 +8,13 @@ async def pump(reader, writer):
     if writer.can_write_eof():
         writer.write_eof()
 
+# A loop refers to its tasks weakly: one that waits for a reader that only itself knows may be collected.
+running = set()
+
 async def serve(reader, writer):
+    task = asyncio.current_task()
+    running.add(task)
+    task.add_done_callback(running.discard)
     if len(sys.argv) > 3:
         r, w = await asyncio.open_connection(sys.argv[3], int(sys.argv[4]))
         await asyncio.gather(pump(reader, w), pump(r, writer))
