@@ -85,6 +85,7 @@ impl Linux {
             // What a kernel does not have cannot send either.
             let _ = std::fs::write(format!("/proc/sys/{name}"), value);
         }
+        let _ = std::fs::write("/proc/sys/net/ipv4/tcp_mtu_probing", script.mtu_probing.to_string());
         for (name, v4, v6) in SYSCTLS_V6 {
             let _ = std::fs::write(
                 format!("/proc/sys/{name}"),

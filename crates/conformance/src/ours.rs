@@ -10,8 +10,8 @@ use lane::{Lane, LanePort};
 use port::{Port, PortCaps, PortError, PortStats, chain};
 use region::{Frames, Owner, Region, RegionShape};
 use state::{
-    CsumState, Endpoint, LAYOUT_VERSION, LaneMem, LaneShape, Ready, RxBatch, RxFrame, SockRef, TcpOptions,
-    TxFrame,
+    CsumState, Endpoint, LAYOUT_VERSION, LaneMem, LaneShape, PathSettings, Ready, RxBatch, RxFrame, SockRef,
+    TcpOptions, TxFrame,
 };
 
 use crate::packet::{Family, SCRIPT_MAC, STACK_MAC};
@@ -130,7 +130,11 @@ impl Ours {
         let lane = Lane::new(region, LaneId(0), vec![port], None).ok_or("the region has no lane")?;
         let mut session = lane.enter(now).map_err(|_| "the lane is poisoned")?;
         session.set_addresses(0, &[script.family.stack()]);
-        session.engine(|e| e.set_fast_open(FAST_OPEN));
+        let path = PathSettings { when: script.mtu_probing, ..PathSettings::DEFAULT };
+        session.engine(|e| {
+            e.set_fast_open(FAST_OPEN);
+            e.set_path_search(&path);
+        });
         drop(session);
         Ok(Self {
             family: script.family,

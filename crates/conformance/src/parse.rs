@@ -27,6 +27,7 @@ pub fn scripts(file: &str, text: &str) -> Result<Vec<Script>, String> {
                 differs: None,
                 only: None,
                 mtu: 1500,
+                mtu_probing: 0,
                 family: Family::V4,
                 file: file.to_owned(),
                 steps: Vec::new(),
@@ -64,6 +65,7 @@ fn header(script: &mut Script, line: &str) -> Result<bool, String> {
         "rfc" => rest.clone_into(&mut script.rfc),
         "differs" => script.differs = Some(rest.to_owned()),
         "mtu" => script.mtu = number(rest)?,
+        "mtu_probing" => script.mtu_probing = number(rest)?,
         "ip" => {
             script.family = match rest {
                 "4" => Family::V4,

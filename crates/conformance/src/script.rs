@@ -29,6 +29,8 @@ pub struct Script {
     pub only: Option<(For, String)>,
     /// MTU of the link, bytes.
     pub mtu: u16,
+    /// When the MTU of the path is searched, as net.ipv4.tcp_mtu_probing numbers it.
+    pub mtu_probing: u16,
     /// The IP it is about.
     pub family: Family,
     /// The file, for messages.

@@ -3,8 +3,8 @@
 use base::{Idx, Instant, IpAddress, MacAddr};
 use state::ports::PORT_ADDRESSES;
 use state::{
-    Counters, Endpoint, Event, Hop, LaneMem, PortInfo, Ready, RxBatch, SockKind, SockRef, TcpOptions,
-    TxBatch, TxFrame,
+    Counters, Endpoint, Event, Hop, LaneMem, PathSettings, PortInfo, Ready, RxBatch, SockKind, SockRef,
+    TcpOptions, TxBatch, TxFrame,
 };
 
 use crate::errors::{AcceptError, ConnectError, ListenError, RecvError, SendError, ShutdownError, SockError};
@@ -288,6 +288,11 @@ impl<'a> Engine<'a> {
     /// Congestion control of connections whose options name none. Those that have begun to use theirs keep it.
     pub fn set_congestion(&mut self, algorithm: Algorithm) {
         self.mem.globals.tcp.congestion = algorithm as u8;
+    }
+
+    /// How the MTU of paths is searched, from now on (RFC 4821).
+    pub fn set_path_search(&mut self, settings: &PathSettings) {
+        self.mem.globals.tcp.path = *settings;
     }
 
     /// Whether connections that begin from now on use ECN (RFC 3168).

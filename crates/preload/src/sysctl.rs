@@ -3,7 +3,7 @@
 use engine::Engine;
 use region::LaneGuard;
 use rustix::fs::{Mode, OFlags};
-use state::LaneMem;
+use state::{LaneMem, PathSettings};
 
 use crate::{buffers, fast_open};
 
@@ -14,6 +14,32 @@ pub(crate) fn begin(guard: &mut LaneGuard) {
     let mut engine = Engine::new(mem, sys::clock::now());
     buffers::begin(&mut engine);
     fast_open::begin(&mut engine);
+    engine.set_path_search(&path_search(number));
+}
+
+/// A setting of net.ipv4 that is a number.
+fn number(name: &str) -> Option<u32> {
+    let mut path = [0; 64];
+    let parts = ["/proc/sys/net/ipv4/", name];
+    let bytes = parts.iter().flat_map(|part| part.bytes());
+    path.iter_mut().zip(bytes).for_each(|(to, from)| *to = from);
+    let used = parts.iter().map(|part| part.len()).sum::<usize>();
+    text_of(core::str::from_utf8(path.get(..used)?).ok()?, &mut [0; 32])?.parse().ok()
+}
+
+/// How the MTU of paths is searched: as the kernel does in this network namespace, where it says (ip(7), tcp_mtu_probing and its like).
+fn path_search(setting: impl Fn(&str) -> Option<u32>) -> PathSettings {
+    let short =
+        |name, usual: u16| setting(name).map_or(usual, |value| u16::try_from(value).unwrap_or(u16::MAX));
+    let usual = PathSettings::DEFAULT;
+    PathSettings {
+        when: short("tcp_mtu_probing", usual.when),
+        base_mss: short("tcp_base_mss", usual.base_mss),
+        floor_mss: short("tcp_mtu_probe_floor", usual.floor_mss),
+        threshold: short("tcp_probe_threshold", usual.threshold),
+        interval_s: setting("tcp_probe_interval").unwrap_or(usual.interval_s),
+        ..usual
+    }
 }
 
 /// The text of a short file, without white space around it; `None`: it cannot be read.
@@ -21,4 +47,33 @@ pub(crate) fn text_of<'a>(path: &str, room: &'a mut [u8]) -> Option<&'a str> {
     let file = rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).ok()?;
     let n = rustix::io::read(&file, &mut *room).ok()?;
     Some(core::str::from_utf8(room.get(..n)?).ok()?.trim())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_searched_as_the_kernel_is_told_to() {
+        assert_eq!(path_search(|_| None), PathSettings::DEFAULT);
+        let settings = [
+            ("tcp_mtu_probing", 2),
+            ("tcp_base_mss", 512),
+            ("tcp_mtu_probe_floor", 100),
+            ("tcp_probe_threshold", 16),
+            ("tcp_probe_interval", 77),
+        ];
+        let told = |name: &str| settings.iter().find(|s| s.0 == name).map(|s| s.1);
+        let wanted =
+            PathSettings { when: 2, base_mss: 512, floor_mss: 100, threshold: 16, interval_s: 77, spare: 0 };
+        assert_eq!(path_search(told), wanted);
+        assert_eq!(path_search(|_| Some(1 << 20)).base_mss, u16::MAX);
+    }
+
+    #[test]
+    fn a_setting_is_read_by_its_name() {
+        let file = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_mtu_probing").ok();
+        assert_eq!(number("tcp_mtu_probing"), file.and_then(|text| text.trim().parse().ok()));
+        assert_eq!(number("no_such_setting"), None);
+    }
 }

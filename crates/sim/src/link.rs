@@ -94,13 +94,15 @@ impl Burst {
     }
 }
 
-/// A router behind the cable whose next link is narrower from some time on. It drops what does not fit and says so by ICMP.
+/// A router behind the cable whose next link is narrower from some time on. It drops what does not fit and says so by ICMP, or is silent: a black hole.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Narrowing {
     /// Since when.
     pub at: Instant,
     /// Largest IP packet from then on, bytes.
     pub mtu: u16,
+    /// Says nothing.
+    pub silent: bool,
 }
 
 #[cfg(test)]

@@ -215,7 +215,9 @@ impl Network {
             self.counts.too_long += 1;
             self.counts.dropped += 1;
             let back = leaves.plus(spec.delay.times(2));
-            self.fly(usize::MAX, host, back, report);
+            if !narrow.silent {
+                self.fly(usize::MAX, host, back, report);
+            }
             return;
         }
         if self.rng.chance_ppm(spec.duplicate_ppm) {

@@ -73,7 +73,7 @@ fn bursts_and_lost_tails_slow_a_flow_and_do_not_stop_it() {
 
 #[test]
 fn a_path_that_becomes_narrower_is_noticed_and_used_on() {
-    let narrows = Narrowing { at: Instant(0).plus(Duration::from_secs(5)), mtu: 900 };
+    let narrows = Narrowing { at: Instant(0).plus(Duration::from_secs(5)), mtu: 900, silent: false };
     let plan = BulkPlan { flows: 1, link: LinkSpec { narrows: Some(narrows), ..plan().link }, ..plan() };
     let report = play(&plan);
     assert!(report.network.too_long > 0);
@@ -82,8 +82,22 @@ fn a_path_that_becomes_narrower_is_noticed_and_used_on() {
 }
 
 #[test]
+fn a_path_that_swallows_long_packets_in_silence_is_used_on() {
+    for six in [false, true] {
+        let narrows = Narrowing { at: Instant(0).plus(Duration::from_secs(5)), mtu: 1300, silent: true };
+        let plan = BulkPlan { flows: 1, link: LinkSpec { narrows: Some(narrows), ..plan().link }, ..plan() };
+        let mut scenario = Scenario::bulk(&plan, 1);
+        scenario.six = six;
+        let report = run(&scenario).unwrap_or_else(|failure| panic!("{failure}"));
+        assert!((1..300).contains(&report.network.too_long), "{report:?}");
+        let sum: f64 = goodput(&plan, &report).iter().sum();
+        assert!(sum > 0.5 * 20e6, "{sum}");
+    }
+}
+
+#[test]
 fn an_ipv6_path_that_becomes_narrower_is_noticed_and_used_on() {
-    let narrows = Narrowing { at: Instant(0).plus(Duration::from_secs(5)), mtu: 1300 };
+    let narrows = Narrowing { at: Instant(0).plus(Duration::from_secs(5)), mtu: 1300, silent: false };
     let plan = BulkPlan { flows: 1, link: LinkSpec { narrows: Some(narrows), ..plan().link }, ..plan() };
     let mut six = Scenario::bulk(&plan, 1);
     six.six = true;

@@ -30,11 +30,34 @@ plain! {
         pub reading: Reading,
         /// When the next segment may go, if there is a pace.
         pub next_at: Instant,
+        /// The MTU of the path.
+        pub path: PathProbe,
         /// Room.
-        pub spare: [u64; 4],
+        pub spare: u64,
     }
 }
 const _: () = assert!(size_of::<Congestion>() == 192);
+
+plain! {
+    /// What is known of the path's MTU, and the probe on its way, as payload of a segment, bytes.
+    #[derive(Debug, Default)]
+    pub struct PathProbe {
+        /// When it is too old to count.
+        pub at: Instant,
+        /// First byte of the latest probe.
+        pub start: SeqNum,
+        /// The probe on its way; 0: none.
+        pub size: u16,
+        /// The last one that was lost.
+        pub lost: u16,
+        /// The path takes so much.
+        pub low: u16,
+        /// It takes no more than this.
+        pub high: u16,
+        /// Room.
+        pub spare: u32,
+    }
+}
 
 plain! {
     /// How much the program reads in a round trip. Times are us and wrap.

@@ -144,6 +144,10 @@ plain! {
         pub recoveries: u64,
         /// Tail loss probes sent (TCPLossProbes).
         pub loss_probes: u64,
+        /// Segments longer than the path was known to take (RFC 4821).
+        pub path_probes: u64,
+        /// Times that full segments vanished again and again, and shorter ones were tried.
+        pub black_holes: u64,
         /// Losses that nothing but a tail loss probe repaired (TCPLossProbeRecovery).
         pub loss_probe_repairs: u64,
         /// Retransmissions lost again, as time has shown (TCPLostRetransmit).

@@ -157,9 +157,36 @@ plain! {
         pub fast_open: u16,
         /// Room.
         pub spare: [u8; 4],
+        /// How the MTU of paths is searched.
+        pub path: PathSettings,
         /// Keys initial sequence numbers (RFC 6528).
         pub isn_key: [u64; 2],
     }
+}
+
+plain! {
+    /// How the MTU of paths is searched (RFC 4821).
+    #[derive(PartialEq, Eq, Debug)]
+    pub struct PathSettings {
+        /// As net.ipv4.tcp_mtu_probing: 0 never, 1 after a black hole, 2 from the start.
+        pub when: u16,
+        /// Payload after a black hole, bytes (net.ipv4.tcp_base_mss).
+        pub base_mss: u16,
+        /// Least payload that black holes lead to, bytes (net.ipv4.tcp_mtu_probe_floor).
+        pub floor_mss: u16,
+        /// A search ends when it is known to so many bytes (net.ipv4.tcp_probe_threshold).
+        pub threshold: u16,
+        /// Time until a search begins anew, s (net.ipv4.tcp_probe_interval).
+        pub interval_s: u32,
+        /// Room.
+        pub spare: u32,
+    }
+}
+
+impl PathSettings {
+    /// Linux's numbers; after a black hole, as RFC 4821 7.7 and RFC 8899 4.3 want it.
+    pub const DEFAULT: Self =
+        Self { when: 1, base_mss: 1024, floor_mss: 48, threshold: 8, interval_s: 600, spare: 0 };
 }
 
 impl TcpGlobals {
@@ -187,6 +214,7 @@ impl TcpGlobals {
         ecn: 0,
         fast_open: 1,
         spare: [0; 4],
+        path: PathSettings::DEFAULT,
         isn_key: [0; 2],
     };
 }

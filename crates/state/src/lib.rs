@@ -22,7 +22,9 @@ mod sock;
 mod tcb;
 pub mod udp;
 
-pub use congestion::{Arrival, Congestion, CongestionTables, Cubic, Dctcp, Prr, Reading, SlowStart};
+pub use congestion::{
+    Arrival, Congestion, CongestionTables, Cubic, Dctcp, PathProbe, Prr, Reading, SlowStart,
+};
 pub use counters::{Counters, DROP_REASONS, DropReason, TcpCounters};
 pub use dormant::{Dormant, DormantGlobals, Handle, OptionSet};
 pub use event::{EventGlobals, EventQueue, EventRow};
@@ -30,7 +32,7 @@ pub use fast::{FAST_PEERS, FastPeer};
 pub use hop::{Hop, HopGlobals};
 pub use io::{CsumState, Piece, RxBatch, RxFrame, TxBatch, TxFrame};
 pub use ip::IpGlobals;
-pub use lane::{LaneGlobals, LaneShape, LaneTables, RateLimit, TcpGlobals, TxRing};
+pub use lane::{LaneGlobals, LaneShape, LaneTables, PathSettings, RateLimit, TcpGlobals, TxRing};
 pub use listener::{LISTEN_BUCKETS, Listener, TcbQueue};
 pub use load::LaneLoad;
 pub use mem::{LaneMem, buffer_max};

@@ -270,8 +270,8 @@ plain! {
         pub reo_memory: u8,
         /// Fast open (RFC 7413), as the engine numbers its flags.
         pub fast: u8,
-        /// Room.
-        pub room: u8,
+        /// What is known of the path's MTU, as the engine numbers its flags; 0: nothing.
+        pub path: u8,
         /// When RCV.NXT reaches this, it is looked at whether the receive buffer is to grow.
         pub tune_at: SeqNum,
         /// When a state that may not last ends: keepalive, FIN-WAIT-2 of an orphan, want of frames.

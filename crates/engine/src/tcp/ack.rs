@@ -105,6 +105,9 @@ impl Conn<'_, '_> {
             self.rate_ack(acked.saturating_add(self.sacked_bytes()).saturating_sub(reported));
         }
         self.count_marks(seg, self.hot.snd.una.since(before.0));
+        if self.any(flag::SPECIAL) {
+            self.note_path_acked();
+        }
         fate
     }
 

@@ -97,7 +97,12 @@ impl Conn<'_, '_> {
     pub(super) fn choose_way(&mut self) {
         let telling = self.cold.cc_flags & (cc_flag::ECE | cc_flag::CWR) != 0;
         let counting = self.uses_ecn() && self.chosen_algorithm() == Algorithm::Dctcp;
-        if telling || counting || self.cold.cc_flags & cc_flag::PACED != 0 || self.has_pacing_limit() {
+        if telling
+            || counting
+            || self.cold.cc_flags & cc_flag::PACED != 0
+            || self.has_pacing_limit()
+            || self.searches_path()
+        {
             self.set(flag::SPECIAL);
         } else {
             self.clear(flag::SPECIAL);

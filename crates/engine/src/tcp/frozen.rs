@@ -86,6 +86,7 @@ pub(super) fn is_idle(hot: &TcbHot, cold: &TcbCold) -> bool {
         && cold.loss.keep_probes == 0
         && cold.acks_owed == 0
         && cold.error == 0
+        && cold.path == 0
 }
 
 /// The lower 48 bits of a count.

@@ -96,6 +96,9 @@ impl Conn<'_, '_> {
         self.hot.snd.wl1 = seg.seq;
         self.agree(&seg.options);
         self.agree_on_ecn(seg);
+        if self.tcp.path.when == 2 {
+            self.search_from_start();
+        }
         self.start_congestion();
         self.hot.quick_acks = QUICK_ACKS;
     }

@@ -11,7 +11,7 @@
 //! | `recovery`, `rack`, `undo`, `board`, `resent`, `rtt` | what is lost |
 //! | `output`, `usual_out`, `header`, `reset`, `window` | what is sent |
 //! | `tune` | buffers that grow |
-//! | `timers`, `report` | what time and ICMP errors do |
+//! | `timers`, `report`, `path_mtu` | what time, ICMP errors and routers that send none do |
 //! | `travel` | connections that move to another lane |
 //! | `entrust` | connections that leave for the kernel |
 //! | `bequest` | connections not yet accepted, from a listener that closes to its twin on another lane |
@@ -45,6 +45,7 @@ mod input;
 pub(crate) mod listen;
 mod output;
 mod pace;
+mod path_mtu;
 mod prr;
 mod queue;
 mod rack;

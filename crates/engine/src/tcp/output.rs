@@ -209,6 +209,12 @@ impl Conn<'_, '_> {
         if self.fin_is_lost() {
             return self.retransmit(out, self.hot.snd.end, 0).map(|()| true);
         }
+        if self.any(flag::SPECIAL)
+            && self.searches_path()
+            && let Some(more) = self.probe_path(out)?
+        {
+            return Ok(more);
+        }
         let Some(cut) = self.next_new() else { return Ok(false) };
         let sent = self.send_segment(out, &cut)?;
         if self.cold.bytes_in > 0 {
@@ -238,7 +244,9 @@ impl Conn<'_, '_> {
         }
         self.note_resent(range);
         self.note_recovery_sent(space);
-        self.note_rate_lost(space);
+        if !self.is_of_lost_probe(seq) {
+            self.note_rate_lost(space);
+        }
         self.note_special_sent(sent.len);
         self.cold.loss.retransmits = self.cold.loss.retransmits.saturating_add(1);
         self.counters.tcp.retransmits = self.counters.tcp.retransmits.wrapping_add(1);
@@ -261,7 +269,7 @@ impl Conn<'_, '_> {
     }
 
     /// Bytes that the congestion window lets out.
-    fn cwnd_room(&self) -> u32 {
+    pub(super) fn cwnd_room(&self) -> u32 {
         let cwnd = self.hot.snd.cwnd;
         if self.any(flag::RECOVERY) {
             return cwnd.saturating_sub(self.pipe());
@@ -340,7 +348,7 @@ impl Conn<'_, '_> {
     }
 
     /// `len` new bytes, and the FIN if it is among `flags`, were sent; the next byte lies in `next`.
-    fn advance(&mut self, len: u32, flags: TcpFlags, next: FrameIdx) {
+    pub(super) fn advance(&mut self, len: u32, flags: TcpFlags, next: FrameIdx) {
         self.note_rate_sent(self.hot.snd.nxt, len);
         self.note_special_sent(len);
         let end = self.hot.snd.nxt.plus(len);

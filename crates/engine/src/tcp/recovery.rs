@@ -51,6 +51,9 @@ impl Conn<'_, '_> {
         {
             return;
         }
+        if self.takes_for_probe(edge) {
+            return;
+        }
         self.prepare_undo();
         self.on_loss_event();
         self.begin_recovery(edge);
@@ -76,8 +79,15 @@ impl Conn<'_, '_> {
     pub(super) fn resend_all(&mut self) {
         if self.flight() > 0 {
             self.forget_reports();
-            self.begin_recovery(self.hot.snd.nxt);
+            self.resend_until(self.hot.snd.nxt);
         }
+    }
+
+    /// What is not reported before `edge` was dropped on the way, though not by congestion: it goes again, in the window that there is.
+    pub(super) fn resend_until(&mut self, edge: SeqNum) {
+        // As after a timeout, but without one: no rate reduction, and no threshold to come down to.
+        self.set(flag::LOSS);
+        self.begin_recovery(edge);
     }
 
     fn begin_recovery(&mut self, lost_edge: SeqNum) {

@@ -59,6 +59,7 @@ impl Conn<'_, '_> {
             return;
         }
         self.hot.mss = mss;
+        self.note_path_told(mss);
         // RFC 1191 6.5: that is no congestion, so what was dropped goes again without a smaller window.
         self.resend_all();
     }

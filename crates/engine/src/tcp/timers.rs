@@ -55,6 +55,7 @@ fn fired(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>) {
     }
     let fate = c.on_timer();
     c.arm();
+    c.arm_path();
     if fate == Fate::Dead(SockError::TimedOut) && c.cold.fast != 0 {
         fast_open::unanswered(mem, now, at);
     }
@@ -92,6 +93,9 @@ impl Conn<'_, '_> {
         }
         if self.any(flag::SPECIAL) {
             self.pace_on();
+        }
+        if self.cold.path != 0 {
+            self.age_path();
         }
         if self.hot.rexmit_at <= self.now {
             self.hot.rexmit_at = Instant::NEVER;
@@ -184,6 +188,8 @@ impl Conn<'_, '_> {
         }
         let first = self.cold.loss.backoff == 0;
         self.note_timeout();
+        self.forget_probe(true);
+        self.suspect_black_hole();
         self.enter_loss(first);
         self.hot.rexmit_at = self.now.plus(rtt::rto(&self.hot.rtt, self.cold.loss.backoff));
         Fate::Keep

@@ -354,6 +354,7 @@ fn wake_up(to: &mut LaneMem<'_>, now: Instant, new: Idx<TcbHot>) {
     }
     c.kick();
     c.arm();
+    c.arm_path();
 }
 
 /// The old lane forgets `at`, but for a note of where it went if a program has its name.

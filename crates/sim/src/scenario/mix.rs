@@ -32,6 +32,11 @@ pub(super) fn mix(scenario: &mut Scenario) {
     }
     // From a generator of its own, so that seeds that once failed stay what they were.
     scenario.six = Rng::new(scenario.seed ^ 6).below(3) == 0;
+    // Likewise. Of the routers behind narrow links some say nothing.
+    let mut silent = Rng::new(scenario.seed ^ 0x4821);
+    for narrows in scenario.hosts.iter_mut().filter_map(|host| host.link.narrows.as_mut()) {
+        narrows.silent = silent.below(3) == 0;
+    }
     if scenario.six {
         for host in &mut scenario.hosts {
             let LinkSpec { mtu, narrows, .. } = &mut host.link;
@@ -60,7 +65,7 @@ fn spoil(link: &mut LinkSpec, rng: &mut Rng) {
     }
     if rng.below(4) == 0 {
         let at = Instant(0).plus(Duration::from_micros(rng.below(3_000_000)));
-        link.narrows = Some(Narrowing { at, mtu: 576 + rng.below(900) as u16 });
+        link.narrows = Some(Narrowing { at, mtu: 576 + rng.below(900) as u16, silent: false });
     }
 }
 
