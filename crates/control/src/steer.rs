@@ -11,6 +11,8 @@ mod entrust;
 mod fetch;
 mod maps;
 mod program;
+mod quoted;
+mod shape;
 
 pub use maps::{BLOCK_PORTS, Flow, LocalEnd, SLOTS, slot_of};
 

@@ -228,3 +228,64 @@ fn a_foreign_xdp_program_is_an_error_and_stays() {
         second.attach_xdp(ifindex, XdpMode::Generic, 1).unwrap();
     });
 }
+
+/// An ICMP error of `kind` and `code` to `HERE` about a datagram from `HERE`'s `port` to `THERE`'s 6000.
+fn icmp_error(kind: u8, code: u8, port: u16) -> Vec<u8> {
+    let mut quoted = vec![0x45, 0, 0, 33, 0, 1, 0x40, 0, 64, 17, 0, 0];
+    quoted.extend(HERE.octets());
+    quoted.extend(THERE.octets());
+    quoted.extend(port.to_be_bytes());
+    quoted.extend(6000_u16.to_be_bytes());
+    quoted.extend([0, 13, 0, 0]);
+    let mut message = vec![kind, code, 0, 0, 0, 0, 5, 0];
+    message.extend(quoted);
+    let sum: u32 = message.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    message[2..4].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
+    message
+}
+
+#[test]
+fn an_icmp_error_goes_to_the_lane_of_the_flow_that_it_quotes() {
+    two_hosts(|hosts| {
+        let ifindex = sys::links::index("near").unwrap();
+        let mut steering = Steering::new(7).unwrap();
+        let (tap_0, tap_1) = (tap(&steering, ifindex, 0), tap(&steering, ifindex, 1));
+        steering.attach_packet(ifindex).unwrap();
+        steering.add_listener(local(Proto::Udp, 5000), lane(0)).unwrap();
+        let flow = Flow {
+            local: local(Proto::Udp, 5001),
+            remote: IpAddress::from_v4(THERE),
+            remote_port: Port(6000),
+        };
+        steering.add_flow(flow, lane(1)).unwrap();
+        // The kernel's own socket hears of its own datagrams, as before.
+        let own = udp(HERE, 5002);
+        own.connect((THERE, 6000)).unwrap();
+        let raw = hosts.on_the_other(|| {
+            use rustix::net::{AddressFamily, SocketType, ipproto, socket};
+            socket(AddressFamily::INET, SocketType::RAW, Some(ipproto::ICMP)).unwrap()
+        });
+        let to = std::net::SocketAddr::from((HERE, 0));
+        let send = |kind: u8, code: u8, port: u16| {
+            let message = icmp_error(kind, code, port);
+            rustix::net::sendto(&raw, &message, rustix::net::SendFlags::empty(), &to).unwrap();
+        };
+        // Errors of all kinds; an echo request, and a redirect, quote nothing that counts.
+        for (kind, code) in [(3, 4), (3, 3), (11, 0), (12, 0), (8, 0), (5, 1)] {
+            send(kind, code, 5000);
+            send(kind, code, 5001);
+            send(kind, code, 4999);
+        }
+        send(3, 3, 5002);
+        let error = own.recv(&mut [0; 10]).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        let kinds = |tap: &Fd, port: u16| -> Vec<u8> {
+            let got = frames(tap);
+            assert!(got.iter().all(|f| f[62..64] == port.to_be_bytes()), "{got:02x?}");
+            got.iter().map(|f| f[34]).collect()
+        };
+        assert_eq!(kinds(&tap_0, 5000), [3, 3, 11, 12]);
+        assert_eq!(kinds(&tap_1, 5001), [3, 3, 11, 12]);
+    });
+}

@@ -48,4 +48,4 @@ pub use tcb::{
 pub use udp::{UdpGlobals, UdpSock};
 
 /// Version of the layout: libraries and processes share a region only when theirs is the same. One up at each change.
-pub const LAYOUT_VERSION: u32 = 13;
+pub const LAYOUT_VERSION: u32 = 14;

@@ -10,6 +10,7 @@ mod errors;
 mod exec;
 mod flood;
 mod forks;
+mod icmp;
 mod lossy;
 mod memif;
 mod peers;

@@ -24,7 +24,7 @@ fn nginx(world: &World, listens: &str) -> Process {
 
 /// [`kernel_segments`] of Corelane's side once every connection of the kernel's there has ended: those that came before the listener was a
 /// lane's.
-fn settled_segments(world: &World) -> u64 {
+pub(crate) fn settled_segments(world: &World) -> u64 {
     let open = ["ss", "-tnH", "state", "connected", "exclude", "time-wait"];
     wait_until("the kernel's connections have ended", 20, || {
         world.check(Side::Ours, 5, &open).trim().is_empty()

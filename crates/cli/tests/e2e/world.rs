@@ -112,7 +112,7 @@ impl World {
         network.split('/').next().expect("a part").to_owned()
     }
 
-    fn namespace(&self, side: Side) -> &str {
+    pub(crate) fn namespace(&self, side: Side) -> &str {
         match side {
             Side::Peer => &self.peer,
             Side::Ours => &self.ours,

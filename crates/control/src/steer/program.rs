@@ -3,14 +3,15 @@
 //! Classifier: Ethernet without tag, to a single station; IPv4 with any options, no fragment, or IPv6 without extension headers; TCP or UDP. First the flow map, then the
 //! listener map with the slot of the remote end: the port's own rule, then that of its block. The SYN that opens a connection leaves a pin, which the connection's other segments follow
 //! when the listener has several lanes or is gone: lanes come and go without breaking what runs. Whatever is not found, or not understood, goes on to the kernel. Fragments go to the
-//! kernel because only the first has ports (RFC 791 3.2); nothing is lost, the kernel reassembles and answers for itself. The two families have maps of
-//! their own; the code for each is made by the same functions, by a [`Shape`].
+//! kernel because only the first has ports (RFC 791 3.2); nothing is lost, the kernel reassembles and answers for itself. An ICMP error goes where the packet
+//! that it quotes came from (`quoted`). The two families have maps of their own; the code for each is made by the same functions, by a [`Shape`].
 
 use super::maps::{
     BLOCK_KEY, BLOCK_MASK, LISTENER_PINS, MIX, NO_LANE, PINS_FIRST, PINS_UNUSED, SLOT_SHIFT, STATE_BLOCKS,
     STATE_FLOWS, STATE_LANES,
 };
-use super::{FamilyMaps, Maps, STEER_LANES, SteerLane};
+use super::shape::{FOUR, IP, SIX, Shape};
+use super::{FamilyMaps, Maps, STEER_LANES, SteerLane, quoted};
 use crate::bpf::{AssembleError, Assembler, Helper, If, Label, Op, Reg, Size};
 use sys::bpf::{Insn, Map};
 
@@ -26,10 +27,7 @@ pub(super) enum Kind<'a> {
 
 // Offsets in the frame.
 const ETH_TYPE: i16 = 12;
-const IP: i16 = 14;
 const IP_FRAGMENT: i16 = IP + 6;
-/// Ethernet and IPv4 header without options.
-const HEADERS: i32 = 34;
 /// Source and destination port.
 const PORTS: i32 = 4;
 /// The TCP header up to and with its flags (RFC 9293 3.1).
@@ -38,77 +36,10 @@ const TCP_FLAGS: i16 = 13;
 const TCP_SYN: i32 = 0x02;
 const TCP_SYN_ACK: i32 = 0x12;
 
-/// Where the code for one family finds what it needs: in the frame, and on its part of the stack, from the frame pointer down. The copied
-/// headers start at 2 mod 4, so that the IP header is aligned.
-struct Shape {
-    /// Offsets in the frame.
-    proto: i16,
-    src: i16,
-    dst: i16,
-    /// 32-bit words of an address.
-    words: i16,
-    flow_key: i16,
-    listener_key: i16,
-    headers_copy: i16,
-    ports_copy: i16,
-    pin_value: i16,
-}
-
-const FOUR: Shape = Shape {
-    proto: IP + 9,
-    src: IP + 12,
-    dst: IP + 16,
-    words: 1,
-    flow_key: -16,
-    ports_copy: -32,
-    headers_copy: -70,
-    listener_key: -80,
-    pin_value: -88,
-};
-
-const SIX: Shape = Shape {
-    proto: IP + 6,
-    src: IP + 8,
-    dst: IP + 24,
-    words: 4,
-    flow_key: -40,
-    ports_copy: -56,
-    headers_copy: -114,
-    listener_key: -136,
-    pin_value: -144,
-};
-
-impl Shape {
-    /// Bytes of an address.
-    const fn address(&self) -> i16 {
-        4 * self.words
-    }
-
-    /// Of a listener's key: where the port is.
-    const fn listener_port(&self) -> i16 {
-        self.listener_key + self.address()
-    }
-
-    /// Of a flow's key: where the remote address and the ports are.
-    const fn flow_remote(&self) -> i16 {
-        self.flow_key + self.address()
-    }
-
-    const fn flow_ports(&self) -> i16 {
-        self.flow_key + 2 * self.address()
-    }
-
-    /// Ethernet and IP header without more.
-    const fn headers(&self) -> i32 {
-        (self.dst + self.address()) as i32
-    }
-}
-const _: () = assert!(FOUR.headers() == HEADERS && SIX.headers() == 54);
-
 /// One family in the making: its shape and its maps.
 #[derive(Clone, Copy)]
-struct Family<'a> {
-    shape: &'a Shape,
+pub(super) struct Family<'a> {
+    pub(super) shape: &'a Shape,
     own: &'a FamilyMaps,
     maps: &'a Maps,
 }
@@ -119,7 +50,7 @@ const OPENING: i32 = 1;
 
 // Fields of the contexts (struct xdp_md, struct __sk_buff).
 const XDP_DATA: i16 = 0;
-const XDP_DATA_END: i16 = 4;
+pub(super) const XDP_DATA_END: i16 = 4;
 const XDP_QUEUE: i16 = 16;
 const SKB_PACKET_TYPE: i16 = 4;
 const SKB_VLAN_PRESENT: i16 = 20;
@@ -133,31 +64,42 @@ const FILTER_WHOLE: i32 = -1;
 
 /// Registers kept over calls: the context, the headers and later the listener's slots, the ports and later the lane, the
 /// protocol and later whether the segment opens a connection.
-const CONTEXT: Reg = Reg::R6;
-const HEADER: Reg = Reg::R7;
+pub(super) const CONTEXT: Reg = Reg::R6;
+pub(super) const HEADER: Reg = Reg::R7;
 const SLOTS: Reg = Reg::R7;
-const PORT: Reg = Reg::R8;
+pub(super) const PORT: Reg = Reg::R8;
 const LANE: Reg = Reg::R8;
-const PROTO: Reg = Reg::R9;
+pub(super) const PROTO: Reg = Reg::R9;
 const OPENS: Reg = Reg::R9;
 
 /// Makes the program of `kind`; `seed` as in [`super::slot_of`].
 pub(super) fn generate(kind: &Kind<'_>, maps: &Maps, seed: u32) -> Result<Vec<Insn>, AssembleError> {
     let mut a = Assembler::new();
     let (pass, found, six) = (a.label(), a.label(), a.label());
+    let (error, error_six) = (a.label(), a.label());
     let four = Family { shape: &FOUR, own: &maps.four, maps };
+    let family_six = Family { shape: &SIX, own: &maps.six, maps };
     a.alu(Op::Mov, CONTEXT, Reg::R1);
     check_context(&mut a, kind, pass);
     read_headers(&mut a, kind, &FOUR, pass);
     check_link(&mut a, six, pass);
-    check_v4(&mut a, pass);
+    check_v4(&mut a, error, pass);
     find_v4_transport(&mut a, pass);
     classify(&mut a, kind, &four, seed, (found, pass));
     a.jump(found);
+    a.place(error);
+    find_v4_transport(&mut a, pass);
+    quoted::classify(&mut a, kind, &four, seed, (found, pass));
+    a.jump(found);
     a.place(six);
     read_headers(&mut a, kind, &SIX, pass);
-    check_v6(&mut a, pass);
-    classify(&mut a, kind, &Family { shape: &SIX, own: &maps.six, maps }, seed, (found, pass));
+    check_v6(&mut a, error_six, pass);
+    a.alu_imm(Op::Mov, Reg::R2, SIX.headers());
+    classify(&mut a, kind, &family_six, seed, (found, pass));
+    a.jump(found);
+    a.place(error_six);
+    a.alu_imm(Op::Mov, Reg::R2, SIX.headers());
+    quoted::classify(&mut a, kind, &family_six, seed, (found, pass));
     a.place(found);
     verdict(&mut a, kind, pass);
     a.finish()
@@ -174,7 +116,7 @@ fn classify(
     read_ports(a, kind, family.shape, pass);
     build_keys(a, family.shape);
     find_flow(a, family, found, pass);
-    find_listener(a, kind, family, seed, (found, pass));
+    find_rule(a, kind, family, seed, (found, pass), false);
 }
 
 /// Is it a frame for this station, without a tag?
@@ -212,7 +154,7 @@ fn read_headers(a: &mut Assembler, kind: &Kind<'_>, shape: &Shape, pass: Label) 
 }
 
 /// Copies R4 bytes at offset R2 of the socket buffer to the stack. A frame too short goes to the kernel.
-fn load_bytes(a: &mut Assembler, to: i16, pass: Label) {
+pub(super) fn load_bytes(a: &mut Assembler, to: i16, pass: Label) {
     a.alu(Op::Mov, Reg::R1, CONTEXT);
     a.alu(Op::Mov, Reg::R3, Reg::Fp);
     a.alu_imm(Op::Add, Reg::R3, i32::from(to));
@@ -230,27 +172,28 @@ fn check_link(a: &mut Assembler, six: Label, pass: Label) {
     a.jump_if(If::Ne, Reg::R2, i32::from(0x0800_u16.to_be()), pass);
 }
 
-fn check_v4(a: &mut Assembler, pass: Label) {
+fn check_v4(a: &mut Assembler, error: Label, pass: Label) {
     // RFC 791 3.1: more-fragments flag and fragment offset.
     a.load(Size::Half, Reg::R2, HEADER, IP_FRAGMENT);
     a.jump_if(If::AnyBit, Reg::R2, i32::from(0x3fff_u16.to_be()), pass);
-    check_protocol(a, &FOUR, pass);
+    check_protocol(a, &FOUR, (quoted::ICMP, error), pass);
 }
 
-/// Leaves the place of the transport header in R2. A packet with extension headers, a fragment too, is the kernel's.
-fn check_v6(a: &mut Assembler, pass: Label) {
+/// A packet with extension headers, a fragment too, is the kernel's.
+fn check_v6(a: &mut Assembler, error: Label, pass: Label) {
     // RFC 8200 3: version 6.
     a.load(Size::Byte, Reg::R2, HEADER, IP);
     a.alu_imm(Op::And, Reg::R2, 0xf0);
     a.jump_if(If::Ne, Reg::R2, 0x60, pass);
-    check_protocol(a, &SIX, pass);
-    a.alu_imm(Op::Mov, Reg::R2, SIX.headers());
+    check_protocol(a, &SIX, (quoted::ICMP_V6, error), pass);
 }
 
-fn check_protocol(a: &mut Assembler, shape: &Shape, pass: Label) {
+/// Goes on here for TCP and UDP, and at `error` for `icmp`.
+fn check_protocol(a: &mut Assembler, shape: &Shape, (icmp, error): (i32, Label), pass: Label) {
     let known = a.label();
     a.load(Size::Byte, PROTO, HEADER, shape.proto);
     a.jump_if(If::Eq, PROTO, 6, known);
+    a.jump_if(If::Eq, PROTO, icmp, error);
     a.jump_if(If::Ne, PROTO, 17, pass);
     a.place(known);
 }
@@ -319,7 +262,7 @@ fn look_up(a: &mut Assembler, map: &Map, key: i16) {
     a.call(Helper::MapLookup);
 }
 
-fn find_flow(a: &mut Assembler, family: &Family<'_>, found: Label, pass: Label) {
+pub(super) fn find_flow(a: &mut Assembler, family: &Family<'_>, found: Label, pass: Label) {
     let missed = a.label();
     // Most hosts have no flow rules; one load is cheaper than a hash of 16 bytes.
     a.load_map_value(Reg::R1, &family.maps.state);
@@ -335,18 +278,22 @@ fn find_flow(a: &mut Assembler, family: &Family<'_>, found: Label, pass: Label) 
     a.place(missed);
 }
 
-fn find_listener(
+/// Goes on with the lane of the listener or block. What is `quoted` opens nothing: it goes as the connection's other segments do.
+pub(super) fn find_rule(
     a: &mut Assembler,
     kind: &Kind<'_>,
     family: &Family<'_>,
     seed: u32,
     (found, pass): (Label, Label),
+    quoted: bool,
 ) {
     let (pick, no_listener, opens_at_kernel) = (a.label(), a.label(), a.label());
     look_up(a, &family.own.listeners, family.shape.listener_key);
     look_up_block(a, family);
     a.alu(Op::Mov, SLOTS, Reg::R0);
-    opens_connection(a);
+    if !quoted {
+        opens_connection(a);
+    }
     a.jump_if(If::Eq, SLOTS, 0, no_listener);
     a.jump_if(If::Ne, OPENS, SEGMENT, pick);
     a.load(Size::Byte, Reg::R2, SLOTS, LISTENER_PINS);

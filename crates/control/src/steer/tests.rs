@@ -102,33 +102,112 @@ fn rules() -> impl Strategy<Value = Rules> {
     (listeners, blocks, flows).prop_map(|(listeners, blocks, flows)| Rules { listeners, blocks, flows })
 }
 
-/// Protocol, source and destination, and what follows the IP header, of a frame that may be steered.
-fn read(frame: &[u8]) -> Option<(Proto, [IpAddress; 2], &[u8])> {
-    let ip = frame.get(14..).filter(|_| frame[0] & 1 == 0)?;
-    if frame[12..14] == [0x86, 0xdd] {
+/// An ICMP error about the packet that `frame` answers, as a router far away would send it; sometimes another message, or about another packet.
+fn error_about(frame: &[u8], kind: u8, cut: usize) -> Vec<u8> {
+    let mut error = frame[..14.min(frame.len())].to_vec();
+    let ip = frame.get(14..).unwrap_or(&[]);
+    let six = frame[12..14] == [0x86, 0xdd];
+    // The quoted packet goes the other way: addresses and ports change places.
+    let (src, dst, len, header) = if six {
+        (8, 24, 16, 40)
+    } else {
+        (12, 16, 4, usize::from(ip.first().unwrap_or(&5) & 15).max(5) * 4)
+    };
+    let mut quoted = ip.to_vec();
+    if quoted.len() < header + 8 {
+        return frame.to_vec();
+    }
+    for n in 0..len {
+        quoted.swap(src + n, dst + n);
+    }
+    quoted.swap(header, header + 2);
+    quoted.swap(header + 1, header + 3);
+    let (own, router) = (quoted[src..src + len].to_vec(), [9_u8; 16]);
+    if six {
+        error.extend([0x60, 0, 0, 0, 0, 60, 58, 64]);
+    } else {
+        error.extend([0x45, 0, 0, 80, 0, 1, 0, 0, 64, 1, 0, 0]);
+    }
+    error.extend(&router[..len]);
+    error.extend(own);
+    error.extend([kind, 4, 0, 0, 0, 0, 5, 0]);
+    quoted.truncate(cut.max(12));
+    error.extend(quoted);
+    error
+}
+
+/// A packet, or an error about one.
+fn packet_or_error() -> impl Strategy<Value = Vec<u8>> {
+    let kind = prop_oneof![4 => 1..5u8, 2 => 11..13u8, 1 => any::<u8>()];
+    let cut = prop_oneof![6 => Just(80usize), 1 => 0..80usize];
+    let spoiled = prop_oneof![8 => Just(None), 1 => (14..62usize, any::<u8>()).prop_map(Some)];
+    (packet(), any::<bool>(), kind, cut, spoiled).prop_map(|(frame, quote, kind, cut, spoiled)| {
+        if !quote || frame.len() < 15 {
+            return frame;
+        }
+        let mut error = error_about(&frame, kind, cut);
+        if let Some((at, with)) = spoiled
+            && let Some(byte) = error.get_mut(at)
+        {
+            *byte = with;
+        }
+        error
+    })
+}
+
+/// Protocol number, source and destination, and what follows the IP header, of a packet; a whole one, or the first of its `pieces`.
+fn read_ip(ip: &[u8], six: bool, pieces: u16) -> Option<(u8, [IpAddress; 2], &[u8])> {
+    if six {
         let fixed = ip.get(..40).filter(|fixed| fixed[0] >> 4 == 6)?;
         let address = |at: usize| IpAddress(fixed[at..at + 16].try_into().unwrap());
-        return Some((Proto::from_number(fixed[6])?, [address(8), address(24)], &ip[40..]));
+        return Some((fixed[6], [address(8), address(24)], &ip[40..]));
     }
     let header = usize::from(ip.first()? & 15) * 4;
     let fixed = ip.get(..20)?;
-    let plain = frame[12..14] == [8, 0] && ip[0] >> 4 == 4 && header >= 20;
-    if !plain || u16::from_be_bytes([fixed[6], fixed[7]]) & 0x3fff != 0 {
+    let plain = ip[0] >> 4 == 4 && header >= 20;
+    if !plain || u16::from_be_bytes([fixed[6], fixed[7]]) & pieces != 0 {
         return None;
     }
     let address =
         |at: usize| IpAddress::from_v4([fixed[at], fixed[at + 1], fixed[at + 2], fixed[at + 3]].into());
-    Some((Proto::from_number(fixed[9])?, [address(12), address(16)], ip.get(header..)?))
+    Some((fixed[9], [address(12), address(16)], ip.get(header..)?))
+}
+
+type End = (IpAddress, Port);
+
+/// Protocol, ends (remote, local) and whether it opens a connection, of a frame that may be steered.
+fn read(frame: &[u8]) -> Option<(Proto, [End; 2], bool)> {
+    let ip = frame.get(14..).filter(|_| frame[0] & 1 == 0)?;
+    let six = frame[12..14] == [0x86, 0xdd];
+    if !six && frame[12..14] != [8, 0] {
+        return None;
+    }
+    let (number, [from, to], rest) = read_ip(ip, six, 0x3fff)?;
+    let port = |bytes: &[u8], at: usize| Port(u16::from_be_bytes([bytes[at], bytes[at + 1]]));
+    if number == if six { 58 } else { 1 } {
+        let kind = *rest.first()?;
+        let error = if six { (1..=4).contains(&kind) } else { [3, 11, 12].contains(&kind) };
+        let quoted = rest.get(8..).filter(|_| error)?;
+        let (number, [source, destination], rest) = read_ip(quoted, six, 0x1fff)?;
+        let rest = rest.get(..8).filter(|_| source == to)?;
+        return Some((
+            Proto::from_number(number)?,
+            [(destination, port(rest, 2)), (source, port(rest, 0))],
+            false,
+        ));
+    }
+    let proto = Proto::from_number(number)?;
+    let rest = Some(rest).filter(|t| t.len() >= if proto == Proto::Tcp { 14 } else { 4 })?;
+    let opens = proto == Proto::Tcp && rest[13] & 0x12 == 2;
+    Some((proto, [(from, port(rest, 0)), (to, port(rest, 2))], opens))
 }
 
 impl Bench {
     /// The lane of `frame`, read as a person would; the rows of the steering give rules and slots.
     fn model(&mut self, frame: &[u8]) -> Option<u8> {
-        let (proto, [remote, addr], transport) = read(frame)?;
-        let transport = Some(transport).filter(|t| t.len() >= if proto == Proto::Tcp { 14 } else { 4 })?;
-        let port = |at: usize| Port(u16::from_be_bytes([transport[at], transport[at + 1]]));
-        let local = LocalEnd { proto, addr, port: port(2) };
-        let flow = Flow { local, remote, remote_port: port(0) };
+        let (proto, [(remote, remote_port), (addr, port)], opens) = read(frame)?;
+        let local = LocalEnd { proto, addr, port };
+        let flow = Flow { local, remote, remote_port };
         if self.steering.entrusted.contains(&flow) {
             self.entrusted += 1;
             return None;
@@ -136,7 +215,6 @@ impl Bench {
         if let Some(lane) = self.steering.flow_rows.get(&flow) {
             return Some(lane.number());
         }
-        let opens = proto == Proto::Tcp && transport[13] & 0x12 == 2;
         let block = self.steering.block_rows.get(&local.block());
         let listener = self.steering.listener_rows.get(&local).or(block);
         self.in_blocks +=
@@ -157,7 +235,7 @@ impl Bench {
             (Some(row), None) if row.is_beside_kernel() && proto == Proto::Tcp && !opens => None,
             (Some(row), Some(lane)) if row.is_shared() || row.is_beside_kernel() => alive(lane),
             (Some(row), _) => {
-                let lane = row.slots[slot_of(SEED, remote, port(0))];
+                let lane = row.slots[slot_of(SEED, remote, remote_port)];
                 if opens {
                     self.pins.insert(flow, lane);
                 }
@@ -264,11 +342,16 @@ fn all_three_programs_decide_as_the_model_does() {
     }
     let mut bench = bench();
     let mut runner = TestRunner::deterministic();
-    let cases = (rules(), proptest::collection::vec(packet(), 80));
-    let mut hits = 0;
-    for _ in 0..40 {
+    let cases = (rules(), proptest::collection::vec(packet_or_error(), 120));
+    let (mut hits, mut errors) = (0, 0);
+    for _ in 0..60 {
         let (rules, packets) = cases.new_tree(&mut runner).unwrap().current();
         apply(&mut bench.steering, &rules);
+        let is_error = |frame: &&Vec<u8>| {
+            [[1, 8], [58, 0x86]].contains(&[frame[if frame[12] == 8 { 23 } else { 20 }], frame[12]])
+        };
+        errors +=
+            packets.iter().filter(|frame| frame.len() > 60 && is_error(frame) && bench.check(frame)).count();
         hits += packets.iter().filter(|frame| bench.check(frame)).count();
         // The kernel's connections end, on one port after the other.
         for port in [79, 81] {
@@ -303,6 +386,7 @@ fn all_three_programs_decide_as_the_model_does() {
         assert!(!packets.iter().any(|frame| bench.check(frame)));
     }
     assert!(hits > 1000 && bench.followed > 100, "few packets meet a rule: {hits}, {}", bench.followed);
+    assert!(errors > 50, "few errors quote a flow with a rule: {errors}");
     assert!(bench.in_blocks > 500, "few packets meet a block: {}", bench.in_blocks);
     assert!(bench.entrusted > 100, "few packets of handed-over connections: {}", bench.entrusted);
     assert!(bench.left > 20, "few connections open at the kernel where a lane had one: {}", bench.left);
