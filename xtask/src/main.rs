@@ -27,7 +27,8 @@ usage: cargo xtask <chore> [options]
   fuzz         play mutated inputs to everything that reads what others wrote   [--minutes N] [TARGET ...]
   conformance  play the packet scripts on the engine and on Linux's stack   [--engine-only] [FILE-OR-NAME ...]
 
-  sim          play seeds in the simulator   [--seeds N] [--from S] [--minutes M] [--jobs J], or one: --seed S
+  sim          play seeds in the simulator   [--seeds N] [--from S] [--minutes M] [--jobs J], or one: --seed S;
+               or goodput over a bottleneck, beside Linux's own stack: goodput [--linux] [--only NAME] [--page docs/goodput.md]
   mutants      put faults into a copy of the engine, and count those that the tests find   [--check] [--quick] [NAME ...]
   matrix       run each program of the matrix under `corelane run`, with peers on the kernel and on Corelane   [--short] [NAME ...]
 

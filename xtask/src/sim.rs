@@ -1,4 +1,4 @@
-//! `cargo xtask sim`: seeds in the simulator.
+//! `cargo xtask sim`: seeds in the simulator, or goodput there and on Linux.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -14,7 +14,13 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     std::fs::create_dir_all(&reports).map_err(|e| format!("cannot make target/reports: {e}"))?;
     let mut command =
         run::command("cargo", &["run", "--quiet", "--release", "--package", "corelane-sim", "--"]);
-    command.arg("--json").arg(reports.join("sim.json")).args(args);
+    match args.split_first() {
+        // Its options come behind it, and its report is one of its own.
+        Some((word, rest)) if word == "goodput" => {
+            command.arg(word).arg("--json").arg(reports.join("goodput.json")).args(rest)
+        }
+        Some(_) | None => command.arg("--json").arg(reports.join("sim.json")).args(args),
+    };
     run::run_command(&mut command)
 }
 

@@ -79,7 +79,7 @@ fn without_loss_every_algorithm_fills_the_link() {
 }
 
 /// Random loss: Reno's model (Mathis, Semke, Mahdavi, Ott 1997) gives MSS/RTT times sqrt(3/2) over the root of the loss rate; in its Reno-friendly
-/// region CUBIC has the same (RFC 9438 5.1).
+/// region CUBIC has the same (RFC 9438 5.1). Windows of seven segments, as at 3 %, have timeouts besides, which it leaves out.
 #[test]
 fn with_random_loss_goodput_is_that_of_the_model() {
     for algorithm in [Algorithm::Cubic, Algorithm::Reno] {
@@ -89,7 +89,7 @@ fn with_random_loss_goodput_is_that_of_the_model() {
             let model = 1448.0 * 8.0 / 0.04 * (1.5 / p).sqrt() / 1e6;
             println!("       the model says {model:.2} Mb/s");
             assert!(
-                rate / model > 0.8 && rate / model < 1.5,
+                rate / model > 0.75 && rate / model < 1.3,
                 "{algorithm:?} {p}: {rate} Mb/s, the model says {model}"
             );
         }

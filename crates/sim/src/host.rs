@@ -151,6 +151,11 @@ impl Host {
         Ok(self.enter(now)?.engine(|e| e.counters().tcp.retransmits))
     }
 
+    /// Recoveries undone so far.
+    pub(crate) fn undone(&self, now: Instant) -> Result<u64, String> {
+        Ok(self.enter(now)?.engine(|e| e.counters().tcp.undone))
+    }
+
     /// States of the connections in use, for the report of a failure.
     pub(crate) fn describe(&self, now: Instant) -> String {
         let Ok(mut session) = self.enter(now) else { return "poisoned".into() };

@@ -7,8 +7,10 @@
 mod attack;
 mod bottleneck;
 mod bulk;
+pub mod goodput;
 mod host;
 mod ip;
+pub mod kernel;
 mod link;
 mod network;
 mod oracle;

@@ -1,7 +1,10 @@
-//! Plays seeds: `corelane-sim [--seeds N] [--from S] [--minutes M] [--seed S] [--kept] [--jobs J] [--json FILE] [--pcap DIR]`.
+//! Plays seeds: `corelane-sim [--seeds N] [--from S] [--minutes M] [--seed S] [--kept] [--jobs J] [--json FILE] [--pcap DIR]`, or
+//! measures goodput: `corelane-sim goodput`.
 //!
 //! A seed that fails is played again with a log of its last packets and a capture, and its number is printed. Leaves out
 //! everything else: what a seed means is the library's.
+
+mod goodput_report;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -21,7 +24,17 @@ usage: corelane-sim [options]
   --kept         play the kept seeds first
   --jobs J       threads (default 1)
   --json FILE    write a report
-  --pcap DIR     where captures of failing seeds go (default target/reports)";
+  --pcap DIR     where captures of failing seeds go (default target/reports)
+
+or: corelane-sim goodput [options]    goodput over 100 Mb/s and 40 ms at several losses, and how two flows share
+
+  --linux        Linux's own stack too, on the same path between network namespaces: needs root, and minutes
+  --only NAME    only cases with this in their name
+  --seconds S    of one run (default 15)
+  --runs N       of each case, with other losses each (default 3)
+  --jobs J       on Linux, where rates are low, as many at a time (default 4)
+  --json FILE    write a report
+  --page FILE    write a page with the table";
 
 /// What to do.
 struct Plan {
@@ -49,6 +62,12 @@ struct Total {
 }
 
 fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("goodput") {
+        return goodput_report::run(std::env::args().skip(2)).unwrap_or_else(|why| {
+            eprintln!("{why}");
+            ExitCode::FAILURE
+        });
+    }
     let plan = match parse() {
         Ok(plan) => plan,
         Err(why) => {

@@ -59,6 +59,8 @@ pub struct Report {
     pub echoes: u32,
     /// Segments sent again.
     pub retransmits: u64,
+    /// Recoveries that were found to be for nothing, and undone.
+    pub undone: u64,
     /// What each stream has carried, in the order of the plan.
     pub carried: Vec<Carried>,
 }

@@ -50,6 +50,32 @@ fn goodput_at_100_mbit_and_40_ms_is_what_the_algorithm_promises() {
     }
 }
 
+/// A slow start that ends with hundreds of losses, and one recovery after the other: each makes the window smaller, none is undone.
+#[test]
+fn losses_of_a_slow_start_do_not_raise_the_window() {
+    for algorithm in [Algorithm::Cubic, Algorithm::Reno] {
+        for seed in 1..=8 {
+            let plan = BulkPlan { time: Duration::from_secs(30), ..plan(algorithm, 1_000) };
+            let report = run(&Scenario::bulk(&plan, seed)).unwrap_or_else(|failure| panic!("{failure}"));
+            let rate: f64 = report.carried.iter().map(|c| c.up as f64 * 8.0 / 30e6).sum();
+            println!("{:6} seed {seed}: {rate:.1} Mb/s, {} sent again", algorithm.name(), report.retransmits);
+            // 11.2 Mb/s by the model; the first seconds have more.
+            assert!((8.0..22.0).contains(&rate), "{algorithm:?} seed {seed}: {rate} Mb/s");
+            assert!(report.retransmits < 1500 && report.undone == 0, "{algorithm:?} seed {seed}: {report:?}");
+        }
+    }
+}
+
+/// The path's own losses, without a queue, are not for BBR to answer; the other algorithms cannot tell.
+#[test]
+fn bbr_keeps_its_rate_where_losses_come_without_a_queue() {
+    for (drop_ppm, least) in [(1_000, 88.0), (10_000, 84.0), (30_000, 60.0)] {
+        let rate: f64 = goodput(&plan(Algorithm::Bbr, drop_ppm)).iter().sum();
+        println!("{drop_ppm} in a million lost: {rate:.1} Mb/s");
+        assert!(rate > least, "{drop_ppm}: {rate} Mb/s");
+    }
+}
+
 #[test]
 fn two_flows_of_one_algorithm_share() {
     for algorithm in Algorithm::ALL {

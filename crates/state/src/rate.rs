@@ -120,7 +120,7 @@ plain! {
         pub up_rounds: u8,
         /// Flags, as the engine numbers them.
         pub flags: u8,
-        /// Lost segments seen in this round.
-        pub losses: u32,
+        /// Shortest round-trip time seen in this round, us; 0: none.
+        pub round_rtt_us: u32,
     }
 }

@@ -16,6 +16,8 @@ const LEAST_SEGMENTS: u32 = 4;
 const STARTUP_LOSSES: u32 = 6;
 /// Rounds without growth that end Startup.
 const FULL_ROUNDS: u8 = 3;
+/// Losses that may be the path's own, where no queue is seen: one byte in so many.
+const RANDOM_LOSS: u32 = 8;
 /// Nothing is known.
 const NONE: u32 = u32::MAX;
 
@@ -214,6 +216,9 @@ pub(super) fn on_sample(bbr: &mut Bbr, s: &Sample, acked: u32) {
         let [current, _] = &mut bbr.max_bw;
         *current = (*current).max(s.bw);
     }
+    if s.rtt_us > 0 && (bbr.round_rtt_us == 0 || s.rtt_us < bbr.round_rtt_us) {
+        bbr.round_rtt_us = s.rtt_us;
+    }
     if s.lost_now > 0 {
         bbr.flags |= bit::LOSS;
     }
@@ -228,6 +233,7 @@ pub(super) fn on_sample(bbr: &mut Bbr, s: &Sample, acked: u32) {
     note_rtt(bbr, s);
     probe_rtt(bbr, s, round);
     if loss_round {
+        bbr.round_rtt_us = 0;
         (bbr.bw_latest, bbr.in_flight_latest) = (s.bw, arrived);
         bbr.flags &= !bit::LOSS;
     }
@@ -235,7 +241,7 @@ pub(super) fn on_sample(bbr: &mut Bbr, s: &Sample, acked: u32) {
 
 /// After a round with losses the short-term bounds come down (section 5.5.10.3).
 fn lower_bounds(bbr: &mut Bbr, s: &Sample) {
-    if bbr.flags & bit::LOSS == 0 || State::of(bbr.state).probes() {
+    if bbr.flags & bit::LOSS == 0 || State::of(bbr.state).probes() || is_random(bbr, s) {
         return;
     }
     if bbr.bw_short == u64::MAX {
@@ -279,7 +285,7 @@ fn check_full(bbr: &mut Bbr, s: &Sample, round: bool, loss_round: bool) {
         }
     }
     // Section 5.3.1.3: so does a round with many losses.
-    let many = s.lost >= STARTUP_LOSSES * s.mss && too_many_lost(s);
+    let many = s.lost >= STARTUP_LOSSES * s.mss && too_many_lost(bbr, s);
     if bbr.flags & bit::FULL == 0 && loss_round && many {
         bbr.flags |= bit::FULL;
         bbr.in_flight_long = bdp(bbr, max_bw(bbr), 100).max(bbr.in_flight_latest);
@@ -292,14 +298,23 @@ fn check_full(bbr: &mut Bbr, s: &Sample, round: bool, loss_round: bool) {
     }
 }
 
-/// More than 2 % of what was in flight (BBR.LossThresh).
-fn too_many_lost(s: &Sample) -> bool {
-    u64::from(s.lost) * 50 > u64::from(s.in_flight)
+/// More than 2 % of what was in flight (BBR.LossThresh), and not the path's own doing.
+fn too_many_lost(bbr: &Bbr, s: &Sample) -> bool {
+    u64::from(s.lost) * 50 > u64::from(s.in_flight) && !is_random(bbr, s)
+}
+
+/// Do losses say nothing of congestion? A full queue makes round trips longer, and a queue too short for that, or a policer, drops far more
+/// of what is beyond its rate.
+fn is_random(bbr: &Bbr, s: &Sample) -> bool {
+    let queued = bbr.min_rtt_us == NONE
+        || bbr.round_rtt_us == 0
+        || bbr.round_rtt_us > bbr.min_rtt_us + bbr.min_rtt_us / 16;
+    !queued && s.lost.saturating_mul(RANDOM_LOSS) <= s.in_flight
 }
 
 /// inflight_longterm follows what was tried (section 5.5.10.2).
 fn upper_bounds(bbr: &mut Bbr, s: &Sample, round: bool, acked: u32) {
-    if too_many_lost(s) {
+    if too_many_lost(bbr, s) {
         if bbr.flags & bit::SAMPLES != 0 {
             bbr.flags &= !bit::SAMPLES;
             if !s.app_limited {
@@ -563,17 +578,36 @@ mod tests {
         assert!(path.cwnd <= path.bbr.in_flight_long);
     }
 
-    #[test]
-    fn losses_while_cruising_lower_the_short_bounds_until_the_next_probe() {
+    /// A path on which BBR cruises.
+    fn cruising() -> Path {
         let mut path = Path::new(12_500_000, 40_000);
         while State::of(path.bbr.state) != State::Cruise {
             path.round(0);
         }
+        path
+    }
+
+    #[test]
+    fn losses_while_cruising_with_a_queue_lower_the_short_bounds_until_the_next_probe() {
+        let mut path = cruising();
+        path.rtt_us += 4_000;
+        path.round(0);
         path.round(MSS);
         assert!(path.bbr.bw_short < u64::MAX && path.bbr.in_flight_short < NONE);
         while State::of(path.bbr.state) != State::Refill {
             path.round(0);
         }
         assert_eq!((path.bbr.bw_short, path.bbr.in_flight_short), (u64::MAX, NONE));
+    }
+
+    #[test]
+    fn losses_while_cruising_without_a_queue_are_the_path_s_own_unless_they_are_many() {
+        let mut path = cruising();
+        let flight = path.cwnd.min(12_500_000 / 25);
+        path.round(flight / 16);
+        assert_eq!((path.bbr.bw_short, path.bbr.in_flight_short), (u64::MAX, NONE));
+        path.round(flight / 4);
+        path.round(flight / 4);
+        assert!(path.bbr.bw_short < u64::MAX && path.bbr.in_flight_short < NONE);
     }
 }

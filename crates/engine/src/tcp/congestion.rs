@@ -223,6 +223,9 @@ impl Window<'_> {
     /// RFC 9438 4.6).
     fn lower_threshold(&mut self, flight: u32) {
         let (cwnd, mss) = (self.hot.snd.cwnd, self.mss());
+        // What is reported has left the network, and in recovery new data goes out for it: there may be far more between SND.UNA and
+        // SND.NXT than the window ever allowed (RFC 9438 4.6 has a limit for this).
+        let flight = flight.min(cwnd);
         self.row.rest = 0;
         let threshold = match self.algorithm() {
             Algorithm::Cubic => {
@@ -309,7 +312,12 @@ impl Conn<'_, '_> {
     /// A retransmission timeout, the `first` in a row or a later one (RFC 5681 3.1).
     pub(super) fn on_rto(&mut self, first: bool) {
         let flight = self.flight();
+        let recovering = self.any(flag::RECOVERY);
         if first && let Some(mut w) = self.window() {
+            if recovering {
+                // The window was on its way to the threshold, from below too.
+                w.hot.snd.cwnd = w.hot.snd.cwnd.max(w.hot.snd.ssthresh);
+            }
             w.lower_threshold(flight);
             self.announce_reduction();
             self.keep_window_for_later();

@@ -28,6 +28,8 @@ pub(super) fn note_resent(rack: &mut RackState, range: SeqRange, stamp: u32) {
     if rack.flags & bit::UNDO != 0 {
         rack.undo_bytes = rack.undo_bytes.saturating_add(range.right.since(range.left));
         if rack.flags & bit::STAMPED == 0 {
+            // An ACK of what an earlier recovery sent again tells nothing of this one, so only what covers `range` counts.
+            rack.undo_una = rack.undo_una.later(range.left);
             rack.undo_stamp = stamp;
             rack.flags |= bit::STAMPED;
         }

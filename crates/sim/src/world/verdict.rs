@@ -54,6 +54,8 @@ impl World<'_> {
 
     /// What the run did up to now.
     fn report(&self, retransmits: u64) -> Result<Report, String> {
+        // Entering a lane needs the network too.
+        let undone = self.hosts.iter().map(|h| h.undone(self.now)).sum::<Result<u64, _>>()?;
         let network = lock(&self.network);
         let count = |test: fn(&Outcome) -> bool| {
             self.programs.iter().filter_map(|p| p.side.outcome).filter(test).count() as u32
@@ -65,6 +67,7 @@ impl World<'_> {
             finished: count(|o| *o == Outcome::Finished),
             failed: count(|o| matches!(o, Outcome::Failed(_))),
             retransmits,
+            undone,
             carried: self.carried(),
             echoes: self.clients.iter().flatten().map(|c| c.echoes).sum(),
         })
