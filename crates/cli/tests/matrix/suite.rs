@@ -10,7 +10,8 @@ const TESTS: &[&str] =
 /// Plays each of Python's tests; the rows of both stacks are compared by who reads the report.
 pub(crate) fn python(trial: &Trial) {
     for name in TESTS {
-        let out = trial.check(Side::Ours, 900, &[PYTHON, "-m", "test", "-v", name]);
+        // Those of VSOCK are no TCP, and wait for ever where a module of that name has no device.
+        let out = trial.check(Side::Ours, 900, &[PYTHON, "-m", "test", "-v", "-i", "*VSOCK*", name]);
         assert!(out.contains("Result: SUCCESS"), "{out}");
     }
 }
