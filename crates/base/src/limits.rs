@@ -12,8 +12,8 @@ pub const CHAIN_FRAMES: usize = 17;
 pub const SUPER_FRAME_BYTES: usize = 65_535;
 /// Payload of a super-segment that we build, bytes: 15 whole frames and headers stay below one IP packet and one chain.
 pub const SUPER_SEGMENT_BYTES: usize = 15 * FRAME_BYTES;
-/// Lanes in one region.
-pub const LANES: usize = 16;
+/// Lanes in one region: each process of a program that accepts or connects has one.
+pub const LANES: usize = 64;
 /// TCP connections of one lane, hibernating ones included.
 pub const CONNECTIONS_MAX: u32 = 1 << 24;
 /// Devices one program uses at the same time.

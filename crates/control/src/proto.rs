@@ -158,6 +158,14 @@ pub enum Request<'a> {
         /// The connections.
         flows: FlowList,
     },
+    /// Connections wait to be accepted at these other lanes of a region in which the process has a lane, and which accepts: have those lanes'
+    /// processes look. Reply: [`Reply::Done`].
+    Rouse {
+        /// Region number.
+        region: u32,
+        /// The lanes, a bit each.
+        lanes: u64,
+    },
     /// The memory of a region of a lane of the process, which has lost sight of it by exec. Reply: [`Reply::Region`].
     Enter {
         /// Region number.
@@ -321,6 +329,9 @@ impl<'a> Request<'a> {
                 rule.encode(w.u8(16));
                 flows.encode(&mut w);
             }
+            Self::Rouse { region, lanes } => {
+                w.u8(21).u32(*region).u64(*lanes);
+            }
             Self::Enter { region } => {
                 w.u8(18).u32(*region);
             }
@@ -372,6 +383,7 @@ impl<'a> Request<'a> {
             15 => Self::Join,
             16 => Self::Fetch { rule: Rule::decode(&mut r)?, flows: FlowList::decode(&mut r)? },
             19 => Self::Entrust { rule: Rule::decode(&mut r)?, stopped: Stopped::decode(&mut r)? },
+            21 => Self::Rouse { region: r.u32()?, lanes: r.u64()? },
             18 => Self::Enter { region: r.u32()? },
             17 => Self::Resume { region: r.u32()?, lane: LaneId(r.u16()?) },
             other => return Err(ProtoError::UnknownKind(other)),

@@ -36,6 +36,13 @@ impl Engine<'_> {
         }
     }
 
+    /// Calls `each` with the ends of every connection that waits at listener `s` to be accepted, oldest first.
+    pub fn unaccepted_flows(&self, s: SockRef, each: impl FnMut(&FlowKey)) {
+        if let Some(at) = listen::lookup(&self.mem, s) {
+            bequest::unaccepted(&self.mem, at, each);
+        }
+    }
+
     /// Does connection `s` wait at a listener? Then it is no program's yet.
     #[must_use]
     pub fn is_waiting(&self, s: SockRef) -> bool {
@@ -48,13 +55,13 @@ impl Engine<'_> {
         bequest::has_twin(&self.mem, local)
     }
 
-    /// Moves the connections that wait at listener `s` to the one at the same local end of lane `to` of the same region, and gives their
+    /// Moves the connections of `which` that wait at listener `s` to the one at the same local end of lane `to` of the same region, and gives their
     /// number. Those that came by a wire stay, and those that `to` has no room for.
-    pub fn hand_on(&mut self, to: &mut Engine<'_>, s: SockRef) -> u32 {
+    pub fn hand_on(&mut self, to: &mut Engine<'_>, s: SockRef, which: impl Fn(&FlowKey) -> bool) -> u32 {
         let (Some(own), Some(other)) = (self.mem.frames.lane(), to.mem.frames.lane()) else { return 0 };
         let Some(at) = listen::lookup(&self.mem, s).filter(|_| own.is_beside(&other)) else { return 0 };
         let now = self.now.max(to.now);
-        bequest::hand_on(&mut self.mem, &mut to.mem, (now, other.id()), at)
+        bequest::hand_on(&mut self.mem, &mut to.mem, (now, other.id()), at, which)
     }
 
     /// Moves the one connection `s` to lane `to` of the same region, and gives its name there. `None`: it stays, because `to` has no room or it came

@@ -377,7 +377,7 @@ fn what_waits_at_a_listener_goes_to_its_twin_and_no_byte_is_lost() {
     let flows = waiting(&mut world, 1);
     assert!(!flows.is_empty(), "some came to lane 1");
     let now = world.now;
-    let moved = world.machines[1].pair((1, 0), now, |a, b| a.hand_on(b, listeners[1]));
+    let moved = world.machines[1].pair((1, 0), now, |a, b| a.hand_on(b, listeners[1], |_| true));
     assert_eq!(moved as usize, flows.len());
     for flow in &flows {
         world.machines[1].directory().give(world.group_of(flow.remote_port.0), Some(LaneId(0)));

@@ -52,6 +52,25 @@ impl Session {
         Ok(())
     }
 
+    /// Has the processes of `lanes`, a bit each, of a region in which client `id` has a lane, look.
+    pub(crate) fn rouse(&mut self, id: ClientId, region: RegionId, lanes: u64) -> Result<(), Refusal> {
+        let refused = || Refusal::new(Errno::ACCESS, "rouse: the process has no lane there");
+        let home = self.regions.get(&region).filter(|home| home.lanes.values().any(|lane| lane.owner == id));
+        for (&lane, handle) in &home.ok_or_else(refused)?.lanes {
+            let asked = lanes.checked_shr(u32::from(lane.0)).is_some_and(|bits| bits & 1 != 0);
+            if asked
+                && !handle.orphan
+                && handle.owner != id
+                && let Some(client) = self.clients.get(&handle.owner)
+            {
+                // One that is ending needs not look.
+                let _ = client.send(&Reply::Look { lane }, &[]);
+            }
+        }
+        self.mirror.count_notice();
+        Ok(())
+    }
+
     /// Has the segments of `flow` come to the lane of `slot`, which gets it from another lane.
     pub(crate) fn fetch(&mut self, slot: Slot, flow: FlowEnds) -> Result<(), Refusal> {
         let Some(steering) = self.devices.steering() else { return Ok(()) };

@@ -2,7 +2,7 @@
 
 use base::Instant;
 use engine_state::{CLOSED, NOTES, TIME_WAIT};
-use lane::{Lane, Session, open_sockets};
+use lane::{Lane, Session, open_sockets, twins};
 use state::{Endpoint, Listener, SockKind, SockRef};
 
 /// States of a connection as its row numbers them (RFC 9293 3.3.2; the engine's `State`).
@@ -46,28 +46,29 @@ fn waiting(row: &Listener) -> u32 {
 
 /// The listeners of `lane` at which connections wait, with their ends.
 pub(crate) fn listeners_with_waiting(lane: &Lane, now: Instant) -> Vec<(SockRef, Endpoint)> {
+    listeners_of(lane, now, |row| waiting(row) > 0)
+}
+
+/// Those at which connections wait to be accepted.
+pub(crate) fn listeners_with_unaccepted(lane: &Lane, now: Instant) -> Vec<(SockRef, Endpoint)> {
+    listeners_of(lane, now, |row| row.accept_queue.len > 0)
+}
+
+fn listeners_of(lane: &Lane, now: Instant, which: impl Fn(&Listener) -> bool) -> Vec<(SockRef, Endpoint)> {
     let Ok(Some(mut session)) = lane.try_enter(now) else { return Vec::new() };
-    session.engine(|engine| {
-        let rows = engine.mem().listeners.rows().iter().enumerate();
-        let those = rows.filter(|(_, row)| waiting(row) > 0);
-        let name = |at: usize, row: &Listener| SockRef::new(SockKind::Listener, at as u32, row.generation);
-        those.map(|(at, row)| (name(at, row), row.local)).collect()
-    })
+    let all = twins::listeners(&mut session).into_iter();
+    all.filter(|(_, row)| which(row)).map(|(name, row)| (name, row.local)).collect()
 }
 
 /// Closes the listener at `local` if nothing waits at it, or whatever does if it is `over`. True: it is closed, or there is none.
 pub(crate) fn close_listener(session: &mut Session<'_>, local: Endpoint, over: bool) -> bool {
-    session.engine(|engine| {
-        let rows = engine.mem().listeners.rows().iter().enumerate();
-        let found =
-            rows.map(|(at, row)| (at as u32, *row)).find(|(_, row)| row.used != 0 && row.local == local);
-        let Some((at, row)) = found else { return true };
-        let closes = over || waiting(&row) == 0;
-        if closes {
-            engine.close(SockRef::new(SockKind::Listener, at, row.generation));
-        }
-        closes
-    })
+    let found = twins::listeners(session).into_iter().find(|(_, row)| row.local == local);
+    let Some((name, row)) = found else { return true };
+    let closes = over || waiting(&row) == 0;
+    if closes {
+        session.engine(|engine| engine.close(name));
+    }
+    closes
 }
 
 /// Resets every connection and closes every listener; gives how many there were.

@@ -1,15 +1,20 @@
-//! Who gets the connections that nobody accepted before their process died: another lane of the region that listens at the same end.
-
-use std::sync::atomic::Ordering;
+//! Who gets the connections that nobody accepted: those of a dead process, and those of one that does something else. Another lane of the region that
+//! listens at the same end.
 
 use base::LaneId;
-use control::proto::{FLOWS_MAX, FlowEnds, FlowList, Proto, Rule};
-use lane::Lane;
+use control::proto::{Proto, Rule};
+use lane::{Lane, twins};
 use region::Region;
-use state::{Endpoint, SockRef};
+use state::{Endpoint, FlowKey, SockRef};
 
 use crate::desk::Desk;
 use crate::orders::Report;
+
+/// Has the keeper steer `flows`, which came in at `local` of lane `id`, to lane `to`.
+fn steer((id, local): (LaneId, Endpoint), to: LaneId, flows: &[FlowKey], desk: &Desk) -> bool {
+    let rule = Rule { region: 0, lane: id, proto: Proto::Tcp, addr: local.addr, port: local.port };
+    twins::lists(flows).all(|flows| desk.ask(&Report::HandOn { rule, to, flows }))
+}
 
 /// Hands what waits at `listener` of `from` on to the first other lane that takes it.
 pub(crate) fn hand_on(
@@ -18,32 +23,30 @@ pub(crate) fn hand_on(
     (listener, local): (SockRef, Endpoint),
     desk: &Desk,
 ) {
-    let lanes = region.shape().lanes;
-    for to in (1..lanes).map(|step| LaneId((id.0 + step) % lanes)) {
-        let usable = region.lane(to).filter(|lane| {
-            let signals = lane.signals();
-            signals.ready.load(Ordering::Acquire) != 0 && signals.poisoned.load(Ordering::Acquire) == 0
-        });
-        // Without ports: what is to be sent there is sent by its own process.
-        let heir = usable.and_then(|_| Lane::new(region, to, Vec::new(), None));
-        let Some(heir) = heir else { continue };
-        let rule = Rule { region: 0, lane: id, proto: Proto::Tcp, addr: local.addr, port: local.port };
+    for to in twins::others(region, id) {
+        let Some(heir) = twins::without_ports(to) else { continue };
         let moved = lane::hand_on(from, &heir, listener, sys::clock::now(), |flows| {
-            flows.chunks(FLOWS_MAX).all(|flows| {
-                let ends: Vec<FlowEnds> = flows
-                    .iter()
-                    .map(|flow| FlowEnds {
-                        local: flow.local,
-                        local_port: flow.local_port,
-                        remote: flow.remote,
-                        remote_port: flow.remote_port,
-                    })
-                    .collect();
-                desk.ask(&Report::HandOn { rule, to, flows: FlowList::of(&ends) })
-            })
+            steer((id, local), to.id(), flows, desk)
         });
         if moved.is_ok_and(|moved| moved > 0) {
             return;
         }
     }
+}
+
+/// Hands what waits at `listener` of `from` to be accepted to the lanes whose processes accept there.
+pub(crate) fn offer(from: &Lane, (listener, local): (SockRef, Endpoint), desk: &Desk) {
+    let id = from.lane_ref().id();
+    let left = || has_unaccepted(from, listener);
+    twins::offer(from.lane_ref(), left, |heir, to, most| {
+        let now = sys::clock::now();
+        let steer = |flows: &[FlowKey]| steer((id, local), to, flows, desk);
+        twins::share_out(from, heir, listener, (now, most), steer).unwrap_or(0)
+    });
+}
+
+fn has_unaccepted(lane: &Lane, listener: SockRef) -> bool {
+    let Ok(Some(mut session)) = lane.try_enter(sys::clock::now()) else { return false };
+    let all = twins::listeners(&mut session);
+    all.iter().any(|(name, row)| *name == listener && row.accept_queue.len > 0)
 }

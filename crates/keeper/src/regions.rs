@@ -68,13 +68,16 @@ fn lane_shape(wish: &RegionWish) -> Result<LaneShape, Refusal> {
 pub(crate) fn make(wish: &RegionWish, key: [u64; 2], elastic: bool) -> Result<RegionMemory, Refusal> {
     let wrong = |what: &str| Refusal::new(Errno::INVAL, format!("region: {what}"));
     if wish.lanes == 0 || usize::from(wish.lanes) > LANES {
-        return Err(wrong("1 to 16 lanes"));
+        return Err(wrong(&format!("1 to {LANES} lanes")));
     }
     if wish.frames == 0 || wish.frames > RegionSizes::FRAMES_MAX {
         return Err(wrong("more frames than the limit"));
     }
     let lane_bytes = lane_shape(wish)?.lane_bytes();
-    let shape = RegionShape { lanes: wish.lanes, lane_bytes, frames: wish.frames };
+    // Programs ask for as many as there may be; very large lanes are fewer.
+    let fit = REGION_BYTES_MAX / 2 / lane_bytes.max(1);
+    let lanes = wish.lanes.min(u16::try_from(fit).unwrap_or(u16::MAX).max(1));
+    let shape = RegionShape { lanes, lane_bytes, frames: wish.frames };
     let bytes = Region::bytes_needed(&shape);
     if bytes > REGION_BYTES_MAX {
         return Err(Refusal::new(Errno::NOMEM, format!("region: {bytes} bytes are more than the limit")));

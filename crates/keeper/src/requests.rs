@@ -100,6 +100,9 @@ impl Session {
                 let each = flows.as_slice().iter();
                 each.copied().try_for_each(|flow| self.fetch(slot, flow)).map(|()| Answer::Done)
             }
+            Request::Rouse { region, lanes } => {
+                self.rouse(id, RegionId(*region), *lanes).map(|()| Answer::Done)
+            }
             Request::Enter { region } => {
                 let region = RegionId(*region);
                 let own = self.regions.get(&region).is_some_and(|r| r.lanes.values().any(|l| l.owner == id));

@@ -14,7 +14,7 @@ use std::sync::atomic::{Ordering, fence};
 use base::{Duration, Instant, LaneId};
 use control::proto::{DeviceList, WireEnd};
 use control::tables::{TABLES_BYTES, Tables};
-use lane::{Ask, Lane, Poisoned, open_device, open_wire};
+use lane::{Ask, Lane, Poisoned, open_device, open_wire, twins};
 use region::Region;
 use rustix::io::Errno;
 use rustix::process::{Gid, Uid};
@@ -81,6 +81,8 @@ struct Care {
     asks: Vec<Ask>,
     /// `last_held_ns` as our own last visit left it: a visit of ours does not count as the program's.
     ours_ns: u64,
+    /// Its program was away at the last look.
+    away: bool,
     /// Time between looks; grows while nothing happens.
     look: Duration,
     looked_ns: u64,
@@ -275,6 +277,7 @@ fn serve_lanes(
         let Some(care) = cares.get_mut(&id) else { continue };
         care.find_heirs((region, id), desk);
         let done = care.visit();
+        care.offer((region, id), desk);
         for ask in std::mem::take(&mut care.asks) {
             desk.report(&Report::Ask { ifindex: ask.ifindex, addr: ask.addr })?;
         }
@@ -314,6 +317,7 @@ impl Care {
             parted: Vec::new(),
             asks: Vec::new(),
             ours_ns: u64::MAX,
+            away: false,
             look: LOOK_MIN,
             looked_ns,
         };
@@ -370,8 +374,11 @@ impl Care {
         let at_work = held_ns != self.ours_ns && now.since(Instant(held_ns)) < AWAY;
         let waiting = signals.sleepers.load(Ordering::Acquire) != 0;
         if !at_work && !waiting {
-            return Duty::Serve(deadline);
+            // What waits at its listeners when it goes away is seen at once, not when the next packet comes.
+            let goes = !std::mem::replace(&mut self.away, true);
+            return Duty::Serve(if goes { now.plus(STEP_MIN) } else { deadline });
         }
+        self.away = false;
         self.look = if held_ns == self.looked_ns { self.look.times(2).min(LOOK_MAX) } else { LOOK_MIN };
         self.looked_ns = held_ns;
         Duty::Watch(now.plus(self.look))
@@ -431,6 +438,19 @@ impl Care {
         signals.ready.store(0, Ordering::Release);
         signals.poisoned.store(0, Ordering::Release);
         signals.sleepers.store(0, Ordering::Release);
+        signals.accepters.store(0, Ordering::Release);
+        signals.left_at.store(0, Ordering::Release);
+    }
+
+    /// Hands what waits to be accepted by a program that does something else to the processes that accept.
+    fn offer(&self, (region, id): (Region, LaneId), desk: &Desk) {
+        let accepts = self.lane.lane_ref().signals().accepters.load(Ordering::SeqCst) != 0;
+        if self.dead_since.is_some() || accepts || twins::others(region, id).next().is_none() {
+            return;
+        }
+        for listener in closing::listeners_with_unaccepted(&self.lane, sys::clock::now()) {
+            heirs::offer(&self.lane, listener, desk);
+        }
     }
 
     /// Hands what waits at a dead program's listeners on to whoever listens there now.

@@ -60,7 +60,7 @@ pub fn hand_on(
     if known.is_empty() {
         return Ok(0);
     }
-    Ok(giver.engine(|giver| taker.engine(|taker| giver.hand_on(taker, listener))))
+    Ok(giver.engine(|giver| taker.engine(|taker| giver.hand_on(taker, listener, |_| true))))
 }
 
 /// Moves connection `name` of `from` to lane `to`, and gives its name there. `steer` has its segments come to `to` from now on; it is called while both

@@ -14,6 +14,7 @@ pub mod native;
 pub mod rebalance;
 mod resolve;
 mod session;
+pub mod twins;
 
 pub use bequest::{fetch, hand_on};
 pub use devices::{OpenError, open_device, open_wire, parse_faults, wire_route};

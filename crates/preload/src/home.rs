@@ -19,7 +19,7 @@ use region::Region;
 use state::{Endpoint, LaneMem, LaneShape};
 use sys::fds::Fd;
 
-pub(crate) use self::bequest::{bequeath, entrust, fetch, resume};
+pub(crate) use self::bequest::{bequeath, entrust, fetch, offer, resume, rouse};
 use self::talk::{Answer, Notice, exchange};
 use crate::ports::Devices;
 use crate::reason::Reason;
@@ -51,10 +51,19 @@ struct Home {
     frames: u32,
     region: Option<(u32, Region)>,
     own: Option<&'static View>,
+    /// What the keeper said unasked while a lane was held: [`Home::ask_holding_lanes`].
+    unheard: Vec<Notice>,
 }
 
-static HOME: Mutex<Home> =
-    Mutex::new(Home { link: None, refused: None, sockets: SOCKETS, frames: FRAMES, region: None, own: None });
+static HOME: Mutex<Home> = Mutex::new(Home {
+    link: None,
+    refused: None,
+    sockets: SOCKETS,
+    frames: FRAMES,
+    region: None,
+    own: None,
+    unheard: Vec::new(),
+});
 /// Descriptor of the connection, for those who wait; -1: none.
 static LINK: AtomicI32 = AtomicI32::new(-1);
 /// How many notices the keeper had sent to all its programs when we last looked for ours.
@@ -113,6 +122,20 @@ impl Home {
             self.lose();
         }
         answer.ok_or(Reason::NoKeeper)
+    }
+
+    /// [`Home::ask`] by who holds a lane: what the keeper says unasked may need that lane, and is heard by [`Home::hear_later`] only.
+    fn ask_holding_lanes(&mut self, request: &Request<'_>, fds: &[BorrowedFd<'_>]) -> Result<Answer, Reason> {
+        let answer = self.link.as_ref().and_then(|link| exchange(link, request, fds, &mut self.unheard));
+        if answer.is_none() {
+            self.lose();
+        }
+        answer.ok_or(Reason::NoKeeper)
+    }
+
+    /// The caller holds no lane any more.
+    fn hear_later(&mut self) {
+        core::mem::take(&mut self.unheard).into_iter().for_each(|notice| self.take_notice(notice));
     }
 
     /// What the keeper said unasked.
@@ -318,6 +341,9 @@ fn format(region: Region, lane: LaneId, shape: &LaneShape) -> Option<()> {
     let signals = lane.signals();
     signals.owner_pid.store(sys::process::pid(), Ordering::Release);
     signals.poisoned.store(0, Ordering::Release);
+    signals.accepters.store(0, Ordering::Release);
+    // What was left before there was this lane to be told of it.
+    signals.left_at.store(u64::MAX, Ordering::Release);
     signals.ready.store(1, Ordering::Release);
     Some(())
 }

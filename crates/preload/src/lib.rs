@@ -48,6 +48,7 @@ mod sock;
 mod stream;
 mod sysctl;
 mod table;
+mod twins;
 mod user;
 mod view;
 mod waiting;

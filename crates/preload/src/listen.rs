@@ -6,6 +6,7 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use base::Instant;
 use engine::{AcceptError, Accepted, Engine};
 use state::{Endpoint, Ready, TcpOptions};
 
@@ -20,7 +21,7 @@ use crate::sock::{Inner, Seat, Sock, State, flag};
 use crate::stream;
 use crate::table::{self, Entry};
 use crate::view::Visit;
-use crate::{explain, family, fast_open, home, park};
+use crate::{explain, family, fast_open, home, park, twins};
 
 /// `listen(2)` succeeded in the kernel.
 pub(crate) fn begin(sock: &Handle<Sock>, fd: i32, backlog: i32) {
@@ -91,6 +92,8 @@ pub(crate) fn attach(sock: &Handle<Sock>, fd: i32) {
             note_waited(inner.local);
             drop(inner);
             seat.view.subscribe(seat, sock.object());
+            hub::note_listener(sock.object());
+            twins::begin();
             let _ = hub::moves(sock);
             hub::wake_all();
         }
@@ -157,6 +160,10 @@ pub(crate) fn accept(
     let (mut deadline, mut held) = (None, Held::new());
     loop {
         let seen = hub::seen();
+        let until = match nonblocking {
+            true => Instant::NEVER,
+            false => *deadline.get_or_insert_with(|| stream::deadline_after(sock.rcv_timeout_ns())),
+        };
         if let Some(arrival) = from_lanes(sock, flags, !nonblocking || !sock.has(flag::WATCHED))? {
             return Ok(arrival);
         }
@@ -167,11 +174,11 @@ pub(crate) fn accept(
                 return Ok(Arrival { fd: new, remote: None, scope: None });
             }
             let errno = errno::last();
-            if nonblocking || kernel_only || errno != Errno(libc::EAGAIN) {
+            // A process that has the listener, too, and a lane may have made it non-blocking for all.
+            if nonblocking || errno != Errno(libc::EAGAIN) {
                 return Err(errno);
             }
         }
-        let until = *deadline.get_or_insert_with(|| stream::deadline_after(sock.rcv_timeout_ns()));
         let kernel = [libc::pollfd { fd, events: libc::POLLIN, revents: 0 }];
         stream::pause(sock, views_of(sock), &kernel, (until, &mut held), seen)?;
     }

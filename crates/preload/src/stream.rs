@@ -11,7 +11,7 @@ use crate::fast_open;
 use crate::hub::{self, Target, Wait};
 use crate::object::Handle;
 use crate::signals::{self, Held};
-use crate::sock::{Seat, Sock, flag};
+use crate::sock::{self, Seat, Sock, flag};
 use crate::user::Parts;
 use crate::view::Visit;
 
@@ -41,7 +41,8 @@ pub(crate) fn pause(
         return Err(Errno(libc::EAGAIN));
     }
     let target = Target::Sock(sock.object());
-    let mut wait = Wait { target, views, deadline, mask: core::ptr::null(), kernel, held };
+    let accepts = sock.state() == sock::State::Listening;
+    let mut wait = Wait { target, views, deadline, accepts, mask: core::ptr::null(), kernel, held };
     match hub::block(&mut wait, seen) {
         // signal(7): with a time-out set, the kernel does not restart the call.
         Err(Errno(libc::EINTR)) if deadline == Instant::NEVER && signals::all_restart() => Ok(()),

@@ -13,7 +13,7 @@ use crate::signals::Held;
 use crate::sock::{Sock, State, flag};
 use crate::table::{self, Entry};
 use crate::view::View;
-use crate::{listen, stream};
+use crate::{listen, stream, twins};
 
 /// What a descriptor of the set is to us.
 enum Ours {
@@ -89,7 +89,8 @@ pub(crate) fn wait(
             return Ok(found);
         }
         let kernel = &set.kernel;
-        let mut sleep = Wait { target: Target::Any, views, deadline, mask, kernel, held: &mut held };
+        let accepts = twins::concern_us() && set.accepts(fds);
+        let mut sleep = Wait { target: Target::Any, views, deadline, accepts, mask, kernel, held: &mut held };
         hub::block(&mut sleep, seen)?;
     }
 }
@@ -108,6 +109,19 @@ impl Set {
                 Ours::Stream(_) | Ours::Listener(_) => {}
             }
         }
+    }
+
+    /// Would a connection that comes to a listener end the wait?
+    fn accepts(&self, fds: &[pollfd]) -> bool {
+        self.ours.iter().any(|(at, ours)| {
+            let reads = fds.get(*at).is_some_and(|asked| asked.events & libc::POLLIN != 0);
+            reads
+                && match ours {
+                    Ours::Stream(_) => false,
+                    Ours::Listener(_) => true,
+                    Ours::Epoll(epoll) => hub::accepts(Target::Epoll(epoll.number())),
+                }
+        })
     }
 
     /// Fills in what is ready now, of kernel and lanes.

@@ -38,8 +38,13 @@ pub struct LaneSignals {
     pub ready: AtomicU32,
     /// How often the tables were made. Written by the holder, see [`LaneGuard::formats`].
     pub formats: AtomicU32,
-    spare0: AtomicU32,
-    spare: [AtomicU64; 2],
+    /// Threads of the lane's process that sleep until a connection comes. Each adds itself before it looks at `left_at` a last time and sleeps, and takes
+    /// itself off.
+    pub accepters: AtomicU32,
+    /// Other lanes of the region, a bit each, at whose listeners connections wait while nobody there accepts. Set by those lanes' processes, or the
+    /// steward in their place; cleared by this one's. All of them when the lane is new.
+    pub left_at: AtomicU64,
+    spare: AtomicU64,
 }
 const _: () = assert!(size_of::<LaneSignals>() == 64);
 

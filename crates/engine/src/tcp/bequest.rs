@@ -18,13 +18,20 @@ pub(crate) fn flows(mem: &LaneMem<'_>, listener: Idx<Listener>, mut each: impl F
     }
 }
 
-/// Moves every connection in the queues of `listener` to the listener of `to` at the same local end. Those that cannot be moved, because `to` has
-/// no room or they came by a wire, stay. Gives the number moved.
+/// Calls `each` with the ends of every connection that waits at `listener` to be accepted, oldest first.
+pub(crate) fn unaccepted(mem: &LaneMem<'_>, listener: Idx<Listener>, mut each: impl FnMut(&FlowKey)) {
+    let queue = mem.listeners.get(listener).map_or_else(Default::default, |row| row.accept_queue);
+    members(mem, queue).filter_map(|at| mem.hot.get(at)).for_each(|hot| each(&hot.key));
+}
+
+/// Moves those connections in the queues of `listener` that are of `which` to the listener of `to` at the same local end. Those that cannot be moved,
+/// because `to` has no room or they came by a wire, stay. Gives the number moved.
 pub(crate) fn hand_on(
     from: &mut LaneMem<'_>,
     to: &mut LaneMem<'_>,
     (now, lane): (Instant, LaneId),
     listener: Idx<Listener>,
+    which: impl Fn(&FlowKey) -> bool,
 ) -> u32 {
     let mut moved = 0;
     for queue in queues(from, listener) {
@@ -33,7 +40,9 @@ pub(crate) fn hand_on(
             let Some(at) = next.some() else { break };
             // Read before the row is given up.
             next = from.cold.get(cold_of(at)).map_or(Idx::NONE, |cold| cold.passive.next);
-            moved += u32::from(travel::move_single(from, to, (now, lane), at));
+            if from.hot.get(at).is_some_and(|hot| which(&hot.key)) {
+                moved += u32::from(travel::move_single(from, to, (now, lane), at));
+            }
         }
     }
     moved

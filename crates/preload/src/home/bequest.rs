@@ -2,11 +2,11 @@
 //! goes on with what the image before had.
 
 use base::LaneId;
-use control::proto::{FLOWS_MAX, FlowEnds, FlowList, Request};
+use control::proto::{FlowList, Request, Rule};
 use core::sync::atomic::Ordering;
 use std::os::fd::AsFd;
 
-use lane::Lane;
+use lane::twins;
 use state::{Endpoint, FlowKey, SockRef};
 use sys::fds::Fd;
 
@@ -21,26 +21,13 @@ use crate::view::View;
 pub(crate) fn bequeath(view: &View, listener: SockRef, local: Endpoint) -> bool {
     let mut home = home();
     let Some((_, region)) = home.region else { return false };
-    let lanes = region.shape().lanes;
-    for step in 1..lanes {
+    for to in twins::others(region, view.id) {
         if !view.has_waiting(listener) {
             return false;
         }
-        let to = LaneId((view.id.0 + step) % lanes);
-        let usable = region.lane(to).filter(|lane| {
-            let signals = lane.signals();
-            signals.ready.load(Ordering::Acquire) != 0 && signals.poisoned.load(Ordering::Acquire) == 0
-        });
-        // Without ports: what is to be sent there is sent by its own process.
-        let heir = usable.and_then(|_| Lane::new(region, to, Vec::new(), None));
-        let Some(heir) = heir else { continue };
-        view.hand_on(&heir, listener, |flows| {
-            flows.chunks(FLOWS_MAX).all(|flows| {
-                let ends: Vec<FlowEnds> = flows.iter().map(ends_of).collect();
-                let request = Request::HandOn { rule: rule(view, local), to, flows: FlowList::of(&ends) };
-                matches!(home.ask(&request, &[]), Ok(Answer::Done))
-            })
-        });
+        let Some(heir) = twins::without_ports(to) else { continue };
+        view.hand_on(&heir, listener, |flows| home.hand_on(rule(view, local), to.id(), flows));
+        home.hear_later();
     }
     view.has_waiting(listener) && {
         view.leave_listener(listener);
@@ -48,21 +35,39 @@ pub(crate) fn bequeath(view: &View, listener: SockRef, local: Endpoint) -> bool 
     }
 }
 
+/// Hands connections that wait at `listener` to be accepted to the lanes whose processes accept at `local`; tells the others that the rest waits.
+pub(crate) fn offer(view: &View, listener: SockRef, local: Endpoint) {
+    let mut home = home();
+    let left = || view.unaccepted_at_home().iter().any(|(name, _)| *name == listener);
+    twins::offer(view.lane().lane_ref(), left, |heir, to, most| {
+        let moved = view.share_out(heir, listener, most, |flows| home.hand_on(rule(view, local), to, flows));
+        home.hear_later();
+        moved
+    });
+}
+
+/// Has the processes of `lanes`, a bit each, look whether connections wait that this process, with lane `view`, would accept.
+pub(crate) fn rouse(view: &View, lanes: u64) {
+    let _ = home().ask(&Request::Rouse { region: view.region, lanes }, &[]);
+}
+
 /// Moves the connection `seat`, on a lane of the process this one was forked from, to `own`; gives its name there.
 pub(crate) fn fetch(seat: Seat, own: &View) -> Option<SockRef> {
     let mut home = home();
-    seat.view.move_to(own, seat.name, |flow| {
+    let moved = seat.view.move_to(own, seat.name, |flow| {
         let local = Endpoint { addr: flow.local, port: flow.local_port };
-        let request = Request::Fetch { rule: rule(own, local), flows: FlowList::of(&[ends_of(flow)]) };
-        matches!(home.ask(&request, &[]), Ok(Answer::Done))
-    })
+        let request = Request::Fetch { rule: rule(own, local), flows: FlowList::of(&[twins::ends_of(flow)]) };
+        matches!(home.ask_holding_lanes(&request, &[]), Ok(Answer::Done))
+    });
+    home.hear_later();
+    moved
 }
 
 /// Has the kernel go on with the connection `seat`, on whichever lane of the region; `v6`: by a socket of IPv6. `None`: the lane keeps it.
 pub(crate) fn entrust(seat: Seat, v6: bool) -> Option<Fd> {
     let mut home = home();
     home.connect().ok()?;
-    seat.view.entrust(seat.name, |at, bytes, scope| {
+    let entrusted = seat.view.entrust(seat.name, |at, bytes, scope| {
         let memory = if bytes.is_empty() {
             None
         } else {
@@ -72,11 +77,13 @@ pub(crate) fn entrust(seat: Seat, v6: bool) -> Option<Fd> {
         };
         let request = Request::Entrust { rule: rule(seat.view, at.local), stopped: stopped(at, v6, scope) };
         let fds: Vec<_> = memory.iter().map(AsFd::as_fd).collect();
-        match home.ask(&request, &fds) {
+        match home.ask_holding_lanes(&request, &fds) {
             Ok(Answer::Number(_, fds)) => fds.into_iter().next(),
             Ok(_) | Err(_) => None,
         }
-    })
+    });
+    home.hear_later();
+    entrusted
 }
 
 fn write_all(memory: &Fd, bytes: &[u8]) -> Option<()> {
@@ -113,6 +120,14 @@ const fn stopped(at: &engine::Stopped, v6: bool, scope: u32) -> control::proto::
 }
 
 impl Home {
+    /// Has the segments of `flows`, which came in by `rule`, come to lane `to`.
+    fn hand_on(&mut self, rule: Rule, to: LaneId, flows: &[FlowKey]) -> bool {
+        let ask = |flows| {
+            matches!(self.ask_holding_lanes(&Request::HandOn { rule, to, flows }, &[]), Ok(Answer::Done))
+        };
+        twins::lists(flows).all(ask)
+    }
+
     /// Goes on, after exec, with what the image before this one had.
     fn resume(&mut self, mark: &Mark) -> Option<&'static View> {
         // SAFETY: the image before left it open for us, and nobody else knows of it.
@@ -125,7 +140,9 @@ impl Home {
         let resume = Request::Resume { region: mark.region, lane: mark.lane };
         let Ok(Answer::Lane(lane, devices, fds)) = self.ask(&resume, &[]) else { return None };
         // Threads of that image slept when they ended.
-        region.lane(lane)?.signals().sleepers.store(0, Ordering::Release);
+        let signals = region.lane(lane)?.signals();
+        signals.sleepers.store(0, Ordering::Release);
+        signals.accepters.store(0, Ordering::Release);
         let devices = Devices::new(region, tables(), &devices, fds);
         self.own = View::open(mark.region, lane, devices);
         self.own
@@ -135,13 +152,4 @@ impl Home {
 /// Goes on, after exec, with the lane of `mark`.
 pub(crate) fn resume(mark: &Mark) -> Option<&'static View> {
     home().resume(mark)
-}
-
-const fn ends_of(flow: &FlowKey) -> FlowEnds {
-    FlowEnds {
-        local: flow.local,
-        local_port: flow.local_port,
-        remote: flow.remote,
-        remote_port: flow.remote_port,
-    }
 }

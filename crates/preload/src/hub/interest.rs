@@ -5,11 +5,11 @@ use core::sync::atomic::Ordering;
 use libc::epoll_event;
 use state::{Ready, SockRef};
 
-use super::{NONE, hub};
+use super::{NONE, Target, hub};
 use crate::errno::{Errno, Outcome};
 use crate::family;
 use crate::object::Handle;
-use crate::sock::{Sock, flag};
+use crate::sock::{Sock, State, flag};
 use crate::view::View;
 
 /// Edge triggered.
@@ -47,6 +47,8 @@ pub(super) struct Interests {
     rows: Vec<Interest>,
     free: Vec<u32>,
     epolls: Vec<ReadyList>,
+    /// Listeners with a seat on this process's lane.
+    listeners: Vec<&'static Sock>,
 }
 
 /// What a lane says of one of its sockets.
@@ -107,7 +109,7 @@ impl Interest {
 
 impl Interests {
     pub(super) const fn new() -> Self {
-        Self { rows: Vec::new(), free: Vec::new(), epolls: Vec::new() }
+        Self { rows: Vec::new(), free: Vec::new(), epolls: Vec::new(), listeners: Vec::new() }
     }
 
     fn find(&self, sock: &Sock, epoll: u32, fd: i32) -> Option<u32> {
@@ -283,12 +285,46 @@ pub(crate) fn forget_epoll(epoll: u32) {
     }
 }
 
+/// The listener `sock` has a seat on this process's lane.
+pub(crate) fn note_listener(sock: &'static Sock) {
+    let listeners = &mut hub().interests.listeners;
+    if !listeners.iter().any(|known| core::ptr::eq(*known, sock)) {
+        listeners.push(sock);
+    }
+}
+
+/// Would a connection that comes to a listener end a wait for `target`?
+pub(crate) fn accepts(target: Target) -> bool {
+    let hub = hub();
+    let Interests { rows, listeners, .. } = &hub.interests;
+    let asks = |row: &Interest| {
+        row.armed
+            && row.events & libc::EPOLLIN as u32 != 0
+            // Of several instances in one another nobody knows here which.
+            && matches!(target, Target::Any) | matches!(target, Target::Epoll(epoll) if epoll == row.epoll)
+    };
+    listeners.iter().any(|sock| {
+        let mut at = sock.interests.load(Ordering::Relaxed);
+        while let Some(row) = rows.get(at as usize) {
+            if asks(row) {
+                return true;
+            }
+            at = row.next_of_sock;
+        }
+        false
+    })
+}
+
 /// The socket is gone, its interests with it.
 pub(crate) fn forget_sock(sock: &Sock) {
-    if sock.interests.load(Ordering::Relaxed) == NONE {
+    let listens = sock.state() == State::Listening;
+    if sock.interests.load(Ordering::Relaxed) == NONE && !listens {
         return;
     }
     let mut hub = hub();
+    if listens {
+        hub.interests.listeners.retain(|known| !core::ptr::eq(*known, sock));
+    }
     loop {
         let at = sock.interests.load(Ordering::Relaxed);
         if at == NONE {

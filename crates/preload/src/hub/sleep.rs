@@ -17,6 +17,7 @@ use crate::boundary::asleep;
 use crate::errno::{self, Outcome};
 use crate::interpose::real;
 use crate::signals::Held;
+use crate::twins::{self, Accepter};
 use crate::view::View;
 use crate::{family, fork, home};
 
@@ -149,6 +150,8 @@ pub(crate) struct Wait<'a> {
     pub(crate) views: u32,
     /// When to give up; `Instant::NEVER`: not at all.
     pub(crate) deadline: Instant,
+    /// It ends when a connection comes to a listener.
+    pub(crate) accepts: bool,
     /// The thread's signal mask meanwhile; null: as it is.
     pub(crate) mask: *const sigset_t,
     /// Kernel descriptors that end the sleep; `revents` are left unset.
@@ -163,6 +166,15 @@ pub(crate) struct Wait<'a> {
 /// EINTR when a signal handler ran; EMFILE and the like when there is no eventfd to be had.
 pub(crate) fn block(wait: &mut Wait<'_>, seen: u64) -> Outcome<()> {
     wait.held.wait();
+    let _accepter = match wait.accepts {
+        true => Accepter::begin(),
+        false => {
+            if twins::concern_us() {
+                twins::offer();
+            }
+            None
+        }
+    };
     let (waiter, polls) = {
         let mut hub = hub();
         if FIRED.load(Ordering::Acquire) != seen {

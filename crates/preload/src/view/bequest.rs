@@ -1,8 +1,8 @@
 //! A lane in the hands of who holds the home; what waits at a listener that closes, and where it goes.
 
 use engine::Stopped;
-use lane::{Lane, Session};
-use state::{FlowKey, SockRef};
+use lane::{Lane, Session, twins};
+use state::{Endpoint, FlowKey, SockRef};
 
 use super::{View, Wakes};
 
@@ -36,6 +36,16 @@ impl View {
             waiting
         };
         self.enter_at_home(waits).unwrap_or(false)
+    }
+
+    /// The listeners at which connections wait to be accepted.
+    pub(crate) fn unaccepted(&self) -> Vec<(SockRef, Endpoint)> {
+        self.enter(unaccepted).unwrap_or_default()
+    }
+
+    /// As [`View::unaccepted`], for a caller that holds the home.
+    pub(crate) fn unaccepted_at_home(&self) -> Vec<(SockRef, Endpoint)> {
+        self.enter_at_home(unaccepted).unwrap_or_default()
     }
 
     /// Nobody in this process is told of `listener` any more. The caller holds the home.
@@ -111,4 +121,26 @@ impl View {
         self.enter_at_home(|_| ());
         moved
     }
+
+    /// Hands the oldest `most` connections that wait at `listener` to be accepted to lane `to`; as [`twins::share_out`]. The caller holds the home.
+    pub(crate) fn share_out(
+        &self,
+        to: &Lane,
+        listener: SockRef,
+        most: u32,
+        steer: impl FnOnce(&[FlowKey]) -> bool,
+    ) -> u32 {
+        let gate = self.close_gate();
+        let now = (sys::clock::now(), most);
+        let moved = twins::share_out(self.lane(), to, listener, now, steer).unwrap_or(0);
+        drop(gate);
+        // What came in meanwhile is told.
+        self.enter_at_home(|_| ());
+        moved
+    }
+}
+
+fn unaccepted(session: &mut Session<'_>) -> Vec<(SockRef, Endpoint)> {
+    let all = twins::listeners(session).into_iter();
+    all.filter(|(_, row)| row.accept_queue.len > 0).map(|(name, row)| (name, row.local)).collect()
 }

@@ -1,0 +1,139 @@
+//! Lanes of a region whose processes listen at the same end, and connections that wait at one while another would take them: as a kernel's accept queue
+//! serves whoever accepts first.
+//!
+//! A thread that is about to sleep until a connection comes counts itself in its lane's `accepters`, then looks whether another lane left some
+//! (`left_at`) and has that lane's process look again. A process that does something else while connections wait at its lane looks for accepters, hands
+//! connections on, and leaves a note with every other lane for the rest. So one of the two sees the other. For a process that cannot look,
+//! because it computes, its steward does.
+
+use core::sync::atomic::Ordering;
+
+use base::{Instant, LaneId};
+use control::proto::{FLOWS_MAX, FlowEnds, FlowList};
+use region::{LaneRef, Region};
+use state::{FlowKey, Listener, SockKind, SockRef};
+
+use crate::lane::{Lane, Poisoned};
+use crate::rebalance::enter_both;
+use crate::session::Session;
+
+/// Steps, when the ports go on giving full batches.
+const STEPS: usize = 64;
+
+/// The other lanes of `region` that a process uses, from the one after `id` on.
+pub fn others(region: Region, id: LaneId) -> impl Iterator<Item = LaneRef> {
+    let lanes = region.shape().lanes;
+    let after = (1..lanes).map(move |step| LaneId((id.0 + step) % lanes));
+    after.filter_map(move |id| region.lane(id)).filter(|lane| {
+        let signals = lane.signals();
+        signals.ready.load(Ordering::Acquire) != 0 && signals.poisoned.load(Ordering::Acquire) == 0
+    })
+}
+
+/// The lane `of` another process, without ports: what is to be sent there is sent by that process.
+#[must_use]
+pub fn without_ports(of: LaneRef) -> Option<Lane> {
+    Lane::new(of.region(), of.id(), Vec::new(), None)
+}
+
+/// The listeners of a lane.
+#[must_use]
+pub fn listeners(session: &mut Session<'_>) -> Vec<(SockRef, Listener)> {
+    session.engine(|engine| {
+        let rows = engine.mem().listeners.rows().iter().enumerate();
+        let used = rows.filter(|(_, row)| row.used != 0);
+        used.map(|(at, row)| (SockRef::new(SockKind::Listener, at as u32, row.generation), *row)).collect()
+    })
+}
+
+/// `flows` as the keeper is told of them, a list for each message.
+pub fn lists(flows: &[FlowKey]) -> impl Iterator<Item = FlowList> {
+    flows.chunks(FLOWS_MAX).map(|flows| {
+        let ends: Vec<FlowEnds> = flows.iter().map(ends_of).collect();
+        FlowList::of(&ends)
+    })
+}
+
+/// A connection as the keeper is told of it.
+#[must_use]
+pub const fn ends_of(flow: &FlowKey) -> FlowEnds {
+    FlowEnds {
+        local: flow.local,
+        local_port: flow.local_port,
+        remote: flow.remote,
+        remote_port: flow.remote_port,
+    }
+}
+
+/// Tells every other lane that connections wait at lane `id`, whose process does not accept.
+pub fn leave_notes(region: Region, id: LaneId) {
+    for lane in others(region, id) {
+        lane.signals().left_at.fetch_or(1 << id.0, Ordering::SeqCst);
+    }
+}
+
+/// Hands connections that wait at `listener` of `from` to be accepted to the lanes whose processes accept at the same end, and leaves notes
+/// for the rest. `share` moves at most so many to that lane: see [`share_out`]. Gives how many were moved.
+pub fn offer(
+    from: LaneRef,
+    mut left: impl FnMut() -> bool,
+    mut share: impl FnMut(&Lane, LaneId, u32) -> u32,
+) -> u32 {
+    let mut moved = 0;
+    for noted in [false, true] {
+        for to in others(from.region(), from.id()) {
+            let most = to.signals().accepters.load(Ordering::SeqCst);
+            if most > 0
+                && let Some(lane) = without_ports(to)
+            {
+                moved += share(&lane, to.id(), most);
+            }
+        }
+        if noted || !left() {
+            break;
+        }
+        leave_notes(from.region(), from.id());
+    }
+    moved
+}
+
+/// Moves the oldest `most` connections that wait at `listener` of `from` to be accepted to the listener of `to` at the same local end, and gives their
+/// number. `steer` has their segments come to `to` from now on, and tells its process to look; it is called while both lanes are held.
+/// False from it: they stay, as do those that came by a wire. `listener` goes on listening. The caller holds neither lane.
+///
+/// # Errors
+/// [`Poisoned`], one of the two.
+pub fn share_out(
+    from: &Lane,
+    to: &Lane,
+    listener: SockRef,
+    (now, most): (Instant, u32),
+    steer: impl FnOnce(&[FlowKey]) -> bool,
+) -> Result<u32, Poisoned> {
+    let (mut giver, mut taker) = enter_both(from, to, now)?;
+    // Sent by its own process, which is told to look.
+    taker.gather();
+    let local = giver.engine(|giver| giver.names(listener)).map(|(local, _)| local);
+    if !local.is_some_and(|local| taker.engine(|taker| taker.listens_at(local))) {
+        return Ok(0);
+    }
+    let mut oldest = Vec::new();
+    giver.engine(|giver| {
+        giver.unaccepted_flows(listener, |flow| {
+            if oldest.len() < most as usize {
+                oldest.push(*flow);
+            }
+        });
+    });
+    if oldest.is_empty() || !steer(&oldest) {
+        return Ok(0);
+    }
+    // What came before `steer` had its effect.
+    for _ in 0..STEPS {
+        if !giver.step().more {
+            break;
+        }
+    }
+    let is_one = |flow: &FlowKey| oldest.contains(flow);
+    Ok(giver.engine(|giver| taker.engine(|taker| giver.hand_on(taker, listener, is_one))))
+}
