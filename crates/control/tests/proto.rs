@@ -79,6 +79,7 @@ proptest! {
         check_request(Request::HandOn { rule, to: LaneId(version), flows: FlowList::of(&flows) });
         check_request(Request::Fetch { rule, flows: FlowList::of(&flows) });
         check_request(Request::Enter { region: numbers[1] });
+        check_request(Request::Rouse { region: numbers[1], lanes: u64::from(numbers[2]) << 20 });
         check_request(Request::Resume { region: numbers[0], lane: LaneId(version) });
         check_request(Request::Resolve { ifindex: numbers[0], addr: rule.addr });
         check_request(Request::Reasons { text: &text });
