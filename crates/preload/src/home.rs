@@ -4,15 +4,15 @@
 //! never an error for the program.
 
 mod bequest;
+mod local_ports;
 mod talk;
 
-use core::ops::Range;
 use core::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 
 use base::limits::KEEPER_MESSAGE_BYTES;
-use base::{IpAddress, LaneId, Port};
+use base::{IpAddress, LaneId};
 use control::proto::{Proto, RegionWish, Reply, Request, Rule, SHAPE_WORDS, VERSION, fit_text};
 use control::tables::{TABLES_BYTES, Tables};
 use region::Region;
@@ -20,6 +20,7 @@ use state::{Endpoint, LaneMem, LaneShape};
 use sys::fds::Fd;
 
 pub(crate) use self::bequest::{bequeath, entrust, fetch, offer, resume, rouse};
+pub(crate) use self::local_ports::{take_port, take_ports};
 use self::talk::{Answer, Notice, exchange};
 use crate::ports::Devices;
 use crate::reason::Reason;
@@ -398,37 +399,6 @@ pub(crate) fn listen(view: &View, local: Endpoint, fd: BorrowedFd<'_>) -> Result
 /// Takes [`listen`] back.
 pub(crate) fn unlisten(view: &View, local: Endpoint) {
     let _ = home().ask(&Request::Unlisten(rule(view, local)), &[]);
-}
-
-/// Takes a local port for the lane: the one `fd` is bound to, or one of the keeper's choice if the port is 0.
-pub(crate) fn take_port(view: &View, local: Endpoint, fd: Option<BorrowedFd<'_>>) -> Result<Port, Reason> {
-    let mut home = home();
-    home.connect()?;
-    let fds: &[BorrowedFd<'_>] = fd.as_slice();
-    match home.ask(&Request::TakePort(rule(view, local)), fds)? {
-        Answer::Number(port, _) => Ok(Port(port as u16)),
-        Answer::Refused(..)
-        | Answer::Done
-        | Answer::Welcome(..)
-        | Answer::Lane(..)
-        | Answer::Ports(..)
-        | Answer::Wire(..) => Err(Reason::PortTaken),
-    }
-}
-
-/// Takes a block of local ports at `addr` for the lane, for connections that go out.
-pub(crate) fn take_ports(view: &View, addr: IpAddress) -> Result<Range<u16>, Reason> {
-    let mut home = home();
-    home.connect()?;
-    match home.ask(&Request::TakePorts(rule(view, Endpoint { addr, port: Port(0) })), &[])? {
-        Answer::Ports(first, count) => Ok(first.0..first.0.saturating_add(count)),
-        Answer::Number(..)
-        | Answer::Refused(..)
-        | Answer::Done
-        | Answer::Welcome(..)
-        | Answer::Lane(..)
-        | Answer::Wire(..) => Err(Reason::PortTaken),
-    }
 }
 
 /// Has the kernel look for a neighbour; the answer shows up in the tables.
