@@ -59,12 +59,13 @@ pub struct Linux {
     read: u64,
 }
 
-fn run(line: &str) -> Result<(), String> {
+/// Runs a command; gives what it prints.
+fn run(line: &str) -> Result<String, String> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let (program, rest) = words.split_first().ok_or("an empty command")?;
     let done = Command::new(program).args(rest).output().map_err(|e| format!("{line}: {e}"))?;
     if done.status.success() {
-        Ok(())
+        Ok(String::from_utf8_lossy(&done.stdout).into_owned())
     } else {
         Err(format!("{line}: {}", String::from_utf8_lossy(&done.stderr).trim()))
     }
@@ -99,12 +100,15 @@ impl Linux {
         let prefix = if script.family == Family::V6 { "64 nodad" } else { "24" };
         run(&format!("ip addr add {ours}/{prefix} dev {DEVICE}"))?;
         run(&format!("ip neigh replace {peer} lladdr 02:00:00:00:00:02 nud permanent dev {DEVICE}"))?;
-        let deadline = sys::clock::now().plus(Duration::from_secs(10));
-        while sys::links::flags(DEVICE).map_err(|e| failed(DEVICE, e))? & sys::links::FLAG_RUNNING == 0 {
-            if sys::clock::now() > deadline {
-                return Err(format!("{DEVICE} does not come up"));
-            }
-            pause(Duration::from_micros(1000))?;
+        wait_until(&format!("{DEVICE} does not come up"), || {
+            Ok(sys::links::flags(DEVICE).map_err(|e| failed(DEVICE, e))? & sys::links::FLAG_RUNNING != 0)
+        })?;
+        if script.family == Family::V6 {
+            // The kernel takes a new IPv6 address for its own in a work queue, some time after `ip` is done.
+            let local = format!("ip -6 route show table local {ours}");
+            wait_until(&format!("{ours} does not become a local address"), || {
+                Ok(!run(&local)?.trim().is_empty())
+            })?;
         }
         Ok(Self {
             family: script.family,
@@ -256,6 +260,18 @@ impl Linux {
 
 fn std_addr(addr: base::IpAddress) -> IpAddr {
     addr.as_v4().map_or_else(|| IpAddr::V6(addr.as_v6()), IpAddr::V4)
+}
+
+/// Waits for `condition`, ten seconds at most; `otherwise` says what did not happen.
+fn wait_until(otherwise: &str, condition: impl Fn() -> Result<bool, String>) -> Result<(), String> {
+    let deadline = sys::clock::now().plus(Duration::from_secs(10));
+    while !condition()? {
+        if sys::clock::now() > deadline {
+            return Err(otherwise.to_owned());
+        }
+        pause(Duration::from_micros(1000))?;
+    }
+    Ok(())
 }
 
 /// Sleeps for `time`.
