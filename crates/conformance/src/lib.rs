@@ -12,6 +12,7 @@ pub mod run;
 pub mod script;
 pub mod segment;
 pub mod target;
+mod words;
 
 use std::path::Path;
 

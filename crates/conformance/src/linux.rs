@@ -15,11 +15,11 @@ use rustix::net::{
 };
 use sys::fds::Fd;
 
-use crate::ours::{check_stream, fast_open_keys, poll_words, word};
 use crate::packet::Family;
 use crate::script::{Answer, Call, Opt, Script};
 use crate::segment::{Came, SCRIPT_PORT, STACK_PORT, stream_byte};
 use crate::target::Target;
+use crate::words::{check_stream, fast_open_keys, poll_words, word};
 
 /// The device's name in its namespace.
 const DEVICE: &str = "tap0";
@@ -228,6 +228,17 @@ impl Linux {
         })
     }
 
+    fn recv_urgent(&self, peek: bool) -> Result<Answer, String> {
+        let Some(sock) = &self.sock else { return Ok(word("EBADF")) };
+        let mut byte = [0; 1];
+        let flags = if peek { RecvFlags::OOB | RecvFlags::PEEK } else { RecvFlags::OOB };
+        Ok(match recv(sock, byte.as_mut_slice(), flags) {
+            Ok((0, _)) => word("end"),
+            Ok(_) => Answer::Number(byte[0].into()),
+            Err(errno) => answer(Err(errno)),
+        })
+    }
+
     fn on_sock(&mut self, call: &Call) -> Result<Answer, String> {
         let Some(sock) = &self.sock else { return Ok(word("EBADF")) };
         Ok(match call {
@@ -249,6 +260,9 @@ impl Linux {
             },
             Call::Poll => word(&poll_words(poll_bits(sock)?)),
             Call::State => word(&state(self.family)?),
+            Call::AtMark => {
+                Answer::Number(sys::urgent::at_mark(sock).map_err(|e| failed("SIOCATMARK", e))?.into())
+            }
             Call::Unread => {
                 let unread = rustix::io::ioctl_fionread(sock).map_err(|e| failed("SIOCINQ", e))?;
                 Answer::Number(unread as usize)
@@ -304,6 +318,7 @@ fn set(sock: &OwnedFd, option: Opt, value: u32) -> rustix::io::Result<()> {
         Opt::MaxPacingRate => sys::pacing::set_max(sock, value.into()),
         Opt::FastOpen => sys::fast_open::set_max(sock, value),
         Opt::FastOpenConnect => sys::fast_open::set_connect(sock, value != 0),
+        Opt::UrgentInline => sockopt::set_socket_oobinline(sock, value != 0),
         Opt::FastOpenBare => sys::fast_open::set_no_cookie(sock, value != 0),
         Opt::FastOpenKey => match fast_open_keys(value).as_slice() {
             [key] => sys::fast_open::set_keys(sock, *key, None),
@@ -314,7 +329,8 @@ fn set(sock: &OwnedFd, option: Opt, value: u32) -> rustix::io::Result<()> {
 }
 
 fn poll_bits(sock: &OwnedFd) -> Result<u32, String> {
-    let mut fds = [PollFd::new(sock, PollFlags::IN | PollFlags::OUT | PollFlags::RDHUP)];
+    let asked = PollFlags::IN | PollFlags::PRI | PollFlags::OUT | PollFlags::RDHUP;
+    let mut fds = [PollFd::new(sock, asked)];
     poll(&mut fds, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).map_err(|e| failed("poll", e))?;
     let [fd] = fds;
     Ok(u32::from(fd.revents().bits()))
@@ -412,7 +428,13 @@ impl Target for Linux {
             Call::Accept => self.accept(),
             Call::Send(len) => self.send(*len, SendFlags::empty()),
             Call::SendMore(len) => self.send(*len, SendFlags::MORE),
+            Call::SendUrgent(len) => self.send(*len, SendFlags::OOB),
             Call::Recv(len) => self.recv(*len),
+            Call::RecvPast(len) => {
+                self.read += 1;
+                self.recv(*len)
+            }
+            Call::RecvUrgent { peek } => self.recv_urgent(*peek),
             Call::Close => Ok(self.sock.take().map_or_else(|| word("EBADF"), |_| Answer::Ok)),
             Call::Set(option, value) => {
                 self.options.push((*option, *value));
@@ -430,6 +452,7 @@ impl Target for Linux {
             | Call::Connected
             | Call::Poll
             | Call::State
+            | Call::AtMark
             | Call::Unread => self.on_sock(call),
         };
         self.drain()?;

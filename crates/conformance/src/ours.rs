@@ -5,12 +5,12 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base::{Duration, Instant, IpAddress, LaneId, Port as PortNumber};
-use engine::{AcceptError, ConnectError, Engine, RecvError, RouteTo, SendError, SockError, State};
+use engine::{AcceptError, ConnectError, Engine, RecvError, RouteTo, SendError, State, UrgentError};
 use lane::{Lane, LanePort};
 use port::{Port, PortCaps, PortError, PortStats, chain};
 use region::{Frames, Owner, Region, RegionShape};
 use state::{
-    CsumState, Endpoint, LAYOUT_VERSION, LaneMem, LaneShape, PathSettings, Ready, RxBatch, RxFrame, SockRef,
+    CsumState, Endpoint, LAYOUT_VERSION, LaneMem, LaneShape, PathSettings, RxBatch, RxFrame, SockRef,
     TcpOptions, TxFrame,
 };
 
@@ -18,6 +18,7 @@ use crate::packet::{Family, SCRIPT_MAC, STACK_MAC};
 use crate::script::{Answer, Call, Opt, Script};
 use crate::segment::{SCRIPT_PORT, STACK_PORT, stream_byte};
 use crate::target::Target;
+use crate::words::{check_stream, errno, fast_open_keys, poll_words, state_name, word};
 
 /// Frames of the region.
 const FRAMES: u32 = 4096;
@@ -97,6 +98,14 @@ pub struct Ours {
     fast: FastOpen,
     sent: u64,
     read: u64,
+}
+
+/// How a program writes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sending {
+    Plain,
+    More,
+    Urgent,
 }
 
 /// What scripts set of fast open.
@@ -221,7 +230,7 @@ impl Ours {
         let begun = self.connect()?;
         self.fast.connect = before;
         match (begun, self.sock) {
-            (Answer::Ok, Some(sock)) => Ok(match self.send(sock, len, false)? {
+            (Answer::Ok, Some(sock)) => Ok(match self.send(sock, len, Sending::Plain)? {
                 Answer::Word(errno) if errno == "EAGAIN" => word("EINPROGRESS"),
                 other => other,
             }),
@@ -229,10 +238,15 @@ impl Ours {
         }
     }
 
-    fn send(&mut self, sock: SockRef, len: usize, more: bool) -> Result<Answer, String> {
+    fn send(&mut self, sock: SockRef, len: usize, how: Sending) -> Result<Answer, String> {
         let from = self.sent;
         let data: Vec<u8> = (from..from + len as u64).map(stream_byte).collect();
-        let result = self.with(|e| Some(e.tcp_send(sock, &data, more)))?;
+        let result = self.with(|e| {
+            Some(match how {
+                Sending::Urgent => e.tcp_send_urgent(sock, &data, false),
+                Sending::Plain | Sending::More => e.tcp_send(sock, &data, how == Sending::More),
+            })
+        })?;
         Ok(match result.ok_or("the lane is poisoned")? {
             Ok(n) => {
                 self.sent += n as u64;
@@ -259,6 +273,17 @@ impl Ours {
             Err(RecvError::NotConnected) => word("ENOTCONN"),
             Err(RecvError::Failed(error)) => word(errno(error)),
             Err(RecvError::Gone) => word("EBADF"),
+        })
+    }
+
+    fn recv_urgent(&mut self, sock: SockRef, peek: bool) -> Result<Answer, String> {
+        let result = self.with(|e| Some(e.tcp_recv_urgent(sock, peek)))?;
+        Ok(match result.ok_or("the lane is poisoned")? {
+            Ok(byte) => byte.map_or_else(|| word("end"), |byte| Answer::Number(byte.into())),
+            Err(UrgentError::Nothing) => word("EINVAL"),
+            Err(UrgentError::NotYet) => word("EAGAIN"),
+            Err(UrgentError::NotConnected) => word("ENOTCONN"),
+            Err(UrgentError::Gone) => word("EBADF"),
         })
     }
 
@@ -298,6 +323,7 @@ impl Ours {
             Opt::Ttl => o.ttl = value as u8,
             Opt::MaxPacingRate => o.set_max_pacing_rate(value.into()),
             Opt::FastOpenBare => o.fast_open_bare = value as u8,
+            Opt::UrgentInline => o.urgent_inline = value as u8,
             Opt::FastOpen | Opt::FastOpenKey | Opt::FastOpenConnect => return Ok(word("ENOPROTOOPT")),
         }
         let options = self.options;
@@ -309,9 +335,16 @@ impl Ours {
 
     fn on_sock(&mut self, call: &Call, sock: SockRef) -> Result<Answer, String> {
         Ok(match call {
-            Call::Send(len) => self.send(sock, *len, false)?,
-            Call::SendMore(len) => self.send(sock, *len, true)?,
+            Call::Send(len) => self.send(sock, *len, Sending::Plain)?,
+            Call::SendMore(len) => self.send(sock, *len, Sending::More)?,
+            Call::SendUrgent(len) => self.send(sock, *len, Sending::Urgent)?,
             Call::Recv(len) => self.recv(sock, *len)?,
+            Call::RecvPast(len) => {
+                self.read += 1;
+                self.recv(sock, *len)?
+            }
+            Call::RecvUrgent { peek } => self.recv_urgent(sock, *peek)?,
+            Call::AtMark => Answer::Number(self.with(|e| e.tcp_at_mark(sock))?.into()),
             Call::Close => {
                 self.with(|e| e.close(sock))?;
                 self.sock = None;
@@ -412,72 +445,5 @@ impl Target for Ours {
     fn slack_us(&self, after_us: u64) -> (u64, u64) {
         // Time is exact here; timers have the grain of the wheel.
         (5_000 + after_us / 100, 1_000)
-    }
-}
-
-pub(crate) fn word(text: &str) -> Answer {
-    Answer::Word(text.to_owned())
-}
-
-/// The keys that a script means by `value`: one, whose words are all that number, or with 256 times another number that one's behind it.
-pub(crate) fn fast_open_keys(value: u32) -> Vec<[u8; 16]> {
-    let numbers = if value < 256 { vec![value] } else { vec![value % 256, value / 256] };
-    let key = |number: u32| {
-        let mut key = [0; 16];
-        key.as_chunks_mut::<4>().0.fill(number.to_le_bytes());
-        key
-    };
-    numbers.into_iter().map(key).collect()
-}
-
-/// Are these the bytes of the script's stream from `offset` on?
-pub(crate) fn check_stream(offset: u64, data: &[u8]) -> Result<(), String> {
-    if (offset..).zip(data).all(|(at, byte)| *byte == stream_byte(at)) {
-        Ok(())
-    } else {
-        Err(format!("the bytes read from {offset} on are not those that were sent"))
-    }
-}
-
-/// The names of poll's bits (as Linux numbers them), in alphabetical order.
-pub(crate) fn poll_words(bits: u32) -> String {
-    let names = [
-        (Ready::ERR, "err"),
-        (Ready::HUP, "hup"),
-        (Ready::IN, "in"),
-        (Ready::OUT, "out"),
-        (Ready::RDHUP, "rdhup"),
-    ];
-    let set: Vec<&str> =
-        names.iter().filter(|(bit, _)| Ready(bits).has(*bit)).map(|(_, name)| *name).collect();
-    if set.is_empty() { "none".to_owned() } else { set.join(",") }
-}
-
-fn errno(error: SockError) -> &'static str {
-    match error {
-        SockError::Refused => "ECONNREFUSED",
-        SockError::Reset => "ECONNRESET",
-        SockError::Pipe => "EPIPE",
-        SockError::TimedOut => "ETIMEDOUT",
-        SockError::HostUnreachable => "EHOSTUNREACH",
-        SockError::NetUnreachable => "ENETUNREACH",
-        SockError::MessageSize => "EMSGSIZE",
-        SockError::Aborted => "ECONNABORTED",
-    }
-}
-
-fn state_name(state: Option<State>) -> &'static str {
-    match state {
-        Some(State::Listen) => "LISTEN",
-        Some(State::SynSent) => "SYN-SENT",
-        Some(State::SynRcvd) => "SYN-RECEIVED",
-        Some(State::Established) => "ESTABLISHED",
-        Some(State::FinWait1) => "FIN-WAIT-1",
-        Some(State::FinWait2) => "FIN-WAIT-2",
-        Some(State::CloseWait) => "CLOSE-WAIT",
-        Some(State::Closing) => "CLOSING",
-        Some(State::LastAck) => "LAST-ACK",
-        Some(State::TimeWait) => "TIME-WAIT",
-        Some(State::Closed) | None => "CLOSED",
     }
 }

@@ -170,7 +170,12 @@ fn call(text: &str) -> Result<Call, String> {
         ["send", "first", n] => Call::SendFirst(number(n)?),
         ["send", n] => Call::Send(number(n)?),
         ["send", n, "more"] => Call::SendMore(number(n)?),
+        ["send", n, "urgent"] => Call::SendUrgent(number(n)?),
+        ["recv", "urgent"] => Call::RecvUrgent { peek: false },
+        ["recv", "urgent", "peek"] => Call::RecvUrgent { peek: true },
         ["recv", n] => Call::Recv(number(n)?),
+        ["recv", n, "past", "urgent"] => Call::RecvPast(number(n)?),
+        ["mark"] => Call::AtMark,
         ["close"] => Call::Close,
         ["close", "listener"] => Call::CloseListener,
         ["shutdown", "rd"] => Call::Shutdown(How::Read),
@@ -203,6 +208,7 @@ fn option_of(name: &str) -> Result<Opt, String> {
         "fastopen_key" => Opt::FastOpenKey,
         "fastopen_connect" => Opt::FastOpenConnect,
         "fastopen_no_cookie" => Opt::FastOpenBare,
+        "oobinline" => Opt::UrgentInline,
         _ => return Err(format!("no such option as {name}")),
     })
 }
@@ -236,7 +242,7 @@ fn range(text: &str) -> Result<(u32, u32), String> {
     Ok((seq, len))
 }
 
-/// `FLAGS SEQ[:END] [ack N] [win N] [port N] [ecn N] [ext hop|dst|frag] [<options>]`.
+/// `FLAGS SEQ[:END] [ack N] [win N] [urg N] [port N] [ecn N] [ext hop|dst|frag] [<options>]`.
 fn pattern(text: &str) -> Result<Pattern, String> {
     let (text, options) = match text.split_once('<') {
         Some((before, rest)) => {
@@ -255,6 +261,7 @@ fn pattern(text: &str) -> Result<Pattern, String> {
         len,
         ack: Field::Any,
         win: Field::Any,
+        urgent: None,
         options,
         port: SCRIPT_PORT,
         ecn: None,
@@ -265,6 +272,7 @@ fn pattern(text: &str) -> Result<Pattern, String> {
         match word {
             "ack" => pattern.ack = field(value)?,
             "win" => pattern.win = field(value)?,
+            "urg" => pattern.urgent = Some(number(value)?),
             "port" => pattern.port = number(value)?,
             "ecn" => pattern.ecn = Some(number(value)?),
             "ext" => {

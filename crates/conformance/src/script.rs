@@ -93,8 +93,19 @@ pub enum Call {
     Send(usize),
     /// Writes so many bytes, with MSG_MORE.
     SendMore(usize),
+    /// Writes so many bytes, the last of them urgent (MSG_OOB).
+    SendUrgent(usize),
     /// Reads at most so many bytes.
     Recv(usize),
+    /// The same, where the read steps over the urgent byte first.
+    RecvPast(usize),
+    /// Reads the urgent byte (MSG_OOB), or looks at it.
+    RecvUrgent {
+        /// MSG_PEEK.
+        peek: bool,
+    },
+    /// Is the urgent byte the next one (SIOCATMARK)?
+    AtMark,
     /// Closes the connection.
     Close,
     /// Closes the listener.
@@ -149,6 +160,8 @@ pub enum Opt {
     FastOpenConnect,
     /// TCP_FASTOPEN_NO_COOKIE.
     FastOpenBare,
+    /// SO_OOBINLINE.
+    UrgentInline,
 }
 
 /// What a call must give.

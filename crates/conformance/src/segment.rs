@@ -30,6 +30,8 @@ pub struct Pattern {
     pub ack: Field<u32>,
     /// The window field.
     pub win: Field<u16>,
+    /// The urgent pointer; `None`: 0 in one to send, and in an expected one, where it counts.
+    pub urgent: Option<u16>,
     /// Options.
     pub options: Options,
     /// Port of the script's side.
@@ -148,6 +150,9 @@ impl Came {
             text += &format!(" ack {}", self.header.ack.0.wrapping_sub(SCRIPT_ISS.0));
         }
         text += &format!(" win {}", self.header.window);
+        if self.header.flags.intersects(TcpFlags::URG) {
+            text += &format!(" urg {}", self.header.urgent);
+        }
         if self.ecn != 0 {
             text += &format!(" ecn {}", self.ecn);
         }
@@ -214,7 +219,7 @@ impl Pattern {
             ack,
             flags: self.flags,
             window,
-            urgent: 0,
+            urgent: self.urgent.unwrap_or(0),
         };
         let mut bytes = vec![0; 60];
         let Ok(len) = header.emit(&self.wire_options(talk, stack_iss), &mut bytes) else { return Vec::new() };
@@ -282,6 +287,7 @@ impl Pattern {
         if let Field::Is(win) = self.win {
             check("win", win.to_string(), came.header.window.to_string());
         }
+        check("urg", self.urgent.unwrap_or(0).to_string(), came.header.urgent.to_string());
         if let Some(ecn) = self.ecn {
             check("ecn", ecn.to_string(), came.ecn.to_string());
         }

@@ -9,7 +9,7 @@ use state::{
 
 use crate::errors::{AcceptError, ConnectError, ListenError, RecvError, SendError, ShutdownError, SockError};
 use crate::load::Load;
-use crate::tcp::{Algorithm, Ecn, borrow, fast_open, stream, verbs};
+use crate::tcp::{Algorithm, Ecn, borrow, fast_open, stream, urgent, verbs};
 use crate::types::{Accepted, Buffers, HopKey, How, RouteTo, TcpInfo};
 use crate::{away, events, load, pipeline, transmit, udp};
 
@@ -436,10 +436,10 @@ impl<'a> Engine<'a> {
         verbs::info(&self.mem, s)
     }
 
-    /// Received bytes that can be read (SIOCINQ).
+    /// Received bytes that can be read, as far as the mark of urgent data (SIOCINQ).
     #[must_use]
     pub fn unread_bytes(&self, s: SockRef) -> u32 {
-        verbs::info(&self.mem, s).map_or(0, |i| i.unread_bytes)
+        verbs::info(&self.mem, s).map_or(0, |i| urgent::readable(&self.mem, s, i.unread_bytes))
     }
 
     /// Bytes queued and not acknowledged (SIOCOUTQ).

@@ -80,9 +80,9 @@ impl Engine<'_> {
         entrust::stopped(&mut self.mem, self.now, s)
     }
 
-    /// Gives the bytes of `s` from SND.UNA to what was queued last to `take`, in pieces.
-    pub fn tcp_copy_queued(&self, s: SockRef, take: impl FnMut(&[u8])) {
-        entrust::copy_queued(&self.mem, s, take);
+    /// Gives all bytes of `s` to `take`, in pieces: the unread ones, urgent ones among them, then those from SND.UNA to what was queued last.
+    pub fn tcp_copy_all(&self, s: SockRef, take: impl FnMut(&[u8])) {
+        entrust::copy_all(&self.mem, s, take);
     }
 
     /// Gives connection `s` up without a word to its peer: the kernel has it now. The name is dead afterwards; segments that still come here are

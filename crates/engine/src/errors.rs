@@ -116,6 +116,19 @@ pub enum RecvError {
     Gone,
 }
 
+/// Why there is no urgent byte.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum UrgentError {
+    /// The peer has announced none, it was read already, or it is read in line (EINVAL).
+    Nothing,
+    /// It was announced and has not come (EAGAIN).
+    NotYet,
+    /// The connection is gone (ENOTCONN).
+    NotConnected,
+    /// The name names no connection (EBADF).
+    Gone,
+}
+
 /// Why nothing was shut down.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ShutdownError {

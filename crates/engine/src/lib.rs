@@ -9,6 +9,7 @@ mod away;
 mod engine;
 mod engine_moves;
 mod engine_udp;
+mod engine_urgent;
 mod errors;
 mod events;
 mod fragments6;
@@ -36,6 +37,7 @@ mod udp_types;
 pub use engine::Engine;
 pub use errors::{
     AcceptError, ConnectError, ListenError, MoveError, RecvError, SendError, ShutdownError, SockError,
+    UrgentError,
 };
 pub use load::Load;
 pub use tcp::audit::Finding;

@@ -8,9 +8,10 @@ use engine::{Engine, RecvError, State};
 use net::{Net, Setup, pattern};
 use state::{DropReason, SockRef};
 
-fn queued(e: &Engine<'_>, s: SockRef) -> Vec<u8> {
+/// What is unread, then what is queued.
+fn all(e: &Engine<'_>, s: SockRef) -> Vec<u8> {
     let mut bytes = Vec::new();
-    e.tcp_copy_queued(s, |piece| bytes.extend_from_slice(piece));
+    e.tcp_copy_all(s, |piece| bytes.extend_from_slice(piece));
     bytes
 }
 
@@ -23,10 +24,12 @@ fn what_the_kernel_needs_is_told_with_fins_apart() {
     assert_eq!(net.recv(1, server, 1000).unwrap(), pattern(1, 5000)[..1000]);
     // Nothing is delivered any more: what the server sends is not acknowledged.
     net.send(1, server, &pattern(2, 200_000)).unwrap();
-    let before = net.on(1, |e| (e.tcp_stopped(server).unwrap(), queued(e, server)));
+    let before = net.on(1, |e| (e.tcp_stopped(server).unwrap(), all(e, server)));
     let (stopped, bytes) = before;
+    let (unread, bytes) = bytes.split_at(4000);
     assert_eq!((stopped.unread_bytes, bytes.len()), (4000, stopped.snd_end.since(stopped.snd_una) as usize));
-    assert_eq!(bytes, pattern(2, 200_000)[..bytes.len()]);
+    assert_eq!(unread, &pattern(1, 5000)[1000..]);
+    assert_eq!(bytes, &pattern(2, 200_000)[..bytes.len()]);
     assert!(stopped.snd_nxt.at_or_before(stopped.snd_end) && stopped.snd_una.at_or_before(stopped.snd_nxt));
     assert!(!stopped.fin_sent && !stopped.fin_received && stopped.timestamp.is_some());
     net.on(0, |e| e.shutdown(client, engine::How::Write)).unwrap();
@@ -35,6 +38,19 @@ fn what_the_kernel_needs_is_told_with_fins_apart() {
     let after = net.on(1, |e| e.tcp_stopped(server)).unwrap();
     assert!(after.fin_sent && after.fin_received);
     assert_eq!(after.rcv_nxt, stopped.rcv_nxt, "the FIN is not counted");
+}
+
+#[test]
+fn an_urgent_byte_among_what_is_unread_is_told_as_data() {
+    let mut net = Net::new(4, &Setup::USUAL);
+    let (_, client, server) = net.open();
+    net.on(0, |e| e.tcp_send_urgent(client, b"abcU", false)).unwrap();
+    net.send(0, client, b"def").unwrap();
+    net.run(Duration::from_millis(100));
+    let (stopped, bytes) = net.on(1, |e| (e.tcp_stopped(server).unwrap(), all(e, server)));
+    assert_eq!((stopped.unread_bytes, bytes.as_slice()), (7, b"abcUdef".as_slice()));
+    assert!(net.on(1, |e| e.tcp_entrust(server)));
+    assert_eq!(net.on(1, |e| e.audit(true)), Ok(()));
 }
 
 #[test]

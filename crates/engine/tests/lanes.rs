@@ -185,6 +185,37 @@ fn events_and_closed_connections_move_too() {
 }
 
 #[test]
+fn urgent_data_move_with_their_connection() {
+    let mut world = World::new(7, 2, 64);
+    world.misdirect = false;
+    let listeners = world.listen(80);
+    let mut talks = open(&mut world, &listeners, 1, 1000);
+    let mut server = talks[0].ends[1];
+    let (from, to) = (server.lane, 1 - server.lane);
+    let client = talks[0].ends[0].name;
+    world.on((0, 0), |e| e.tcp_send_urgent(client, b"abcU", false)).unwrap();
+    world.run(Duration::from_millis(1));
+    // One that is under way each way while the connection moves.
+    world.on((1, from), |e| e.tcp_send_urgent(server.name, b"xyzV", false)).unwrap();
+    let now = world.now;
+    let group = world.group_of(FIRST_PORT);
+    assert_eq!(world.machines[1].pair((from, to), now, |a, b| a.move_group(b, group)), Ok(1));
+    world.follow(&mut server);
+    assert_eq!(world.on((1, to), |e| e.audit(true)), Ok(()));
+    let mut buf = [0; 10];
+    assert_eq!(world.on((1, to), |e| e.tcp_recv(server.name, &mut buf, false)), Ok(3));
+    assert!(world.on((1, to), |e| e.tcp_at_mark(server.name)));
+    assert_eq!(world.on((1, to), |e| e.tcp_recv_urgent(server.name, false)), Ok(Some(b'U')));
+    world.run(Duration::from_millis(10));
+    assert_eq!(world.on((0, 0), |e| e.tcp_recv_urgent(client, false)), Ok(Some(b'V')));
+    assert_eq!(world.on((0, 0), |e| e.tcp_recv(client, &mut buf, false)), Ok(3));
+    world.on((1, to), |e| e.close(server.name));
+    world.close(talks[0].ends[0]);
+    talks.clear();
+    finish(&mut world, &mut talks, &listeners);
+}
+
+#[test]
 fn a_connection_that_moved_is_closed_by_its_new_name_only_and_its_old_row_is_free_once_asked_for() {
     let mut world = World::new(8, 2, 64);
     world.misdirect = false;

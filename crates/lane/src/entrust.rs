@@ -44,13 +44,7 @@ pub fn entrust<R>(
 
 fn bytes_of(engine: &mut Engine<'_>, name: SockRef, at: &Stopped) -> Vec<u8> {
     let queued = at.snd_end.since(at.snd_una) as usize;
-    let mut bytes = vec![0; at.unread_bytes as usize];
-    // Asked for nothing, it would tell of an error, once.
-    if !bytes.is_empty() {
-        let read = engine.tcp_peek_at(name, 0, &mut bytes).unwrap_or(0);
-        bytes.truncate(read);
-    }
-    bytes.reserve(queued);
-    engine.tcp_copy_queued(name, |piece| bytes.extend_from_slice(piece));
+    let mut bytes = Vec::with_capacity(at.unread_bytes as usize + queued);
+    engine.tcp_copy_all(name, |piece| bytes.extend_from_slice(piece));
     bytes
 }

@@ -1,6 +1,6 @@
 //! What the engine's failures are to a program: the kernel's error numbers.
 
-use engine::{RecvError, SendError, SockError};
+use engine::{RecvError, SendError, SockError, UrgentError};
 use rustix::io::Errno;
 
 /// What happened to a connection.
@@ -38,5 +38,16 @@ pub const fn of_send(error: SendError) -> Errno {
         SendError::Pipe => Errno::PIPE,
         SendError::Failed(error) => of_sock(error),
         SendError::Gone => Errno::BADF,
+    }
+}
+
+/// Why there is no urgent byte.
+#[must_use]
+pub const fn of_urgent(error: UrgentError) -> Errno {
+    match error {
+        UrgentError::Nothing => Errno::INVAL,
+        UrgentError::NotYet => Errno::AGAIN,
+        UrgentError::NotConnected => Errno::NOTCONN,
+        UrgentError::Gone => Errno::BADF,
     }
 }

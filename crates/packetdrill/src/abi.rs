@@ -210,6 +210,7 @@ pub(crate) unsafe extern "C" fn recvmsg(ud: Userdata, fd: c_int, at: *mut msghdr
     let got = enter(ud, |world| unsafe { receive(world, fd, list, flags, from) });
     count(got.map(|got| {
         message.msg_flags = if got.cut { libc::MSG_TRUNC } else { 0 };
+        message.msg_flags |= if got.len > 0 { flags & libc::MSG_OOB } else { 0 };
         message.msg_controllen = 0;
         message.msg_namelen = name_len;
         // SAFETY: the C caller's promise.

@@ -1,7 +1,7 @@
 //! TCP sockets: the POSIX verbs over the engine's.
 
 use base::{IpAddress, Port};
-use engine::{AcceptError, ConnectError, How, ListenError, ShutdownError, State};
+use engine::{AcceptError, ConnectError, Engine, How, ListenError, ShutdownError, State};
 use state::{Endpoint, SockRef, TcpOptions};
 
 use crate::address::Named;
@@ -224,13 +224,18 @@ pub(crate) fn send(
     done: &mut usize,
 ) -> Attempt<usize> {
     let more = flags & libc::MSG_MORE != 0;
+    let urgent = flags & libc::MSG_OOB != 0;
     let name = match stream(machine, fd, libc::EPIPE) {
         Ok(name) => name,
         Err(errno) => return Attempt::Done(Err(errno)),
     };
     loop {
         let rest = data.get(*done..).unwrap_or(&[]);
-        let sent = match machine.stack.with(|engine| engine.tcp_send(name, rest, more)) {
+        let write = |engine: &mut Engine<'_>| match urgent {
+            true => engine.tcp_send_urgent(name, rest, more),
+            false => engine.tcp_send(name, rest, more),
+        };
+        let sent = match machine.stack.with(write) {
             Ok(sent) => sent.map_err(errno::of_send),
             Err(errno) => Err(errno),
         };
@@ -262,6 +267,9 @@ pub(crate) fn recv(
     flags: i32,
     done: &mut usize,
 ) -> Attempt<usize> {
+    if *done > 0 && is_at_mark(machine, fd) {
+        return Attempt::Done(Ok(*done));
+    }
     let got = recv_now(machine, fd, buf.get_mut(*done..).unwrap_or(&mut []), flags);
     let all = flags & libc::MSG_WAITALL != 0 && flags & libc::MSG_PEEK == 0;
     match got {
@@ -276,19 +284,30 @@ pub(crate) fn recv(
         Err(_) => return Attempt::Done(Ok(*done)),
     }
     let so_far = if *done == 0 { Err(AGAIN) } else { Ok(*done) };
-    if machine.is_nonblocking(fd, flags) {
+    // Urgent data are not waited for.
+    if machine.is_nonblocking(fd, flags) || flags & libc::MSG_OOB != 0 {
         return Attempt::Done(so_far);
     }
     let timeout = tcp(machine, fd).ok().and_then(|sock| sock.rcv_timeout);
     Attempt::Wait { timeout, then: so_far }
 }
 
+/// Is the urgent byte the next one?
+fn is_at_mark(machine: &mut Machine, fd: i32) -> bool {
+    let name = stream(machine, fd, libc::ENOTCONN);
+    name.is_ok_and(|name| machine.stack.with(|engine| engine.tcp_at_mark(name)) == Ok(true))
+}
+
 fn recv_now(machine: &mut Machine, fd: i32, buf: &mut [u8], flags: i32) -> Outcome<usize> {
     let name = stream(machine, fd, libc::ENOTCONN)?;
-    if flags & libc::MSG_OOB != 0 {
-        return Err(Errno(libc::EINVAL));
-    }
     let peek = flags & libc::MSG_PEEK != 0;
+    if flags & libc::MSG_OOB != 0 {
+        let byte = machine.stack.with(|engine| engine.tcp_recv_urgent(name, peek))?;
+        let Some(byte) = byte.map_err(errno::of_urgent)? else { return Ok(0) };
+        let Some(to) = buf.first_mut() else { return Ok(0) };
+        *to = byte;
+        return Ok(1);
+    }
     let got = if flags & libc::MSG_TRUNC != 0 && !peek {
         let len = buf.len();
         machine.stack.with(|engine| engine.tcp_recv_skip(name, len))?

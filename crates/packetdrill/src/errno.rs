@@ -1,6 +1,6 @@
 //! Error numbers: the one place where failures of the engine become what packetdrill sees.
 
-use engine::{RecvError, SendError, SockError};
+use engine::{RecvError, SendError, SockError, UrgentError};
 
 /// An error number of the kernel's, positive.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -29,4 +29,9 @@ pub(crate) const fn of_send(error: SendError) -> Errno {
         return Errno(libc::EPIPE);
     }
     Errno(lane::errno::of_send(error).raw_os_error())
+}
+
+/// Why there is no urgent byte.
+pub(crate) const fn of_urgent(error: UrgentError) -> Errno {
+    Errno(lane::errno::of_urgent(error).raw_os_error())
 }

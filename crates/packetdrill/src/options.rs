@@ -88,6 +88,7 @@ fn set_tcp(sock: &mut TcpSock, level: i32, name: i32, value: Value<'_>) -> Outco
         (SOCKET, libc::SO_RCVBUF | libc::SO_RCVBUFFORCE) => o.rcv_buf_bytes = value.int()?.max(0) as u32,
         (SOCKET, libc::SO_SNDBUF | libc::SO_SNDBUFFORCE) => o.snd_buf_bytes = value.int()?.max(0) as u32,
         (SOCKET, libc::SO_RCVLOWAT) => o.rcv_low_bytes = value.within(0, i32::MAX)?.max(1),
+        (SOCKET, libc::SO_OOBINLINE) => o.urgent_inline = value.on()?,
         (SOCKET, libc::SO_RCVTIMEO) => sock.rcv_timeout = value.time()?,
         (SOCKET, libc::SO_SNDTIMEO) => sock.snd_timeout = value.time()?,
         (TCP, libc::TCP_NODELAY) => o.nodelay = value.on()?,
@@ -139,7 +140,6 @@ fn is_harmless(level: i32, name: i32) -> bool {
                 | libc::SO_REUSEPORT
                 | libc::SO_PRIORITY
                 | libc::SO_BROADCAST
-                | libc::SO_OOBINLINE
                 | libc::SO_INCOMING_CPU
                 | libc::SO_BUSY_POLL
                 | libc::SO_TIMESTAMP
@@ -221,6 +221,7 @@ fn number(sock: &TcpSock, level: i32, name: i32) -> Outcome<u32> {
     Ok(match (level, name) {
         (SOCKET, libc::SO_ACCEPTCONN) => u32::from(matches!(sock.role, Role::Listener(_))),
         (SOCKET, libc::SO_KEEPALIVE) => u32::from(o.keepalive),
+        (SOCKET, libc::SO_OOBINLINE) => u32::from(o.urgent_inline),
         // Linux doubles what is asked for, for bookkeeping.
         (SOCKET, libc::SO_RCVBUF) => o.rcv_buf_bytes.saturating_mul(2),
         (SOCKET, libc::SO_SNDBUF) => or(o.snd_buf_bytes, SND_BUF).saturating_mul(2),

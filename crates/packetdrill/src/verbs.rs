@@ -220,7 +220,7 @@ pub(crate) fn ioctl(machine: &mut Machine, fd: i32, request: u64) -> Outcome<u32
         libc::FIONREAD => Ok(engine.unread_bytes(name)),
         libc::TIOCOUTQ => Ok(engine.unacked_bytes(name)),
         SIOCOUTQNSD => Ok(engine.unsent_bytes(name)),
-        SIOCATMARK => Ok(0),
+        SIOCATMARK => Ok(engine.tcp_at_mark(name).into()),
         _ => Err(Errno(libc::ENOTTY)),
     })?
 }

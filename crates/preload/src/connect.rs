@@ -17,6 +17,7 @@ use crate::object::Handle;
 use crate::reason::Reason;
 use crate::sock::{Inner, Seat, Sock, State, flag};
 use crate::stream;
+use crate::urgent::Owner;
 use crate::view::View;
 use crate::wires::{self, Spread};
 use crate::{explain, family, home};
@@ -89,7 +90,7 @@ fn leave_kernel(sock: &Handle<Sock>, seat: Seat) {
         // SAFETY: EPOLL_CTL_DEL ignores the event.
         unsafe { real::epoll_ctl(m.epfd, libc::EPOLL_CTL_DEL, m.fd, core::ptr::null_mut()) };
     }
-    if !moves.is_empty() {
+    if !moves.is_empty() || sock.owner() != Owner::Nobody {
         seat.view.subscribe(seat, sock.object());
     }
     hub::wake_all();

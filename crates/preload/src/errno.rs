@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use engine::{RecvError, SendError, SockError};
+use engine::{RecvError, SendError, SockError, UrgentError};
 
 /// An error number of the kernel's, positive.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -79,4 +79,9 @@ pub(crate) fn of_recv(error: RecvError) -> Errno {
 /// Why nothing was sent.
 pub(crate) fn of_send(error: SendError) -> Errno {
     lane::errno::of_send(error).into()
+}
+
+/// Why there is no urgent byte.
+pub(crate) fn of_urgent(error: UrgentError) -> Errno {
+    lane::errno::of_urgent(error).into()
 }

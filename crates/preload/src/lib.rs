@@ -49,6 +49,7 @@ mod stream;
 mod sysctl;
 mod table;
 mod twins;
+mod urgent;
 mod user;
 mod view;
 mod waiting;

@@ -8,6 +8,7 @@ use state::{Endpoint, SockRef, TcpOptions};
 use crate::deferred::{NOTED_MAX, Noted};
 use crate::object::{Counted, Handle};
 use crate::reason::Reason;
+use crate::urgent::Owner;
 use crate::view::View;
 use crate::{family, hub};
 
@@ -137,6 +138,8 @@ pub(crate) struct Sock {
     rcv_timeout: AtomicU64,
     /// SO_SNDTIMEO, ns; 0: none.
     snd_timeout: AtomicU64,
+    /// Who gets SIGURG, as [`Owner::word`].
+    owner: AtomicU64,
     inner: Mutex<Inner>,
 }
 
@@ -154,6 +157,7 @@ impl Sock {
         sock.interests.store(hub::NONE, Ordering::Relaxed);
         sock.rcv_timeout.store(0, Ordering::Relaxed);
         sock.snd_timeout.store(0, Ordering::Relaxed);
+        sock.owner.store(0, Ordering::Relaxed);
         *sock.inner() = Inner::blank();
         Handle::first(sock)
     }
@@ -168,6 +172,7 @@ impl Sock {
             interests: AtomicU32::new(hub::NONE),
             rcv_timeout: AtomicU64::new(0),
             snd_timeout: AtomicU64::new(0),
+            owner: AtomicU64::new(0),
             inner: Mutex::new(Inner::blank()),
         }
     }
@@ -231,6 +236,16 @@ impl Sock {
         self.snd_timeout.store(ns, Ordering::Relaxed);
     }
 
+    /// Who gets SIGURG.
+    pub(crate) fn owner(&self) -> Owner {
+        Owner::of_word(self.owner.load(Ordering::Relaxed))
+    }
+
+    /// F_SETOWN.
+    pub(crate) fn set_owner(&self, owner: Owner) {
+        self.owner.store(owner.word(), Ordering::Relaxed);
+    }
+
     /// The rarely needed part.
     pub(crate) fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
@@ -283,7 +298,7 @@ impl Inner {
             fast_open_bare: 0,
             mss_max: 0,
             congestion: 0,
-            spare: 0,
+            urgent_inline: 0,
             pacing_limit: 0,
         };
         Self {

@@ -12,6 +12,7 @@ use crate::hub::{self, Target, Wait};
 use crate::object::Handle;
 use crate::signals::{self, Held};
 use crate::sock::{self, Seat, Sock, flag};
+use crate::urgent;
 use crate::user::Parts;
 use crate::view::Visit;
 
@@ -88,11 +89,11 @@ pub(crate) fn is_nonblocking(sock: &Sock, flags: i32) -> bool {
 
 /// Receives into `parts` with the MSG_* `flags`.
 pub(crate) fn recv(sock: &Handle<Sock>, seat: Seat, parts: &Parts<'_>, flags: i32) -> Outcome<usize> {
-    if flags & libc::MSG_OOB != 0 {
-        return Err(Errno(libc::EINVAL));
-    }
     if flags & libc::MSG_ERRQUEUE != 0 {
         return Err(Errno(libc::EAGAIN));
+    }
+    if flags & libc::MSG_OOB != 0 {
+        return urgent::recv(sock, seat, parts, flags).map(|(n, _)| n);
     }
     let nonblocking = is_nonblocking(sock, flags);
     let whole = flags & libc::MSG_WAITALL != 0 && flags & libc::MSG_PEEK == 0;
@@ -125,7 +126,7 @@ pub(crate) fn recv(sock: &Handle<Sock>, seat: Seat, parts: &Parts<'_>, flags: i3
     }
 }
 
-/// Takes what is there.
+/// Takes what is there; what follows `skip` bytes that were taken before ends at the mark of urgent data.
 fn take(
     engine: &mut Engine<'_>,
     name: SockRef,
@@ -133,6 +134,9 @@ fn take(
     skip: usize,
     flags: i32,
 ) -> Outcome<usize> {
+    if skip > 0 && engine.tcp_at_mark(name) {
+        return Ok(0);
+    }
     if flags & libc::MSG_TRUNC != 0 && flags & libc::MSG_PEEK == 0 {
         // tcp(7): MSG_TRUNC discards instead of copying.
         return engine.tcp_recv_skip(name, parts.bytes().saturating_sub(skip)).map_err(of_recv);
@@ -141,6 +145,8 @@ fn take(
     for target in parts.targets(skip) {
         let got = if flags & libc::MSG_PEEK != 0 {
             engine.tcp_peek_at(name, taken, target)
+        } else if taken > 0 && engine.tcp_at_mark(name) {
+            break;
         } else {
             engine.tcp_recv(name, target, false)
         };
@@ -158,9 +164,6 @@ fn take(
 
 /// Sends `parts` with the MSG_* `flags`.
 pub(crate) fn send(sock: &Handle<Sock>, seat: Seat, parts: &Parts<'_>, flags: i32) -> Outcome<usize> {
-    if flags & libc::MSG_OOB != 0 {
-        return Err(Errno(libc::EOPNOTSUPP));
-    }
     if flags & libc::MSG_FASTOPEN != 0 || sock.has(flag::FAST_FIRST) {
         return fast_open::send(sock, seat, parts, flags);
     }
@@ -176,7 +179,6 @@ pub(crate) fn send_from(
     mut done: usize,
 ) -> Outcome<usize> {
     let nonblocking = is_nonblocking(sock, flags);
-    let more = flags & libc::MSG_MORE != 0;
     let wanted = parts.bytes();
     let (mut deadline, mut held) = (None, Held::new());
     loop {
@@ -184,7 +186,7 @@ pub(crate) fn send_from(
         let put = look(
             seat,
             Visit::putting(sock),
-            |engine| put(engine, seat.name, parts, done, more),
+            |engine| put(engine, seat.name, parts, done, flags),
             !nonblocking,
         );
         match put {
@@ -212,14 +214,17 @@ pub(crate) fn send_from(
 }
 
 /// Queues what fits.
-fn put(engine: &mut Engine<'_>, name: SockRef, parts: &Parts<'_>, skip: usize, more: bool) -> Outcome<usize> {
+fn put(engine: &mut Engine<'_>, name: SockRef, parts: &Parts<'_>, skip: usize, flags: i32) -> Outcome<usize> {
+    let more = flags & libc::MSG_MORE != 0;
+    // The last byte that is queued is the urgent one, so each part may be the last.
+    let write = if flags & libc::MSG_OOB != 0 { Engine::tcp_send_urgent } else { Engine::tcp_send };
     let mut queued = 0;
     let mut sources = parts.sources(skip).peekable();
     if sources.peek().is_none() {
-        return engine.tcp_send(name, &[], more).map_err(of_send);
+        return write(engine, name, &[], more).map_err(of_send);
     }
     while let Some(source) = sources.next() {
-        match engine.tcp_send(name, source, more || sources.peek().is_some()) {
+        match write(engine, name, source, more || sources.peek().is_some()) {
             Ok(n) => queued += n,
             Err(_) if queued > 0 => break,
             Err(error) => return Err(of_send(error)),

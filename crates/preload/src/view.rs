@@ -13,13 +13,13 @@ use control::proto::WireEnd;
 use engine::Engine;
 use lane::{Ask, Lane, Session};
 use libc::pollfd;
-use state::{SockKind, SockRef};
+use state::{Ready, SockKind, SockRef};
 use sys::fds::Fd;
 
 use crate::hub::{self, Waits, Wakes};
 use crate::ports::Devices;
 use crate::sock::{Seat, Sock, flag};
-use crate::{family, home};
+use crate::{family, home, urgent};
 
 /// Rounds of a step in which a port's batch was full.
 const STEPS: usize = 4;
@@ -292,6 +292,7 @@ impl View {
         drop(gate);
         wakes.send();
         Self::pass_on(&asks);
+        urgent::ring();
         Some(result)
     }
 
@@ -358,6 +359,7 @@ impl View {
         drop(gate);
         wakes.send();
         Self::pass_on(&asks);
+        urgent::ring();
         Some((result, seen))
     }
 
@@ -384,6 +386,9 @@ impl View {
         while let Some(event) = engine.poll_event(self.queue()) {
             if let Some(sock) = Sock::from_token(event.token) {
                 hub::fire(sock, wakes);
+                if event.ready.any(Ready::ALARM) {
+                    urgent::alarm(sock);
+                }
             }
         }
     }

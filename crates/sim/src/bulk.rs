@@ -47,6 +47,7 @@ impl Scenario {
             read_pause: Duration::ZERO,
             write_pause: Duration::ZERO,
             close: Close::Shutdown,
+            urgent: 0,
             answer: false,
         };
         let streams = (0..plan.flows).map(|flow| StreamPlan {

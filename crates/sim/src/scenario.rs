@@ -310,6 +310,7 @@ fn side(rng: &mut Rng, family: Family) -> SidePlan {
         write_pause: pause(rng),
         close: if rng.below(3) == 0 { Close::Close } else { Close::Shutdown },
         answer: false,
+        urgent: 0,
     };
     if slow {
         side.bytes = side.bytes.min(60_000);

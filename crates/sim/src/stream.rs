@@ -40,6 +40,8 @@ pub struct SidePlan {
     pub close: Close,
     /// Send only when everything from the other end has been read.
     pub answer: bool,
+    /// Of so many writes one ends with an urgent byte; 0: none does. For sockets that read urgent bytes in line.
+    pub urgent: u32,
 }
 
 /// One connection.
@@ -93,6 +95,7 @@ pub(crate) struct Side {
     header: Vec<u8>,
     sent: u64,
     received: u64,
+    writes: u32,
     shut: bool,
     eof: bool,
     read_at: Instant,
@@ -111,6 +114,7 @@ impl Side {
             header: Vec::new(),
             sent: 0,
             received: 0,
+            writes: 0,
             shut: false,
             eof: false,
             read_at: Instant(0),
@@ -293,8 +297,16 @@ impl Side {
                 return Ok(());
             }
             let chunk = self.chunk(mine.write.min((total - self.sent) as usize), header);
-            match e.tcp_send(self.sock, &chunk, false) {
-                Ok(n) => self.sent += n as u64,
+            let urgent = self.writes.checked_rem(mine.urgent) == Some(0);
+            let done = match urgent {
+                true => e.tcp_send_urgent(self.sock, &chunk, false),
+                false => e.tcp_send(self.sock, &chunk, false),
+            };
+            match done {
+                Ok(n) => {
+                    self.sent += n as u64;
+                    self.writes = self.writes.wrapping_add(1);
+                }
                 Err(SendError::WouldBlock) => return Ok(()),
                 Err(error) => {
                     self.fail(e, send_error_of(error)?);

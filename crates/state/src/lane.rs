@@ -8,7 +8,7 @@ use crate::dormant::OPTION_SETS;
 use crate::{
     CongestionTables, Counters, Dormant, DormantGlobals, EventGlobals, EventRow, FAST_PEERS, FastPeer,
     Handle, Hop, IpGlobals, LISTEN_BUCKETS, LaneLoad, Listener, OptionSet, PortInfo, Reassembly, Scoreboard,
-    TcbCold, TcbHot, TcbQueue, TxFrame, UdpSock,
+    TcbCold, TcbHot, TcbQueue, TxFrame, UdpSock, Urgent,
 };
 
 plain! {
@@ -263,6 +263,8 @@ plain! {
         pub wheel: WheelAt,
         /// Congestion control of connections, same rows.
         pub congestion: CongestionTables,
+        /// Urgent data of connections, same rows.
+        pub urgent: TableAt<Urgent>,
         /// Head of the flow table.
         pub flow_head: TableAt<FlowHead>,
         /// Buckets of the flow table.
@@ -320,6 +322,7 @@ impl LaneTables {
             rings: at.table(3 * shape.socks.next_power_of_two()),
             wheel: WheelAt { timers: at.table(shape.socks), head: at.table(1) },
             congestion: CongestionTables { windows: at.table(shape.socks), rates: at.table(shape.socks) },
+            urgent: at.table(shape.socks),
             flow_head: at.table(1),
             flows: at.table(FlowTable::rows_for(shape.connections())),
             boards: at.table(shape.boards),

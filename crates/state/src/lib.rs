@@ -21,6 +21,7 @@ pub mod reassembly;
 mod sock;
 mod tcb;
 pub mod udp;
+mod urgent;
 
 pub use congestion::{
     Arrival, Congestion, CongestionTables, Cubic, Dctcp, PathProbe, Prr, Reading, SlowStart,
@@ -46,6 +47,7 @@ pub use tcb::{
     RackState, RcvSeq, Resent, RttState, Scoreboard, SeqRange, SndSeq, TcbCold, TcbHot,
 };
 pub use udp::{UdpGlobals, UdpSock};
+pub use urgent::Urgent;
 
 /// Version of the layout: libraries and processes share a region only when theirs is the same. One up at each change.
-pub const LAYOUT_VERSION: u32 = 14;
+pub const LAYOUT_VERSION: u32 = 15;

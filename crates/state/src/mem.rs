@@ -11,7 +11,7 @@ use crate::dormant::{FREE_HANDLE, LAST};
 use crate::{
     Congestion, Counters, Dormant, DormantGlobals, EventGlobals, EventQueue, EventRow, FAST_PEERS, FastPeer,
     Handle, Hop, IpGlobals, LaneGlobals, LaneLoad, LaneShape, LaneTables, Listener, OptionSet, PortInfo,
-    Rate, Reassembly, Scoreboard, TcbCold, TcbHot, TcpCounters, TcpGlobals, TxFrame, UdpSock,
+    Rate, Reassembly, Scoreboard, TcbCold, TcbHot, TcpCounters, TcpGlobals, TxFrame, UdpSock, Urgent,
 };
 
 /// Every table of one lane, for the time the lane lock is held.
@@ -36,6 +36,8 @@ pub struct LaneMem<'a> {
     pub cc: Table<'a, Congestion>,
     /// Those that are paced; same rows.
     pub rates: Table<'a, Rate>,
+    /// Urgent data of those that have some; same rows.
+    pub urgent: Table<'a, Urgent>,
     /// Scoreboards.
     pub boards: Table<'a, Scoreboard>,
     /// Listeners.
@@ -86,6 +88,7 @@ impl<'a> LaneMem<'a> {
             },
             cc: carver.table(at.congestion.windows)?,
             rates: carver.table(at.congestion.rates)?,
+            urgent: carver.table(at.urgent)?,
             flows: FlowTable::new(carver.one(at.flow_head)?, carver.table(at.flows)?),
             boards: carver.table(at.boards)?,
             listeners: carver.table(at.listeners)?,

@@ -88,6 +88,8 @@ impl Ready {
     pub const NONE: Self = Self(0);
     /// EPOLLIN: data, end of stream, or a connection to accept.
     pub const IN: Self = Self(0x001);
+    /// EPOLLPRI: an urgent byte that was not read.
+    pub const PRI: Self = Self(0x002);
     /// EPOLLOUT: room to send.
     pub const OUT: Self = Self(0x004);
     /// EPOLLERR: an error waits in SO_ERROR.
@@ -96,6 +98,8 @@ impl Ready {
     pub const HUP: Self = Self(0x010);
     /// EPOLLRDHUP: the peer has shut its sending side.
     pub const RDHUP: Self = Self(0x2000);
+    /// No bit of epoll's, and in events alone: the peer has announced urgent data (what SIGURG tells).
+    pub const ALARM: Self = Self(0x0100_0000);
 
     /// Has `self` every bit of `other`?
     #[must_use]
@@ -189,8 +193,8 @@ plain! {
         pub mss_max: u16,
         /// TCP_CONGESTION, as the engine numbers them; 0: the lane's default.
         pub congestion: u8,
-        /// Room.
-        pub spare: u8,
+        /// SO_OOBINLINE: 1 leaves urgent bytes in the stream.
+        pub urgent_inline: u8,
         /// SO_MAX_PACING_RATE with every bit turned over, so that 0 is no limit; see [`TcpOptions::max_pacing_rate`].
         pub pacing_limit: u64,
     }

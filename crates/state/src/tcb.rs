@@ -175,8 +175,8 @@ plain! {
         pub runs: [SeqRange; RCV_SACKS],
         /// Runs in use.
         pub run_count: u8,
-        /// Room.
-        pub room: u8,
+        /// Not of this, but there was room: what the row of [`crate::Urgent`] holds, as the engine numbers it; 0: nothing.
+        pub urgent: u8,
         /// Runs that changed since the last ACK: the first ones.
         pub fresh: u16,
         /// Bytes held.

@@ -31,6 +31,7 @@ pub mod sandbox;
 pub mod signals;
 mod sockopt;
 pub mod tun;
+pub mod urgent;
 pub mod window;
 pub mod xsk;
 

@@ -20,5 +20,6 @@ mod reload;
 mod servers;
 mod six;
 mod sockets;
+mod urgent;
 mod wires;
 mod world;

@@ -167,6 +167,7 @@ impl Conn<'_, '_> {
         }
         self.trim_acked(ack);
         self.hot.snd.una = ack;
+        self.urgent_acked();
         if self.any(flag::STALLED) {
             self.alive_again();
         }

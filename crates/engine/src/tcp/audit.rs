@@ -32,6 +32,7 @@ pub(crate) fn audit(mem: &LaneMem<'_>, deep: bool) -> Result<(), Finding> {
         let found = numbers(hot, state)
             .or_else(|| out_of_order(hot, cold))
             .or_else(|| board(mem, hot, cold))
+            .or_else(|| urgent(mem, row, hot, cold))
             .or_else(|| timers(mem, row, hot, cold, state))
             .or_else(|| if deep { queues(mem, hot) } else { None });
         if let Some(what) = found {
@@ -87,6 +88,19 @@ fn board(mem: &LaneMem<'_>, hot: &TcbHot, cold: &TcbCold) -> Option<&'static str
         Some(bytes) if bytes != board.bytes => Some("the scoreboard counts other bytes than its runs have"),
         Some(_) => None,
     }
+}
+
+fn urgent(mem: &LaneMem<'_>, row: u32, hot: &TcbHot, cold: &TcbCold) -> Option<&'static str> {
+    if cold.ooo.urgent != 0 && hot.flags & flag::SPECIAL == 0 {
+        return Some("urgent data go the short way");
+    }
+    let up = mem.urgent.get(Idx::new(row))?.snd_up;
+    if cold.ooo.urgent & super::urgent::bit::OUT != 0
+        && !(up.after(hot.snd.una) && up.at_or_before(hot.snd.end))
+    {
+        return Some("SND.UP is not between SND.UNA and what was queued");
+    }
+    None
 }
 
 fn out_of_order(hot: &TcbHot, cold: &TcbCold) -> Option<&'static str> {

@@ -67,9 +67,10 @@ pub(crate) fn recv_with(
     if c.hot.rcv_bytes == 0 {
         return recv_refusal(&mut c);
     }
-    let n = c.take_pieces(take);
+    let reach = c.step_over(usize::MAX);
+    let n = c.take_pieces(reach.bytes, take);
     c.after_read();
-    Ok(n)
+    if reach.bytes == 0 { recv_refusal(&mut c) } else { Ok(n) }
 }
 
 impl Conn<'_, '_> {
@@ -91,14 +92,19 @@ impl Conn<'_, '_> {
         Some(n)
     }
 
-    /// Hands `take` the unread bytes, piece by piece, until it takes less than a piece; gives how many it took in all.
-    fn take_pieces(&mut self, mut take: impl FnMut(&[u8]) -> usize) -> usize {
+    /// Hands `take` up to `most` unread bytes, piece by piece, until it takes less than a piece; gives how many it took in all.
+    fn take_pieces(&mut self, most: usize, mut take: impl FnMut(&[u8]) -> usize) -> usize {
         let mut done = 0;
         for _ in 0..=self.frames.count() {
             let head = self.hot.rcv_queue.head;
             let Some(meta) = self.frames.meta(head) else { break };
             let len = usize::from(meta.len);
-            let n = take(self.frames.data(head)).min(len);
+            let piece = self.frames.data(head);
+            let piece = piece.get(..most - done).unwrap_or(piece);
+            if piece.is_empty() {
+                break;
+            }
+            let n = take(piece).min(piece.len());
             done += n;
             let Some(meta) = self.frames.meta_mut(head) else { break };
             if n < len {

@@ -2,7 +2,7 @@
 
 use ::state::{
     Congestion, Counters, DropReason, Hop, LaneMem, PortInfo, Rate, Ready, Scoreboard, TcbCold, TcbHot,
-    TcpGlobals, TxRing,
+    TcpGlobals, TxRing, Urgent,
 };
 use base::{Idx, Instant, SeqNum};
 use region::{Frames, Table, Wheel};
@@ -73,6 +73,7 @@ pub(crate) struct Conn<'c, 'a> {
     pub(crate) wheel: &'c mut Wheel<'a>,
     pub(crate) cc: &'c mut Table<'a, Congestion>,
     pub(crate) rates: &'c mut Table<'a, Rate>,
+    pub(crate) urgent: &'c mut Table<'a, Urgent>,
     pub(crate) boards: &'c mut Table<'a, Scoreboard>,
     pub(crate) events: Notifier<'c, 'a>,
     pub(crate) ports: &'c Table<'a, PortInfo>,
@@ -99,6 +100,7 @@ pub(crate) fn conn<'c, 'a>(mem: &'c mut LaneMem<'a>, now: Instant, at: Idx<TcbHo
         wheel: &mut mem.wheel,
         cc: &mut mem.cc,
         rates: &mut mem.rates,
+        urgent: &mut mem.urgent,
         boards: &mut mem.boards,
         events: Notifier { rows: &mut mem.events, lists: &mut mem.globals.events },
         ports: &mem.ports,

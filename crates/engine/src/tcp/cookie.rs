@@ -170,6 +170,7 @@ pub(super) fn accept(mem: &mut LaneMem<'_>, now: Instant, listener: Idx<Listener
         seq: seg.seq.minus(1),
         ack: SeqNum(0),
         flags: TcpFlags::SYN | if had_ecn { ECN_SETUP } else { TcpFlags::NONE },
+        urgent: 0,
         window: seg.window,
         port: seg.port,
         gso_size: 0,

@@ -93,7 +93,8 @@ impl Conn<'_, '_> {
         self.choose_way();
     }
 
-    /// Which way segments take: the short one decides nothing, so it is not for who has marks to tell or to count.
+    /// Which way segments take: the short one decides nothing, so it is not for who has marks to tell or to count, a
+    /// pace to keep or urgent data.
     pub(super) fn choose_way(&mut self) {
         let telling = self.cold.cc_flags & (cc_flag::ECE | cc_flag::CWR) != 0;
         let counting = self.uses_ecn() && self.chosen_algorithm() == Algorithm::Dctcp;
@@ -102,6 +103,7 @@ impl Conn<'_, '_> {
             || self.cold.cc_flags & cc_flag::PACED != 0
             || self.has_pacing_limit()
             || self.searches_path()
+            || self.cold.ooo.urgent != 0
         {
             self.set(flag::SPECIAL);
         } else {

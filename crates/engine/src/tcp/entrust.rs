@@ -66,14 +66,16 @@ fn describe(now: Instant, hot: &TcbHot, cold: &TcbCold) -> Stopped {
     }
 }
 
-/// [`Engine::tcp_copy_queued`](crate::Engine::tcp_copy_queued).
-pub(crate) fn copy_queued(mem: &LaneMem<'_>, s: SockRef, mut take: impl FnMut(&[u8])) {
+/// [`Engine::tcp_copy_all`](crate::Engine::tcp_copy_all).
+pub(crate) fn copy_all(mem: &LaneMem<'_>, s: SockRef, mut take: impl FnMut(&[u8])) {
     let Some(hot) = super::lookup(mem, s).and_then(|at| mem.hot.get(at)) else { return };
-    let mut at = hot.snd_queue.head;
-    for _ in 0..mem.frames.count() {
-        let Some(meta) = mem.frames.meta(at) else { break };
-        take(mem.frames.data(at));
-        at = meta.next;
+    for queue in [hot.rcv_queue, hot.snd_queue] {
+        let mut at = queue.head;
+        for _ in 0..mem.frames.count() {
+            let Some(meta) = mem.frames.meta(at) else { break };
+            take(mem.frames.data(at));
+            at = meta.next;
+        }
     }
 }
 

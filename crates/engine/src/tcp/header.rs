@@ -282,14 +282,15 @@ impl Conn<'_, '_> {
         let options = if syn { self.syn_options() } else { self.segment_options() };
         let window = if syn { self.announce_syn_window() } else { self.announce_window() };
         let ack = if sent.flags.is_ack() { self.hot.rcv.nxt } else { SeqNum(0) };
+        let urgent = if syn { None } else { self.pointer_at(cut.seq) };
         let header = TcpHeader {
             src_port: self.hot.key.local_port,
             dst_port: self.hot.key.remote_port,
             seq: cut.seq,
             ack,
-            flags: sent.flags | told,
+            flags: sent.flags | told | if urgent.is_some() { TcpFlags::URG } else { TcpFlags::NONE },
             window,
-            urgent: 0,
+            urgent: urgent.unwrap_or(0),
         };
         packet.header_bytes = write(self.frames, head, &way, &self.hot.key, (&header, &options), sent.len);
         packet.port = self.hot.port;

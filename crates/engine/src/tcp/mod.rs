@@ -7,6 +7,7 @@
 //! | `segment` | a received segment, checked |
 //! | `usual` | the same for usual segments, a batch at a time |
 //! | `input`, `handshake`, `ack`, `receive`, `queue` | what a received segment does |
+//! | `urgent` | urgent data, both ways |
 //! | `congestion`, `cubic`, `dctcp`, `bbr`, `rate`, `pace`, `slow_start`, `prr`, `ecn` | how much may be in flight |
 //! | `recovery`, `rack`, `undo`, `board`, `resent`, `rtt` | what is lost |
 //! | `output`, `usual_out`, `header`, `reset`, `window` | what is sent |
@@ -18,8 +19,6 @@
 //! | `table`, `listen`, `cookie`, `connect`, `fast_open`, `verbs`, `stream`, `usual_io`, `borrow` | what programs do |
 //! | `hibernate`, `frozen`, `handle` | idle connections in small rows, and their names |
 //! | `audit` | what must hold of every connection, for oracles |
-//!
-//! Left out: urgent data (read in line, as RFC 6093 wants).
 
 mod ack;
 pub(crate) mod audit;
@@ -65,6 +64,7 @@ mod timers;
 pub(crate) mod travel;
 mod tune;
 mod undo;
+pub(crate) mod urgent;
 pub(crate) mod usual;
 mod usual_io;
 mod usual_out;

@@ -150,8 +150,13 @@ impl Conn<'_, '_> {
             return self.force_partial(out);
         }
         // RFC 9293 3.8.4, 3.8.6.1: a sequence number that the peer has already makes it answer with its window.
-        let seq = self.hot.snd.una.minus(1);
-        self.send_segment(out, &Cut { seq, len: 0, flags: TcpFlags::ACK, from: FrameIdx::NONE }).map(|_| ())
+        let empty = |seq| Cut { seq, len: 0, flags: TcpFlags::ACK, from: FrameIdx::NONE };
+        let una = self.hot.snd.una;
+        if self.probe_tells_of_urgent() {
+            // As Linux: a number that the peer does not have yet, so that it looks at the urgent pointer.
+            self.send_segment(out, &empty(una))?;
+        }
+        self.send_segment(out, &empty(una.minus(1))).map(|_| ())
     }
 
     fn emit_ack(&mut self, out: &mut TxBatch) -> Result<bool, Stop> {
@@ -264,6 +269,9 @@ impl Conn<'_, '_> {
         let mss = u32::from(self.payload_max_now());
         let port = self.ports.get(Idx::new(u32::from(self.hot.port))).map_or(0, |p| p.super_segment_max);
         let most = port.min(SUPER_SEGMENT_BYTES as u32);
+        if self.is_urging() {
+            return mss;
+        }
         let most = if self.any(flag::SPECIAL) { most.min(self.pace_quantum()) } else { most };
         if most >= 2 * mss { most - most % mss } else { mss }
     }
@@ -328,7 +336,7 @@ impl Conn<'_, '_> {
             return None;
         }
         let partial = if len < mss { len } else { len % mss };
-        if partial == 0 || fin {
+        if partial == 0 || fin || self.is_urging() {
             return Some(len);
         }
         // RFC 9293 3.7.4 (Nagle), in Minshall's form: a partial segment waits while an earlier partial one is out.

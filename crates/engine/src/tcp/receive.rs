@@ -22,6 +22,7 @@ pub(super) const QUICK_ACKS: u8 = 16;
 impl Conn<'_, '_> {
     /// Takes the payload and the FIN of an acceptable segment.
     pub(super) fn process_data(&mut self, seg: &mut Seg) -> Fate {
+        self.process_urgent(seg);
         if seg.len > 0 {
             let fate = self.process_payload(seg);
             if fate != Fate::Keep {

@@ -20,6 +20,8 @@ pub(crate) struct Seg {
     pub(crate) flags: TcpFlags,
     /// SEG.WND, not scaled.
     pub(crate) window: u16,
+    /// SEG.UP; counts if URG is set.
+    pub(crate) urgent: u16,
     /// The ECN field of its packet.
     pub(crate) ecn: u8,
     /// The port it came by.
@@ -98,6 +100,7 @@ fn parse_head(frames: &Frames<'_>, packet: &Packet) -> Result<(Seg, u16), DropRe
         ack: tcp.ack(),
         flags: tcp.flags(),
         window: tcp.window(),
+        urgent: tcp.urgent(),
         ecn: packet.tos & super::ecn::CE,
         port: packet.port,
         gso_size: packet.gso_size,

@@ -6,6 +6,7 @@ use base::{FrameIdx, Idx, Instant};
 
 use super::conn::{Conn, conn};
 use super::fast_open::bit;
+use super::urgent::Reach;
 use super::{State, flag, handle, lookup, tune, usual_io, window};
 use crate::errors::{RecvError, SendError, SockError};
 
@@ -145,15 +146,13 @@ fn recv_any(
         return recv_refusal(&mut c);
     }
     if peek {
-        return Ok(c.copy_out(0, buf));
+        return c.peek(0, buf);
     }
-    let n = c.consume(buf.len(), |bytes, at| {
+    c.read(buf.len(), |bytes, at| {
         if let Some(to) = buf.get_mut(at..at + bytes.len()) {
             to.copy_from_slice(bytes);
         }
-    });
-    c.after_read();
-    Ok(n)
+    })
 }
 
 /// [`Engine::tcp_peek_at`](crate::Engine::tcp_peek_at).
@@ -168,7 +167,7 @@ pub(crate) fn peek_at(
     if c.hot.rcv_bytes == 0 {
         return recv_refusal(&mut c);
     }
-    Ok(c.copy_out(skip, buf))
+    c.peek(skip, buf)
 }
 
 /// [`Engine::tcp_recv_skip`](crate::Engine::tcp_recv_skip).
@@ -178,12 +177,39 @@ pub(crate) fn skip(mem: &mut LaneMem<'_>, now: Instant, s: SockRef, len: usize) 
     if c.hot.rcv_bytes == 0 {
         return recv_refusal(&mut c);
     }
-    let n = c.consume(len, |_, _| {});
-    c.after_read();
-    Ok(n)
+    c.read(len, |_, _| {})
 }
 
 impl Conn<'_, '_> {
+    /// Copies unread bytes from `skip` bytes behind the first on to `buf`; gives their number. None of them lies behind the mark.
+    fn peek(&mut self, skip: usize, buf: &mut [u8]) -> Result<usize, RecvError> {
+        let reach = self.reach(skip.saturating_add(buf.len()));
+        let room = reach.bytes.saturating_sub(skip).min(buf.len());
+        if reach.hole > 0 && reach.bytes == 0 {
+            return recv_refusal(self);
+        }
+        Ok(self.copy_out(skip + reach.hole, buf.get_mut(..room).unwrap_or(&mut [])))
+    }
+
+    /// Takes up to `len` unread bytes, as far as the mark, handing each piece and its place to `take`; gives their number.
+    #[inline]
+    fn read(&mut self, len: usize, take: impl FnMut(&[u8], usize)) -> Result<usize, RecvError> {
+        let reach = self.step_over(len);
+        let n = self.consume(reach.bytes, take);
+        self.after_read();
+        if n == 0 && reach.hole > 0 { recv_refusal(self) } else { Ok(n) }
+    }
+
+    /// What a read of `len` bytes may take, the urgent byte in front of it already gone.
+    #[inline]
+    pub(super) fn step_over(&mut self, len: usize) -> Reach {
+        let reach = self.reach(len);
+        if reach.hole > 0 {
+            self.consume(reach.hole, |_, _| {});
+        }
+        reach
+    }
+
     /// Copies unread bytes from `skip` bytes behind the first on to `buf`; gives their number.
     fn copy_out(&self, skip: usize, buf: &mut [u8]) -> usize {
         let mut at = self.hot.rcv_queue.head;
@@ -208,7 +234,7 @@ impl Conn<'_, '_> {
 
     /// Takes up to `len` unread bytes out of the queue, handing each piece and its place to `take`; gives their number.
     #[inline]
-    fn consume(&mut self, len: usize, mut take: impl FnMut(&[u8], usize)) -> usize {
+    pub(super) fn consume(&mut self, len: usize, mut take: impl FnMut(&[u8], usize)) -> usize {
         let mut done = 0;
         for _ in 0..=self.frames.count() {
             if done == len {
@@ -235,9 +261,10 @@ impl Conn<'_, '_> {
         done
     }
 
-    /// The program has read: tells the peer of the room if that is news.
+    /// The program has read: tells the peer of the room if that is news. The mark may be behind it.
     #[inline]
     pub(super) fn after_read(&mut self) {
+        self.pass_mark();
         if self.state().may_receive() && self.room_is_news() {
             self.ack_now();
         }

@@ -242,6 +242,12 @@ fn move_one(
     {
         *row = *old;
     }
+    if cold.ooo.urgent != 0
+        && let (Some(old), Some(row)) =
+            (from.urgent.get(Idx::new(at.raw())), to.urgent.get_mut(Idx::new(new.raw())))
+    {
+        *row = *old;
+    }
     if let Some(board) = from.boards.get(cold.board)
         && let Some(mut c) = conn(to, now, new)
     {

@@ -290,6 +290,7 @@ fn input_any(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame, at: Idx<TcbHot>)
         ack: segment.ack(),
         flags: segment.flags(),
         window: segment.window(),
+        urgent: 0,
         ecn: segment.ecn(),
         port: rx.port,
         gso_size: rx.gso_size,

@@ -71,6 +71,9 @@ fn append(hot: &mut TcbHot, frames: &mut Frames<'_>, data: &[u8]) -> bool {
 pub(super) fn recv(mem: &mut LaneMem<'_>, s: SockRef, buf: &mut [u8]) -> Option<usize> {
     let at: Idx<TcbHot> = lookup(mem, s)?;
     let hot = mem.hot.get_mut(at)?;
+    if hot.flags & flag::SPECIAL != 0 {
+        return None; // there may be a mark in it
+    }
     let head = hot.rcv_queue.head;
     let len = hot.rcv_bytes as usize;
     let to = buf.get_mut(..len).filter(|_| head == hot.rcv_queue.tail)?;

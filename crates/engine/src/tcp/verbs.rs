@@ -8,17 +8,23 @@ use super::conn::{Conn, Fate, cold_of, conn};
 use super::fast_open::bit;
 use super::receive::QUICK_ACKS;
 use super::{
-    Algorithm, Cause, State, cc_flag, ecn, flag, handle, hibernate, listen, lookup, pace, table, window,
+    Algorithm, Cause, State, cc_flag, ecn, flag, handle, hibernate, listen, lookup, pace, table, urgent,
+    window,
 };
 use crate::errors::{ShutdownError, SockError};
 use crate::types::{CongestionInfo, How, Phase, TcpInfo};
 
 /// Readiness as Linux's tcp_poll gives it.
 pub(crate) fn ready(mem: &LaneMem<'_>, s: SockRef) -> Ready {
-    handle::view(mem, s, |hot, cold| ready_of(hot, cold, &mem.frames)).unwrap_or(Ready::ERR | Ready::HUP)
+    let look = |hot: &TcbHot, cold: &TcbCold| {
+        let at_mark = cold.ooo.urgent & urgent::bit::MARK != 0 && urgent::mark_of(mem, s) == Some(0);
+        ready_of(hot, cold, &mem.frames, at_mark.into())
+    };
+    handle::view(mem, s, look).unwrap_or(Ready::ERR | Ready::HUP)
 }
 
-fn ready_of(hot: &TcbHot, cold: &TcbCold, frames: &Frames<'_>) -> Ready {
+/// `hole`: bytes at the front of what is unread that are no data.
+fn ready_of(hot: &TcbHot, cold: &TcbCold, frames: &Frames<'_>, hole: u32) -> Ready {
     let state = State::from_raw(hot.state);
     let closed = state == State::Closed;
     let no_read = closed || hot.flags & (flag::FIN_RCVD | flag::SHUT_READ) != 0;
@@ -36,8 +42,11 @@ fn ready_of(hot: &TcbHot, cold: &TcbCold, frames: &Frames<'_>) -> Ready {
         ready |= Ready::OUT;
     }
     if !opening || cold.fast & bit::EARLY != 0 {
-        if hot.rcv_bytes >= cold.options.rcv_low_bytes.clamp(1, hot.rcv_buf.max(2) / 2) {
+        if hot.rcv_bytes >= cold.options.rcv_low_bytes.clamp(1, hot.rcv_buf.max(2) / 2).saturating_add(hole) {
             ready |= Ready::IN;
+        }
+        if cold.ooo.urgent & urgent::bit::HERE != 0 {
+            ready |= Ready::PRI;
         }
         if no_send || window::has_room(hot, cold, frames) {
             ready |= Ready::OUT;

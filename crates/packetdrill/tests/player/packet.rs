@@ -103,7 +103,8 @@ pub fn build(packet: &Packet, flow: &mut Flow) -> Result<Vec<u8>, String> {
     segment.push((((20 + options.len()) / 4) << 4) as u8);
     segment.push(packet.flags);
     segment.extend(packet.win.unwrap_or(0).to_be_bytes());
-    segment.extend([0; 4]);
+    segment.extend([0; 2]);
+    segment.extend(packet.urg.to_be_bytes());
     segment.extend(options);
     segment.resize(segment.len() + packet.len as usize, 0);
     let mut pseudo = Vec::new();
@@ -128,6 +129,7 @@ pub struct Seen {
     pub ack: u32,
     pub flags: u8,
     pub win: u16,
+    pub urg: u16,
     pub options: Vec<Opt>,
     pub len: u32,
     pub ecn: u8,
@@ -169,6 +171,7 @@ pub fn read(packet: &[u8], time: i64) -> Result<Option<Seen>, String> {
         ack: word(segment, 8),
         flags: segment[13],
         win: half(segment, 14),
+        urg: half(segment, 18),
         options: read_options(&segment[20..head])?,
         len: (segment.len() - head) as u32,
         ecn: packet[1] & 3,

@@ -195,6 +195,7 @@ impl Player {
                 len: 0,
                 ack: Some(ack.wrapping_sub(self.flow.offset)),
                 win: None,
+                urg: 0,
                 options: Some(Vec::new()),
                 ecn: None,
                 icmp: None,
@@ -262,6 +263,9 @@ impl Player {
         }
         if p.win.is_some_and(|win| win != seen.win) {
             return fail("the window");
+        }
+        if p.urg != seen.urg {
+            return fail("the urgent pointer");
         }
         if p.ecn.is_some_and(|ecn| ecn != seen.ecn) {
             return fail("the ECN field");

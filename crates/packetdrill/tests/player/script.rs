@@ -35,6 +35,8 @@ pub struct Packet {
     pub len: u32,
     pub ack: Option<u32>,
     pub win: Option<u16>,
+    /// The urgent pointer.
+    pub urg: u16,
     /// `None`: any options.
     pub options: Option<Vec<Opt>>,
     /// ECN bits of the IP header.
@@ -176,6 +178,7 @@ fn packet(inbound: bool, text: &str) -> Result<Packet, String> {
         len: 0,
         ack: None,
         win: None,
+        urg: 0,
         options: None,
         ecn: None,
         icmp: None,
@@ -211,6 +214,7 @@ fn packet(inbound: bool, text: &str) -> Result<Packet, String> {
         match word {
             "ack" => packet.ack = Some(value),
             "win" => packet.win = Some(value as u16),
+            "urg" => packet.urg = value as u16,
             other => return Err(format!("unknown word `{other}`")),
         }
     }
@@ -424,11 +428,11 @@ pub fn symbols() -> HashMap<&'static str, i64> {
     let mut table: HashMap<&'static str, i64> = table!(
         AF_INET AF_INET6 SOCK_STREAM SOCK_DGRAM SOCK_NONBLOCK SOCK_CLOEXEC IPPROTO_TCP IPPROTO_UDP IPPROTO_IP
         SOL_SOCKET SO_REUSEADDR SO_REUSEPORT SO_ERROR SO_KEEPALIVE SO_LINGER SO_RCVBUF SO_SNDBUF SO_RCVLOWAT SO_RCVTIMEO
-        SO_SNDTIMEO SO_TYPE SO_DOMAIN SO_PROTOCOL SO_ACCEPTCONN
+        SO_SNDTIMEO SO_TYPE SO_DOMAIN SO_PROTOCOL SO_ACCEPTCONN SO_OOBINLINE
         TCP_NODELAY TCP_CORK TCP_MAXSEG TCP_KEEPIDLE TCP_KEEPINTVL TCP_KEEPCNT TCP_USER_TIMEOUT TCP_SYNCNT TCP_CONGESTION
         TCP_INFO TCP_FASTOPEN TCP_QUICKACK TCP_DEFER_ACCEPT TCP_NOTSENT_LOWAT IP_TOS IP_TTL
         F_GETFL F_SETFL O_RDWR O_NONBLOCK SHUT_RD SHUT_WR SHUT_RDWR FIONREAD TIOCOUTQ
-        MSG_PEEK MSG_TRUNC MSG_DONTWAIT MSG_WAITALL MSG_MORE MSG_NOSIGNAL MSG_FASTOPEN
+        MSG_PEEK MSG_TRUNC MSG_DONTWAIT MSG_WAITALL MSG_MORE MSG_NOSIGNAL MSG_FASTOPEN MSG_OOB
         POLLIN POLLOUT POLLERR POLLHUP POLLRDHUP POLLNVAL POLLPRI
         EPOLLIN EPOLLOUT EPOLLERR EPOLLHUP EPOLLRDHUP EPOLLET EPOLLONESHOT EPOLL_CTL_ADD EPOLL_CTL_MOD EPOLL_CTL_DEL
         SPLICE_F_MOVE SPLICE_F_NONBLOCK
@@ -438,6 +442,7 @@ pub fn symbols() -> HashMap<&'static str, i64> {
     table.insert("SIOCINQ", libc::FIONREAD as i64);
     table.insert("SIOCOUTQ", libc::TIOCOUTQ as i64);
     table.insert("SIOCOUTQNSD", 0x894b);
+    table.insert("SIOCATMARK", 0x8905);
     table.insert("SOL_TCP", i64::from(libc::IPPROTO_TCP));
     table.insert("SOL_IP", i64::from(libc::IPPROTO_IP));
     table

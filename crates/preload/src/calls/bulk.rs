@@ -131,6 +131,14 @@ pub(crate) unsafe fn splice(
 
 /// Looks at what has come, writes what the pipe takes, and only then takes that much.
 fn to_pipe(of: &(Handle<Sock>, Seat), pipe: c_int, n: usize, flags: c_int) -> Outcome<usize> {
+    let name = of.1.name;
+    let stops = |e: &mut engine::Engine<'_>| {
+        e.tcp_at_mark(name) && e.tcp_info(name).is_some_and(|info| info.unread_bytes > 0)
+    };
+    if stream::with(&of.0, of.1, stops)? {
+        // As the kernel's: there is no way past the mark of urgent data but a read.
+        return if stream::is_nonblocking(&of.0, 0) { Err(Errno(libc::EAGAIN)) } else { Ok(0) };
+    }
     with_chunk(|chunk| {
         let list = part(chunk.as_ptr().cast(), n.min(chunk.len()));
         // SAFETY: `chunk` lives as long as the call, and nothing else refers to it meanwhile.

@@ -10,7 +10,7 @@ use crate::interpose::plain;
 use crate::object::Handle;
 use crate::sock::{Seat, Sock};
 use crate::user::{self, Parts, part};
-use crate::{adopt, entrust, stream, table};
+use crate::{adopt, entrust, stream, table, urgent};
 
 /// The lane's connection behind `fd`.
 pub(super) fn connection(fd: c_int) -> Option<(Handle<Sock>, Seat)> {
@@ -221,10 +221,13 @@ pub(super) unsafe fn recv_message(
     let list = unsafe { vector(message.msg_iov, message.msg_iovlen) }?;
     // SAFETY: as above.
     let parts = unsafe { Parts::new(list) };
-    let n = stream::recv(&of.0, of.1, &parts, flags)?;
+    let (n, told) = match flags & (libc::MSG_OOB | libc::MSG_ERRQUEUE) == libc::MSG_OOB {
+        true => urgent::recv(&of.0, of.1, &parts, flags)?,
+        false => (stream::recv(&of.0, of.1, &parts, flags)?, 0),
+    };
     message.msg_namelen = 0;
     message.msg_controllen = 0;
-    message.msg_flags = 0;
+    message.msg_flags = told;
     Ok(n)
 }
 

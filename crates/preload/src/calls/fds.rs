@@ -2,15 +2,18 @@
 
 use core::ffi::{c_int, c_uint, c_ulong, c_void};
 
-use crate::errno::{self, Errno};
+use crate::errno::{self, Errno, Outcome};
 use crate::interpose::plain;
 use crate::object::Handle;
-use crate::sock::{Sock, State, flag};
+use crate::sock::{Seat, Sock, State, flag};
 use crate::table::{self, Entry};
-use crate::user;
-use crate::{park, stream};
+use crate::urgent::{self, Owner};
+use crate::{park, stream, user};
 
 const EBADF: Errno = Errno(libc::EBADF);
+/// Commands of `fcntl` that libc does not name (fcntl(2)).
+const F_SETOWN_EX: c_int = 15;
+const F_GETOWN_EX: c_int = 16;
 
 pub(crate) unsafe fn close(fd: c_int) -> c_int {
     if table::is_foreign(fd) {
@@ -196,11 +199,66 @@ fn fcntl_with(fd: c_int, command: c_int, arg: c_ulong, by_kernel: impl FnOnce() 
             sock.put(flag::ODD_FD, true);
             by_kernel()
         }
+        libc::F_SETOWN | libc::F_GETOWN | F_SETOWN_EX | F_GETOWN_EX => {
+            settle(fd);
+            match sock.stream() {
+                // SAFETY: the C caller's promise for these commands.
+                Some(seat) => errno::small(unsafe { owner(&sock, seat, command, arg) }),
+                None => note_owner(&sock, command, arg, by_kernel),
+            }
+        }
         _ => {
             settle(fd);
             by_kernel()
         }
     }
+}
+
+/// `struct f_owner_ex`.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct OwnerEx {
+    kind: c_int,
+    pid: c_int,
+}
+
+/// Who gets SIGURG of a lane's connection.
+///
+/// # Safety
+/// `arg` is a number, or for the two that end in _EX null or the address of a `struct f_owner_ex`.
+unsafe fn owner(sock: &Handle<Sock>, seat: Seat, command: c_int, arg: c_ulong) -> Outcome<c_int> {
+    let given = core::ptr::with_exposed_provenance_mut::<OwnerEx>(arg as usize);
+    match command {
+        libc::F_GETOWN => return Ok(sock.owner().number()),
+        F_GETOWN_EX if given.is_null() => return Err(Errno(libc::EFAULT)),
+        F_GETOWN_EX => {
+            let (kind, pid) = sock.owner().kind();
+            // SAFETY: the caller's promise.
+            unsafe { user::store(given, OwnerEx { kind, pid }) };
+        }
+        libc::F_SETOWN => urgent::own(sock, seat, Owner::of_number(arg as c_int)?),
+        _ => {
+            // SAFETY: as above.
+            let OwnerEx { kind, pid } = unsafe { user::load(given) }.ok_or(Errno(libc::EFAULT))?;
+            urgent::own(sock, seat, Owner::of_kind(kind, pid)?);
+        }
+    }
+    Ok(0)
+}
+
+/// The same of a socket that is not connected yet: the kernel's word, which is kept for the lane.
+fn note_owner(sock: &Sock, command: c_int, arg: c_ulong, by_kernel: impl FnOnce() -> c_int) -> c_int {
+    let result = by_kernel();
+    if result == 0 && command == libc::F_SETOWN {
+        sock.set_owner(Owner::of_number(arg as c_int).unwrap_or(Owner::Nobody));
+    } else if result == 0 && command == F_SETOWN_EX {
+        let given = core::ptr::with_exposed_provenance::<OwnerEx>(arg as usize);
+        // SAFETY: the kernel has just read it.
+        let given = unsafe { user::load(given) };
+        let owner = given.and_then(|given| Owner::of_kind(given.kind, given.pid).ok());
+        sock.set_owner(owner.unwrap_or(Owner::Nobody));
+    }
+    result
 }
 
 fn status_flags(sock: &Sock, by_kernel: impl FnOnce() -> c_int) -> c_int {
@@ -270,6 +328,10 @@ unsafe fn ioctl_stream(
 ) -> c_int {
     const SIOCOUTQNSD: c_ulong = 0x894b;
     const SIOCATMARK: c_ulong = 0x8905;
+    const FIOSETOWN: c_ulong = 0x8901;
+    const SIOCSPGRP: c_ulong = 0x8902;
+    const FIOGETOWN: c_ulong = 0x8903;
+    const SIOCGPGRP: c_ulong = 0x8904;
     let Some(seat) = sock.stream() else { return by_kernel() };
     let number = if request == libc::FIONREAD as c_ulong {
         stream::unread(sock, seat)
@@ -278,7 +340,16 @@ unsafe fn ioctl_stream(
     } else if request == SIOCOUTQNSD {
         stream::with(sock, seat, |engine| engine.unsent_bytes(seat.name))
     } else if request == SIOCATMARK {
-        Ok(0)
+        urgent::at_mark(sock, seat)
+    } else if request == FIOGETOWN || request == SIOCGPGRP {
+        Ok(sock.owner().number() as u32)
+    } else if request == FIOSETOWN || request == SIOCSPGRP {
+        // SAFETY: the caller's promise.
+        let given = unsafe { user::load(arg) }.ok_or(Errno(libc::EFAULT));
+        return errno::small(given.and_then(Owner::of_number).map(|owner| {
+            urgent::own(sock, seat, owner);
+            0
+        }));
     } else if request == libc::FIOASYNC as c_ulong {
         Err(Errno(libc::ENOTTY))
     } else {

@@ -111,6 +111,7 @@ fn apply(
         (SOCKET, libc::SO_SNDBUF | libc::SO_SNDBUFFORCE) => options.snd_buf_bytes = buffer_bytes(value)?,
         (SOCKET, libc::SO_RCVLOWAT) => options.rcv_low_bytes = value.number()?,
         (SOCKET, libc::SO_MAX_PACING_RATE) => options.set_max_pacing_rate(value.pacing_rate()?),
+        (SOCKET, libc::SO_OOBINLINE) => options.urgent_inline = value.on()?,
         (SOCKET, libc::SO_RCVTIMEO) => sock.set_rcv_timeout_ns(value.time_ns()?),
         (SOCKET, libc::SO_SNDTIMEO) => sock.set_snd_timeout_ns(value.time_ns()?),
         (TCP, libc::TCP_NODELAY) => options.nodelay = value.on()?,
@@ -158,7 +159,6 @@ fn is_harmless(level: c_int, name: c_int) -> bool {
                 | libc::SO_REUSEPORT
                 | libc::SO_PRIORITY
                 | libc::SO_BROADCAST
-                | libc::SO_OOBINLINE
                 | libc::SO_INCOMING_CPU
                 | libc::SO_BUSY_POLL
                 | libc::SO_TIMESTAMP
@@ -382,6 +382,7 @@ fn get_from_stream(
         (SOCKET, libc::SO_KEEPALIVE) => u32::from(options.keepalive),
         (SOCKET, libc::SO_RCVBUF | libc::SO_SNDBUF) => buffer(sock, seat, which.1 == libc::SO_RCVBUF)?,
         (SOCKET, libc::SO_RCVLOWAT) => or(options.rcv_low_bytes, 1),
+        (SOCKET, libc::SO_OOBINLINE) => u32::from(options.urgent_inline),
         (SOCKET, libc::SO_SNDLOWAT | libc::SO_REUSEADDR) => 1,
         (SOCKET, libc::SO_LINGER) => {
             let value =

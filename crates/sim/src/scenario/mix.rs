@@ -46,6 +46,14 @@ pub(super) fn mix(scenario: &mut Scenario) {
             }
         }
     }
+    let mut urgent = Rng::new(scenario.seed ^ 0x0b);
+    if urgent.below(4) == 0 {
+        scenario.options.urgent_inline = 1;
+        for stream in &mut scenario.streams {
+            stream.up.urgent = urgent.below(6) as u32;
+            stream.down.urgent = urgent.below(6) as u32;
+        }
+    }
     if rng.below(3) == 0 && family != Family::Crowded {
         let count = scenario.hosts.len() as u64;
         scenario.bottleneck = Some(bottleneck(&mut rng, count));
