@@ -344,6 +344,35 @@ fn connections_that_hibernate_move_under_their_group() {
 }
 
 #[test]
+fn those_that_wait_in_time_wait_move_with_their_group_and_end_in_time() {
+    let mut world = World::with(6, 2, many::shape(64, 64));
+    world.misdirect = false;
+    let listeners = world.listen(80);
+    let mut talks = open(&mut world, &listeners, 6, 500);
+    while !go_on(&mut talks, &mut world) {
+        world.step();
+    }
+    // The server's ends close first.
+    for side in [1, 0] {
+        talks.iter().for_each(|talk| world.close(talk.ends[side]));
+        world.run(Duration::from_millis(300));
+    }
+    let mut waiting = || [0, 1].map(|lane| world.on((1, lane), |e| e.mem().globals.dormant.waiting));
+    assert_eq!(waiting().iter().sum::<u32>(), 6);
+    let group = world.group_of(FIRST_PORT);
+    let from = world.machines[1].directory().lane_of(group).unwrap().0;
+    let now = world.now;
+    let moved = world.machines[1].pair((from, 1 - from), now, |a, b| a.move_group(b, group));
+    assert!(moved.is_ok_and(|moved| moved > 0), "{moved:?}");
+    let mut open = || [0, 1].map(|lane| world.on((1, lane), |e| e.counters().tcp.open)).iter().sum::<u64>();
+    assert_eq!(open(), 6);
+    world.run(Duration::from_secs(61));
+    let mut open = || [0, 1].map(|lane| world.on((1, lane), |e| e.counters().tcp.open)).iter().sum::<u64>();
+    assert_eq!(open(), 0);
+    finish(&mut world, &mut [], &listeners);
+}
+
+#[test]
 fn a_flow_that_is_most_of_a_lane_is_seen_as_an_elephant() {
     let mut world = World::new(11, 2, 64);
     world.misdirect = false;

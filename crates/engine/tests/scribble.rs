@@ -64,7 +64,10 @@ fn scribble_everywhere(rng: &mut Rng, e: &mut Engine<'_>) {
     }
     if rng.below(8) == 0 {
         let dormant = &mut e.mem().globals.dormant;
-        match rng.below(5) {
+        match rng.below(8) {
+            5 => dormant.waiting_head = Idx::new(rng.below(20) as u32),
+            6 => dormant.waiting_tail = Idx::new(rng.below(20) as u32),
+            7 => dormant.waiting = rng.next_u64() as u32,
             0 => dormant.free = Idx::new(rng.below(20) as u32),
             1 => dormant.fresh = rng.below(20) as u32,
             2 => dormant.free_handle = rng.below(40) as u32,

@@ -82,7 +82,8 @@ pub fn abort_all(session: &mut Session<'_>) -> u32 {
 /// Connections that still have something to say or to hear. One in TIME-WAIT has not: the kernel answers for it.
 pub fn unfinished(session: &mut Session<'_>) -> usize {
     session.engine(|engine| {
-        let asleep = engine.mem().globals.dormant.used as usize;
+        let dormant = &engine.mem().globals.dormant;
+        let asleep = dormant.used.saturating_sub(dormant.waiting) as usize;
         let connections = engine.mem().hot.rows().iter();
         connections.filter(|c| c.state != CLOSED && c.state != TIME_WAIT && c.state < NOTES).count() + asleep
     })

@@ -17,11 +17,13 @@ pub const FREE_HANDLE: u32 = 1 << 30;
 pub const LAST: u32 = FREE_HANDLE - 1;
 /// [`TcbHot::generation`](crate::TcbHot::generation) of a row whose connection has another row's handle. Generations of handles are even.
 pub const FOREIGN: u32 = 1;
+/// [`Dormant::handle`] of a connection in TIME-WAIT that no program holds, so that it has no name.
+pub const NAMELESS: u32 = u32::MAX - 1;
 /// Sets of options that dormant connections share.
 pub const OPTION_SETS: u32 = 64;
 
 plain! {
-    /// One open connection that has nothing to do.
+    /// One open connection that has nothing to do, or one in TIME-WAIT that no program holds.
     #[derive(Debug, Default)]
     pub struct Dormant {
         /// Its handle; `u32::MAX`: the row is free.
@@ -34,7 +36,7 @@ plain! {
         pub local_port: Port,
         /// The peer's port.
         pub remote_port: Port,
-        /// The token of its events, low half first. In a free row: the next free row.
+        /// The token of its events, low half first. In a free row: the next free row; in TIME-WAIT: the next and the previous row.
         pub token: [u32; 2],
         /// Since when, in units of 2^24 ns.
         pub since: u32,
@@ -138,8 +140,12 @@ plain! {
         pub hand: u32,
         /// Without traffic for so long, a connection hibernates; 0: only when rows run short. ms.
         pub idle_ms: u32,
-        /// Room.
-        pub spare: u32,
+        /// The oldest of those in TIME-WAIT.
+        pub waiting_head: Idx<Dormant>,
+        /// The youngest.
+        pub waiting_tail: Idx<Dormant>,
+        /// Their number; they count as dormant.
+        pub waiting: u32,
     }
 }
 
@@ -156,7 +162,9 @@ impl DormantGlobals {
             fresh_handle: socks,
             hand: 0,
             idle_ms: IDLE_MS,
-            spare: 0,
+            waiting_head: Idx::NONE,
+            waiting_tail: Idx::NONE,
+            waiting: 0,
         }
     }
 }

@@ -21,6 +21,8 @@ pub(super) mod kept {
     pub(crate) const KEEPALIVE: u8 = 8;
     /// The program has closed it; there was no row to say so to the peer.
     pub(crate) const CLOSED: u8 = 16;
+    /// It is in TIME-WAIT, and no program holds it.
+    pub(crate) const TIME_WAIT: u8 = 32;
     pub(crate) const ALL: [(u8, u32); 3] = [
         (TIMESTAMPS, super::flag::TIMESTAMPS),
         (SACK, super::flag::SACK),
@@ -37,6 +39,10 @@ const IDLE_FLAGS: u32 = flag::HELD
     | flag::KEEPALIVE
     | flag::IDLE_TIMER
     | flag::TAIL_PROBED;
+
+/// What flags a connection in TIME-WAIT has that no program holds.
+const TIME_WAIT_FLAGS: u32 =
+    flag::ORPHAN | flag::SHUT_READ | flag::FIN_QUEUED | flag::FIN_SENT | flag::FIN_RCVD;
 
 /// Is `row` the connection of `key`?
 #[inline]
@@ -86,6 +92,22 @@ pub(super) fn is_idle(hot: &TcbHot, cold: &TcbCold) -> bool {
         && cold.loss.keep_probes == 0
         && cold.acks_owed == 0
         && cold.error == 0
+        && cold.path == 0
+}
+
+/// Has the connection in these rows, which nobody holds, nothing to do but to wait for the end of TIME-WAIT?
+pub(super) fn only_waits(hot: &TcbHot, cold: &TcbCold) -> bool {
+    const BUSY: u32 = flag::ACK_NOW | flag::SEND_PROBE | flag::WAITS_FOR_HOP;
+    hot.flags & (BUSY | flag::IN_TIME_WAIT) == flag::IN_TIME_WAIT
+        && hot.state == State::TimeWait as u8
+        && hot.rexmit_at != Instant::NEVER
+        && hot.snd.una == hot.snd.nxt
+        && is_empty(hot.snd_queue)
+        && is_empty(hot.rcv_queue)
+        && hot.ooo_head.is_none()
+        && hot.rcv.ack_sent == hot.rcv.nxt
+        && cold.board.is_none()
+        && cold.acks_owed == 0
         && cold.path == 0
 }
 
@@ -172,7 +194,7 @@ pub(super) fn thaw(row: &Dormant, set: &OptionSet, now: Instant) -> (TcbHot, Tcb
     let mut rtt = RttState { srtt_us8: row.srtt_us8, var_us4: row.var_us4, ..RttState::default() };
     rtt::set_timeout(&mut rtt);
     let ssthresh = if row.ssthresh == u16::MAX { 1 << 30 } else { u32::from(row.ssthresh) * mss };
-    let hot = TcbHot {
+    let mut hot = TcbHot {
         key: key_of(row),
         state: State::Established as u8,
         port: row.port,
@@ -208,6 +230,11 @@ pub(super) fn thaw(row: &Dormant, set: &OptionSet, now: Instant) -> (TcbHot, Tcb
         sent_at: since,
         ..TcbHot::default()
     };
+    if row.flags & kept::TIME_WAIT != 0 {
+        hot.state = State::TimeWait as u8;
+        hot.flags |= TIME_WAIT_FLAGS;
+        hot.snd.end = nxt.minus(1);
+    }
     (hot, thaw_cold(row, set, since))
 }
 

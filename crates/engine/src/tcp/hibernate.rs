@@ -5,16 +5,16 @@
 //! number only while that very connection is in it; all others are found by their handle.
 //! Invariant: hibernating takes nothing back: no window offered is made smaller, and what the peer offered is used at most.
 //!
-//! IPv6 connections do not hibernate; they keep their rows.
+//! IPv6 connections do not hibernate; they keep their rows. What is in TIME-WAIT sleeps in such rows, too: `time_wait`.
 
-use ::state::dormant::{DORMANT, FOREIGN};
+use ::state::dormant::{DORMANT, FOREIGN, NAMELESS};
 use ::state::{Dormant, EventRow, LaneMem, OptionSet, SockKind, SockRef, TcbCold, TcbHot};
 use base::{Duration, FrameIdx, Idx, Instant};
 
 use super::conn::{Conn, cold_of, conn};
 use super::frozen::{freeze, is_idle, kept, thaw};
 use super::timers::keep_idle;
-use super::{RETRY, State, flag, table, verbs};
+use super::{RETRY, State, flag, handle, table, time_wait, verbs};
 
 /// TCB rows looked at when one is wanted and none is free.
 const RECLAIM_ROWS: u32 = 32;
@@ -57,19 +57,7 @@ pub(super) fn hibernate(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>) ->
     if !is_idle(&hot, &cold) || event.listed != 0 || event.ready != 0 {
         return false;
     }
-    let Some(mut row) = freeze(&hot, &cold, now) else { return false };
-    let Some(options) = share_options(mem, &hot, &cold) else { return false };
-    let Some(to) = take_row(mem) else {
-        drop_options(mem, options);
-        return false;
-    };
-    let hash = table::hash_of(mem, &hot.key);
-    if !mem.flows.replace(hash, |value| value == at.raw(), DORMANT | to.raw()) {
-        drop_options(mem, options);
-        give_row(mem, to);
-        return false;
-    }
-    row.options = options;
+    let Some((mut row, to)) = place(mem, now, at, (&hot, &cold)) else { return false };
     row.queue = event.queue as u8;
     row.token = [event.token as u32, (event.token >> 32) as u32];
     if let Some(handle) = mem.handles.get_mut(Idx::new(row.handle)) {
@@ -82,14 +70,42 @@ pub(super) fn hibernate(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>) ->
         mem.dormant_wheel.arm_anew(to.raw(), cold.heard_at.plus(keep_idle(&cold.options)));
     }
     vacate(mem, at);
-    let tcp = &mut mem.counters.tcp;
-    tcp.hibernated = tcp.hibernated.wrapping_add(1);
-    tcp.dormant = u64::from(mem.globals.dormant.used);
+    mem.counters.tcp.hibernated = mem.counters.tcp.hibernated.wrapping_add(1);
+    count(mem);
     true
 }
 
+/// What stands for connection `at` with these rows while it sleeps, and the row for it, to which its flow leads from now on. `None`, and
+/// nothing changed: it cannot.
+pub(super) fn place(
+    mem: &mut LaneMem<'_>,
+    now: Instant,
+    at: Idx<TcbHot>,
+    (hot, cold): (&TcbHot, &TcbCold),
+) -> Option<(Dormant, Idx<Dormant>)> {
+    let mut row = freeze(hot, cold, now)?;
+    row.options = share_options(mem, hot, cold)?;
+    let Some(to) = take_row(mem) else {
+        drop_options(mem, row.options);
+        return None;
+    };
+    let hash = table::hash_of(mem, &hot.key);
+    if !mem.flows.replace(hash, |value| value == at.raw(), DORMANT | to.raw()) {
+        drop_options(mem, row.options);
+        give_row(mem, to);
+        return None;
+    }
+    Some((row, to))
+}
+
+/// Tells how many hibernate; those in TIME-WAIT are none of them.
+pub(super) fn count(mem: &mut LaneMem<'_>) {
+    let globals = &mem.globals.dormant;
+    mem.counters.tcp.dormant = u64::from(globals.used.saturating_sub(globals.waiting));
+}
+
 /// Empties row `at`, whose connection went to sleep.
-fn vacate(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
+pub(super) fn vacate(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
     mem.wheel.cancel(at.raw());
     if let Some(event) = mem.events.get_mut(Idx::new(at.raw())) {
         *event = EventRow { next: u32::MAX, prev: u32::MAX, ..EventRow::default() };
@@ -104,6 +120,10 @@ fn vacate(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
 }
 
 fn take_row(mem: &mut LaneMem<'_>) -> Option<Idx<Dormant>> {
+    let globals = &mem.globals.dormant;
+    if globals.free.is_none() && globals.fresh >= mem.dormant.len() {
+        time_wait::evict(mem);
+    }
     let globals = &mut mem.globals.dormant;
     let at = match globals.free.some() {
         Some(free) => {
@@ -122,16 +142,16 @@ fn take_row(mem: &mut LaneMem<'_>) -> Option<Idx<Dormant>> {
     Some(at)
 }
 
-fn give_row(mem: &mut LaneMem<'_>, at: Idx<Dormant>) {
+pub(super) fn give_row(mem: &mut LaneMem<'_>, at: Idx<Dormant>) {
     let globals = &mut mem.globals.dormant;
     let Some(row) = mem.dormant.get_mut(at) else { return };
     row.handle = u32::MAX;
     row.token[0] = core::mem::replace(&mut globals.free, at).raw();
     globals.used = globals.used.saturating_sub(1);
-    mem.counters.tcp.dormant = u64::from(globals.used);
+    count(mem);
 }
 
-fn drop_options(mem: &mut LaneMem<'_>, options: u16) {
+pub(super) fn drop_options(mem: &mut LaneMem<'_>, options: u16) {
     if let Some(set) = mem.option_sets.get_mut(Idx::new(u32::from(options))) {
         set.refs = set.refs.saturating_sub(1);
     }
@@ -144,22 +164,40 @@ pub(super) fn wake(mem: &mut LaneMem<'_>, now: Instant, from: Idx<Dormant>) -> O
         mem.counters.tcp.table_full = mem.counters.tcp.table_full.wrapping_add(1);
         return None;
     };
+    if row.handle == NAMELESS && mem.dormant.get(from).is_none_or(|now| now.handle != NAMELESS) {
+        // Whoever made room for it took its own row.
+        table::give_row(mem, at);
+        return None;
+    }
     let set = mem.option_sets.get(Idx::new(u32::from(row.options))).copied().unwrap_or_default();
-    let (mut hot, cold) = thaw(&row, &set, now);
+    let (mut hot, mut cold) = thaw(&row, &set, now);
+    let mut generation = 0;
+    if row.handle == NAMELESS {
+        // What has a row has a handle, though nobody knows it.
+        let Some((handle, own)) = handle::take(mem, at) else {
+            table::give_row(mem, at);
+            return None;
+        };
+        (cold.handle, hot.generation) = (handle, own);
+    } else {
+        if let Some(handle) = mem.handles.get_mut(Idx::new(row.handle)) {
+            handle.place = at.raw();
+            generation = handle.generation;
+        }
+        hot.generation = if row.handle == at.raw() { generation } else { FOREIGN };
+    }
     let hash = table::hash_of(mem, &hot.key);
     mem.flows.replace(hash, |value| value == DORMANT | from.raw(), at.raw());
-    let mut generation = 0;
-    if let Some(handle) = mem.handles.get_mut(Idx::new(row.handle)) {
-        handle.place = at.raw();
-        generation = handle.generation;
-    }
-    hot.generation = if row.handle == at.raw() { generation } else { FOREIGN };
     if let Some(slot) = mem.hot.get_mut(at) {
         hot.flags |= slot.flags & flag::RINGS;
         *slot = hot;
     }
     if let Some(slot) = mem.cold.get_mut(cold_of(at)) {
         *slot = cold;
+    }
+    if row.handle == NAMELESS {
+        time_wait::wake(mem, now, at, from);
+        return Some(at);
     }
     if let Some(slot) = mem.events.get_mut(Idx::new(at.raw())) {
         let name = SockRef::new(SockKind::Tcp, row.handle, generation);
@@ -270,6 +308,10 @@ fn expire(mem: &mut LaneMem<'_>, now: Instant) {
     let mut budget = BUDGET;
     while let Some(raw) = mem.dormant_wheel.expire(now, &mut budget) {
         let from = Idx::new(raw);
+        if mem.dormant.get(from).is_some_and(|row| row.handle == NAMELESS) {
+            time_wait::end(mem, from);
+            continue;
+        }
         let closed = mem.dormant.get(from).is_some_and(|row| row.flags & kept::CLOSED != 0);
         let Some(at) = wake(mem, now, from) else {
             mem.dormant_wheel.arm(raw, now.plus(RETRY));

@@ -17,7 +17,7 @@
 //! | `entrust` | connections that leave for the kernel |
 //! | `bequest` | connections not yet accepted, from a listener that closes to its twin on another lane |
 //! | `table`, `listen`, `cookie`, `connect`, `fast_open`, `verbs`, `stream`, `usual_io`, `borrow` | what programs do |
-//! | `hibernate`, `frozen`, `handle` | idle connections in small rows, and their names |
+//! | `hibernate`, `time_wait`, `frozen`, `handle` | idle connections and TIME-WAIT in small rows, and their names |
 //! | `audit` | what must hold of every connection, for oracles |
 
 mod ack;
@@ -60,6 +60,7 @@ mod slow_start;
 mod state;
 pub(crate) mod stream;
 mod table;
+mod time_wait;
 mod timers;
 pub(crate) mod travel;
 mod tune;

@@ -7,7 +7,7 @@ use wire::TcpFlags;
 
 use super::conn::{Conn, Ring, conn, pop_ring};
 use super::header::{Cut, Stop};
-use super::{RETRY, State, cc_flag, flag, rtt, table, usual_out};
+use super::{RETRY, State, cc_flag, flag, rtt, table, time_wait, usual_out};
 
 /// How long a corked partial segment is held back at most (Linux's TCP_CORK).
 const CORK_MAX: base::Duration = base::Duration::from_millis(200);
@@ -39,6 +39,9 @@ fn poll_ring(mem: &mut LaneMem<'_>, now: Instant, out: &mut TxBatch, ring: Ring)
         let usual = ring == Ring::Ack && usual_out::emit_ack(mem, now, at, out);
         if !usual && !emit(mem, now, at, out, ring) {
             return false;
+        }
+        if ring == Ring::Ack {
+            time_wait::rest(mem, now, at);
         }
     }
     true

@@ -2,14 +2,14 @@
 
 use core::hash::Hasher;
 
-use ::state::dormant::DORMANT;
+use ::state::dormant::{DORMANT, NAMELESS};
 use ::state::{DropReason, FlowKey, LaneMem, Ready, SeqRange, SockKind, SockRef, TcbCold, TcbHot, TcbQueue};
 use base::hash::flow_hash;
 use base::{FrameIdx, Idx, Instant, SeqNum};
 use siphasher::sip::SipHasher13;
 
 use super::conn::{Conn, Fate, Ring, cold_of, conn};
-use super::{Cause, State, TIME_WAIT, fast_open, flag, frozen, handle, hibernate, listen, reset};
+use super::{Cause, State, TIME_WAIT, fast_open, flag, frozen, handle, hibernate, listen, reset, time_wait};
 use crate::errors::SockError;
 use crate::events;
 use crate::hop::{self, HopMac};
@@ -89,7 +89,7 @@ pub(super) fn give_row(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
     mem.globals.tcp.used = mem.globals.tcp.used.saturating_sub(1);
 }
 
-fn count_open(mem: &mut LaneMem<'_>) {
+pub(super) fn count_open(mem: &mut LaneMem<'_>) {
     mem.counters.tcp.open = u64::from(mem.globals.tcp.used) + u64::from(mem.globals.dormant.used);
 }
 
@@ -163,10 +163,13 @@ pub(crate) fn drop_port(mem: &mut LaneMem<'_>, now: Instant, port: u8) -> u32 {
         let Some(row) = mem.dormant.get(at) else { break };
         let by = mem.hops.get(Idx::new(u32::from(row.hop))).map(|hop| hop.port);
         // One for which no row can be had fails when it is used.
-        if row.handle != u32::MAX
-            && by == Some(port)
-            && let Some(awake) = hibernate::wake(mem, now, at)
-        {
+        if row.handle == u32::MAX || by != Some(port) {
+            continue;
+        }
+        if row.handle == NAMELESS {
+            time_wait::end(mem, at);
+            ended += 1;
+        } else if let Some(awake) = hibernate::wake(mem, now, at) {
             settle(mem, now, awake, Fate::Dead(SockError::Reset));
             ended += 1;
         }
@@ -187,7 +190,11 @@ fn settle_now(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, fate: Fate) 
     match fate {
         Fate::Keep | Fate::Refuse => {}
         Fate::Accept => listen::to_accept_queue(mem, now, at),
-        Fate::TimeWait => enter_time_wait(mem, now, at),
+        Fate::TimeWait => {
+            enter_time_wait(mem, now, at);
+            // After CLOSING there is nothing to answer.
+            time_wait::rest(mem, now, at);
+        }
         Fate::Closed => end(mem, at, None),
         Fate::Dead(error) => end(mem, at, Some(error)),
         Fate::Reset(error) => {
@@ -311,7 +318,10 @@ pub(super) fn orphan(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>) {
     hot.flags |= flag::ORPHAN | flag::SHUT_READ;
     match State::from_raw(hot.state) {
         State::Closed => free(mem, at),
-        State::TimeWait => enter_time_wait(mem, now, at),
+        State::TimeWait => {
+            enter_time_wait(mem, now, at);
+            time_wait::rest(mem, now, at);
+        }
         _ => {}
     }
 }
@@ -343,7 +353,7 @@ fn evict_time_wait(mem: &mut LaneMem<'_>) {
     }
 }
 
-fn leave_time_wait(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
+pub(super) fn leave_time_wait(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
     let Some(hot) = mem.hot.get_mut(at) else { return };
     if hot.flags & flag::IN_TIME_WAIT == 0 {
         return;
