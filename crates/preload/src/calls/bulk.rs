@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use libc::{mmsghdr, off_t, off64_t, size_t, ssize_t, timespec};
 
-use super::data::{connection, recv_message, send_message};
+use super::data::{connection, recv_message, send_message, send_message_fast};
 use super::epoll::after;
 use crate::errno::{self, Errno, Outcome};
 use crate::home::borrow;
@@ -219,6 +219,21 @@ pub(crate) unsafe fn recvmmsg(
 }
 
 pub(crate) unsafe fn sendmmsg(fd: c_int, messages: *mut mmsghdr, n: c_uint, flags: c_int) -> c_int {
+    let mut done = 0;
+    if flags & libc::MSG_FASTOPEN != 0 && n > 0 && connection(fd).is_none() {
+        // SAFETY: the C caller's promise: there is at least one.
+        let list = unsafe { user::slice_mut(messages, 1) };
+        // SAFETY: as above.
+        match list.first_mut().map(|m| (unsafe { send_message_fast(fd, &raw const m.msg_hdr, flags) }, m)) {
+            Some((Some(Ok(len)), message)) => {
+                message.msg_len = len as c_uint;
+                done = 1;
+            }
+            Some((Some(Err(errno)), _)) => return errno::small(Err(errno)),
+            // The kernel shall do it.
+            Some((None, _)) | None => {}
+        }
+    }
     let Some(of) = connection(fd) else {
         // SAFETY: the C caller's promise.
         for message in unsafe { user::slice_mut(messages, n as usize) } {
@@ -230,8 +245,7 @@ pub(crate) unsafe fn sendmmsg(fd: c_int, messages: *mut mmsghdr, n: c_uint, flag
     };
     // SAFETY: the C caller's promise.
     let list = unsafe { user::slice_mut(messages, n as usize) };
-    let mut done = 0;
-    for message in list {
+    for message in list.iter_mut().skip(done as usize) {
         // SAFETY: as above.
         match unsafe { send_message(&of, &raw const message.msg_hdr, flags) } {
             Ok(len) => {

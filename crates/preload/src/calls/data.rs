@@ -288,7 +288,11 @@ pub(crate) unsafe fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) ->
 ///
 /// # Safety
 /// As `sendmsg`'s.
-unsafe fn send_message_fast(fd: c_int, message: *const msghdr, flags: c_int) -> Option<Result<usize, Errno>> {
+pub(super) unsafe fn send_message_fast(
+    fd: c_int,
+    message: *const msghdr,
+    flags: c_int,
+) -> Option<Result<usize, Errno>> {
     // SAFETY: the caller's promise.
     let message = unsafe { message.as_ref() }?;
     // SAFETY: as above.

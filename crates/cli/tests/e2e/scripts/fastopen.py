@@ -1,5 +1,5 @@
 """TCP Fast Open: `serve ADDRESS PORT`, or `ask ADDRESS PORT`, which prints what must be the same on the kernel and on a lane."""
-import errno, select, socket, sys, threading, time
+import ctypes, errno, select, socket, struct, sys, threading, time
 
 TCP = socket.IPPROTO_TCP
 FASTOPEN, CONNECT, KEY, NO_COOKIE = 23, 30, 33, 34
@@ -36,6 +36,22 @@ def answer(c):
         if d.endswith(b'.'):
             c.sendall(b'%d %s' % (total, b'early' if early else b'late'))
     c.close()
+
+class Message(ctypes.Structure):
+    _fields_ = [('name', ctypes.c_char_p), ('name_len', ctypes.c_uint), ('parts', ctypes.c_void_p), ('count', ctypes.c_size_t),
+                ('control', ctypes.c_void_p), ('control_len', ctypes.c_size_t), ('flags', ctypes.c_int), ('room', ctypes.c_int), ('sent', ctypes.c_uint)]
+
+class Part(ctypes.Structure):
+    _fields_ = [('base', ctypes.c_char_p), ('len', ctypes.c_size_t)]
+
+def several(c, texts, to):
+    name = struct.pack('=HH4s8x', socket.AF_INET, socket.htons(to[1]), socket.inet_aton(to[0]))
+    parts = [Part(text, len(text)) for text in texts]
+    messages = (Message * len(texts))(*[
+        Message(name, len(name), ctypes.addressof(part), 1, None, 0, 0, 0, 0) for part in parts])
+    libc = ctypes.CDLL(None, use_errno=True)
+    n = libc.sendmmsg(c.fileno(), messages, len(texts), MSG_FASTOPEN | socket.MSG_NOSIGNAL)
+    return errno.errorcode[ctypes.get_errno()] if n < 0 else (n, [m.sent for m in messages])
 
 def heard(c):
     c.settimeout(10)
@@ -76,6 +92,12 @@ def ask():
     yield 'the same, not blocking', r, heard(c)
     c = fresh()
     yield 'sendmsg', c.sendmsg([b'si', b'x.'], [], MSG_FASTOPEN, TO), heard(c)
+    c = fresh()
+    yield 'sendmmsg', several(c, [b'sev', b'en.'], TO), c.send(b'en.'), heard(c)
+    c = fresh(False)
+    yield 'sendmmsg, not blocking', several(c, [b'eight.'], TO), heard(c)
+    c = fresh()
+    yield 'sendmmsg, refused', several(c, [b'x', b'y'], (TO[0], 1)), several(c, [], TO)
     c = fresh()
     yield 'refused', attempt(lambda: c.sendto(b'x', MSG_FASTOPEN, (TO[0], 1)))
     c = fresh()
