@@ -56,6 +56,29 @@ fn a_file_uploaded_over_five_percent_of_each_fault_is_unchanged() {
     upload_over("drop=50000,duplicate=50000,reorder=50000,seed=4", 8);
 }
 
+/// Both ways on one connection, with each congestion control that the kernel has at its end.
+#[test]
+fn the_kernel_s_congestion_controls_and_mtus_go_with_losses_both_ways() {
+    let Some(world) = World::new(&["python3", "ip"]) else { return };
+    let known =
+        std::fs::read_to_string("/proc/sys/net/ipv4/tcp_available_congestion_control").expect("a list");
+    let echo = "import socket\ns=socket.create_server(('',9002))\nwhile True:\n c,_=s.accept()\n while True:\n  b=c.recv(1<<16)\n  if not b: break\n  c.sendall(b)\n c.close()";
+    for mtu in ["1500", "9000", "65535"] {
+        world.check(Side::Peer, 5, &["ip", "link", "set", "peer0", "mtu", mtu]);
+        world.check(Side::Ours, 5, &["ip", "link", "set", crate::world::DEVICE, "mtu", mtu]);
+        let fault = format!("drop=10000,duplicate=10000,reorder=10000,seed={mtu}");
+        let mut server = faulty(&world, "echo", &fault, &["python3", "-c", echo]);
+        world.wait_for_port(&mut server, 9002);
+        for algorithm in known.split_whitespace() {
+            let load = format!(
+                "import socket,os,threading\ns=socket.socket();s.setsockopt(6,13,b'{algorithm}');s.settimeout(60);s.connect(('{OURS}',9002))\nm=os.urandom(2<<20)\ndef push():\n s.sendall(m);s.shutdown(1)\nt=threading.Thread(target=push);t.start();d=bytearray()\nwhile True:\n b=s.recv(1<<16)\n if not b: break\n d+=b\nt.join();assert d==m,len(d)"
+            );
+            world.check(Side::Peer, 90, &["python3", "-c", &load]);
+        }
+        server.assert_running();
+    }
+}
+
 #[test]
 fn short_connections_survive_one_percent_loss() {
     let Some(world) = World::new(&["python3", "ip"]) else { return };
