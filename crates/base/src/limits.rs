@@ -30,6 +30,8 @@ pub const HOP_WAITING: u16 = 16;
 pub const OUTBOX_PACKETS: u32 = 512;
 /// Frames that all incomplete packets of one lane hold together.
 pub const REASSEMBLY_FRAMES: u32 = 512;
+/// Keys of one lane that sign segments (TCP-MD5).
+pub const KEYS_MAX: u32 = 8192;
 /// Longest listen backlog (net.core.somaxconn's default).
 pub const BACKLOG_MAX: u32 = 4096;
 /// Extension headers of one IPv6 packet that are walked, and options in each that are looked at (RFC 8504 5.3).

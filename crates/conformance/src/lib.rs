@@ -5,6 +5,7 @@
 //! The language is described in `docs/scripts.md`; the scripts are in `scripts/`.
 
 pub mod linux;
+mod md5;
 pub mod ours;
 pub mod packet;
 pub mod parse;

@@ -15,6 +15,7 @@ use rustix::net::{
 };
 use sys::fds::Fd;
 
+use crate::md5;
 use crate::packet::Family;
 use crate::script::{Answer, Call, Opt, Script};
 use crate::segment::{Came, SCRIPT_PORT, STACK_PORT, stream_byte};
@@ -149,7 +150,7 @@ impl Linux {
         let sock = socket_with(family, SocketType::STREAM, flags, None).map_err(|e| failed("a socket", e))?;
         sockopt::set_socket_reuseaddr(&sock, true).map_err(|e| failed("SO_REUSEADDR", e))?;
         for (option, value) in &self.options {
-            set(&sock, *option, *value).map_err(|e| failed("an option", e))?;
+            set(&sock, self.family, *option, *value).map_err(|e| failed("an option", e))?;
         }
         Ok(sock)
     }
@@ -300,7 +301,7 @@ fn timespec(time: Duration) -> Timespec {
     Timespec { tv_sec: (time.0 / 1_000_000_000) as i64, tv_nsec: (time.0 % 1_000_000_000) as i64 }
 }
 
-fn set(sock: &OwnedFd, option: Opt, value: u32) -> rustix::io::Result<()> {
+fn set(sock: &OwnedFd, family: Family, option: Opt, value: u32) -> rustix::io::Result<()> {
     let seconds = std::time::Duration::from_secs(value.into());
     match option {
         Opt::NoDelay => sockopt::set_tcp_nodelay(sock, value != 0),
@@ -320,6 +321,7 @@ fn set(sock: &OwnedFd, option: Opt, value: u32) -> rustix::io::Result<()> {
         Opt::FastOpenConnect => sys::fast_open::set_connect(sock, value != 0),
         Opt::UrgentInline => sockopt::set_socket_oobinline(sock, value != 0),
         Opt::FastOpenBare => sys::fast_open::set_no_cookie(sock, value != 0),
+        Opt::Md5 => sys::md5::set_key(sock, std_addr(family.script()), &md5::key(value)),
         Opt::FastOpenKey => match fast_open_keys(value).as_slice() {
             [key] => sys::fast_open::set_keys(sock, *key, None),
             [key, backup, ..] => sys::fast_open::set_keys(sock, *key, Some(*backup)),
@@ -378,6 +380,7 @@ fn answer(done: rustix::io::Result<()>) -> Answer {
         (Errno::INPROGRESS, "EINPROGRESS"),
         (Errno::ALREADY, "EALREADY"),
         (Errno::OPNOTSUPP, "EOPNOTSUPP"),
+        (Errno::NOENT, "ENOENT"),
     ];
     match names.iter().find(|(e, _)| *e == errno) {
         Some((_, name)) => word(name),
@@ -439,7 +442,7 @@ impl Target for Linux {
             Call::Set(option, value) => {
                 self.options.push((*option, *value));
                 match self.sock.as_ref().or(self.listener.as_ref()) {
-                    Some(sock) => Ok(self::answer(set(sock, *option, *value))),
+                    Some(sock) => Ok(self::answer(set(sock, self.family, *option, *value))),
                     None => Ok(Answer::Ok),
                 }
             }

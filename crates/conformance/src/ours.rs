@@ -5,7 +5,9 @@ use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base::{Duration, Instant, IpAddress, LaneId, Port as PortNumber};
-use engine::{AcceptError, ConnectError, Engine, RecvError, RouteTo, SendError, State, UrgentError};
+use engine::{
+    AcceptError, ConnectError, Engine, KeyError, KeyPeer, RecvError, RouteTo, SendError, State, UrgentError,
+};
 use lane::{Lane, LanePort};
 use port::{Port, PortCaps, PortError, PortStats, chain};
 use region::{Frames, Owner, Region, RegionShape};
@@ -14,6 +16,7 @@ use state::{
     TcpOptions, TxFrame,
 };
 
+use crate::md5;
 use crate::packet::{Family, SCRIPT_MAC, STACK_MAC};
 use crate::script::{Answer, Call, Opt, Script};
 use crate::segment::{SCRIPT_PORT, STACK_PORT, stream_byte};
@@ -96,6 +99,8 @@ pub struct Ours {
     sock: Option<SockRef>,
     options: TcpOptions,
     fast: FastOpen,
+    /// Number of the key that sockets are made with.
+    md5: Option<u32>,
     sent: u64,
     read: u64,
 }
@@ -155,6 +160,7 @@ impl Ours {
             sock: None,
             options: TcpOptions::default(),
             fast: FastOpen::default(),
+            md5: None,
             sent: 0,
             read: 0,
         })
@@ -190,12 +196,19 @@ impl Ours {
         };
         let options = self.options;
         let fast = self.fast.connect;
+        let (peer, key) = (KeyPeer { addr: remote.addr, prefix: 128 }, md5::key(self.md5.unwrap_or(0)));
         let connected = self.with(|e| {
-            Some(if fast {
+            let begun = if fast {
                 e.tcp_connect_fast(local, remote, &route, &options).map(|(sock, _)| sock)
             } else {
                 e.tcp_connect(local, remote, &route, &options)
-            })
+            };
+            if let Ok(sock) = begun
+                && !key.is_empty()
+            {
+                let _ = e.tcp_set_md5_key(sock, peer, &key);
+            }
+            Some(begun)
         })?;
         Ok(match connected {
             Some(Ok(sock)) => {
@@ -292,9 +305,29 @@ impl Ours {
             Opt::FastOpen => self.fast.max = value,
             Opt::FastOpenKey => self.fast.keys = fast_open_keys(value),
             Opt::FastOpenConnect => self.fast.connect = value != 0,
+            Opt::Md5 => return self.set_md5(value),
             _ => return self.set_option(option, value),
         }
         self.tell_fast_open().map(|()| Answer::Ok)
+    }
+
+    fn set_md5(&mut self, value: u32) -> Result<Answer, String> {
+        self.md5 = Some(value);
+        match self.sock.or(self.listener) {
+            Some(sock) => self.tell_md5(sock, value),
+            None => Ok(Answer::Ok),
+        }
+    }
+
+    fn tell_md5(&mut self, sock: SockRef, number: u32) -> Result<Answer, String> {
+        let (peer, key) = (KeyPeer { addr: self.family.script(), prefix: 128 }, md5::key(number));
+        Ok(match self.with(|e| Some(e.tcp_set_md5_key(sock, peer, &key)))?.ok_or("the lane is poisoned")? {
+            Ok(()) => Answer::Ok,
+            Err(KeyError::NoSuchKey) => word("ENOENT"),
+            Err(KeyError::NoRoom) => word("ENOMEM"),
+            Err(KeyError::Invalid) => word("EINVAL"),
+            Err(KeyError::Gone) => word("EBADF"),
+        })
     }
 
     fn tell_fast_open(&mut self) -> Result<(), String> {
@@ -324,7 +357,9 @@ impl Ours {
             Opt::MaxPacingRate => o.set_max_pacing_rate(value.into()),
             Opt::FastOpenBare => o.fast_open_bare = value as u8,
             Opt::UrgentInline => o.urgent_inline = value as u8,
-            Opt::FastOpen | Opt::FastOpenKey | Opt::FastOpenConnect => return Ok(word("ENOPROTOOPT")),
+            Opt::FastOpen | Opt::FastOpenKey | Opt::FastOpenConnect | Opt::Md5 => {
+                return Ok(word("ENOPROTOOPT"));
+            }
         }
         let options = self.options;
         match at {
@@ -423,6 +458,9 @@ impl Target for Ours {
                 let made = self.with(|e| e.tcp_listen(local, backlog, &options).ok())?;
                 self.listener = made;
                 self.tell_fast_open()?;
+                if let (Some(listener), Some(number)) = (made, self.md5) {
+                    self.tell_md5(listener, number)?;
+                }
                 Ok(if made.is_some() { Answer::Ok } else { word("EADDRINUSE") })
             }
             (Call::CloseListener, _) => match self.listener.take() {

@@ -209,6 +209,7 @@ fn option_of(name: &str) -> Result<Opt, String> {
         "fastopen_connect" => Opt::FastOpenConnect,
         "fastopen_no_cookie" => Opt::FastOpenBare,
         "oobinline" => Opt::UrgentInline,
+        "md5" => Opt::Md5,
         _ => return Err(format!("no such option as {name}")),
     })
 }
@@ -324,6 +325,7 @@ fn options(text: &str) -> Result<Options, String> {
             ["mss", n] => options.mss = Some(field(n)?),
             ["wscale", n] => options.scale = Some(field(n)?),
             ["sackOK"] => options.sack_ok = true,
+            ["md5", n] => options.md5 = Some(number(n)?),
             ["FO"] => options.fast_open = Some(Cookie::Is(Vec::new())),
             ["FO", "*"] => options.fast_open = Some(Cookie::Any),
             ["FO", "last"] => options.fast_open = Some(Cookie::Last),

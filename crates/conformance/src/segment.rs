@@ -2,8 +2,9 @@
 
 use base::{Port, SeqNum};
 use wire::tcp_options::{FastOpen, SackBlock, Timestamps};
-use wire::{TcpFlags, TcpHeader, TcpOptions, TcpSegment};
+use wire::{Sign, TcpFlags, TcpHeader, TcpOptions, TcpSegment};
 
+use crate::md5;
 use crate::packet::{self, Extension, Family};
 
 /// A field of an expected segment.
@@ -70,6 +71,8 @@ pub struct Options {
     pub sack: Vec<(u32, u32)>,
     /// Fast open.
     pub fast_open: Option<Cookie>,
+    /// Signed by MD5 with this key; 0: with none that the stack could have.
+    pub md5: Option<u32>,
 }
 
 impl Options {
@@ -82,6 +85,7 @@ impl Options {
         ts: None,
         sack: Vec::new(),
         fast_open: None,
+        md5: None,
     };
 }
 
@@ -121,6 +125,8 @@ pub struct Came {
     pub payload: Vec<u8>,
     /// The ECN field of its packet.
     pub ecn: u8,
+    /// The key it is signed with by MD5; 0: with none of those that scripts use.
+    pub md5: Option<u32>,
 }
 
 impl Came {
@@ -134,6 +140,7 @@ impl Came {
             options: TcpOptions::parse(tcp.options()),
             payload: tcp.payload().to_vec(),
             ecn,
+            md5: md5::signer(family, segment),
         })
     }
 
@@ -163,6 +170,7 @@ impl Came {
         options.extend(o.timestamps.map(|t| format!("ts {} {}", t.value, t.echo)));
         options.extend(o.window_scale.map(|s| format!("wscale {s}")));
         options.extend(o.fast_open().map(|f| format!("FO {}", digits(f.cookie()))));
+        options.extend(self.md5.map(|n| format!("md5 {n}")));
         for block in o.sack.as_slice() {
             let (left, right) = (block.left.0, block.right.0);
             options.push(format!(
@@ -227,6 +235,9 @@ impl Pattern {
         // The first payload byte of a stream has number 1.
         let first = self.first_byte();
         bytes.extend((0..u64::from(self.len)).map(|at| stream_byte(first + at)));
+        if let Some(number) = self.options.md5 {
+            md5::sign(family, &mut bytes, number);
+        }
         packet::frame(family, self.ecn.unwrap_or(0), self.extension, bytes)
     }
 
@@ -251,6 +262,9 @@ impl Pattern {
                 Field::Last => talk.last_ts,
             };
             options.timestamps = Some(Timestamps { value: number(value), echo: number(echo) });
+        }
+        if self.options.md5.is_some() {
+            options.sign = Sign::Md5;
         }
         let fast_open = match &self.options.fast_open {
             Some(Cookie::Is(bytes)) => FastOpen::of(bytes, false),
@@ -299,6 +313,7 @@ impl Pattern {
             if good { "the stream's bytes" } else { "other bytes" }.into(),
         );
         if self.options.given {
+            check("md5", format!("{:?}", self.options.md5), format!("{:?}", came.md5));
             self.check_options(&came.options, &mut check);
         }
         (!wrong.is_empty()).then(|| wrong.join(", "))

@@ -73,6 +73,19 @@ pub enum ConnectError {
     HostUnreachable,
 }
 
+/// Why a key was not set or removed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum KeyError {
+    /// The key or the prefix is too long (EINVAL).
+    Invalid,
+    /// There is no key for just that peer (ENOENT).
+    NoSuchKey,
+    /// The lane has no room for another key (ENOMEM).
+    NoRoom,
+    /// The name names neither a connection nor a listener (EBADF).
+    Gone,
+}
+
 /// Why a group of flows stays with its lane.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MoveError {

@@ -7,6 +7,7 @@
 mod arp;
 mod away;
 mod engine;
+mod engine_keys;
 mod engine_moves;
 mod engine_udp;
 mod engine_urgent;
@@ -36,11 +37,11 @@ mod udp_types;
 
 pub use engine::Engine;
 pub use errors::{
-    AcceptError, ConnectError, ListenError, MoveError, RecvError, SendError, ShutdownError, SockError,
-    UrgentError,
+    AcceptError, ConnectError, KeyError, ListenError, MoveError, RecvError, SendError, ShutdownError,
+    SockError, UrgentError,
 };
 pub use load::Load;
 pub use tcp::audit::Finding;
 pub use tcp::{Algorithm, Cause, Ecn, State, syn_ack_timeouts};
-pub use types::{Accepted, Buffers, CongestionInfo, HopKey, How, Phase, RouteTo, Stopped, TcpInfo};
+pub use types::{Accepted, Buffers, CongestionInfo, HopKey, How, KeyPeer, Phase, RouteTo, Stopped, TcpInfo};
 pub use udp_types::{Datagram, UdpBindError, UdpConnectError, UdpOptions, UdpRecvError, UdpSendError, UdpTo};

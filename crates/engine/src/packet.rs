@@ -66,7 +66,7 @@ pub(crate) fn copy_out(frames: &Frames<'_>, head: FrameIdx, skip: usize, out: &m
 }
 
 /// Calls `f` with the `len` bytes behind the first `skip` ones, piece by piece; gives how many there were.
-fn each_piece(
+pub(crate) fn each_piece(
     frames: &Frames<'_>,
     head: FrameIdx,
     mut skip: usize,

@@ -42,6 +42,15 @@ pub struct Accepted {
     pub remote: Endpoint,
 }
 
+/// The peers that a key is for: all whose addresses begin with the first `prefix` bits of `addr`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KeyPeer {
+    /// An address, or the beginning of one.
+    pub addr: IpAddress,
+    /// Bits of it that count, of the 128 that [`IpAddress`] has: 96 more than of an IPv4 address.
+    pub prefix: u8,
+}
+
 /// Which directions [`Engine::shutdown`](crate::Engine::shutdown) closes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum How {

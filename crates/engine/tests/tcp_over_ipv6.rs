@@ -16,6 +16,8 @@ mod fast_open;
 mod flow_control;
 #[path = "tcp_listen.rs"]
 mod listen;
+#[path = "tcp_md5.rs"]
+mod md5_signed;
 #[path = "tcp_open_close.rs"]
 mod open_close;
 #[path = "tcp_recovery.rs"]

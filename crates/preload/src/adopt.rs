@@ -1,7 +1,7 @@
 //! Listeners that this process did not make: it began with them (exec), or was sent them (SCM_RIGHTS).
 //!
 //! Such a descriptor is the kernel's listener itself, so it can get a lane's beside it as if the process had called `listen`. Left out: options that
-//! were set on it before, but for the ones read here. Connections
+//! were set on it before, but for the ones read here; one with keys that sign segments stays the kernel's. Connections
 //! over exec: [`exec`].
 
 use core::ffi::{c_int, c_void};
@@ -15,7 +15,7 @@ use crate::interpose::real;
 use crate::reason::Reason;
 use crate::sock::{Sock, State, flag};
 use crate::table::{self, Entry};
-use crate::{exec, home, table::fits};
+use crate::{exec, home, keys, table::fits};
 
 /// Backlog of a listener whose own cannot be read.
 const BACKLOG: u32 = 128;
@@ -65,7 +65,9 @@ fn adopt(fd: c_int) {
     }
     let Some(domain) = number(fd, libc::SOL_SOCKET, libc::SO_DOMAIN) else { return };
     let inet = domain == libc::AF_INET || domain == libc::AF_INET6;
-    if !inet || !is(libc::SO_PROTOCOL, libc::IPPROTO_TCP) || !home::active() {
+    let (level, mark) = keys::mark_of_keys();
+    let has_keys = number(fd, level, mark) == Some(1);
+    if !inet || has_keys || !is(libc::SO_PROTOCOL, libc::IPPROTO_TCP) || !home::active() {
         return;
     }
     let mut flags = flag::BOUND;

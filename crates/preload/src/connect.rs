@@ -20,7 +20,7 @@ use crate::stream;
 use crate::urgent::Owner;
 use crate::view::View;
 use crate::wires::{self, Spread};
-use crate::{explain, family, home};
+use crate::{explain, family, home, keys};
 
 /// Ports tried before the keeper is asked for more.
 const TRIES: usize = 8;
@@ -203,11 +203,19 @@ fn try_connect(plan: &Plan, inner: &Inner) -> Result<(SockRef, bool), ConnectErr
     let begun = plan.view.enter(|session| {
         session.engine(|engine| {
             let (local, remote) = (plan.local, plan.remote);
-            Some(if plan.fast {
-                engine.tcp_connect_fast(local, remote, &route, &inner.options)
-            } else {
-                engine.tcp_connect(local, remote, &route, &inner.options).map(|name| (name, false))
-            })
+            // Beside a signature the SYN has no room for a cookie.
+            if plan.fast && inner.keys.is_empty() {
+                return Some(engine.tcp_connect_fast(local, remote, &route, &inner.options));
+            }
+            let name = match engine.tcp_connect(local, remote, &route, &inner.options) {
+                Ok(name) => name,
+                Err(error) => return Some(Err(error)),
+            };
+            if keys::give_all(engine, name, inner) {
+                return Some(Ok((name, false)));
+            }
+            engine.abort(name);
+            Some(Err(ConnectError::NoRoom))
         })
     });
     begun.flatten().unwrap_or(Err(ConnectError::NoRoom))

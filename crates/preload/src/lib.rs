@@ -38,6 +38,7 @@ mod home;
 mod hub;
 mod info;
 mod interpose;
+mod keys;
 mod listen;
 mod object;
 mod park;

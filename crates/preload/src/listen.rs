@@ -21,7 +21,7 @@ use crate::sock::{Inner, Seat, Sock, State, flag};
 use crate::stream;
 use crate::table::{self, Entry};
 use crate::view::Visit;
-use crate::{explain, family, fast_open, home, park, twins};
+use crate::{explain, family, fast_open, home, keys, park, twins};
 
 /// `listen(2)` succeeded in the kernel.
 pub(crate) fn begin(sock: &Handle<Sock>, fd: i32, backlog: i32) {
@@ -123,7 +123,14 @@ fn open(inner: &mut Inner, fd: i32) -> Result<Seat, Reason> {
     let local = address::of_listener(fd).ok().flatten().ok_or(Reason::Protocol)?;
     let view = home::lane()?;
     let name = view.enter(|session| {
-        session.engine(|engine| engine.tcp_listen(local, inner.backlog, &inner.options).ok())
+        session.engine(|engine| {
+            let name = engine.tcp_listen(local, inner.backlog, &inner.options).ok()?;
+            if !keys::give_all(engine, name, inner) {
+                engine.close(name);
+                return None;
+            }
+            Some(name)
+        })
     });
     let name = name.flatten().ok_or(Reason::LaneFull)?;
     if let Err(reason) = home::listen(view, local, home::borrow(&fd)) {

@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use state::{Endpoint, SockRef, TcpOptions};
 
 use crate::deferred::{NOTED_MAX, Noted};
+use crate::keys::Key;
 use crate::object::{Counted, Handle};
 use crate::reason::Reason;
 use crate::urgent::Owner;
@@ -111,6 +112,8 @@ pub(crate) struct Inner {
     pub(crate) options: TcpOptions,
     /// An option was set that the lane does not have.
     pub(crate) foreign_option: bool,
+    /// Keys that sign its segments.
+    pub(crate) keys: Vec<Key>,
     /// Why it is a kernel socket, or the connections it accepts are.
     pub(crate) reason: Reason,
     /// Backlog of a listener.
@@ -306,6 +309,7 @@ impl Inner {
             remote: nowhere,
             options: zero,
             foreign_option: false,
+            keys: Vec::new(),
             reason: Reason::NotConnected,
             backlog: 0,
             noted: [Noted::NONE; NOTED_MAX],

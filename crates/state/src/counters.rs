@@ -63,6 +63,11 @@ drop_reasons! {
     TcpRstBad => "tcp-rst-bad", "the RST is not at the next expected sequence number";
     TcpDuplicate => "tcp-duplicate", "every byte of the segment was received before";
     TcpAfterClose => "tcp-after-close", "data arrived after the program closed the socket";
+    TcpMd5NotFound => "tcp-md5-not-found", "the segment has no MD5 signature, and the socket has a key for the peer";
+    TcpMd5Unexpected => "tcp-md5-unexpected", "the segment has an MD5 signature, and the socket has no key for the peer";
+    TcpMd5Failure => "tcp-md5-failure", "the MD5 signature of the segment is wrong";
+    TcpAoUnexpected => "tcp-ao-unexpected", "the segment has a TCP-AO signature, and the socket has no key for the peer";
+    TcpAuthBad => "tcp-auth-bad", "the segment has more than one signature, or an option of a signature of a wrong length";
     TcpRcvBufFull => "tcp-rcv-buf-full", "the receive buffer is full";
     TcpOutOfOrderFull => "tcp-out-of-order-full", "too much was received out of order";
     TcpBacklogFull => "tcp-backlog-full", "the listener's SYN or accept queue is full";

@@ -7,9 +7,12 @@ use region::{FlowBucket, FlowHead, FlowTable, FrameLane, Layout, TableAt, Timer,
 use crate::dormant::OPTION_SETS;
 use crate::{
     CongestionTables, Counters, Dormant, DormantGlobals, EventGlobals, EventRow, FAST_PEERS, FastPeer,
-    Handle, Hop, IpGlobals, LISTEN_BUCKETS, LaneLoad, Listener, OptionSet, PortInfo, Reassembly, Scoreboard,
-    TcbCold, TcbHot, TcbQueue, TxFrame, UdpSock, Urgent,
+    Handle, Hop, IpGlobals, KeyGlobals, KeyRow, LISTEN_BUCKETS, LaneLoad, Listener, OptionSet, PortInfo,
+    Reassembly, Scoreboard, TcbCold, TcbHot, TcbQueue, TxFrame, UdpSock, Urgent,
 };
+
+/// Keys of listeners that fit beside one for each connection.
+const KEYS_OF_LISTENERS: u32 = 256;
 
 plain! {
     /// How many rows each table of a lane has.
@@ -75,6 +78,13 @@ impl LaneShape {
     #[must_use]
     pub const fn handles(&self) -> u32 {
         if self.dormant == 0 { 0 } else { self.connections().saturating_add(self.socks) }
+    }
+
+    /// Keys that sign segments: one for each connection and as many for listeners, up to a limit.
+    #[must_use]
+    pub const fn keys(&self) -> u32 {
+        let wanted = self.socks.saturating_add(KEYS_OF_LISTENERS);
+        if wanted < base::limits::KEYS_MAX { wanted } else { base::limits::KEYS_MAX }
     }
 
     /// Bytes of a lane's span, a multiple of 4096.
@@ -235,6 +245,8 @@ plain! {
         pub events: EventGlobals,
         /// What it notes for the region's other lanes.
         pub load: LaneLoad,
+        /// Keys that sign segments.
+        pub keys: KeyGlobals,
         /// What peers said of fast open.
         pub fast_peers: [FastPeer; FAST_PEERS],
     }
@@ -293,6 +305,8 @@ plain! {
         pub dormant: TableAt<Dormant>,
         /// Their keepalive timers, same rows.
         pub dormant_wheel: WheelAt,
+        /// Keys that sign segments.
+        pub keys: TableAt<KeyRow>,
     }
 }
 
@@ -337,6 +351,7 @@ impl LaneTables {
             handles: at.table(shape.handles()),
             dormant: at.table(shape.dormant_rows()),
             dormant_wheel: WheelAt { timers: at.table(shape.dormant_rows()), head: at.table(1) },
+            keys: at.table(shape.keys()),
         };
         (tables, at.bytes())
     }

@@ -2,6 +2,7 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+mod auth;
 mod congestion;
 mod counters;
 pub mod dormant;
@@ -23,6 +24,7 @@ mod tcb;
 pub mod udp;
 mod urgent;
 
+pub use auth::{KEY_BUCKETS, KEY_BYTES, KeyGlobals, KeyRow, OF_LISTENER};
 pub use congestion::{
     Arrival, Congestion, CongestionTables, Cubic, Dctcp, PathProbe, Prr, Reading, SlowStart,
 };
@@ -50,4 +52,4 @@ pub use udp::{UdpGlobals, UdpSock};
 pub use urgent::Urgent;
 
 /// Version of the layout: libraries and processes share a region only when theirs is the same. One up at each change.
-pub const LAYOUT_VERSION: u32 = 15;
+pub const LAYOUT_VERSION: u32 = 16;

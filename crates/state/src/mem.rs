@@ -10,8 +10,9 @@ use region::{
 use crate::dormant::{FREE_HANDLE, LAST};
 use crate::{
     Congestion, Counters, Dormant, DormantGlobals, EventGlobals, EventQueue, EventRow, FAST_PEERS, FastPeer,
-    Handle, Hop, IpGlobals, LaneGlobals, LaneLoad, LaneShape, LaneTables, Listener, OptionSet, PortInfo,
-    Rate, Reassembly, Scoreboard, TcbCold, TcbHot, TcpCounters, TcpGlobals, TxFrame, UdpSock, Urgent,
+    Handle, Hop, IpGlobals, KeyGlobals, KeyRow, LaneGlobals, LaneLoad, LaneShape, LaneTables, Listener,
+    OptionSet, PortInfo, Rate, Reassembly, Scoreboard, TcbCold, TcbHot, TcpCounters, TcpGlobals, TxFrame,
+    UdpSock, Urgent,
 };
 
 /// Every table of one lane, for the time the lane lock is held.
@@ -62,6 +63,8 @@ pub struct LaneMem<'a> {
     pub dormant: Table<'a, Dormant>,
     /// Their keepalive timers.
     pub dormant_wheel: Wheel<'a>,
+    /// Keys that sign segments.
+    pub keys: Table<'a, KeyRow>,
     /// Frames.
     pub frames: Frames<'a>,
 }
@@ -105,6 +108,7 @@ impl<'a> LaneMem<'a> {
                 let timers = carver.table(at.dormant_wheel.timers)?;
                 Wheel::new(carver.one(at.dormant_wheel.head)?, timers)
             },
+            keys: carver.table(at.keys)?,
         })
     }
 
@@ -133,6 +137,7 @@ impl<'a> LaneMem<'a> {
             dormant: DormantGlobals::empty(shape.socks),
             events: EventGlobals { queues: [EventQueue { head: u32::MAX, tail: u32::MAX }; EVENT_QUEUES] },
             load: LaneLoad::EMPTY,
+            keys: KeyGlobals::EMPTY,
             fast_peers: [FastPeer::default(); FAST_PEERS],
         };
         *carver.one(tables.stock)? = FrameLane {

@@ -177,8 +177,10 @@ plain! {
         pub run_count: u8,
         /// Not of this, but there was room: what the row of [`crate::Urgent`] holds, as the engine numbers it; 0: nothing.
         pub urgent: u8,
+        /// How the connection's segments are signed, as the engine numbers it; 0: not at all. Here because there is room.
+        pub sign: u8,
         /// Runs that changed since the last ACK: the first ones.
-        pub fresh: u16,
+        pub fresh: u8,
         /// Bytes held.
         pub bytes: u32,
         /// Frames held.

@@ -15,6 +15,7 @@ pub mod fds;
 pub mod futex;
 pub mod launch;
 pub mod links;
+pub mod md5;
 pub mod memif;
 pub mod memory;
 pub mod messages;

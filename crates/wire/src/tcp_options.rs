@@ -1,5 +1,5 @@
-//! TCP options: MSS (RFC 9293 3.7.1), window scale and timestamps (RFC 7323), SACK (RFC 2018), fast open (RFC 7413); MD5 (RFC
-//! 2385) and TCP-AO (RFC 5925) are noted as present, every other kind is skipped.
+//! TCP options: MSS (RFC 9293 3.7.1), window scale and timestamps (RFC 7323), SACK (RFC 2018), fast open (RFC 7413), and
+//! that there is a signature by MD5 (RFC 2385) or TCP-AO (RFC 5925), for which room is made on the way out. Every other kind is skipped.
 //!
 //! Malformed options never fail: what stands before the bad length counts, the rest is ignored. Which options count in
 //! which segment (MSS, window scale, SACK-permitted in SYNs only) is the engine's business.
@@ -7,6 +7,8 @@
 use base::SeqNum;
 
 use crate::bytes::{TooShort, array, be32};
+use crate::sign::{AO, MD5};
+pub use crate::sign::{MD5_LEN, SIGNATURE_AT, Sign, signature_at};
 
 /// Bytes of all options of one segment, at most.
 pub const OPTIONS_LEN_MAX: usize = 40;
@@ -15,15 +17,13 @@ pub const SACK_BLOCKS_MAX: usize = 4;
 /// Largest shift of the window (RFC 7323 2.3).
 pub const WINDOW_SCALE_MAX: u8 = 14;
 
-const END: u8 = 0;
-const NOP: u8 = 1;
+pub(crate) const END: u8 = 0;
+pub(crate) const NOP: u8 = 1;
 const MSS: u8 = 2;
 const WINDOW_SCALE: u8 = 3;
 const SACK_PERMITTED: u8 = 4;
 const SACK: u8 = 5;
 const TIMESTAMPS: u8 = 8;
-const MD5: u8 = 19;
-const AO: u8 = 29;
 const FAST_OPEN: u8 = 34;
 /// Options on trial (RFC 6994), told apart by two bytes behind the length.
 const TRIAL: u8 = 254;
@@ -203,10 +203,8 @@ pub struct TcpOptions {
     pub timestamps: Option<Timestamps>,
     /// The SACK blocks.
     pub sack: SackBlocks,
-    /// An MD5 signature is there (never emitted).
-    pub has_md5: bool,
-    /// A TCP-AO authentication is there (never emitted).
-    pub has_ao: bool,
+    /// How it is signed.
+    pub sign: Sign,
 }
 
 /// The options of a SYN as Linux and we lay them out: MSS, SACK-permitted, timestamps, window scale.
@@ -244,8 +242,7 @@ impl TcpOptions {
         sack_permitted: false,
         timestamps: None,
         sack: SackBlocks::NONE,
-        has_md5: false,
-        has_ao: false,
+        sign: Sign::None,
     };
 
     /// These with the fast open option, for a SYN: it takes the place of SACK blocks.
@@ -312,8 +309,7 @@ impl TcpOptions {
                 }
             }
             (SACK, data) => self.take_sack(data),
-            (MD5, data) => self.has_md5 |= data.len() == 16,
-            (AO, data) => self.has_ao |= data.len() >= 2,
+            (MD5 | AO, data) => self.sign = self.sign.after(kind, data),
             (FAST_OPEN, cookie) => self.take_fast_open(cookie, false),
             (TRIAL, data) => {
                 if let Some(cookie) = data.strip_prefix(&TRIAL_FAST_OPEN) {
@@ -365,7 +361,7 @@ impl TcpOptions {
                 (head + (coded & !ON_TRIAL) as usize - 1).next_multiple_of(4)
             }
         };
-        mss + scale + rest + fast_open
+        self.sign.len_bytes() + mss + scale + rest + fast_open
     }
 
     /// Bytes that [`TcpOptions::emit`] writes: a multiple of 4, at most 40.
@@ -399,6 +395,9 @@ impl TcpOptions {
                 *to = word;
             }
         };
+        if !matches!(self.sign, Sign::None) {
+            self.sign.emit(&mut put);
+        }
         if let Some(mss) = self.mss {
             let [a, b] = mss.to_be_bytes();
             put([MSS, 4, a, b]);

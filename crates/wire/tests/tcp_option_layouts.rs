@@ -2,8 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a helper of tests fails its test by panicking")]
 
 use base::SeqNum;
-use wire::tcp_options::{OPTIONS_LEN_MAX, only_timestamps};
-use wire::{FastOpen, SackBlock, SackBlocks, TcpFlags, TcpHeader, TcpOptions, TcpSegment, Timestamps};
+use wire::tcp_options::{OPTIONS_LEN_MAX, SIGNATURE_AT, only_timestamps, signature_at};
+use wire::{FastOpen, SackBlock, SackBlocks, Sign, TcpFlags, TcpHeader, TcpOptions, TcpSegment, Timestamps};
 
 const NONE: TcpOptions = TcpOptions::NONE;
 const TIMESTAMPS: Timestamps = Timestamps { value: 0x0102_0304, echo: 0x0506_0708 };
@@ -139,9 +139,59 @@ fn fast_open_asks_with_no_cookie_and_brings_one_of_4_to_16_bytes() {
 fn signatures_are_noted() {
     let mut md5 = vec![1, 1, 19, 18];
     md5.extend([7; 16]);
-    assert_eq!(TcpOptions::parse(&md5), TcpOptions { has_md5: true, ..NONE });
-    let ao = [29, 16, 1, 1, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9];
-    assert_eq!(TcpOptions::parse(&ao), TcpOptions { has_ao: true, ..NONE });
+    assert_eq!(TcpOptions::parse(&md5), TcpOptions { sign: Sign::Md5, ..NONE });
+    assert_eq!(signature_at(&md5), Some(4..20));
+    let ao = [29, 16, 1, 2, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9];
+    let sign = Sign::Ao { key_id: 1, next_key_id: 2, mac_len: 12 };
+    assert_eq!(TcpOptions::parse(&ao), TcpOptions { sign, ..NONE });
+    assert_eq!(signature_at(&ao), Some(4..16));
+    assert_eq!(signature_at(&[1, 8, 10, 0, 0, 0, 0, 0, 0, 0, 0, 0]), None);
+}
+
+#[test]
+fn a_signature_of_a_wrong_length_or_a_second_one_is_bad() {
+    let md5 = [&[19, 18][..], &[7; 16]].concat();
+    let ao = [29, 16, 1, 2, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9].to_vec();
+    let short = [&[19, 17][..], &[7; 15], &[0]].concat();
+    let bare = vec![29, 4, 1, 2];
+    for bytes in [
+        short,
+        bare,
+        vec![29, 2],
+        [&ao[..], &ao].concat(),
+        [&md5[..], &ao].concat(),
+        [&ao[..], &md5].concat(),
+    ] {
+        assert_eq!(TcpOptions::parse(&bytes).sign, Sign::Bad, "{bytes:?}");
+    }
+}
+
+#[test]
+fn room_for_a_signature_comes_first_and_beside_all_options_of_a_syn() {
+    let ao = |mac_len| Sign::Ao { key_id: 5, next_key_id: 6, mac_len };
+    for (sign, head, len) in [
+        (Sign::Md5, [1, 1, 19, 18], 20),
+        (ao(12), [29, 16, 5, 6], 16),
+        (ao(13), [29, 17, 5, 6], 20),
+        (ao(16), [29, 20, 5, 6], 20),
+    ] {
+        let syn = TcpOptions {
+            mss: Some(1460),
+            window_scale: Some(7),
+            sack_permitted: true,
+            timestamps: Some(TIMESTAMPS),
+            sign,
+            ..NONE
+        };
+        let mut out = [0xff; 40];
+        assert_eq!(syn.emit(&mut out), Ok(20 + len), "{sign:?}");
+        assert_eq!(out[..4], head);
+        assert_eq!(out[len..len + 4], [2, 4, 0x05, 0xb4]);
+        let at = signature_at(&out[..20 + len]).unwrap();
+        assert_eq!(at.start, SIGNATURE_AT);
+        assert!(out[at].iter().all(|b| *b == 0));
+        assert_eq!(TcpOptions::parse(&out[..20 + len]), syn);
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! TCP options: any bytes parse, and what was read and written again reads the same.
 
-use wire::TcpOptions;
+use wire::{Sign, TcpOptions};
 
 use super::Target;
 
@@ -19,8 +19,8 @@ fn play(bytes: &[u8]) -> Result<(), String> {
         return Err(format!("{len} bytes were written, {} announced", read.len_bytes()));
     }
     let again = TcpOptions::parse(out.get(..len).unwrap_or(&[]));
-    // Signatures are noticed, not written.
-    let written = TcpOptions { has_md5: false, has_ao: false, ..read };
+    // Of a signature its place is kept, unless it was a bad one.
+    let written = if read.sign == Sign::Bad { TcpOptions { sign: Sign::None, ..read } } else { read };
     // SACK blocks for which there is no room beside the other options are left out.
     let (all, kept) = (read.sack.as_slice(), again.sack.as_slice());
     let full = out.len() - len < SACK_BLOCK_BYTES && all.starts_with(kept);

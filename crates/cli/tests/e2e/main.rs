@@ -13,6 +13,7 @@ mod flood;
 mod forks;
 mod icmp;
 mod lossy;
+mod md5;
 mod memif;
 mod peers;
 

@@ -8,7 +8,7 @@
 
 use core::hash::Hasher;
 
-use ::state::{DropReason, FlowKey, LaneMem, Listener};
+use ::state::{DropReason, FlowKey, KeyRow, LaneMem, Listener};
 use base::{Duration, Idx, Instant, SeqNum};
 use siphasher::sip::SipHasher13;
 use wire::tcp_options::TcpOptions as Offered;
@@ -18,7 +18,7 @@ use super::congestion::Algorithm;
 use super::conn::Fate;
 use super::header::{Way, header_frame, label_of, write};
 use super::segment::Seg;
-use super::{ecn, listen, table};
+use super::{auth, ecn, listen, table};
 use crate::ip;
 use crate::outbox::{self, Note};
 
@@ -104,7 +104,9 @@ pub(super) fn send(mem: &mut LaneMem<'_>, now: Instant, listener: Idx<Listener>,
     let clock = now.as_millis_u32().wrapping_add(ts_offset);
     let rcv_buf = super::handshake::rcv_buf(&settings, mem.globals.tcp.rcv_buf_bytes);
     let rcv_shift = super::handshake::rcv_shift(&settings, &mem.globals.tcp);
-    let mut options = Offered { mss: Some(mss_local), ..Offered::NONE };
+    let signer = auth::key_of_answer(mem, seg);
+    let sign = auth::sign_by(mem, signer);
+    let mut options = Offered { mss: Some(mss_local), sign, ..Offered::NONE };
     let mut flags = TcpFlags::SYN | TcpFlags::ACK;
     if let Some(theirs) = seg.options.timestamps {
         let algorithm = Algorithm::chosen(settings.congestion, mem.globals.tcp.congestion);
@@ -126,10 +128,16 @@ pub(super) fn send(mem: &mut LaneMem<'_>, now: Instant, listener: Idx<Listener>,
     };
     let way =
         Way { from_mac, to_mac: seg.src_mac, ttl: settings.ttl, tos: settings.tos, label: label_of(seq) };
-    push(mem, seg, &way, (&header, &options));
+    push(mem, seg, &way, (&header, &options), signer);
 }
 
-fn push(mem: &mut LaneMem<'_>, seg: &Seg, way: &Way, segment: (&TcpHeader, &Offered)) {
+fn push(
+    mem: &mut LaneMem<'_>,
+    seg: &Seg,
+    way: &Way,
+    segment: (&TcpHeader, &Offered),
+    signer: Option<Idx<KeyRow>>,
+) {
     let Some(head) = header_frame(&mut mem.frames) else {
         mem.counters.drop_packet(DropReason::OutOfFrames);
         return;
@@ -139,6 +147,9 @@ fn push(mem: &mut LaneMem<'_>, seg: &Seg, way: &Way, segment: (&TcpHeader, &Offe
         return;
     }
     let tcp_at = ip::headers(seg.key.remote) as u16;
+    if let Some(signer) = signer {
+        auth::sign_alone(mem, head, tcp_at, &seg.key, signer);
+    }
     let note = Note { csum_start: tcp_at, csum_offset: tcp::CHECKSUM_OFFSET as u16, ..Note::plain(seg.port) };
     if outbox::push(mem, head, &note) {
         mem.counters.tcp.cookies_out = mem.counters.tcp.cookies_out.wrapping_add(1);

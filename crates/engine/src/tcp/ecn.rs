@@ -94,7 +94,7 @@ impl Conn<'_, '_> {
     }
 
     /// Which way segments take: the short one decides nothing, so it is not for who has marks to tell or to count, a
-    /// pace to keep or urgent data.
+    /// pace to keep, urgent data or a signature to make.
     pub(super) fn choose_way(&mut self) {
         let telling = self.cold.cc_flags & (cc_flag::ECE | cc_flag::CWR) != 0;
         let counting = self.uses_ecn() && self.chosen_algorithm() == Algorithm::Dctcp;
@@ -104,6 +104,7 @@ impl Conn<'_, '_> {
             || self.has_pacing_limit()
             || self.searches_path()
             || self.cold.ooo.urgent != 0
+            || self.cold.ooo.sign != 0
         {
             self.set(flag::SPECIAL);
         } else {

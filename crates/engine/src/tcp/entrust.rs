@@ -1,7 +1,7 @@
 //! Connections that leave for the kernel, which goes on with them by TCP_REPAIR: what it has to know, and what stays here.
 //!
 //! For a while the row stays as a mark: segments that came before the steering changed are dropped in silence, and their peer sends them
-//! again, to the kernel. Left out: connections whose handshake is not complete, and those that are over or in TIME-WAIT, and those that came by a wire, of which the kernel has no end. What came out of order
+//! again, to the kernel. Left out: connections whose handshake is not complete, and those that are over or in TIME-WAIT, those that came by a wire, of which the kernel has no end, and signed ones. What came out of order
 //! is given up: the peer sends it again, as it may have to after any SACK (RFC 2018 8).
 
 use ::state::ports::PORT_WIRE;
@@ -36,7 +36,9 @@ pub(crate) fn stopped(mem: &mut LaneMem<'_>, now: Instant, s: SockRef) -> Option
     let at = handle::awake(mem, now, s).ok()?;
     let (hot, cold) = (mem.hot.get(at)?, mem.cold.get(cold_of(at))?);
     let by_wire = mem.ports.get(Idx::new(hot.port.into())).is_none_or(|port| port.flags & PORT_WIRE != 0);
-    (may_leave(State::from_raw(hot.state)) && !by_wire).then(|| describe(now, hot, cold))
+    // The kernel's socket would not have its keys.
+    let signed = cold.ooo.sign != 0;
+    (may_leave(State::from_raw(hot.state)) && !by_wire && !signed).then(|| describe(now, hot, cold))
 }
 
 fn describe(now: Instant, hot: &TcbHot, cold: &TcbCold) -> Stopped {
@@ -82,7 +84,8 @@ pub(crate) fn copy_all(mem: &LaneMem<'_>, s: SockRef, mut take: impl FnMut(&[u8]
 /// [`Engine::tcp_entrust`](crate::Engine::tcp_entrust).
 pub(crate) fn entrust(mem: &mut LaneMem<'_>, now: Instant, s: SockRef) -> bool {
     let Some(at) = super::lookup(mem, s) else { return false };
-    if !mem.hot.get(at).is_some_and(|hot| may_leave(State::from_raw(hot.state))) {
+    let signed = mem.cold.get(cold_of(at)).is_none_or(|cold| cold.ooo.sign != 0);
+    if signed || !mem.hot.get(at).is_some_and(|hot| may_leave(State::from_raw(hot.state))) {
         return false;
     }
     events::forget_row(mem, at.raw());

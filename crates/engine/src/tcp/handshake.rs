@@ -3,6 +3,7 @@
 
 use ::state::{DropReason, LaneMem, Ready, TcbHot, TcpGlobals, TcpOptions};
 use base::{Idx, Instant, IpAddress};
+use wire::Sign;
 use wire::tcp_options::TcpOptions as Offered;
 
 use super::conn::{Conn, Fate, Ring, conn};
@@ -105,7 +106,8 @@ impl Conn<'_, '_> {
 
     fn agree(&mut self, offered: &Offered) {
         self.cold.mss_peer = offered.mss.unwrap_or(mss_default(self.hot.key.remote)).max(MSS_MIN);
-        let mut mss = self.cold.mss_peer.min(self.cold.mss_local);
+        let mut mss =
+            self.cold.mss_peer.min(self.cold.mss_local).saturating_sub(self.sign().len_bytes() as u16);
         if let Some(ts) = offered.timestamps {
             self.set(flag::TIMESTAMPS);
             self.hot.rcv.ts_recent = ts.value;
@@ -183,6 +185,9 @@ pub(super) fn syn_sent(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, seg
     }
     if acks && c.cold.fast != 0 {
         return fast_open::on_syn_ack(mem, now, at, seg);
+    }
+    if c.sign() == Sign::Md5 {
+        seg.options.timestamps = None; // nothing was offered
     }
     c.take_syn(seg);
     if acks {

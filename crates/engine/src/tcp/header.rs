@@ -8,8 +8,8 @@ use base::limits::FRAME_HEADROOM;
 use base::{FrameIdx, Instant, MacAddr, SeqNum};
 use region::Frames;
 use wire::{
-    EthHeader, EtherType, IpProtocol, Ipv4Header, Ipv6Header, SackBlock, SackBlocks, TcpFlags, TcpHeader,
-    TcpOptions, Timestamps, UsualHeader, checksum, eth, ipv4, tcp, usual,
+    EthHeader, EtherType, IpProtocol, Ipv4Header, Ipv6Header, SackBlock, SackBlocks, Sign, TcpFlags,
+    TcpHeader, TcpOptions, Timestamps, UsualHeader, checksum, eth, ipv4, tcp, usual,
 };
 
 use super::conn::Conn;
@@ -197,7 +197,7 @@ impl Conn<'_, '_> {
 
     /// Options of a segment that is no SYN.
     pub(super) fn segment_options(&self) -> TcpOptions {
-        let mut options = TcpOptions::NONE;
+        let mut options = TcpOptions { sign: self.sign(), ..TcpOptions::NONE };
         if self.any(flag::TIMESTAMPS) {
             options.timestamps =
                 Some(Timestamps { value: self.timestamp_clock(), echo: self.hot.rcv.ts_recent });
@@ -229,8 +229,10 @@ impl Conn<'_, '_> {
     /// Options of a SYN or SYN,ACK: what we offer, or what the peer offered too.
     fn syn_options(&self) -> TcpOptions {
         let first = self.state() == State::SynSent;
-        let mut options = TcpOptions { mss: Some(self.cold.mss_local), ..TcpOptions::NONE };
-        if first || self.any(flag::TIMESTAMPS) {
+        let sign = self.sign();
+        let mut options = TcpOptions { mss: Some(self.cold.mss_local), sign, ..TcpOptions::NONE };
+        // As Linux: beside an MD5 signature timestamps are not offered, so that SACK blocks have room.
+        if (first && sign != Sign::Md5) || self.any(flag::TIMESTAMPS) {
             let echo = if first { 0 } else { self.hot.rcv.ts_recent };
             options.timestamps = Some(Timestamps { value: self.timestamp_clock(), echo });
         }
@@ -238,7 +240,7 @@ impl Conn<'_, '_> {
         if first || self.cold.cc_flags & cc_flag::WINDOW_SCALE != 0 {
             options.window_scale = Some(self.hot.rcv_shift);
         }
-        match self.fast_option() {
+        match self.fast_option().filter(|_| sign == Sign::None) {
             Some(option) => options.with_fast_open(&option),
             None => options,
         }
@@ -263,6 +265,13 @@ impl Conn<'_, '_> {
         let alone = Cut { len: self.mss(), flags: cut.flags.without(TcpFlags::FIN | TcpFlags::PSH), ..*cut };
         // A device would tell it in every segment that it cuts.
         let cut = if told.intersects(TcpFlags::CWR) && cut.len > alone.len { &alone } else { cut };
+        let signed;
+        let cut = if self.cold.ooo.sign == 0 {
+            cut
+        } else {
+            signed = self.cut_to_sign(cut);
+            &signed
+        };
         let head = header_frame(self.frames).ok_or(Stop::Frames)?;
         let mut packet = TxFrame::new(head);
         let mut sent = Sent { len: 0, flags: cut.flags, next: cut.from };
@@ -308,6 +317,14 @@ impl Conn<'_, '_> {
             self.counters.tcp.twice_out = self.counters.tcp.twice_out.wrapping_add(1);
         }
         Ok(sent)
+    }
+
+    /// What of `cut` goes into one segment of those that are signed: nobody cuts them afterwards.
+    #[cold]
+    fn cut_to_sign(&self, cut: &Cut) -> Cut {
+        let most = u32::from(self.payload_max_now());
+        let flags = cut.flags.without(TcpFlags::FIN | TcpFlags::PSH);
+        if cut.len > most { Cut { len: most, flags, ..*cut } } else { *cut }
     }
 
     /// [`Conn::send_segment`] for a segment with timestamps and no other option that needs no cutting. `None`: it is none.
@@ -368,6 +385,9 @@ impl Conn<'_, '_> {
 
     /// Payload of each segment to be cut from a super-segment of `len` bytes; 0: it is not one.
     fn gso_size(&self, len: u32, options: &TcpOptions) -> u16 {
+        if len == 0 {
+            return 0;
+        }
         let mss = self.payload_max(options);
         if len > u32::from(mss) { mss } else { 0 }
     }
@@ -385,7 +405,7 @@ impl Conn<'_, '_> {
     /// Largest payload of one segment beside `options`, bytes.
     pub(super) fn payload_max(&self, options: &TcpOptions) -> u16 {
         let usual = if self.any(flag::TIMESTAMPS) { usize::from(super::TIMESTAMPS_BYTES) } else { 0 };
-        let extra = options.len_bytes().saturating_sub(usual) as u16;
+        let extra = options.len_bytes().saturating_sub(usual + options.sign.len_bytes()) as u16;
         self.hot.mss.saturating_sub(extra).max(1)
     }
 
@@ -397,7 +417,7 @@ impl Conn<'_, '_> {
         self.hot.rcv.ack_sent = self.hot.rcv.nxt;
         if !self.hot.ooo_head.is_none() {
             let rest = usize::from(self.cold.ooo.fresh) > SACKS_MAX;
-            self.cold.ooo.fresh = if rest { SACKS_MAX as u16 } else { 0 };
+            self.cold.ooo.fresh = if rest { SACKS_MAX as u8 } else { 0 };
             if rest {
                 self.ack_now();
             }

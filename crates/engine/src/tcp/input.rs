@@ -3,13 +3,13 @@
 use ::state::ports::PORT_WIRE;
 use ::state::{DropReason, LaneMem, Ready, SeqRange, TcbHot};
 use base::{Duration, Idx, Instant};
-use wire::TcpFlags;
+use wire::{Sign, TcpFlags};
 
 use super::ack::AckWorth;
 use super::conn::{Conn, Fate, Ring, conn};
 use super::segment::{self, Seg};
 use super::table::{self, Whose};
-use super::{State, entrust, fast_open, flag, handshake, listen, reset, tune};
+use super::{State, auth, entrust, fast_open, flag, handshake, listen, reset, tune};
 use crate::away;
 use crate::errors::SockError;
 use crate::ipv4::Packet;
@@ -26,8 +26,13 @@ pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, packet: &Packet) {
     if found == Whose::Nobody && away::hand_over(mem, packet, &parsed.seg.key) {
         return;
     }
-    let mut seg = parsed.strip(&mut mem.frames, packet);
     mem.counters.tcp.segments_in = mem.counters.tcp.segments_in.wrapping_add(1);
+    let watched = mem.globals.keys.used != 0 || parsed.seg.options.sign != Sign::None;
+    if watched && !auth::admits(mem, packet, &parsed, found) {
+        mem.frames.release_chain(packet.head);
+        return;
+    }
+    let mut seg = parsed.strip(&mut mem.frames, packet);
     match found {
         Whose::Of(at) if strays(mem, at, &seg) => {
             if !listen::replaces_time_wait(mem, now, at, &mut seg) {

@@ -7,9 +7,10 @@ use ::state::{
 };
 use base::limits::BACKLOG_MAX;
 use base::{Idx, Instant, Port};
-use wire::TcpFlags;
+use wire::{Sign, TcpFlags};
 
 use super::conn::{Fate, cold_of, conn};
+use super::keys::{self, Owner};
 use super::segment::Seg;
 use super::{Cause, State, cookie, fast_open, flag, reset, table};
 use crate::errors::{AcceptError, ListenError};
@@ -45,7 +46,7 @@ fn bucket<'m>(mem: &'m mut LaneMem<'_>, port: Port) -> Option<&'m mut Idx<Listen
 }
 
 /// The listener at exactly `local`, or else the one at any address of its family and that port, or at any of either.
-fn find(mem: &LaneMem<'_>, local: Endpoint) -> Option<Idx<Listener>> {
+pub(super) fn find(mem: &LaneMem<'_>, local: Endpoint) -> Option<Idx<Listener>> {
     let mut at = *mem.globals.tcp.listen_buckets.get(usize::from(local.port.0) % LISTEN_BUCKETS)?;
     let (mut any, mut family) = (None, None);
     for _ in 0..mem.listeners.len() {
@@ -130,6 +131,9 @@ pub(crate) fn close(mem: &mut LaneMem<'_>, now: Instant, s: SockRef) {
             };
             table::settle(mem, now, each, fate);
         }
+    }
+    if mem.globals.keys.used != 0 {
+        keys::forget(mem, Owner::of_listener(at));
     }
     let Some(row) = mem.listeners.get_mut(at) else { return };
     let (port, next) = (row.local.port, row.next);
@@ -291,11 +295,15 @@ fn on_syn(
     if above.is_none() && cookie::is_due(mem, listener) {
         return cookie::send(mem, now, listener, seg);
     }
+    if seg.options.sign == Sign::Md5 && seg.options.sack_permitted {
+        // As Linux: beside a signature there is room for timestamps or for SACK blocks.
+        seg.options.timestamps = None;
+    }
     let (iss, ts_offset) = table::initial_numbers(mem, now, &seg.key);
     let iss = above.filter(|a| !iss.after(*a)).unwrap_or(iss);
     let Some(at) = open_row(mem, now, listener, seg, (iss, ts_offset)) else { return };
     let fast = mem.listeners.get(listener).is_some_and(|row| row.fast_max > 0);
-    if fast && (seg.len > 0 || seg.options.fast_open().is_some()) {
+    if fast && seg.options.sign == Sign::None && (seg.len > 0 || seg.options.fast_open().is_some()) {
         fast_open::on_syn(mem, now, (listener, at), seg);
     }
 }
@@ -320,6 +328,11 @@ pub(super) fn open_row(
 ) -> Option<Idx<TcbHot>> {
     let row = mem.listeners.get(listener)?;
     let (options, generation) = (row.options, row.generation);
+    let key = keys::find(mem, Owner::of_listener(listener), seg.key.remote);
+    if key.is_some() && keys::room(mem) == 0 {
+        mem.counters.drop_packet(DropReason::TcpNoTcb);
+        return None;
+    }
     let Some(hop) = hop::for_source(mem, now, seg.port, seg.src_mac) else {
         mem.counters.drop_packet(DropReason::TcpNoHop);
         return None;
@@ -330,7 +343,14 @@ pub(super) fn open_row(
         return None;
     };
     let mtu = mem.ports.get(Idx::new(u32::from(seg.port))).map_or(0, |p| p.mtu);
+    let kind = key.and_then(|key| mem.keys.get(key)).map_or(0, |row| row.kind);
+    if let Some(key) = key {
+        keys::inherit(mem, key, at);
+    }
     let mut c = conn(mem, now, at)?;
+    if kind != 0 {
+        c.sign_with(kind);
+    }
     c.hot.hop = hop;
     c.hot.port = seg.port;
     c.cold.passive.listener = listener;

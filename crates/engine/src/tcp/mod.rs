@@ -16,12 +16,14 @@
 //! | `travel` | connections that move to another lane |
 //! | `entrust` | connections that leave for the kernel |
 //! | `bequest` | connections not yet accepted, from a listener that closes to its twin on another lane |
+//! | `keys`, `auth`, `md5` | signed segments |
 //! | `table`, `listen`, `cookie`, `connect`, `fast_open`, `verbs`, `stream`, `usual_io`, `borrow` | what programs do |
 //! | `hibernate`, `time_wait`, `frozen`, `handle` | idle connections and TIME-WAIT in small rows, and their names |
 //! | `audit` | what must hold of every connection, for oracles |
 
 mod ack;
 pub(crate) mod audit;
+mod auth;
 mod bbr;
 pub(crate) mod bequest;
 mod board;
@@ -41,7 +43,9 @@ mod handshake;
 mod header;
 mod hibernate;
 mod input;
+pub(crate) mod keys;
 pub(crate) mod listen;
+mod md5;
 mod output;
 mod pace;
 mod path_mtu;

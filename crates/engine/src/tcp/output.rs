@@ -7,7 +7,7 @@ use wire::TcpFlags;
 
 use super::conn::{Conn, Ring, conn, pop_ring};
 use super::header::{Cut, Stop};
-use super::{RETRY, State, cc_flag, flag, rtt, table, time_wait, usual_out};
+use super::{RETRY, State, auth, cc_flag, flag, rtt, table, time_wait, usual_out};
 
 /// How long a corked partial segment is held back at most (Linux's TCP_CORK).
 const CORK_MAX: base::Duration = base::Duration::from_millis(200);
@@ -69,6 +69,23 @@ fn poll_data(mem: &mut LaneMem<'_>, now: Instant, out: &mut TxBatch) {
 
 /// Sends what connection `at`, just taken out of `ring`, has for it. False: nothing more goes out.
 fn emit(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, out: &mut TxBatch, ring: Ring) -> bool {
+    let first = out.items().len();
+    let goes_on = emit_unsigned(mem, now, at, out, ring);
+    if mem.globals.keys.used != 0 {
+        auth::sign_sent(mem, at, out, first);
+    }
+    goes_on
+}
+
+/// [`emit`], with zeros where signatures belong.
+#[inline(always)]
+fn emit_unsigned(
+    mem: &mut LaneMem<'_>,
+    now: Instant,
+    at: Idx<TcbHot>,
+    out: &mut TxBatch,
+    ring: Ring,
+) -> bool {
     let Some(mut c) = conn(mem, now, at) else { return true };
     let done = match ring {
         Ring::Control => c.emit_control(out),
@@ -270,6 +287,10 @@ impl Conn<'_, '_> {
     /// Largest payload to be handed to the port at once.
     fn segment_max(&self) -> u32 {
         let mss = u32::from(self.payload_max_now());
+        if self.cold.ooo.sign != 0 {
+            // Each segment has a signature of its own, which no device makes.
+            return mss;
+        }
         let port = self.ports.get(Idx::new(u32::from(self.hot.port))).map_or(0, |p| p.super_segment_max);
         let most = port.min(SUPER_SEGMENT_BYTES as u32);
         if self.is_urging() {

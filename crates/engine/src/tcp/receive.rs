@@ -190,7 +190,7 @@ impl Conn<'_, '_> {
         if let Some(last) = ooo.runs.last_mut() {
             *last = range;
             ooo.run_count = ooo.run_count.min(RCV_SACKS as u8 - 1);
-            ooo.fresh = ooo.fresh.min(ooo.run_count.into());
+            ooo.fresh = ooo.fresh.min(ooo.run_count);
             self.cold.acks_owed |= OWES_TWICE;
         }
     }
@@ -391,7 +391,7 @@ impl Conn<'_, '_> {
         }
         ooo.runs = kept;
         ooo.run_count = n as u8;
-        ooo.fresh = fresh.clamp(1, n) as u16;
+        ooo.fresh = fresh.clamp(1, n) as u8;
     }
 
     /// Forgets runs that RCV.NXT has passed.
@@ -408,7 +408,7 @@ impl Conn<'_, '_> {
             }
         }
         ooo.run_count = if self.hot.ooo_head.is_none() { 0 } else { n as u8 };
-        ooo.fresh = ooo.fresh.min(ooo.run_count.into());
+        ooo.fresh = ooo.fresh.min(ooo.run_count);
     }
 
     /// The peer's FIN is at `seq`, which may still be ahead.

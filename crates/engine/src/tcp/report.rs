@@ -50,7 +50,7 @@ impl Conn<'_, '_> {
     /// A router dropped a segment as too long for a link of `mtu` bytes (RFC 1191 3, RFC 8201 4): smaller ones from now on.
     fn path_is_narrower(&mut self, mtu: u16) {
         let options = if self.any(flag::TIMESTAMPS) { TIMESTAMPS_BYTES } else { 0 };
-        let headers = headers_to(self.hot.key.remote) + options;
+        let headers = headers_to(self.hot.key.remote) + options + self.sign().len_bytes() as u16;
         let least = if self.hot.key.remote.is_v4() { PATH_MTU_MIN } else { PATH_MTU_MIN_V6 };
         let sent = self.hot.mss.saturating_add(headers);
         let mtu = if mtu == 0 { PLATEAUS.into_iter().find(|p| *p < sent).unwrap_or(0) } else { mtu };

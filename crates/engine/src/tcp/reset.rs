@@ -2,10 +2,11 @@
 //! limits on answers that anybody can provoke (RFC 5961 7).
 
 use ::state::hop::HOP_KNOWN;
-use ::state::{DropReason, FlowKey, LaneMem, RateLimit, TcbHot};
+use ::state::{DropReason, FlowKey, KeyRow, LaneMem, RateLimit, TcbHot};
 use base::{Duration, Idx, Instant, SeqNum};
 use wire::{TcpFlags, TcpHeader, TcpOptions, tcp};
 
+use super::auth;
 use super::conn::cold_of;
 use super::header::{Way, header_frame, label_of, write};
 use super::segment::Seg;
@@ -44,7 +45,8 @@ pub(super) fn of_segment(mem: &mut LaneMem<'_>, now: Instant, seg: &Seg, reason:
     };
     let Some(mac) = mem.ports.get(Idx::new(u32::from(seg.port))).map(|p| p.mac) else { return };
     let way = Way { from_mac: mac, to_mac: seg.src_mac, ttl: 0, tos: 0, label: 0 };
-    push(mem, seg.port, &way, &seg.key, (flags, seq, ack));
+    let key = auth::key_of_answer(mem, seg);
+    push(mem, seg.port, &way, &seg.key, ((flags, seq, ack), key));
 }
 
 /// Resets the peer of connection `at`, if it has heard of the connection.
@@ -54,11 +56,16 @@ pub(super) fn of_connection(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
     let Some(to) = mem.hops.get(hot.hop).filter(|h| h.state == HOP_KNOWN).map(|h| h.mac) else { return };
     let Some(mac) = mem.ports.get(Idx::new(u32::from(hot.port))).map(|p| p.mac) else { return };
     let way = Way { from_mac: mac, to_mac: to, ttl: options.ttl, tos: options.tos, label };
-    push(mem, hot.port, &way, &hot.key, (TcpFlags::RST | TcpFlags::ACK, hot.snd.nxt, hot.rcv.nxt));
+    let numbers = (TcpFlags::RST | TcpFlags::ACK, hot.snd.nxt, hot.rcv.nxt);
+    let key = auth::key_of(mem, at);
+    push(mem, hot.port, &way, &hot.key, (numbers, key));
 }
 
-fn push(mem: &mut LaneMem<'_>, port: u8, way: &Way, key: &FlowKey, numbers: (TcpFlags, SeqNum, SeqNum)) {
-    let (flags, seq, ack) = numbers;
+/// What a RST has besides its ends: control bits, SEG.SEQ, SEG.ACK; and what signs it.
+type Rest = ((TcpFlags, SeqNum, SeqNum), Option<Idx<KeyRow>>);
+
+fn push(mem: &mut LaneMem<'_>, port: u8, way: &Way, key: &FlowKey, rest: Rest) {
+    let ((flags, seq, ack), signer) = rest;
     let Some(head) = header_frame(&mut mem.frames) else {
         mem.counters.drop_packet(DropReason::OutOfFrames);
         return;
@@ -72,11 +79,15 @@ fn push(mem: &mut LaneMem<'_>, port: u8, way: &Way, key: &FlowKey, numbers: (Tcp
         window: 0,
         urgent: 0,
     };
-    if write(&mut mem.frames, head, way, key, (&header, &TcpOptions::NONE), 0) == 0 {
+    let options = TcpOptions { sign: auth::sign_by(mem, signer), ..TcpOptions::NONE };
+    if write(&mut mem.frames, head, way, key, (&header, &options), 0) == 0 {
         mem.frames.release(head);
         return;
     }
     let tcp_at = ip::headers(key.remote) as u16;
+    if let Some(signer) = signer {
+        auth::sign_alone(mem, head, tcp_at, key, signer);
+    }
     let note = Note { csum_start: tcp_at, csum_offset: tcp::CHECKSUM_OFFSET as u16, ..Note::plain(port) };
     if outbox::push(mem, head, &note) {
         mem.counters.tcp.resets_out = mem.counters.tcp.resets_out.wrapping_add(1);

@@ -64,7 +64,8 @@ impl Seg {
 pub(crate) struct Parsed {
     /// What they say; its `head` is the whole packet's.
     pub(crate) seg: Seg,
-    header_bytes: u16,
+    /// Bytes of the TCP header.
+    pub(crate) header_bytes: u16,
 }
 
 /// The segment in `packet`. `None`: dropped and counted.

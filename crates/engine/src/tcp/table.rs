@@ -9,6 +9,7 @@ use base::{FrameIdx, Idx, Instant, SeqNum};
 use siphasher::sip::SipHasher13;
 
 use super::conn::{Conn, Fate, Ring, cold_of, conn};
+use super::keys::{self, Owner};
 use super::{Cause, State, TIME_WAIT, fast_open, flag, frozen, handle, hibernate, listen, reset, time_wait};
 use crate::errors::SockError;
 use crate::events;
@@ -296,6 +297,7 @@ pub(super) fn free(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
     if hot.flags & flag::HELD == 0 {
         return;
     }
+    let special = hot.flags & flag::SPECIAL != 0;
     mem.frames.release_chain(hot.rcv_queue.head);
     hot.rcv_queue.head = FrameIdx::NONE;
     hot.rcv_queue.tail = FrameIdx::NONE;
@@ -303,6 +305,9 @@ pub(super) fn free(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
     hot.state = State::Closed as u8;
     hot.flags &= flag::RINGS;
     hot.generation = hot.generation.wrapping_add(2);
+    if special && mem.globals.keys.used != 0 {
+        keys::forget(mem, Owner::of(at));
+    }
     if hibernate::is_on(mem) {
         let handle = mem.cold.get(cold_of(at)).map_or(u32::MAX, |c| c.handle);
         handle::free(mem, handle);

@@ -27,7 +27,8 @@ fn sleep(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>) {
     let (Some(hot), Some(cold)) = (mem.hot.get(at).copied(), mem.cold.get(cold_of(at)).copied()) else {
         return;
     };
-    if !only_waits(&hot, &cold) {
+    // A small row has no keys.
+    if !only_waits(&hot, &cold) || cold.ooo.sign != 0 {
         return;
     }
     if mem.globals.dormant.waiting >= mem.dormant.len().div_ceil(2) {

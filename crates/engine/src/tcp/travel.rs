@@ -9,6 +9,7 @@ use base::{FrameIdx, Idx, Instant, LaneId};
 use region::{Directory, Frames, Group};
 
 use super::conn::{Ring, cold_of, conn};
+use super::keys::{self, Owner};
 use super::{State, board, cc_flag, fast_open, flag, frozen, hibernate, listen, table};
 use crate::errors::MoveError;
 use crate::events;
@@ -27,6 +28,8 @@ struct Needs {
     /// Those of them that hibernate, and are woken to move.
     asleep: u32,
     boards: u32,
+    /// Keys that sign segments.
+    keys: u32,
     /// Frames that somebody besides the connection has: they are copied.
     copies: u32,
 }
@@ -102,6 +105,7 @@ fn count(from: &LaneMem<'_>, to: &LaneMem<'_>, at: Idx<TcbHot>, needs: &mut Need
     }
     needs.rows += 1;
     needs.boards += u32::from(!cold.board.is_none());
+    needs.keys += keys::count(from, Owner::of(at));
     for head in [hot.rcv_queue.head, hot.snd_queue.head, hot.ooo_head] {
         needs.copies += chain(&from.frames, head).filter(|f| is_shared(&from.frames, *f)).count() as u32;
     }
@@ -168,6 +172,7 @@ fn set_aside(from: &LaneMem<'_>, to: &mut LaneMem<'_>, needs: &Needs) -> Result<
     }
     let own = from.hot.len().saturating_sub(from.globals.tcp.used);
     if needs.rows > rows
+        || needs.keys > keys::room(to)
         || needs.asleep > own
         || hop::unreferenced(to) < hop::referenced(from).min(needs.rows)
     {
@@ -252,6 +257,9 @@ fn move_one(
         && let Some(mut c) = conn(to, now, new)
     {
         c.take_board_over(board);
+    }
+    if from.globals.keys.used != 0 {
+        keys::hand_on((from, at), (to, new));
     }
     move_queues(from, to, (at, new), spare);
     listen::join_from_twin(to, new, listener, queued & QUEUED);

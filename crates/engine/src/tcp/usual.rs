@@ -2,7 +2,9 @@
 //! prediction. A segment that any stage finds unusual takes the way of all others.
 
 use ::state::dormant::DORMANT;
-use ::state::{CsumState, FlowKey, LaneMem, Ready, RxFrame, TcbCold, TcbHot, TcpCounters, TcpGlobals};
+use ::state::{
+    CsumState, DropReason, FlowKey, LaneMem, Ready, RxFrame, TcbCold, TcbHot, TcpCounters, TcpGlobals,
+};
 use base::{FrameIdx, Idx, Instant, IpAddress, MacAddr, SeqNum};
 use region::Frames;
 use wire::{Sum, TcpOptions, Timestamps, Usual, eth, usual};
@@ -283,6 +285,13 @@ fn input_any(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame, at: Idx<TcbHot>)
         || hot.state == State::Closed as u8
     {
         return false;
+    }
+    let signed =
+        mem.globals.keys.used != 0 && mem.cold.get(cold_of(at)).is_some_and(|cold| cold.ooo.sign != 0);
+    if signed {
+        mem.counters.drop_packet(DropReason::TcpMd5NotFound);
+        mem.frames.release_chain(rx.head);
+        return true;
     }
     let mut seg = Seg {
         key,

@@ -14,7 +14,7 @@ use crate::errno::{self, Errno, Outcome};
 use crate::interpose::plain;
 use crate::object::Handle;
 use crate::sock::{Seat, Sock, State, flag};
-use crate::{deferred, fast_open, info, stream, table, user};
+use crate::{deferred, fast_open, info, keys, stream, table, user};
 
 const TCP: c_int = libc::IPPROTO_TCP;
 const SOCKET: c_int = libc::SOL_SOCKET;
@@ -220,7 +220,9 @@ pub(crate) unsafe fn setsockopt(
                 // The kernel does not have it, or not for this user; a lane does.
                 result = 0;
             }
-            if result == 0 {
+            if result == 0 && keys::is_key(level, name) {
+                result = errno::small(keys::set_before(&sock, fd, name, value.bytes).map(|()| 0));
+            } else if result == 0 {
                 set_before(&sock, seat, level, name, &value);
                 let fast = level == TCP && matches!(name, libc::TCP_FASTOPEN | libc::TCP_FASTOPEN_KEY);
                 if let Some(seat) = seat.filter(|_| fast) {
@@ -243,6 +245,9 @@ fn set_on_stream(
         let on = value.int()? & 1 != 0;
         stream::with(sock, seat, |engine| engine.tcp_set_quick_ack(seat.name, on))?;
         return Ok(());
+    }
+    if keys::is_key(level, name) {
+        return keys::set_on_stream(sock, seat, name, value.bytes);
     }
     if let Some(errno) = fast_open::refusal(name, value.bytes).filter(|_| level == TCP) {
         return Err(errno);
