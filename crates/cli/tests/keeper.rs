@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use base::limits::KEEPER_MESSAGE_BYTES;
 use base::{IpAddress, LaneId, Port};
-use control::proto::{self, DeviceKind, Proto, RegionWish, Reply, Request, Rule, SHAPE_WORDS};
+use control::proto::{self, DeviceKind, Proto, RegionWish, Reply, Request, Rule, SHAPE_WORDS, Stopped};
 use sys::fds::{self, Fd};
 
 const ADDRESS: &str = "10.78.0.1";
@@ -442,4 +442,35 @@ fn corelane_stays_while_a_process_of_the_family_is_connected() {
     drop(member);
     let status = wait_for("corelane to end", || family.keeper.try_wait().expect("waited"));
     assert_eq!(status.code(), Some(137));
+}
+
+#[test]
+fn the_kernel_takes_over_connections_of_the_regions_lanes_only() {
+    if !in_own_namespace() {
+        return;
+    }
+    let family = Family::start(&["-d", "kp0"]);
+    let member = family.connect();
+    let region = member.region();
+    let lane = member.lane(region);
+    let (listener, port) = bound_socket();
+    assert_eq!(member.errno(&Request::Listen(rule(region, lane, port)), &[&listener]), 0);
+    let remote = IpAddress::from_v4("10.78.0.9".parse().expect("an address"));
+    let stopped = Stopped { remote, remote_port: Port(7), rcv_wnd: 1000, mss: 1000, ..Stopped::default() };
+    let wish = |region, port, stopped| Request::Entrust { rule: rule(region, lane, port), stopped };
+    const ACCESS: i32 = 13;
+    assert_eq!(member.errno(&wish(region, port ^ 1, stopped), &[]), ACCESS, "a port of somebody else");
+    assert_eq!(member.errno(&wish(region + 1, port, stopped), &[]), ACCESS, "a region that is not there");
+    const NO_BUFFERS: i32 = 105;
+    let much = Stopped { unread_bytes: u32::MAX, ..stopped };
+    assert_eq!(member.errno(&wish(region, port, much), &[]), NO_BUFFERS);
+    const NO_DATA: i32 = 61;
+    let missing = Stopped { unread_bytes: 10, ..stopped };
+    assert_eq!(member.errno(&wish(region, port, missing), &[]), NO_DATA, "its bytes are not there");
+    member.ask(&wish(region, port, stopped), &[], |reply, fds| {
+        assert_eq!(reply, Reply::Connection);
+        let name = rustix::net::getpeername(&fds[0]).expect("a socket").expect("connected");
+        let name = std::net::SocketAddr::try_from(name).expect("an address").to_string();
+        assert_eq!(name, "10.78.0.9:7");
+    });
 }

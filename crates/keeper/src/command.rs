@@ -1,12 +1,12 @@
 //! The wrapped command: found, judged (does a preload library reach it?), started, signalled, its status passed on.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 
+pub use sys::image::{Linkage, linkage};
 use sys::launch::{Identity, Launch};
 
 use crate::error::{StartError, StartFailure};
@@ -23,21 +23,6 @@ pub struct Program {
     pub args: Vec<OsString>,
     /// Run as; `None`: as the caller is.
     pub identity: Option<Identity>,
-}
-
-/// What LD_PRELOAD can do for an executable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Linkage {
-    /// It has a dynamic loader, which loads our library.
-    Dynamic,
-    /// A script: what matters is its interpreter.
-    Script,
-    /// Statically linked: no loader, so no library of ours.
-    Static,
-    /// Raises its privileges when executed: the loader then ignores LD_PRELOAD.
-    SetUserId,
-    /// Not an ELF file of this machine, and no script.
-    Unknown,
 }
 
 impl Program {
@@ -105,46 +90,6 @@ fn locate_in(name: &OsStr, search: &OsStr) -> Result<PathBuf, StartError> {
             ..StartError::new(what, "not found", "check its name, or give its path")
         },
     })
-}
-
-/// What LD_PRELOAD can do for `file` (ELF program headers, gABI chapter 5; `#!` as in execve(2)).
-///
-/// # Errors
-/// When the file cannot be read.
-pub fn linkage(file: &Path) -> io::Result<Linkage> {
-    const SET_USER_OR_GROUP_ID: u32 = 0o6000;
-    let mode = file.metadata()?.permissions().mode();
-    let mut head = Vec::with_capacity(4096);
-    File::open(file)?.take(4096).read_to_end(&mut head)?;
-    let kind = linkage_of(&head);
-    let raises = mode & SET_USER_OR_GROUP_ID != 0 && kind == Linkage::Dynamic;
-    Ok(if raises { Linkage::SetUserId } else { kind })
-}
-
-fn linkage_of(head: &[u8]) -> Linkage {
-    const PT_INTERP: u32 = 3;
-    if head.starts_with(b"#!") {
-        return Linkage::Script;
-    }
-    // ELF, 64 bit, little endian: what this library is built for.
-    if !head.starts_with(&[0x7f, b'E', b'L', b'F', 2, 1]) {
-        return Linkage::Unknown;
-    }
-    let bytes = |at: usize, len: usize| head.get(at..at.checked_add(len)?);
-    let u16_at = |at| bytes(at, 2).and_then(|b| b.try_into().ok()).map(u16::from_le_bytes);
-    let u32_at = |at| bytes(at, 4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes);
-    let u64_at = |at| bytes(at, 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes);
-    let (Some(offset), Some(size), Some(count)) = (u64_at(32), u16_at(54), u16_at(56)) else {
-        return Linkage::Unknown;
-    };
-    for i in 0..u64::from(count) {
-        let at = i.saturating_mul(u64::from(size)).saturating_add(offset);
-        let Some(kind) = usize::try_from(at).ok().and_then(u32_at) else { return Linkage::Unknown };
-        if kind == PT_INTERP {
-            return Linkage::Dynamic;
-        }
-    }
-    Linkage::Static
 }
 
 /// The preload library: `CORELANE_PRELOAD`, beside this executable, or in ../lib/corelane.
@@ -285,21 +230,6 @@ mod tests {
         assert_eq!(missing.exit_status(), 127);
         let not_executable = locate_in(OsStr::new("/etc/passwd"), OsStr::new("")).expect_err("no x bit");
         assert_eq!(not_executable.exit_status(), 126);
-    }
-
-    #[test]
-    fn an_elf_file_without_an_interpreter_is_static() {
-        let mut elf = vec![0_u8; 64 + 56];
-        elf[..6].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1]);
-        elf[32] = 64; // e_phoff
-        elf[54] = 56; // e_phentsize
-        elf[56] = 1; // e_phnum
-        elf[64] = 1; // PT_LOAD
-        assert_eq!(linkage_of(&elf), Linkage::Static);
-        elf[64] = 3; // PT_INTERP
-        assert_eq!(linkage_of(&elf), Linkage::Dynamic);
-        assert_eq!(linkage_of(b"#!/bin/sh\n"), Linkage::Script);
-        assert_eq!(linkage_of(b"\x7fELF\x02\x01 cut"), Linkage::Unknown);
     }
 
     #[test]

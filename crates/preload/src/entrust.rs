@@ -27,16 +27,24 @@ pub(crate) unsafe fn sending(message: *const msghdr) {
         return;
     }
     // SAFETY: the caller's promise.
-    unsafe {
-        adopt::each_right(message, |fd| {
-            if let Some(sock) = table::sock(fd)
-                && !to_kernel(&sock, Reason::SentOn)
-            {
-                home::complain(&format!(
-                    "descriptor {fd} is a connection that cannot be handed over to the kernel: it is of no use to who receives it"
-                ));
-            }
-        });
+    unsafe { adopt::each_right(message, |fd| descriptor(fd, Reason::SentOn)) };
+}
+
+/// What `fd` stands for is used past us from now on: a lane's connection goes over to the kernel.
+pub(crate) fn descriptor(fd: c_int, why: Reason) {
+    if let Some(sock) = table::sock(fd)
+        && !to_kernel(&sock, why)
+    {
+        home::complain(&format!(
+            "descriptor {fd} is a connection that cannot be handed over to the kernel: whoever is to go on with it has nothing of it"
+        ));
+    }
+}
+
+/// `fd` may become `to`: at the numbers of standard input and output the C library's stdio uses it, here or in the program executed next.
+pub(crate) fn to_number(fd: c_int, to: c_int) {
+    if (0..=libc::STDERR_FILENO).contains(&to) && fd != to {
+        descriptor(fd, Reason::Stdio);
     }
 }
 

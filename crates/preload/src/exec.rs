@@ -2,11 +2,11 @@
 //!
 //! Just before exec the connections that the next image gets move to this process's own lane, if they are on the lane of the process it was forked
 //! from; each descriptor becomes a UNIX socket whose abstract name says what it stands for; and the connection to the keeper stays open, so
-//! that the lane stays this process's. The next image, if it has this library, finds the names among its descriptors and goes on with the lane; what
-//! it did not get is closed.
+//! that the lane stays this process's. The next image finds the names among its descriptors and goes on with the lane; what it did not get is closed.
 //!
-//! Left out: connections that came by a wire; a process that has listeners on its own lane; `posix_spawn`, which
-//! execs inside the C library. Options that `getsockopt` shows are the defaults afterwards; what they did to the connection stays.
+//! Where the next image will not have this library, where this process has no lane to be had or listens on its own, and where stdio uses the
+//! descriptor, the connection goes over to the kernel instead ([`entrust`]). Left out: connections that came by a wire, to such an image. Options that
+//! `getsockopt` shows are the defaults afterwards; what they did to the connection stays.
 
 use core::sync::atomic::{AtomicU32, Ordering};
 use std::os::fd::{AsRawFd, RawFd};
@@ -18,10 +18,11 @@ use state::{SockKind, SockRef};
 
 use crate::interpose::real;
 use crate::object::Handle;
+use crate::reason::Reason;
 use crate::sock::{Seat, Sock, State, flag};
 use crate::table::{self, Entry};
 use crate::view::View;
-use crate::{family, home};
+use crate::{entrust, family, home};
 
 /// Names of this kind begin so.
 const PREFIX: &str = "corelane-carried";
@@ -113,20 +114,20 @@ fn staying() -> Vec<(i32, Handle<Sock>)> {
     all.filter(|(fd, sock)| sock.stream().is_some() && stays_open(*fd)).collect()
 }
 
-/// Makes ready for an exec that would keep connections open. `None`: there is none, or none that can be kept.
-pub(crate) fn prepare() -> Option<Passage> {
+/// Makes ready for an exec that would keep connections open; `knows_us` tells whether the next image will have this library. `None`: there is
+/// none that goes on with a lane.
+pub(crate) fn prepare(knows_us: impl FnOnce() -> bool) -> Option<Passage> {
     let staying = staying();
     if staying.is_empty() {
         return None;
     }
-    let own = own_lane()?;
+    let own = if knows_us() { own_lane() } else { None };
     let link = home::link();
     let mut marked: Vec<(u64, i32)> = Vec::new();
     for (fd, sock) in &staying {
-        let Some(seat) = sock.stream().and_then(|seat| bring(seat, sock, own)) else {
-            home::complain(&format!(
-                "descriptor {fd} is a connection that cannot be kept open over exec: it is of no use to the next image"
-            ));
+        let seat = own.and_then(|own| bring(sock.stream()?, sock, own));
+        let Some(seat) = seat else {
+            entrust::descriptor(*fd, Reason::Execed);
             continue;
         };
         let first = marked.iter().find(|(address, _)| *address == sock.address()).map(|(_, first)| *first);
@@ -158,7 +159,7 @@ fn own_lane() -> Option<&'static View> {
     if (0..=table::highest()).any(listens) {
         return None;
     }
-    home::lane().ok()
+    home::lane_if_any()
 }
 
 /// The seat of `sock` on lane `own`; it moves there if it is the parent's.

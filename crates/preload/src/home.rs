@@ -4,6 +4,7 @@
 //! never an error for the program.
 
 mod bequest;
+mod fork;
 mod local_ports;
 mod talk;
 
@@ -20,6 +21,7 @@ use state::{Endpoint, LaneMem, LaneShape};
 use sys::fds::Fd;
 
 pub(crate) use self::bequest::{bequeath, entrust, fetch, offer, resume, rouse};
+pub(crate) use self::fork::{Frozen, after_fork_in_child, freeze};
 pub(crate) use self::local_ports::{take_port, take_ports};
 use self::talk::{Answer, Notice, exchange};
 use crate::ports::Devices;
@@ -48,6 +50,8 @@ struct Home {
     link: Option<Fd>,
     /// The keeper is not to be asked again by this process.
     refused: Option<Reason>,
+    /// There is another way if it refuses: it is not worth a line.
+    hushed: bool,
     sockets: u32,
     frames: u32,
     region: Option<(u32, Region)>,
@@ -59,6 +63,7 @@ struct Home {
 static HOME: Mutex<Home> = Mutex::new(Home {
     link: None,
     refused: None,
+    hushed: false,
     sockets: SOCKETS,
     frames: FRAMES,
     region: None,
@@ -233,7 +238,9 @@ impl Home {
     }
 
     fn refuse<T>(&mut self, why: &str) -> Result<T, Reason> {
-        complain(&format!("the keeper refused: {why}; sockets stay with the kernel"));
+        if !self.hushed {
+            complain(&format!("the keeper refused: {why}; sockets stay with the kernel"));
+        }
         self.refused = Some(Reason::NoLane);
         Err(Reason::NoLane)
     }
@@ -377,6 +384,15 @@ pub(crate) fn lane() -> Result<&'static View, Reason> {
     home().lane()
 }
 
+/// The same, for who has another way.
+pub(crate) fn lane_if_any() -> Option<&'static View> {
+    let mut home = home();
+    home.hushed = true;
+    let lane = home.lane();
+    home.hushed = false;
+    lane.ok()
+}
+
 fn rule(view: &View, local: Endpoint) -> Rule {
     Rule { region: view.region, lane: view.id, proto: Proto::Tcp, addr: local.addr, port: local.port }
 }
@@ -465,27 +481,6 @@ pub(crate) fn tell(lines: &str) {
         let text = format!("=\n{lines}");
         let _ = home.ask(&Request::Reasons { text: fit_text(&text) }, &[]);
     }
-}
-
-/// Held over a fork, so that the child finds the home whole.
-pub(crate) struct Frozen {
-    _guard: MutexGuard<'static, Home>,
-}
-
-/// Takes the home for a fork.
-pub(crate) fn freeze() -> Frozen {
-    Frozen { _guard: home() }
-}
-
-/// In a child: the connection is the parent's. The child makes its own when it needs one.
-pub(crate) fn after_fork_in_child() {
-    let mut home = home();
-    if let Some(link) = home.link.take() {
-        table::discard(link);
-    }
-    LINK.store(-1, Ordering::Relaxed);
-    home.own = None;
-    home.refused = None;
 }
 
 /// The descriptor of a socket of the program's, for as long as one call lasts.

@@ -131,6 +131,12 @@ interpose! {
     close_range(first: c_uint, last: c_uint, flags: c_int) -> c_int = -1 => calls::fds::close_range;
     fclose(file: *mut FILE) -> c_int = libc::EOF => calls::fds::fclose;
     closefrom(first: c_int) -> Nothing = () => calls::fds::closefrom;
+    fdopen(fd: c_int, mode: *const c_char) -> *mut FILE = core::ptr::null_mut() => calls::stdio::fdopen;
+    vdprintf(fd: c_int, format: *const c_char, list: *mut c_void) -> c_int = -1 => calls::stdio::vdprintf;
+    __vdprintf_chk(fd: c_int, flag: c_int, format: *const c_char, list: *mut c_void) -> c_int = -1
+        => calls::stdio::__vdprintf_chk;
+    posix_spawn_file_actions_adddup2(actions: *mut c_void, fd: c_int, to: c_int) -> c_int = libc::ENOSYS
+        => calls::stdio::posix_spawn_file_actions_adddup2;
     dup(fd: c_int) -> c_int = -1 => calls::fds::dup;
     dup2(fd: c_int, to: c_int) -> c_int = -1 => calls::fds::dup2;
     dup3(fd: c_int, to: c_int, flags: c_int) -> c_int = -1 => calls::fds::dup3;

@@ -41,6 +41,8 @@ reasons! {
     RouteUnknown = 17 => "the mirrored routes cannot tell where packets to the peer leave",
     Off = 18 => "acceleration is switched off for this process",
     SentOn = 20 => "handed over to the kernel, because the program sent the descriptor to another process (SCM_RIGHTS)",
+    Execed = 21 => "handed over to the kernel, because the program that is executed next cannot go on with a lane",
+    Stdio = 22 => "handed over to the kernel, because the C library's stdio reads and writes the descriptor by itself",
     Confined = 19 => "the program forbids its processes the system calls that a lane needs (seccomp)",
 }
 

@@ -200,6 +200,12 @@ impl Sock {
         if self.state() == State::Stream { self.seat.get() } else { None }
     }
 
+    /// Was it a lane's connection until another thread handed it over to the kernel? Waits for the end of that.
+    pub(crate) fn is_entrusted(&self) -> bool {
+        let _done = self.inner();
+        self.state() == State::Kernel
+    }
+
     /// Is any bit of `flags` set?
     pub(crate) fn has(&self, flags: u32) -> bool {
         self.those_of(flags) != 0

@@ -124,8 +124,21 @@ impl Set {
         })
     }
 
+    /// Connections that another thread has handed over to the kernel since are asked for there.
+    fn follow(&mut self, fds: &[pollfd]) {
+        let Self { ours, kernel } = self;
+        ours.retain(|(at, ours)| {
+            let gone = matches!(ours, Ours::Stream(sock) if sock.stream().is_none() && sock.is_entrusted());
+            if gone && let (Some(to), Some(asked)) = (kernel.get_mut(*at), fds.get(*at)) {
+                to.fd = asked.fd;
+            }
+            !gone
+        });
+    }
+
     /// Fills in what is ready now, of kernel and lanes.
     fn look(&mut self, fds: &mut [pollfd]) -> Outcome<usize> {
+        self.follow(fds);
         // SAFETY: a live array of that length.
         errno::check(unsafe { real::poll(self.kernel.as_mut_ptr(), self.kernel.len() as libc::nfds_t, 0) })?;
         for (to, from) in fds.iter_mut().zip(&self.kernel) {

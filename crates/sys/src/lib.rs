@@ -13,6 +13,7 @@ pub mod clock;
 pub mod fast_open;
 pub mod fds;
 pub mod futex;
+pub mod image;
 pub mod launch;
 pub mod links;
 pub mod md5;

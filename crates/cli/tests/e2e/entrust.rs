@@ -2,7 +2,7 @@
 
 use crate::sockets::script;
 use crate::wires::explain;
-use crate::world::{OURS, OURS_V6, Side, World, wait_until};
+use crate::world::{OURS, OURS_V6, PEER, Side, World, wait_until};
 
 /// Every way of `rights.py`, and its server's lines.
 const WAYS: [&str; 7] = ["plain", "child", "kept", "late", "shut", "idle", "slow"];
@@ -46,4 +46,60 @@ fn a_connection_that_is_sent_to_another_process_goes_on_there() {
 #[test]
 fn a_connection_over_ipv6_that_is_sent_to_another_process_goes_on_there() {
     sends_connections_on(OURS_V6);
+}
+
+/// Every way of `past.py`.
+const PAST: [&str; 8] = ["sed", "static", "bare", "spawn", "file", "print", "many", "listens"];
+
+#[test]
+fn connections_go_on_in_stdio_in_programs_without_the_library_and_in_many_of_them_at_once() {
+    let Some(world) = World::new(&["python3", "ip", "cc", "sed"]) else { return };
+    let fixed = world.dir.join("static_echo");
+    let fixed = fixed.to_str().expect("a name");
+    world.check(Side::Ours, 60, &["cc", "-O1", "-static", "-o", fixed, &script("static_echo.c")]);
+    let past = script("past.py");
+    let line = World::corelane(&["python3", &past, "serve", OURS, "9004", fixed]);
+    let mut server = world.spawn(Side::Ours, "server", &line);
+    wait_until("the server listens", 20, || server.output().contains("ready"));
+    let said = world.check(Side::Peer, 200, &["python3", &past, "ask", OURS, "9004"]);
+    assert_eq!(said.lines().collect::<Vec<_>>(), PAST.map(|way| format!("{way} True")));
+    assert!(server.wait(30).success(), "{}", server.output());
+    let output = server.output();
+    let ends = output.lines().find(|line| line.starts_with('[')).expect("how the children ended");
+    assert!(!ends.chars().any(|c| ('1'..='9').contains(&c)), "{output}");
+    assert!(!output.contains("corelane:"), "no complaint: {output}");
+    world.assert_clean();
+}
+
+/// A thread sleeps in `recv` while another one sends the connection on; then a stream is made of it.
+const SLEEPER: &str = "
+import ctypes, os, socket, sys, threading, time
+libc = ctypes.CDLL(None)
+libc.fdopen.restype = ctypes.c_void_p
+c = socket.create_connection((sys.argv[1], 9000))
+c.sendall(b'echo\\n')
+got = []
+reader = threading.Thread(target=lambda: got.append(c.recv(5, socket.MSG_WAITALL)))
+reader.start()
+def asleep():
+    with open('/proc/self/task/%d/syscall' % reader.native_id) as f:
+        return f.read().split()[0] not in ('running', '0', '1')
+while not asleep():
+    time.sleep(0.01)
+before = os.fstat(c.fileno()).st_ino
+stream = libc.fdopen(os.dup(c.fileno()), b'w')
+print(before != os.fstat(c.fileno()).st_ino)
+c.sendall(b'hello')
+reader.join()
+print(got)
+";
+
+#[test]
+fn a_thread_that_sleeps_in_a_connection_goes_on_with_it_when_it_is_the_kernels() {
+    let Some(world) = World::new(&["python3", "ip"]) else { return };
+    let mut peer = world.spawn(Side::Peer, "peer", &["python3", &script("peer.py"), "9000"]);
+    world.wait_for_port_from(Side::Ours, PEER, &mut peer, 9000);
+    let said = world.check(Side::Ours, 60, &World::corelane(&["python3", "-c", SLEEPER, PEER]));
+    assert_eq!(said.lines().collect::<Vec<_>>(), ["True", "[b'hello']"]);
+    world.assert_clean();
 }

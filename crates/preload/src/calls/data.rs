@@ -5,7 +5,7 @@ use core::ffi::{c_int, c_void};
 use libc::{iovec, msghdr, size_t, sockaddr, socklen_t, ssize_t};
 
 use super::socket::send_fast;
-use crate::errno::{self, Errno};
+use crate::errno::{self, Errno, Outcome};
 use crate::interpose::plain;
 use crate::object::Handle;
 use crate::sock::{Seat, Sock};
@@ -19,28 +19,55 @@ pub(super) fn connection(fd: c_int) -> Option<(Handle<Sock>, Seat)> {
     Some((sock, seat))
 }
 
+/// `outcome` of a call on a lane's connection, or `by_kernel` if another thread has handed the connection over to the kernel meanwhile.
+fn count_or(
+    of: &(Handle<Sock>, Seat),
+    outcome: Outcome<usize>,
+    by_kernel: impl FnOnce() -> ssize_t,
+) -> ssize_t {
+    if outcome == Err(Errno(libc::EBADF)) && of.0.is_entrusted() {
+        by_kernel()
+    } else {
+        errno::count(outcome)
+    }
+}
+
 /// # Safety
 /// As `recv`'s.
-unsafe fn recv_one(of: &(Handle<Sock>, Seat), buf: *mut c_void, n: size_t, flags: c_int) -> ssize_t {
+unsafe fn recv_one(
+    fd: c_int,
+    of: &(Handle<Sock>, Seat),
+    buf: *mut c_void,
+    n: size_t,
+    flags: c_int,
+) -> ssize_t {
     let list = part(buf, n);
     // SAFETY: the caller's buffer.
     let parts = unsafe { Parts::new(&list) };
-    errno::count(stream::recv(&of.0, of.1, &parts, flags))
+    // SAFETY: the caller's promise.
+    count_or(of, stream::recv(&of.0, of.1, &parts, flags), || unsafe { plain::recv(fd, buf, n, flags) })
 }
 
 /// # Safety
 /// As `send`'s.
-unsafe fn send_one(of: &(Handle<Sock>, Seat), buf: *const c_void, n: size_t, flags: c_int) -> ssize_t {
+unsafe fn send_one(
+    fd: c_int,
+    of: &(Handle<Sock>, Seat),
+    buf: *const c_void,
+    n: size_t,
+    flags: c_int,
+) -> ssize_t {
     let list = part(buf, n);
     // SAFETY: the caller's buffer.
     let parts = unsafe { Parts::new(&list) };
-    errno::count(stream::send(&of.0, of.1, &parts, flags))
+    // SAFETY: the caller's promise.
+    count_or(of, stream::send(&of.0, of.1, &parts, flags), || unsafe { plain::send(fd, buf, n, flags) })
 }
 
 pub(crate) unsafe fn read(fd: c_int, buf: *mut c_void, n: size_t) -> ssize_t {
     match connection(fd) {
         // SAFETY: the C caller's promise.
-        Some(of) => unsafe { recv_one(&of, buf, n, 0) },
+        Some(of) => unsafe { recv_one(fd, &of, buf, n, 0) },
         // SAFETY: as above.
         None => unsafe { plain::read(fd, buf, n) },
     }
@@ -49,7 +76,7 @@ pub(crate) unsafe fn read(fd: c_int, buf: *mut c_void, n: size_t) -> ssize_t {
 pub(crate) unsafe fn recv(fd: c_int, buf: *mut c_void, n: size_t, flags: c_int) -> ssize_t {
     match connection(fd) {
         // SAFETY: the C caller's promise.
-        Some(of) => unsafe { recv_one(&of, buf, n, flags) },
+        Some(of) => unsafe { recv_one(fd, &of, buf, n, flags) },
         // SAFETY: as above.
         None => unsafe { plain::recv(fd, buf, n, flags) },
     }
@@ -71,7 +98,7 @@ pub(crate) unsafe fn recvfrom(
                 unsafe { user::store(len, 0) };
             }
             // SAFETY: as above.
-            unsafe { recv_one(&of, buf, n, flags) }
+            unsafe { recv_one(fd, &of, buf, n, flags) }
         }
         // SAFETY: as above.
         None => unsafe { plain::recvfrom(fd, buf, n, flags, addr, len) },
@@ -139,11 +166,13 @@ pub(crate) unsafe fn readv(fd: c_int, parts: *const iovec, n: c_int) -> ssize_t 
     };
     // SAFETY: the C caller's promise.
     let list = unsafe { vector(parts, usize::try_from(n).unwrap_or(usize::MAX)) };
-    errno::count(list.and_then(|list| {
+    let outcome = list.and_then(|list| {
         // SAFETY: the C caller's buffers.
         let parts = unsafe { Parts::new(list) };
         stream::recv(&sock, seat, &parts, 0)
-    }))
+    });
+    // SAFETY: the C caller's promise.
+    count_or(&(sock, seat), outcome, || unsafe { plain::readv(fd, parts, n) })
 }
 
 pub(crate) unsafe fn writev(fd: c_int, parts: *const iovec, n: c_int) -> ssize_t {
@@ -153,17 +182,19 @@ pub(crate) unsafe fn writev(fd: c_int, parts: *const iovec, n: c_int) -> ssize_t
     };
     // SAFETY: the C caller's promise.
     let list = unsafe { vector(parts, usize::try_from(n).unwrap_or(usize::MAX)) };
-    errno::count(list.and_then(|list| {
+    let outcome = list.and_then(|list| {
         // SAFETY: the C caller's buffers.
         let parts = unsafe { Parts::new(list) };
         stream::send(&sock, seat, &parts, 0)
-    }))
+    });
+    // SAFETY: the C caller's promise.
+    count_or(&(sock, seat), outcome, || unsafe { plain::writev(fd, parts, n) })
 }
 
 pub(crate) unsafe fn write(fd: c_int, buf: *const c_void, n: size_t) -> ssize_t {
     match connection(fd) {
         // SAFETY: the C caller's promise.
-        Some(of) => unsafe { send_one(&of, buf, n, 0) },
+        Some(of) => unsafe { send_one(fd, &of, buf, n, 0) },
         // SAFETY: as above.
         None => unsafe { plain::write(fd, buf, n) },
     }
@@ -172,7 +203,7 @@ pub(crate) unsafe fn write(fd: c_int, buf: *const c_void, n: size_t) -> ssize_t 
 pub(crate) unsafe fn send(fd: c_int, buf: *const c_void, n: size_t, flags: c_int) -> ssize_t {
     match connection(fd) {
         // SAFETY: the C caller's promise.
-        Some(of) => unsafe { send_one(&of, buf, n, flags) },
+        Some(of) => unsafe { send_one(fd, &of, buf, n, flags) },
         // SAFETY: as above.
         None => unsafe { plain::send(fd, buf, n, flags) },
     }
@@ -189,7 +220,7 @@ pub(crate) unsafe fn sendto(
     match connection(fd) {
         // A connection ignores the address, as Linux does without MSG_FASTOPEN.
         // SAFETY: the C caller's promise.
-        Some(of) => unsafe { send_one(&of, buf, n, flags) },
+        Some(of) => unsafe { send_one(fd, &of, buf, n, flags) },
         None => {
             if flags & libc::MSG_FASTOPEN != 0 {
                 let list = part(buf, n);
@@ -252,7 +283,10 @@ pub(super) unsafe fn send_message(
 pub(crate) unsafe fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t {
     match connection(fd) {
         // SAFETY: the C caller's promise.
-        Some(of) => errno::count(unsafe { recv_message(&of, message, flags) }),
+        Some(of) => count_or(&of, unsafe { recv_message(&of, message, flags) }, || {
+            // SAFETY: as above.
+            unsafe { plain::recvmsg(fd, message, flags) }
+        }),
         None => {
             // SAFETY: as above.
             let got = unsafe { plain::recvmsg(fd, message, flags) };
@@ -268,7 +302,10 @@ pub(crate) unsafe fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> s
 pub(crate) unsafe fn sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t {
     match connection(fd) {
         // SAFETY: the C caller's promise.
-        Some(of) => errno::count(unsafe { send_message(&of, message, flags) }),
+        Some(of) => count_or(&of, unsafe { send_message(&of, message, flags) }, || {
+            // SAFETY: as above.
+            unsafe { plain::sendmsg(fd, message, flags) }
+        }),
         None => {
             if flags & libc::MSG_FASTOPEN != 0
                 // SAFETY: as above.

@@ -8,7 +8,7 @@ use crate::object::Handle;
 use crate::sock::{Seat, Sock, State, flag};
 use crate::table::{self, Entry};
 use crate::urgent::{self, Owner};
-use crate::{park, stream, user};
+use crate::{entrust, park, stream, user};
 
 const EBADF: Errno = Errno(libc::EBADF);
 /// Commands of `fcntl` that libc does not name (fcntl(2)).
@@ -116,6 +116,8 @@ fn became_copy(fd: c_int, new: c_int) -> c_int {
     if !matches!(entry, Entry::Foreign) || !table::is_foreign(new) {
         drop(table::replace(new, entry));
     }
+    // After the copy: whether it came to such a number is known only now.
+    entrust::to_number(fd, new);
     new
 }
 
@@ -150,6 +152,7 @@ pub(crate) unsafe fn dup2(fd: c_int, to: c_int) -> c_int {
         return errno::small(Err(Errno(libc::EBUSY)));
     }
     settle(fd);
+    entrust::to_number(fd, to);
     // SAFETY: the C caller's promise.
     let new = unsafe { plain::dup2(fd, to) };
     if fd == to { new } else { became_copy(fd, new) }
@@ -163,6 +166,7 @@ pub(crate) unsafe fn dup3(fd: c_int, to: c_int, flags: c_int) -> c_int {
         return errno::small(Err(Errno(libc::EBUSY)));
     }
     settle(fd);
+    entrust::to_number(fd, to);
     // SAFETY: the C caller's promise.
     became_copy(fd, unsafe { plain::dup3(fd, to, flags) })
 }

@@ -11,3 +11,4 @@ pub(crate) mod raw;
 pub(crate) mod select;
 pub(crate) mod signals;
 pub(crate) mod socket;
+pub(crate) mod stdio;

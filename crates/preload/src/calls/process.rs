@@ -1,9 +1,13 @@
 //! Calls that end, copy or replace the process.
 
-use core::ffi::{c_char, c_int};
+use core::ffi::{CStr, c_char, c_int};
 use core::ptr;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 
 use libc::pid_t;
+use sys::image::takes_library;
 
 use crate::interpose::plain;
 use crate::{adopt, exec, fork};
@@ -27,10 +31,13 @@ pub(crate) unsafe fn _exit(status: c_int) {
 /// # Safety
 /// `env` is null or a list of C strings that ends with a null pointer.
 unsafe fn exec_with(
+    file: impl FnOnce() -> Option<PathBuf>,
     env: *const *const c_char,
     by_kernel: impl FnOnce(*const *const c_char) -> c_int,
 ) -> c_int {
-    let passage = exec::prepare();
+    // SAFETY: the caller's promise.
+    let passage =
+        exec::prepare(|| unsafe { keeps_library(env) } && file().is_some_and(|f| takes_library(&f)));
     let hands_on = passage.is_some() || adopt::hands_listeners_on();
     let missing = if env.is_null() || !hands_on { Vec::new() } else { adopt::surroundings() };
     // SAFETY: the caller's promise.
@@ -46,6 +53,58 @@ unsafe fn exec_with(
     list.extend(added);
     list.push(ptr::null());
     by_kernel(list.as_ptr())
+}
+
+/// Will the loader find this library named in `env`, once what is missing there is added?
+///
+/// # Safety
+/// `env` is null or a list of C strings that ends with a null pointer.
+unsafe fn keeps_library(env: *const *const c_char) -> bool {
+    let own = adopt::surroundings();
+    let Some(ours) = own.iter().find(|own| own.to_bytes().starts_with(b"LD_PRELOAD=")) else { return false };
+    let library = ours.to_bytes().get(b"LD_PRELOAD=".len()..).unwrap_or(&[]);
+    // SAFETY: the caller's promise.
+    let given = unsafe { strings(env) };
+    // SAFETY: as above.
+    let mut given = given.into_iter().map(|one| unsafe { CStr::from_ptr(one) }.to_bytes());
+    // Nothing is added to an environment that is no list.
+    !env.is_null()
+        && given
+            .find_map(|one| one.strip_prefix(b"LD_PRELOAD="))
+            .is_none_or(|list| !library.is_empty() && list.windows(library.len()).any(|part| part == library))
+}
+
+/// The file that a path names.
+///
+/// # Safety
+/// `path` is null or a C string.
+unsafe fn named(path: *const c_char) -> Option<PathBuf> {
+    if path.is_null() {
+        return None;
+    }
+    // SAFETY: the caller's promise.
+    let name = unsafe { CStr::from_ptr(path) };
+    Some(PathBuf::from(OsStr::from_bytes(name.to_bytes())))
+}
+
+/// The file that `execvp` finds by a name: the first that may be executed.
+///
+/// # Safety
+/// `name` is null or a C string.
+unsafe fn searched(name: *const c_char) -> Option<PathBuf> {
+    // SAFETY: the caller's promise.
+    let name = unsafe { named(name) }?;
+    if name.as_os_str().as_bytes().contains(&b'/') {
+        return Some(name);
+    }
+    let path = std::env::var_os("PATH").unwrap_or_else(|| "/bin:/usr/bin".into());
+    let mut files = std::env::split_paths(&path).map(|folder| folder.join(&name));
+    files.find(|file| rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok_and(|()| !file.is_dir()))
+}
+
+/// The file behind a descriptor.
+fn opened(fd: c_int) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{fd}"))
 }
 
 /// The environment of this image.
@@ -65,14 +124,18 @@ pub(crate) unsafe fn execve(
     // SAFETY: the C caller's promise, and the environment that is given.
     let by_kernel = |env| unsafe { plain::execve(path, args, env) };
     // SAFETY: the C caller's promise.
-    unsafe { exec_with(env, by_kernel) }
+    let image = || unsafe { named(path) };
+    // SAFETY: the C caller's promise.
+    unsafe { exec_with(image, env, by_kernel) }
 }
 
 pub(crate) unsafe fn execv(path: *const c_char, args: *const *const c_char) -> c_int {
     // SAFETY: the C caller's promise, and the environment that is given.
     let by_kernel = |env| unsafe { plain::execve(path, args, env) };
     // SAFETY: the C caller's promise.
-    unsafe { exec_with(own_env(), by_kernel) }
+    let image = || unsafe { named(path) };
+    // SAFETY: the C caller's promise.
+    unsafe { exec_with(image, own_env(), by_kernel) }
 }
 
 pub(crate) unsafe fn execvpe(
@@ -83,21 +146,25 @@ pub(crate) unsafe fn execvpe(
     // SAFETY: the C caller's promise, and the environment that is given.
     let by_kernel = |env| unsafe { plain::execvpe(file, args, env) };
     // SAFETY: the C caller's promise.
-    unsafe { exec_with(env, by_kernel) }
+    let image = || unsafe { searched(file) };
+    // SAFETY: the C caller's promise.
+    unsafe { exec_with(image, env, by_kernel) }
 }
 
 pub(crate) unsafe fn execvp(file: *const c_char, args: *const *const c_char) -> c_int {
     // SAFETY: the C caller's promise, and the environment that is given.
     let by_kernel = |env| unsafe { plain::execvpe(file, args, env) };
     // SAFETY: the C caller's promise.
-    unsafe { exec_with(own_env(), by_kernel) }
+    let image = || unsafe { searched(file) };
+    // SAFETY: the C caller's promise.
+    unsafe { exec_with(image, own_env(), by_kernel) }
 }
 
 pub(crate) unsafe fn fexecve(fd: c_int, args: *const *const c_char, env: *const *const c_char) -> c_int {
     // SAFETY: the C caller's promise, and the environment that is given.
     let by_kernel = |env| unsafe { plain::fexecve(fd, args, env) };
     // SAFETY: the C caller's promise.
-    unsafe { exec_with(env, by_kernel) }
+    unsafe { exec_with(|| Some(opened(fd)), env, by_kernel) }
 }
 
 pub(crate) unsafe fn execveat(
@@ -109,8 +176,19 @@ pub(crate) unsafe fn execveat(
 ) -> c_int {
     // SAFETY: the C caller's promise, and the environment that is given.
     let by_kernel = |env| unsafe { plain::execveat(dir, path, args, env, flags) };
+    let file = || {
+        // SAFETY: the C caller's promise.
+        let name = unsafe { named(path) }?;
+        // A path that is absolute stays as it is.
+        Some(match dir {
+            libc::AT_FDCWD => name,
+            // AT_EMPTY_PATH.
+            _ if name.as_os_str().is_empty() => opened(dir),
+            _ => opened(dir).join(name),
+        })
+    };
     // SAFETY: the C caller's promise.
-    unsafe { exec_with(env, by_kernel) }
+    unsafe { exec_with(file, env, by_kernel) }
 }
 
 /// `execle`, with its arguments as they lie: the environment follows the null pointer.

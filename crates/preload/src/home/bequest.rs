@@ -66,7 +66,10 @@ pub(crate) fn fetch(seat: Seat, own: &View) -> Option<SockRef> {
 /// Has the kernel go on with the connection `seat`, on whichever lane of the region; `v6`: by a socket of IPv6. `None`: the lane keeps it.
 pub(crate) fn entrust(seat: Seat, v6: bool) -> Option<Fd> {
     let mut home = home();
-    home.connect().ok()?;
+    // One without a lane of its own may have been refused one.
+    if home.link.is_none() {
+        home.connect().ok()?;
+    }
     let entrusted = seat.view.entrust(seat.name, |at, bytes, scope| {
         let memory = if bytes.is_empty() {
             None
