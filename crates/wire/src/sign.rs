@@ -65,9 +65,14 @@ impl Sign {
         }
     }
 
-    /// Writes the option, the signature all zero.
+    /// Writes the option to the next of `words`, the signature all zero.
     #[cold]
-    pub(crate) fn emit(self, put: &mut impl FnMut([u8; 4])) {
+    pub(crate) fn emit(self, words: &mut core::slice::IterMut<'_, [u8; 4]>) {
+        let mut put = |word: [u8; 4]| {
+            if let Some(to) = words.next() {
+                *to = word;
+            }
+        };
         match self {
             Self::None | Self::Bad => {}
             Self::Md5 => {

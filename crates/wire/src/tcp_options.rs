@@ -390,14 +390,14 @@ impl TcpOptions {
             return Err(TooShort { needed: len });
         };
         let mut words = out.as_chunks_mut::<4>().0.iter_mut();
+        if !matches!(self.sign, Sign::None) {
+            self.sign.emit(&mut words);
+        }
         let mut put = |word: [u8; 4]| {
             if let Some(to) = words.next() {
                 *to = word;
             }
         };
-        if !matches!(self.sign, Sign::None) {
-            self.sign.emit(&mut put);
-        }
         if let Some(mss) = self.mss {
             let [a, b] = mss.to_be_bytes();
             put([MSS, 4, a, b]);

@@ -90,14 +90,24 @@ pub(super) fn name_of(mem: &LaneMem<'_>, at: Idx<TcbHot>) -> SockRef {
 
 /// Shows `look` the rows of the connection that `s` names, without waking it.
 pub(super) fn view<R>(mem: &LaneMem<'_>, s: SockRef, look: impl FnOnce(&TcbHot, &TcbCold) -> R) -> Option<R> {
-    if let Some(at) = super::lookup(mem, s) {
-        return Some(look(mem.hot.get(at)?, mem.cold.get(cold_of(at))?));
-    }
+    let thawed;
+    let (hot, cold) = match super::lookup(mem, s) {
+        Some(at) => (mem.hot.get(at)?, mem.cold.get(cold_of(at))?),
+        None => {
+            thawed = asleep(mem, s)?;
+            (&thawed.0, &thawed.1)
+        }
+    };
+    Some(look(hot, cold))
+}
+
+/// The rows of the connection that `s` names, which sleeps.
+#[cold]
+fn asleep(mem: &LaneMem<'_>, s: SockRef) -> Option<(TcbHot, TcbCold)> {
     let Place::Asleep(at) = place_of(mem, s)? else { return None };
     let row = mem.dormant.get(at)?;
     let set = mem.option_sets.get(Idx::new(u32::from(row.options)))?;
-    let (hot, cold) = thaw(row, set, Instant(u64::from(row.since) << SINCE_SHIFT));
-    Some(look(&hot, &cold))
+    Some(thaw(row, set, Instant(u64::from(row.since) << SINCE_SHIFT)))
 }
 
 /// The connection that `s` names, woken if it sleeps. `Err(Some)`: it sleeps, and no TCB row can be had.

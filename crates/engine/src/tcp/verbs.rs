@@ -17,10 +17,16 @@ use crate::types::{CongestionInfo, How, Phase, TcpInfo};
 /// Readiness as Linux's tcp_poll gives it.
 pub(crate) fn ready(mem: &LaneMem<'_>, s: SockRef) -> Ready {
     let look = |hot: &TcbHot, cold: &TcbCold| {
-        let at_mark = cold.ooo.urgent & urgent::bit::MARK != 0 && urgent::mark_of(mem, s) == Some(0);
-        ready_of(hot, cold, &mem.frames, at_mark.into())
+        let hole = if cold.ooo.urgent & urgent::bit::MARK != 0 { hole_at_mark(mem, s) } else { 0 };
+        ready_of(hot, cold, &mem.frames, hole)
     };
     handle::view(mem, s, look).unwrap_or(Ready::ERR | Ready::HUP)
+}
+
+/// Bytes at the front of what is unread that are no data: the urgent one, once it is next.
+#[cold]
+fn hole_at_mark(mem: &LaneMem<'_>, s: SockRef) -> u32 {
+    u32::from(urgent::mark_of(mem, s) == Some(0))
 }
 
 /// `hole`: bytes at the front of what is unread that are no data.
