@@ -340,6 +340,9 @@ impl TcpOptions {
     /// SACK blocks that fit beside the other options (RFC 2018 3: three with timestamps, else four).
     #[inline]
     fn sack_fitting(&self) -> usize {
+        if self.sack.is_empty() {
+            return 0;
+        }
         let room = OPTIONS_LEN_MAX.saturating_sub(self.len_without_sack() + 4) / 8;
         room.min(self.sack.as_slice().len())
     }
