@@ -327,6 +327,7 @@ impl Ours {
             Err(KeyError::NoRoom) => word("ENOMEM"),
             Err(KeyError::Invalid) => word("EINVAL"),
             Err(KeyError::Gone) => word("EBADF"),
+            Err(KeyError::Exists | KeyError::InUse | KeyError::OtherKind) => word("EKEYREJECTED"),
         })
     }
 

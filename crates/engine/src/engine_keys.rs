@@ -4,8 +4,8 @@ use state::SockRef;
 
 use crate::Engine;
 use crate::errors::KeyError;
-use crate::tcp::keys;
-use crate::types::KeyPeer;
+use crate::tcp::{ao_keys, keys};
+use crate::types::{AoKey, KeyPeer};
 
 impl Engine<'_> {
     /// Segments of listener or connection `s` from and to `peer` are signed with `key` by MD5 (RFC 2385; TCP_MD5SIG), 80 bytes at most; an empty
@@ -16,5 +16,54 @@ impl Engine<'_> {
     /// [`KeyError`].
     pub fn tcp_set_md5_key(&mut self, s: SockRef, peer: KeyPeer, key: &[u8]) -> Result<(), KeyError> {
         keys::set_md5(&mut self.mem, self.now, s, peer, key)
+    }
+
+    /// Segments of listener or connection `s` from and to the peers of `key` are signed by TCP-AO (RFC 5925; TCP_AO_ADD_KEY). The first key of a
+    /// connection, which has to be there before its SYN, is the one in use.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn tcp_add_ao_key(&mut self, s: SockRef, key: &AoKey<'_>) -> Result<(), KeyError> {
+        ao_keys::add_ao(&mut self.mem, self.now, s, key)
+    }
+
+    /// Removes the TCP-AO key of `s` for just `peer` with these numbers (TCP_AO_DEL_KEY).
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn tcp_remove_ao_key(
+        &mut self,
+        s: SockRef,
+        peer: KeyPeer,
+        send_id: u8,
+        recv_id: u8,
+    ) -> Result<(), KeyError> {
+        ao_keys::remove_ao(&mut self.mem, s, peer, (send_id, recv_id))
+    }
+
+    /// Connection `s` signs with the key whose SendID is `current` from now on, and asks the peer for the one whose RecvID is `next` (RFC 5925 7.5.2;
+    /// TCP_AO_INFO); `None` leaves one as it is.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn tcp_use_ao_keys(
+        &mut self,
+        s: SockRef,
+        current: Option<u8>,
+        next: Option<u8>,
+    ) -> Result<(), KeyError> {
+        ao_keys::use_ao(&mut self.mem, self.now, s, current, next)
+    }
+
+    /// The SendID of the key that connection `s` signs with, and the RecvID of the one that the peer is asked to sign with. `None`: it does not use
+    /// TCP-AO, or does not exist.
+    #[must_use]
+    pub fn tcp_ao_keys(&self, s: SockRef) -> Option<(u8, u8)> {
+        ao_keys::ao_in_use(&self.mem, s)
+    }
+
+    /// Are segments that TCP-AO signs taken as if they were not signed where there is no key (RFC 5925 7.3)? They are until set otherwise.
+    pub fn set_ao_without_key(&mut self, taken: bool) {
+        self.mem.globals.keys.strict = u32::from(!taken);
     }
 }

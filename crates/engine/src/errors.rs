@@ -76,10 +76,16 @@ pub enum ConnectError {
 /// Why a key was not set or removed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum KeyError {
-    /// The key or the prefix is too long (EINVAL).
+    /// The key or the prefix is too long (EINVAL); or the connection began without signatures, or with those of MD5.
     Invalid,
-    /// There is no key for just that peer (ENOENT).
+    /// There is no such key (ENOENT).
     NoSuchKey,
+    /// There is a key with one of these numbers for just that peer (EEXIST).
+    Exists,
+    /// The key is the one in use, or the one that the peer was asked to use (EBUSY).
+    InUse,
+    /// The socket has keys of the other kind for that peer (EKEYREJECTED).
+    OtherKind,
     /// The lane has no room for another key (ENOMEM).
     NoRoom,
     /// The name names neither a connection nor a listener (EBADF).

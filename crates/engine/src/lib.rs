@@ -42,6 +42,8 @@ pub use errors::{
 };
 pub use load::Load;
 pub use tcp::audit::Finding;
-pub use tcp::{Algorithm, Cause, Ecn, State, syn_ack_timeouts};
-pub use types::{Accepted, Buffers, CongestionInfo, HopKey, How, KeyPeer, Phase, RouteTo, Stopped, TcpInfo};
+pub use tcp::{Algorithm, AoAlgorithm, Cause, Ecn, State, syn_ack_timeouts};
+pub use types::{
+    Accepted, AoKey, Buffers, CongestionInfo, HopKey, How, KeyPeer, Phase, RouteTo, Stopped, TcpInfo,
+};
 pub use udp_types::{Datagram, UdpBindError, UdpConnectError, UdpOptions, UdpRecvError, UdpSendError, UdpTo};

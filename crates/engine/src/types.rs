@@ -3,7 +3,7 @@
 use base::{IpAddress, MacAddr, SeqNum};
 use state::{Endpoint, SockRef};
 
-use crate::tcp::{Algorithm, State};
+use crate::tcp::{Algorithm, AoAlgorithm, State};
 
 /// The way to a destination, as routes and neighbours give it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -49,6 +49,25 @@ pub struct KeyPeer {
     pub addr: IpAddress,
     /// Bits of it that count, of the 128 that [`IpAddress`] has: 96 more than of an IPv4 address.
     pub prefix: u8,
+}
+
+/// A master key tuple of TCP-AO (RFC 5925 3.1).
+#[derive(Clone, Copy, Debug)]
+pub struct AoKey<'k> {
+    /// The peers it is for.
+    pub peer: KeyPeer,
+    /// SendID: the KeyID of segments that it signs.
+    pub send_id: u8,
+    /// RecvID: the KeyID of segments that the peer signs with it.
+    pub recv_id: u8,
+    /// Algorithms of key derivation and signature.
+    pub algorithm: AoAlgorithm,
+    /// Bytes of a signature, 4 to 16; 12 are usual.
+    pub mac_len: u8,
+    /// Are the other TCP options signed too?
+    pub covers_options: bool,
+    /// The master key, 80 bytes at most.
+    pub key: &'k [u8],
 }
 
 /// Which directions [`Engine::shutdown`](crate::Engine::shutdown) closes.

@@ -4,6 +4,8 @@
 
 mod net;
 
+#[path = "tcp_ao.rs"]
+mod ao_signed;
 #[path = "tcp_borrow.rs"]
 mod borrow;
 #[path = "tcp_defence.rs"]

@@ -4,7 +4,7 @@
 mod net;
 
 use base::Duration;
-use engine::{SockError, State};
+use engine::{AoAlgorithm, AoKey, KeyPeer, SockError, State};
 use net::{Net, Packet, Setup, pattern};
 use wire::icmp4::unreachable;
 use wire::{EthHeader, EtherType, Icmp4Header, IpProtocol, Ipv4Header};
@@ -89,4 +89,34 @@ fn a_narrow_link_makes_segments_smaller_at_once() {
     let p = error(&net, &last_segment(&net), header);
     net.deliver(0, &p);
     assert_eq!(net.on(0, |e| e.tcp_info(a)).unwrap().snd_mss, 552 - 52);
+}
+
+#[test]
+fn a_router_that_speaks_of_a_signed_connection_is_not_listened_to() {
+    let mut net = Net::new(4, &S);
+    let listener = net.listen(1, 80, 4);
+    let key = |net: &Net, host: usize| AoKey {
+        peer: KeyPeer { addr: net.hosts[1 - host].addr, prefix: 128 },
+        send_id: 1,
+        recv_id: 1,
+        algorithm: AoAlgorithm::HmacSha1,
+        mac_len: 12,
+        covers_options: true,
+        key: b"secret",
+    };
+    let there = key(&net, 1);
+    net.on(1, |e| e.tcp_add_ao_key(listener, &there)).unwrap();
+    let a = net.connect(0, 40_000, 80).unwrap();
+    let here = key(&net, 0);
+    net.on(0, |e| e.tcp_add_ao_key(a, &here)).unwrap();
+    net.run(Duration::from_millis(10));
+    let mss = net.on(0, |e| e.tcp_info(a)).unwrap().snd_mss;
+    net.keep_trace = true;
+    net.filter = Some(Box::new(|_, _| true));
+    net.send(0, a, &pattern(1, 5000)).unwrap();
+    let header = Icmp4Header::Unreachable { code: unreachable::FRAGMENTATION_NEEDED, next_hop_mtu: 1000 };
+    let p = error(&net, &last_segment(&net), header);
+    net.deliver(0, &p);
+    assert_eq!(net.on(0, |e| e.tcp_info(a)).unwrap().snd_mss, mss);
+    assert_eq!(net.dropped(0, state::DropReason::IcmpIgnored), 1);
 }

@@ -94,6 +94,9 @@ fn errno_of(error: KeyError) -> Errno {
         KeyError::Invalid => libc::EINVAL,
         KeyError::NoSuchKey => libc::ENOENT,
         KeyError::NoRoom => libc::ENOMEM,
+        KeyError::Exists => libc::EEXIST,
+        KeyError::InUse => libc::EBUSY,
+        KeyError::OtherKind => libc::EKEYREJECTED,
         KeyError::Gone => libc::EBADF,
     })
 }

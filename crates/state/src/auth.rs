@@ -26,6 +26,14 @@ plain! {
         pub kind: u8,
         /// Bytes of `key`.
         pub key_len: u8,
+        /// Flags, as the engine numbers them.
+        pub flags: u8,
+        /// KeyID of what is sent (TCP-AO).
+        pub send_id: u8,
+        /// KeyID of what is received (TCP-AO).
+        pub recv_id: u8,
+        /// Bytes of a signature (TCP-AO).
+        pub mac_len: u8,
         /// Room.
         pub room: u8,
         /// The key.
@@ -45,13 +53,13 @@ plain! {
         pub fresh: u32,
         /// Keys in use.
         pub used: u32,
-        /// Room.
-        pub spare: u32,
+        /// 1: what TCP-AO signs for nobody is dropped.
+        pub strict: u32,
     }
 }
 
 impl KeyGlobals {
     /// No key.
     pub const EMPTY: Self =
-        Self { buckets: [Idx::NONE; KEY_BUCKETS], free: Idx::NONE, fresh: 0, used: 0, spare: 0 };
+        Self { buckets: [Idx::NONE; KEY_BUCKETS], free: Idx::NONE, fresh: 0, used: 0, strict: 0 };
 }

@@ -66,6 +66,9 @@ drop_reasons! {
     TcpMd5NotFound => "tcp-md5-not-found", "the segment has no MD5 signature, and the socket has a key for the peer";
     TcpMd5Unexpected => "tcp-md5-unexpected", "the segment has an MD5 signature, and the socket has no key for the peer";
     TcpMd5Failure => "tcp-md5-failure", "the MD5 signature of the segment is wrong";
+    TcpAoNotFound => "tcp-ao-not-found", "the segment has no TCP-AO signature, and the socket has a key for the peer";
+    TcpAoKeyNotFound => "tcp-ao-key-not-found", "the segment is signed by TCP-AO with a key that the socket does not have";
+    TcpAoFailure => "tcp-ao-failure", "the TCP-AO signature of the segment is wrong";
     TcpAoUnexpected => "tcp-ao-unexpected", "the segment has a TCP-AO signature, and the socket has no key for the peer";
     TcpAuthBad => "tcp-auth-bad", "the segment has more than one signature, or an option of a signature of a wrong length";
     TcpRcvBufFull => "tcp-rcv-buf-full", "the receive buffer is full";

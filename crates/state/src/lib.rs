@@ -52,4 +52,4 @@ pub use udp::{UdpGlobals, UdpSock};
 pub use urgent::Urgent;
 
 /// Version of the layout: libraries and processes share a region only when theirs is the same. One up at each change.
-pub const LAYOUT_VERSION: u32 = 16;
+pub const LAYOUT_VERSION: u32 = 17;

@@ -148,7 +148,7 @@ fn push(
     }
     let tcp_at = ip::headers(seg.key.remote) as u16;
     if let Some(signer) = signer {
-        auth::sign_alone(mem, head, tcp_at, &seg.key, signer);
+        auth::sign_answer(mem, head, tcp_at, seg, signer);
     }
     let note = Note { csum_start: tcp_at, csum_offset: tcp::CHECKSUM_OFFSET as u16, ..Note::plain(seg.port) };
     if outbox::push(mem, head, &note) {

@@ -28,7 +28,7 @@ pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, packet: &Packet) {
     }
     mem.counters.tcp.segments_in = mem.counters.tcp.segments_in.wrapping_add(1);
     let watched = mem.globals.keys.used != 0 || parsed.seg.options.sign != Sign::None;
-    if watched && !auth::admits(mem, packet, &parsed, found) {
+    if watched && !auth::admits(mem, now, packet, &parsed, found) {
         mem.frames.release_chain(packet.head);
         return;
     }

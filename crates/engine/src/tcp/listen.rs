@@ -328,8 +328,9 @@ pub(super) fn open_row(
 ) -> Option<Idx<TcbHot>> {
     let row = mem.listeners.get(listener)?;
     let (options, generation) = (row.options, row.generation);
-    let key = keys::find(mem, Owner::of_listener(listener), seg.key.remote);
-    if key.is_some() && keys::room(mem) == 0 {
+    let owner = Owner::of_listener(listener);
+    let inherits = keys::heritage(mem, owner, seg.key.remote, seg.options.sign);
+    if inherits > keys::room(mem) {
         mem.counters.drop_packet(DropReason::TcpNoTcb);
         return None;
     }
@@ -343,14 +344,10 @@ pub(super) fn open_row(
         return None;
     };
     let mtu = mem.ports.get(Idx::new(u32::from(seg.port))).map_or(0, |p| p.mtu);
-    let kind = key.and_then(|key| mem.keys.get(key)).map_or(0, |row| row.kind);
-    if let Some(key) = key {
-        keys::inherit(mem, key, at);
+    if inherits > 0 {
+        keys::inherit(mem, now, owner, at, seg.options.sign);
     }
     let mut c = conn(mem, now, at)?;
-    if kind != 0 {
-        c.sign_with(kind);
-    }
     c.hot.hop = hop;
     c.hot.port = seg.port;
     c.cold.passive.listener = listener;

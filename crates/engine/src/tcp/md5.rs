@@ -1,6 +1,5 @@
 //! The MD5 signature of a segment (RFC 2385 2.0).
 
-use ::state::FlowKey;
 use base::IpAddress;
 use md5::{Digest, Md5};
 use wire::{IpProtocol, tcp};
@@ -49,14 +48,4 @@ impl Signature {
         self.0.update(key);
         self.0.finalize().into()
     }
-}
-
-/// Both ends of what comes in on `key`: source and destination.
-pub(super) const fn inwards(key: &FlowKey) -> (IpAddress, IpAddress) {
-    (key.remote, key.local)
-}
-
-/// Both ends of what goes out on `key`.
-pub(super) const fn outwards(key: &FlowKey) -> (IpAddress, IpAddress) {
-    (key.local, key.remote)
 }

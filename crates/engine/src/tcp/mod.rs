@@ -16,12 +16,14 @@
 //! | `travel` | connections that move to another lane |
 //! | `entrust` | connections that leave for the kernel |
 //! | `bequest` | connections not yet accepted, from a listener that closes to its twin on another lane |
-//! | `keys`, `auth`, `md5` | signed segments |
+//! | `keys`, `ao_keys`, `auth`, `md5`, `ao` | signed segments |
 //! | `table`, `listen`, `cookie`, `connect`, `fast_open`, `verbs`, `stream`, `usual_io`, `borrow` | what programs do |
 //! | `hibernate`, `time_wait`, `frozen`, `handle` | idle connections and TIME-WAIT in small rows, and their names |
 //! | `audit` | what must hold of every connection, for oracles |
 
 mod ack;
+mod ao;
+pub(crate) mod ao_keys;
 pub(crate) mod audit;
 mod auth;
 mod bbr;
@@ -83,6 +85,7 @@ pub use congestion::Algorithm;
 pub use ecn::Ecn;
 pub(crate) use hibernate::hibernate_idle;
 pub(crate) use input::input;
+pub use keys::AoAlgorithm;
 pub(crate) use output::{pending, poll};
 pub(crate) use report::handle_report;
 pub use state::{Cause, State};

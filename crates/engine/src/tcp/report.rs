@@ -1,7 +1,8 @@
 //! ICMP errors about segments of ours (RFC 1122 4.2.3.9, RFC 1191, RFC 5927 4).
 
-use ::state::{FlowKey, LaneMem};
+use ::state::{DropReason, FlowKey, LaneMem};
 use base::{Instant, SeqNum};
+use wire::Sign;
 
 use super::conn::{Conn, Fate, conn};
 use super::{State, TIMESTAMPS_BYTES, flag, headers_to, table};
@@ -28,6 +29,11 @@ pub(crate) fn handle_report(mem: &mut LaneMem<'_>, now: Instant, report: &Report
     // RFC 5927 4.1: the quoted sequence number must be of something that is in flight.
     let quoted = SeqNum(report.word);
     if quoted.before(c.hot.snd.una) || quoted.at_or_after(c.hot.snd.nxt) {
+        return;
+    }
+    // RFC 5925 7.8: who can forge nothing else must not end or slow a signed connection by an error message; while it is being opened it may, as in Linux.
+    if matches!(c.sign(), Sign::Ao { .. }) && c.state().is_synchronized() {
+        c.drop_packet(DropReason::IcmpIgnored);
         return;
     }
     let error = match report.fault {

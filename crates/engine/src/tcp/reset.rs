@@ -46,7 +46,7 @@ pub(super) fn of_segment(mem: &mut LaneMem<'_>, now: Instant, seg: &Seg, reason:
     let Some(mac) = mem.ports.get(Idx::new(u32::from(seg.port))).map(|p| p.mac) else { return };
     let way = Way { from_mac: mac, to_mac: seg.src_mac, ttl: 0, tos: 0, label: 0 };
     let key = auth::key_of_answer(mem, seg);
-    push(mem, seg.port, &way, &seg.key, ((flags, seq, ack), key));
+    push(mem, seg.port, &way, &seg.key, ((flags, seq, ack), key.map(|key| (key, Of::Answer(seg)))));
 }
 
 /// Resets the peer of connection `at`, if it has heard of the connection.
@@ -58,13 +58,22 @@ pub(super) fn of_connection(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
     let way = Way { from_mac: mac, to_mac: to, ttl: options.ttl, tos: options.tos, label };
     let numbers = (TcpFlags::RST | TcpFlags::ACK, hot.snd.nxt, hot.rcv.nxt);
     let key = auth::key_of(mem, at);
-    push(mem, hot.port, &way, &hot.key, (numbers, key));
+    push(mem, hot.port, &way, &hot.key, (numbers, key.map(|key| (key, Of::Conn(at)))));
 }
 
 /// What a RST has besides its ends: control bits, SEG.SEQ, SEG.ACK; and what signs it.
-type Rest = ((TcpFlags, SeqNum, SeqNum), Option<Idx<KeyRow>>);
+type Rest<'s> = ((TcpFlags, SeqNum, SeqNum), Option<(Idx<KeyRow>, Of<'s>)>);
 
-fn push(mem: &mut LaneMem<'_>, port: u8, way: &Way, key: &FlowKey, rest: Rest) {
+/// Whose RST it is.
+#[derive(Clone, Copy)]
+enum Of<'s> {
+    /// A connection's.
+    Conn(Idx<TcbHot>),
+    /// The answer to a segment.
+    Answer(&'s Seg),
+}
+
+fn push(mem: &mut LaneMem<'_>, port: u8, way: &Way, key: &FlowKey, rest: Rest<'_>) {
     let ((flags, seq, ack), signer) = rest;
     let Some(head) = header_frame(&mut mem.frames) else {
         mem.counters.drop_packet(DropReason::OutOfFrames);
@@ -79,14 +88,16 @@ fn push(mem: &mut LaneMem<'_>, port: u8, way: &Way, key: &FlowKey, rest: Rest) {
         window: 0,
         urgent: 0,
     };
-    let options = TcpOptions { sign: auth::sign_by(mem, signer), ..TcpOptions::NONE };
+    let options = TcpOptions { sign: auth::sign_by(mem, signer.map(|by| by.0)), ..TcpOptions::NONE };
     if write(&mut mem.frames, head, way, key, (&header, &options), 0) == 0 {
         mem.frames.release(head);
         return;
     }
     let tcp_at = ip::headers(key.remote) as u16;
-    if let Some(signer) = signer {
-        auth::sign_alone(mem, head, tcp_at, key, signer);
+    match signer {
+        None => {}
+        Some((signer, Of::Conn(at))) => auth::sign_reset(mem, head, tcp_at, at, signer),
+        Some((signer, Of::Answer(seg))) => auth::sign_answer(mem, head, tcp_at, seg, signer),
     }
     let note = Note { csum_start: tcp_at, csum_offset: tcp::CHECKSUM_OFFSET as u16, ..Note::plain(port) };
     if outbox::push(mem, head, &note) {

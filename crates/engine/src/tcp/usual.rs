@@ -2,9 +2,7 @@
 //! prediction. A segment that any stage finds unusual takes the way of all others.
 
 use ::state::dormant::DORMANT;
-use ::state::{
-    CsumState, DropReason, FlowKey, LaneMem, Ready, RxFrame, TcbCold, TcbHot, TcpCounters, TcpGlobals,
-};
+use ::state::{CsumState, FlowKey, LaneMem, Ready, RxFrame, TcbCold, TcbHot, TcpCounters, TcpGlobals};
 use base::{FrameIdx, Idx, Instant, IpAddress, MacAddr, SeqNum};
 use region::Frames;
 use wire::{Sum, TcpOptions, Timestamps, Usual, eth, usual};
@@ -17,7 +15,7 @@ use super::queue::trim_acked;
 use super::rack::note_rtt;
 use super::receive::{COMPACT_MAX, ack_is_due, must_refuse};
 use super::segment::Seg;
-use super::{RESERVE_FRAMES, State, flag, rtt, table, tune, window};
+use super::{RESERVE_FRAMES, State, auth, flag, rtt, table, tune, window};
 use crate::events::notifier;
 use crate::ipv4;
 
@@ -289,7 +287,7 @@ fn input_any(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame, at: Idx<TcbHot>)
     let signed =
         mem.globals.keys.used != 0 && mem.cold.get(cold_of(at)).is_some_and(|cold| cold.ooo.sign != 0);
     if signed {
-        mem.counters.drop_packet(DropReason::TcpMd5NotFound);
+        mem.counters.drop_packet(auth::reason_of_unsigned(mem, at));
         mem.frames.release_chain(rx.head);
         return true;
     }
