@@ -131,7 +131,7 @@ mod tests {
             make(&wish, [1, 2], false).err().map(|refusal| refusal.errno)
         };
         assert_eq!(refused(|w| w.lanes = 0), Some(Errno::INVAL));
-        assert_eq!(refused(|w| w.lanes = 17), Some(Errno::INVAL));
+        assert_eq!(refused(|w| w.lanes = LANES as u16 + 1), Some(Errno::INVAL));
         assert_eq!(refused(|w| w.frames = u32::MAX), Some(Errno::INVAL));
         assert_eq!(refused(|w| w.shape[0] = u32::MAX), Some(Errno::INVAL));
         assert_eq!(refused(|w| w.shape[15] = 1), Some(Errno::INVAL));

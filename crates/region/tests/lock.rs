@@ -49,7 +49,7 @@ fn a_region_whose_header_is_corrupted_is_refused_or_harmless() {
 fn shapes_outside_the_limits_are_refused() {
     for shape in [
         RegionShape { lanes: 0, ..SHAPE },
-        RegionShape { lanes: 17, ..SHAPE },
+        RegionShape { lanes: base::limits::LANES as u16 + 1, ..SHAPE },
         RegionShape { lane_bytes: 100, ..SHAPE },
         RegionShape { lane_bytes: !4095, ..SHAPE },
         RegionShape { frames: u32::MAX, ..SHAPE },

@@ -101,6 +101,9 @@ impl Stopped {
         stopped.scales = scaled.then_some(scales);
         stopped.sack = r.bool()?;
         let (stamped, stamp) = (r.bool()?, r.u32()?);
+        if !stamped && stamp != 0 {
+            return Err(ProtoError::BadValue);
+        }
         stopped.timestamp = stamped.then_some(stamp);
         (stopped.fin_sent, stopped.fin_received) = (r.bool()?, r.bool()?);
         Ok(stopped)
