@@ -158,7 +158,7 @@ fn queue_segment(
     let row = mem.udp_socks.get_mut(at).ok_or(DropReason::UdpNoSocket)?;
     let shut = row.flags & UDP_SHUT_RECV != 0;
     if !shut && compact(&mut mem.frames, row.recv_tail, head, (payload_at, stamp), FRAME_BYTES) {
-        row.recv_count += 1;
+        row.recv_count = row.recv_count.saturating_add(1);
         return Ok(());
     }
     let len = stamp.len as usize;
@@ -183,7 +183,7 @@ fn queue(
         return Err(DropReason::UdpNoSocket);
     }
     if compact(&mut mem.frames, row.recv_tail, head, (payload_at, stamp), COMPACT_BYTES) {
-        row.recv_count += 1;
+        row.recv_count = row.recv_count.saturating_add(1);
         mem.frames.release_chain(head);
         return Ok(());
     }
@@ -200,7 +200,7 @@ fn queue(
     meta.len -= begin as u16;
     meta.seq = FrameIdx::NONE.0;
     row.recv_held += held;
-    row.recv_count += 1;
+    row.recv_count = row.recv_count.saturating_add(1);
     let tail = core::mem::replace(&mut row.recv_tail, head);
     match mem.frames.meta_mut(tail) {
         Some(meta) => meta.seq = head.0,

@@ -150,12 +150,21 @@ fn without_the_search_such_a_connection_ends() {
 fn short_segments_that_time_out_were_not_too_long() {
     let mut path = Path::new(33, &S, PathSettings::DEFAULT);
     path.mtu.set(0);
-    path.net.send(0, path.a, &[7; 1000]).unwrap();
+    path.net.send(0, path.a, &[7; 250]).unwrap();
     path.net.run(Duration::from_secs(20));
     assert_eq!((path.mss(), path.counters().black_holes), (FULL, 0));
     path.mtu.set(1500);
     path.net.run(Duration::from_secs(60));
-    assert_eq!(path.net.recv(1, path.b, 5000).unwrap().len(), 1000);
+    assert_eq!(path.net.recv(1, path.b, 5000).unwrap().len(), 250);
+}
+
+#[test]
+fn the_last_bytes_get_through_although_they_are_no_full_segment() {
+    let mut path = Path::new(35, &S, PathSettings::DEFAULT);
+    path.mtu.set(591);
+    path.net.send(0, path.a, &[7; 907]).unwrap();
+    path.net.run(Duration::from_secs(60));
+    assert_eq!(path.net.recv(1, path.b, 5000).unwrap().len(), 907);
 }
 
 #[test]

@@ -28,6 +28,8 @@ pub(super) mod bit {
 
 /// Timeouts in a row that mean a black hole (RFC 8899 5.1.2, MAX_PROBES).
 const TIMEOUTS: u8 = 3;
+/// Segments up to this get through everywhere: half of what every IPv4 host takes (RFC 1122 3.3.2).
+const SHORTEST: u16 = 256;
 /// Segments that must follow a probe, so that its loss is noticed without a timeout (RFC 4821 7.4).
 const FOLLOWING: u32 = 4;
 /// Segments of congestion window that a probe needs (RFC 4821 7.4; Linux has the same).
@@ -84,7 +86,11 @@ impl Conn<'_, '_> {
         }
         let (mss, probed) = (self.hot.mss, self.path(bit::PROBED));
         let low = if probed { path.base_mss.min(mss / 2) } else { path.base_mss };
-        let low = low.max(path.floor_mss).max(super::MSS_MIN);
+        let mut low = low.max(path.floor_mss).max(super::MSS_MIN);
+        // What is on its way may be shorter than the base, and still too long.
+        while self.flight() <= u32::from(low) && low / 2 >= SHORTEST.max(path.floor_mss) {
+            low /= 2;
+        }
         // Segments that were short enough did not vanish for their length.
         if low >= mss || self.flight() <= u32::from(low) {
             return;
