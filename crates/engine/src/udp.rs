@@ -63,7 +63,7 @@ pub(crate) fn bind(
     let generation = row.generation.wrapping_add(1);
     *row = UdpSock { local, generation, chain, flags: UDP_OPEN, ..UdpSock::EMPTY };
     apply(row, opts);
-    mem.ip.udp.open += 1;
+    mem.ip.udp.open = mem.ip.udp.open.saturating_add(1);
     Ok(name(mem, at))
 }
 
@@ -75,7 +75,7 @@ fn take_row(mem: &mut LaneMem<'_>) -> Option<Idx<UdpSock>> {
     if mem.ip.udp.fresh >= mem.udp_socks.len() {
         return None;
     }
-    mem.ip.udp.fresh += 1;
+    mem.ip.udp.fresh = mem.ip.udp.fresh.saturating_add(1);
     Some(Idx::new(mem.ip.udp.fresh - 1))
 }
 

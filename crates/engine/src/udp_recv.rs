@@ -199,7 +199,7 @@ fn queue(
     meta.offset += begin as u16;
     meta.len -= begin as u16;
     meta.seq = FrameIdx::NONE.0;
-    row.recv_held += held;
+    row.recv_held = row.recv_held.saturating_add(held);
     row.recv_count = row.recv_count.saturating_add(1);
     let tail = core::mem::replace(&mut row.recv_tail, head);
     match mem.frames.meta_mut(tail) {
