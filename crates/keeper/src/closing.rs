@@ -46,18 +46,15 @@ fn waiting(row: &Listener) -> u32 {
 
 /// The listeners of `lane` at which connections wait, with their ends.
 pub(crate) fn listeners_with_waiting(lane: &Lane, now: Instant) -> Vec<(SockRef, Endpoint)> {
-    listeners_of(lane, now, |row| waiting(row) > 0)
+    let Ok(Some(mut session)) = lane.try_enter(now) else { return Vec::new() };
+    let all = twins::listeners(&mut session).into_iter();
+    all.filter(|(_, row)| waiting(row) > 0).map(|(name, row)| (name, row.local)).collect()
 }
 
 /// Those at which connections wait to be accepted.
 pub(crate) fn listeners_with_unaccepted(lane: &Lane, now: Instant) -> Vec<(SockRef, Endpoint)> {
-    listeners_of(lane, now, |row| row.accept_queue.len > 0)
-}
-
-fn listeners_of(lane: &Lane, now: Instant, which: impl Fn(&Listener) -> bool) -> Vec<(SockRef, Endpoint)> {
     let Ok(Some(mut session)) = lane.try_enter(now) else { return Vec::new() };
-    let all = twins::listeners(&mut session).into_iter();
-    all.filter(|(_, row)| which(row)).map(|(name, row)| (name, row.local)).collect()
+    twins::unaccepted(&mut session)
 }
 
 /// Closes the listener at `local` if nothing waits at it, or whatever does if it is `over`. True: it is closed, or there is none.

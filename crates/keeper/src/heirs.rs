@@ -7,6 +7,7 @@ use lane::{Lane, twins};
 use region::Region;
 use state::{Endpoint, FlowKey, SockRef};
 
+use crate::closing;
 use crate::desk::Desk;
 use crate::orders::Report;
 
@@ -37,16 +38,11 @@ pub(crate) fn hand_on(
 /// Hands what waits at `listener` of `from` to be accepted to the lanes whose processes accept there.
 pub(crate) fn offer(from: &Lane, (listener, local): (SockRef, Endpoint), desk: &Desk) {
     let id = from.lane_ref().id();
-    let left = || has_unaccepted(from, listener);
+    let left = || closing::listeners_with_unaccepted(from, sys::clock::now()).contains(&(listener, local));
     twins::offer(from.lane_ref(), left, |heir, to, most| {
         let now = sys::clock::now();
-        let steer = |flows: &[FlowKey]| steer((id, local), to, flows, desk);
-        twins::share_out(from, heir, listener, (now, most), steer).unwrap_or(0)
+        // A poisoned lane's connections are reset by whoever finds it so.
+        let _ =
+            twins::share_out(from, heir, listener, (now, most), |flows| steer((id, local), to, flows, desk));
     });
-}
-
-fn has_unaccepted(lane: &Lane, listener: SockRef) -> bool {
-    let Ok(Some(mut session)) = lane.try_enter(sys::clock::now()) else { return false };
-    let all = twins::listeners(&mut session);
-    all.iter().any(|(name, row)| *name == listener && row.accept_queue.len > 0)
 }

@@ -5,6 +5,7 @@ use state::{FlowKey, SockRef};
 
 use crate::lane::{Lane, Poisoned};
 use crate::rebalance::enter_both;
+use crate::session::Session;
 
 /// Rounds of looking for connections that came meanwhile.
 const ROUNDS: usize = 8;
@@ -26,21 +27,11 @@ pub fn hand_on(
     now: Instant,
     mut steer: impl FnMut(&[FlowKey]) -> bool,
 ) -> Result<u32, Poisoned> {
-    let (mut giver, mut taker) = enter_both(from, to, now)?;
-    // Sent by its own process, which is told to look.
-    taker.gather();
-    let local = giver.engine(|giver| giver.names(listener)).map(|(local, _)| local);
-    if !local.is_some_and(|local| taker.engine(|taker| taker.listens_at(local))) {
-        return Ok(0);
-    }
+    let Some((mut giver, mut taker)) = enter_twins(from, to, listener, now)? else { return Ok(0) };
     let mut known: Vec<FlowKey> = Vec::new();
     for _ in 0..ROUNDS {
         // What came while the listener was open, or before `steer` had its effect.
-        for _ in 0..STEPS {
-            if !giver.step().more {
-                break;
-            }
-        }
+        let_in(&mut giver);
         let mut fresh = Vec::new();
         giver.engine(|giver| {
             giver.waiting_flows(listener, |flow| {
@@ -83,10 +74,30 @@ pub fn fetch(
         return Ok(None);
     }
     // What came before `steer` had its effect.
+    let_in(&mut giver);
+    Ok(giver.engine(|giver| taker.engine(|taker| giver.move_connection(taker, name))))
+}
+
+/// Takes both lanes, of which `to` must listen where `listener` of `from` does; `None`: it does not.
+pub(crate) fn enter_twins<'a>(
+    from: &'a Lane,
+    to: &'a Lane,
+    listener: SockRef,
+    now: Instant,
+) -> Result<Option<(Session<'a>, Session<'a>)>, Poisoned> {
+    let (mut giver, mut taker) = enter_both(from, to, now)?;
+    // Sent by its own process, which is told to look.
+    taker.gather();
+    let local = giver.engine(|giver| giver.names(listener)).map(|(local, _)| local);
+    let listens = local.is_some_and(|local| taker.engine(|taker| taker.listens_at(local)));
+    Ok(listens.then_some((giver, taker)))
+}
+
+/// Lets in what has come to the ports of `giver`.
+pub(crate) fn let_in(giver: &mut Session<'_>) {
     for _ in 0..STEPS {
         if !giver.step().more {
             break;
         }
     }
-    Ok(giver.engine(|giver| taker.engine(|taker| giver.move_connection(taker, name))))
 }

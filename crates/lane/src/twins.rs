@@ -11,14 +11,11 @@ use core::sync::atomic::Ordering;
 use base::{Instant, LaneId};
 use control::proto::{FLOWS_MAX, FlowEnds, FlowList};
 use region::{LaneRef, Region};
-use state::{FlowKey, Listener, SockKind, SockRef};
+use state::{Endpoint, FlowKey, Listener, SockKind, SockRef};
 
+use crate::bequest::{enter_twins, let_in};
 use crate::lane::{Lane, Poisoned};
-use crate::rebalance::enter_both;
 use crate::session::Session;
-
-/// Steps, when the ports go on giving full batches.
-const STEPS: usize = 64;
 
 /// The other lanes of `region` that a process uses, from the one after `id` on.
 pub fn others(region: Region, id: LaneId) -> impl Iterator<Item = LaneRef> {
@@ -46,6 +43,13 @@ pub fn listeners(session: &mut Session<'_>) -> Vec<(SockRef, Listener)> {
     })
 }
 
+/// The listeners of a lane at which connections wait to be accepted, with their ends.
+#[must_use]
+pub fn unaccepted(session: &mut Session<'_>) -> Vec<(SockRef, Endpoint)> {
+    let all = listeners(session).into_iter();
+    all.filter(|(_, row)| row.accept_queue.len > 0).map(|(name, row)| (name, row.local)).collect()
+}
+
 /// `flows` as the keeper is told of them, a list for each message.
 pub fn lists(flows: &[FlowKey]) -> impl Iterator<Item = FlowList> {
     flows.chunks(FLOWS_MAX).map(|flows| {
@@ -66,27 +70,22 @@ pub const fn ends_of(flow: &FlowKey) -> FlowEnds {
 }
 
 /// Tells every other lane that connections wait at lane `id`, whose process does not accept.
-pub fn leave_notes(region: Region, id: LaneId) {
+fn leave_notes(region: Region, id: LaneId) {
     for lane in others(region, id) {
         lane.signals().left_at.fetch_or(1 << id.0, Ordering::SeqCst);
     }
 }
 
-/// Hands connections that wait at `listener` of `from` to be accepted to the lanes whose processes accept at the same end, and leaves notes
-/// for the rest. `share` moves at most so many to that lane: see [`share_out`]. Gives how many were moved.
-pub fn offer(
-    from: LaneRef,
-    mut left: impl FnMut() -> bool,
-    mut share: impl FnMut(&Lane, LaneId, u32) -> u32,
-) -> u32 {
-    let mut moved = 0;
+/// Hands connections that wait at a listener of `from` to be accepted to the lanes whose processes accept at the same end, and leaves notes
+/// for the rest. `share` moves at most so many to that lane, see [`share_out`]; `left` says whether any still wait.
+pub fn offer(from: LaneRef, left: impl Fn() -> bool, mut share: impl FnMut(&Lane, LaneId, u32)) {
     for noted in [false, true] {
         for to in others(from.region(), from.id()) {
             let most = to.signals().accepters.load(Ordering::SeqCst);
             if most > 0
                 && let Some(lane) = without_ports(to)
             {
-                moved += share(&lane, to.id(), most);
+                share(&lane, to.id(), most);
             }
         }
         if noted || !left() {
@@ -94,7 +93,6 @@ pub fn offer(
         }
         leave_notes(from.region(), from.id());
     }
-    moved
 }
 
 /// Moves the oldest `most` connections that wait at `listener` of `from` to be accepted to the listener of `to` at the same local end, and gives their
@@ -110,13 +108,7 @@ pub fn share_out(
     (now, most): (Instant, u32),
     steer: impl FnOnce(&[FlowKey]) -> bool,
 ) -> Result<u32, Poisoned> {
-    let (mut giver, mut taker) = enter_both(from, to, now)?;
-    // Sent by its own process, which is told to look.
-    taker.gather();
-    let local = giver.engine(|giver| giver.names(listener)).map(|(local, _)| local);
-    if !local.is_some_and(|local| taker.engine(|taker| taker.listens_at(local))) {
-        return Ok(0);
-    }
+    let Some((mut giver, mut taker)) = enter_twins(from, to, listener, now)? else { return Ok(0) };
     let mut oldest = Vec::new();
     giver.engine(|giver| {
         giver.unaccepted_flows(listener, |flow| {
@@ -129,11 +121,7 @@ pub fn share_out(
         return Ok(0);
     }
     // What came before `steer` had its effect.
-    for _ in 0..STEPS {
-        if !giver.step().more {
-            break;
-        }
-    }
+    let_in(&mut giver);
     let is_one = |flow: &FlowKey| oldest.contains(flow);
     Ok(giver.engine(|giver| taker.engine(|taker| giver.hand_on(taker, listener, is_one))))
 }

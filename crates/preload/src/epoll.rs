@@ -15,7 +15,7 @@ use crate::signals::Held;
 use crate::sock::{Sock, State, flag};
 use crate::table::{self, Entry};
 use crate::view::View;
-use crate::{family, listen, twins};
+use crate::{family, listen};
 
 /// The object behind an epoll descriptor and its duplicates.
 #[repr(align(64))]
@@ -279,7 +279,7 @@ pub(crate) fn wait(wait: &EpollWait<'_>, out: &mut [epoll_event]) -> Outcome<usi
             target,
             views: View::in_use(),
             deadline: wait.deadline,
-            accepts: twins::concern_us() && hub::accepts(target),
+            accepts: hub::listens() && hub::accepts(target),
             mask: wait.mask,
             kernel: &kernel,
             held: &mut held,

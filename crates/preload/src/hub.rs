@@ -13,8 +13,8 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 pub(crate) use interest::{
-    Move, Watch, accepts, add, collect, forget_epoll, forget_sock, list_shared, list_view, members, modify,
-    moves, new_epoll, note_listener, peek, remove, spread, take_watches,
+    Move, Watch, accepts, add, collect, forget_epoll, forget_sock, list_shared, list_view, listens, members,
+    modify, moves, new_epoll, note_listener, peek, remove, spread, take_watches,
 };
 pub(crate) use sleep::{FOREIGN_WAIT_NS, Wait, Wakes, block, nudge_poller, wake_all};
 pub(crate) use spin::{Waits, configure as configure_spin};

@@ -21,7 +21,7 @@ use crate::sock::{Inner, Seat, Sock, State, flag};
 use crate::stream;
 use crate::table::{self, Entry};
 use crate::view::Visit;
-use crate::{explain, family, fast_open, home, keys, park, twins};
+use crate::{explain, family, fast_open, home, keys, park};
 
 /// `listen(2)` succeeded in the kernel.
 pub(crate) fn begin(sock: &Handle<Sock>, fd: i32, backlog: i32) {
@@ -93,7 +93,6 @@ pub(crate) fn attach(sock: &Handle<Sock>, fd: i32) {
             drop(inner);
             seat.view.subscribe(seat, sock.object());
             hub::note_listener(sock.object());
-            twins::begin();
             let _ = hub::moves(sock);
             hub::wake_all();
         }

@@ -1,25 +1,12 @@
 //! Processes that accept at the same listener, each on its own lane: a thread that sleeps for a connection says so, and one that sleeps for something else
 //! while connections wait at its lane hands them to who does ([`lane::twins`]).
 
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::Ordering;
 
 use region::LaneRef;
 
 use crate::home;
 use crate::view::View;
-
-/// Listeners on lanes that this process, or one it was forked from, ever had: with none there is nothing to do here.
-static LISTENERS: AtomicU32 = AtomicU32::new(0);
-
-/// A listener got a seat on this process's lane.
-pub(crate) fn begin() {
-    LISTENERS.fetch_add(1, Ordering::Relaxed);
-}
-
-/// Does this process listen on a lane at all?
-pub(crate) fn concern_us() -> bool {
-    LISTENERS.load(Ordering::Relaxed) != 0
-}
 
 fn own() -> Option<&'static View> {
     View::in_mask(View::in_use()).find(|view| view.is_own())
@@ -35,9 +22,8 @@ impl Accepter {
         let lane = own.lane().lane_ref();
         let signals = lane.signals();
         signals.accepters.fetch_add(1, Ordering::SeqCst);
-        let left = signals.left_at.load(Ordering::SeqCst);
-        if left != 0 && signals.left_at.swap(0, Ordering::SeqCst) != 0 {
-            home::rouse(own, left);
+        if signals.left_at.load(Ordering::SeqCst) != 0 {
+            home::rouse(own, signals.left_at.swap(0, Ordering::SeqCst));
         }
         Some(Self(lane))
     }

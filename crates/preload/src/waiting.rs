@@ -13,7 +13,7 @@ use crate::signals::Held;
 use crate::sock::{Sock, State, flag};
 use crate::table::{self, Entry};
 use crate::view::View;
-use crate::{listen, stream, twins};
+use crate::{listen, stream};
 
 /// What a descriptor of the set is to us.
 enum Ours {
@@ -89,7 +89,7 @@ pub(crate) fn wait(
             return Ok(found);
         }
         let kernel = &set.kernel;
-        let accepts = twins::concern_us() && set.accepts(fds);
+        let accepts = hub::listens() && set.accepts(fds);
         let mut sleep = Wait { target: Target::Any, views, deadline, accepts, mask, kernel, held: &mut held };
         hub::block(&mut sleep, seen)?;
     }

@@ -243,11 +243,20 @@ fn build_keys(a: &mut Assembler, shape: &Shape) {
         a.load(Size::Word, Reg::R2, HEADER, shape.src + at);
         a.store(Size::Word, Reg::Fp, shape.flow_remote() + at, Reg::R2);
     }
+    build_ports(a, shape, (DESTINATION_PORT, SOURCE_PORT));
+}
+
+/// Places in a TCP or UDP header (RFC 9293 3.1, RFC 768).
+pub(super) const SOURCE_PORT: i16 = 0;
+pub(super) const DESTINATION_PORT: i16 = 2;
+
+/// Writes ports and protocol of both keys; `own` and `remote`: where in the transport header the port of each end stands.
+pub(super) fn build_ports(a: &mut Assembler, shape: &Shape, (own, remote): (i16, i16)) {
     let (ports, port) = (shape.flow_ports(), shape.listener_port());
-    a.load(Size::Half, Reg::R2, PORT, 2);
+    a.load(Size::Half, Reg::R2, PORT, own);
     a.store(Size::Half, Reg::Fp, ports, Reg::R2);
     a.store(Size::Half, Reg::Fp, port, Reg::R2);
-    a.load(Size::Half, Reg::R2, PORT, 0);
+    a.load(Size::Half, Reg::R2, PORT, remote);
     a.store(Size::Half, Reg::Fp, ports + 2, Reg::R2);
     a.store_imm(Size::Word, Reg::Fp, ports + 4, 0);
     a.store(Size::Byte, Reg::Fp, ports + 4, PROTO);

@@ -6,7 +6,8 @@
 //! Fragments of errors, quoted fragments but the first, and quoted IPv6 packets with extension headers are the kernel's: lanes send none.
 
 use super::program::{
-    CONTEXT, Family, HEADER, Kind, PORT, PROTO, XDP_DATA_END, find_flow, find_rule, load_bytes,
+    CONTEXT, DESTINATION_PORT, Family, HEADER, Kind, PORT, PROTO, SOURCE_PORT, XDP_DATA_END, build_ports,
+    find_flow, find_rule, load_bytes,
 };
 use super::shape::{IP, Shape};
 use crate::bpf::{Assembler, If, Label, Op, Reg, Size};
@@ -42,7 +43,8 @@ pub(super) fn classify(
     a.load(Size::Byte, PROTO, PORT, MESSAGE + shape.proto - IP);
     check_protocol(a, pass);
     read(a, kind, shape.ports_copy, QUOTED_PORTS, pass);
-    quoted_ports(a, shape);
+    // The quoted packet's source is our end.
+    build_ports(a, shape, (SOURCE_PORT, DESTINATION_PORT));
     find_flow(a, family, found, pass);
     find_rule(a, kind, family, seed, (found, pass), true);
 }
@@ -132,18 +134,4 @@ fn check_protocol(a: &mut Assembler, pass: Label) {
     a.jump_if(If::Eq, PROTO, 6, known);
     a.jump_if(If::Ne, PROTO, 17, pass);
     a.place(known);
-}
-
-/// Writes ports and protocol of both keys: the quoted packet's source is our end.
-fn quoted_ports(a: &mut Assembler, shape: &Shape) {
-    let (ports, port) = (shape.flow_ports(), shape.listener_port());
-    a.load(Size::Half, Reg::R2, PORT, 0);
-    a.store(Size::Half, Reg::Fp, ports, Reg::R2);
-    a.store(Size::Half, Reg::Fp, port, Reg::R2);
-    a.load(Size::Half, Reg::R2, PORT, 2);
-    a.store(Size::Half, Reg::Fp, ports + 2, Reg::R2);
-    a.store_imm(Size::Word, Reg::Fp, ports + 4, 0);
-    a.store(Size::Byte, Reg::Fp, ports + 4, PROTO);
-    a.store(Size::Byte, Reg::Fp, port + 2, PROTO);
-    a.store_imm(Size::Byte, Reg::Fp, port + 3, 0);
 }

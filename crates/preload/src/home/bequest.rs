@@ -40,9 +40,8 @@ pub(crate) fn offer(view: &View, listener: SockRef, local: Endpoint) {
     let mut home = home();
     let left = || view.unaccepted_at_home().iter().any(|(name, _)| *name == listener);
     twins::offer(view.lane().lane_ref(), left, |heir, to, most| {
-        let moved = view.share_out(heir, listener, most, |flows| home.hand_on(rule(view, local), to, flows));
+        view.share_out(heir, listener, most, |flows| home.hand_on(rule(view, local), to, flows));
         home.hear_later();
-        moved
     });
 }
 

@@ -1,6 +1,6 @@
 //! Interests: one row for each (epoll instance, descriptor) whose socket has or may get a seat on a lane.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use libc::epoll_event;
 use state::{Ready, SockRef};
@@ -285,12 +285,22 @@ pub(crate) fn forget_epoll(epoll: u32) {
     }
 }
 
+/// Is `Interests::listeners` not empty? Readable without the hub.
+static LISTENS: AtomicBool = AtomicBool::new(false);
+
+/// Does this process listen on a lane at all?
+pub(crate) fn listens() -> bool {
+    LISTENS.load(Ordering::Relaxed)
+}
+
 /// The listener `sock` has a seat on this process's lane.
 pub(crate) fn note_listener(sock: &'static Sock) {
-    let listeners = &mut hub().interests.listeners;
+    let mut hub = hub();
+    let listeners = &mut hub.interests.listeners;
     if !listeners.iter().any(|known| core::ptr::eq(*known, sock)) {
         listeners.push(sock);
     }
+    LISTENS.store(true, Ordering::Relaxed);
 }
 
 /// Would a connection that comes to a listener end a wait for `target`?
@@ -323,7 +333,9 @@ pub(crate) fn forget_sock(sock: &Sock) {
     }
     let mut hub = hub();
     if listens {
-        hub.interests.listeners.retain(|known| !core::ptr::eq(*known, sock));
+        let listeners = &mut hub.interests.listeners;
+        listeners.retain(|known| !core::ptr::eq(*known, sock));
+        LISTENS.store(!listeners.is_empty(), Ordering::Relaxed);
     }
     loop {
         let at = sock.interests.load(Ordering::Relaxed);

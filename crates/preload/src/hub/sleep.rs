@@ -169,7 +169,7 @@ pub(crate) fn block(wait: &mut Wait<'_>, seen: u64) -> Outcome<()> {
     let _accepter = match wait.accepts {
         true => Accepter::begin(),
         false => {
-            if twins::concern_us() {
+            if super::listens() {
                 twins::offer();
             }
             None

@@ -1,5 +1,6 @@
 //! A lane in the hands of who holds the home; what waits at a listener that closes, and where it goes.
 
+use base::Instant;
 use engine::Stopped;
 use lane::{Lane, Session, twins};
 use state::{Endpoint, FlowKey, SockRef};
@@ -27,6 +28,15 @@ impl View {
         entered
     }
 
+    /// Runs `f`, which takes the lane itself, while no other thread does; what came in meanwhile is told. The caller holds the home.
+    fn beside<R>(&self, f: impl FnOnce(&'static Lane, Instant) -> R) -> R {
+        let gate = self.close_gate();
+        let result = f(self.lane(), sys::clock::now());
+        drop(gate);
+        self.enter_at_home(|_| ());
+        result
+    }
+
     /// Does a connection wait at `listener`, half open or to be accepted, once what has come is let in? The caller holds the home.
     pub(crate) fn has_waiting(&self, listener: SockRef) -> bool {
         let waits = |session: &mut Session<'_>| {
@@ -40,12 +50,12 @@ impl View {
 
     /// The listeners at which connections wait to be accepted.
     pub(crate) fn unaccepted(&self) -> Vec<(SockRef, Endpoint)> {
-        self.enter(unaccepted).unwrap_or_default()
+        self.enter(twins::unaccepted).unwrap_or_default()
     }
 
     /// As [`View::unaccepted`], for a caller that holds the home.
     pub(crate) fn unaccepted_at_home(&self) -> Vec<(SockRef, Endpoint)> {
-        self.enter_at_home(unaccepted).unwrap_or_default()
+        self.enter_at_home(twins::unaccepted).unwrap_or_default()
     }
 
     /// Nobody in this process is told of `listener` any more. The caller holds the home.
@@ -80,15 +90,11 @@ impl View {
         name: SockRef,
         take: impl FnOnce(&Stopped, &[u8], u32) -> Option<R>,
     ) -> Option<R> {
-        let gate = self.close_gate();
-        let port = self.lane().enter(sys::clock::now()).ok()?.engine(|engine| engine.port_of(name))?;
-        let scope = self.lane().device_at(port).unwrap_or(0);
-        let take = |at: &Stopped, bytes: &[u8]| take(at, bytes, scope);
-        let taken = lane::entrust(self.lane(), name, sys::clock::now(), take).ok().flatten();
-        drop(gate);
-        // What came in meanwhile is told.
-        self.enter_at_home(|_| ());
-        taken
+        self.beside(|lane, now| {
+            let port = lane.enter(now).ok()?.engine(|engine| engine.port_of(name))?;
+            let scope = lane.device_at(port).unwrap_or(0);
+            lane::entrust(lane, name, now, |at, bytes| take(at, bytes, scope)).ok().flatten()
+        })
     }
 
     /// Begins with a lane that another image of this process had: closes every connection that is not in `kept`, and forgets what was to be told
@@ -114,12 +120,7 @@ impl View {
 
     /// Hands the connections that wait at `listener` on to lane `to`; as [`lane::hand_on`]. The caller holds the home.
     pub(crate) fn hand_on(&self, to: &Lane, listener: SockRef, steer: impl FnMut(&[FlowKey]) -> bool) -> u32 {
-        let gate = self.close_gate();
-        let moved = lane::hand_on(self.lane(), to, listener, sys::clock::now(), steer).unwrap_or(0);
-        drop(gate);
-        // What came in meanwhile is told.
-        self.enter_at_home(|_| ());
-        moved
+        self.beside(|lane, now| lane::hand_on(lane, to, listener, now, steer).unwrap_or(0))
     }
 
     /// Hands the oldest `most` connections that wait at `listener` to be accepted to lane `to`; as [`twins::share_out`]. The caller holds the home.
@@ -130,17 +131,6 @@ impl View {
         most: u32,
         steer: impl FnOnce(&[FlowKey]) -> bool,
     ) -> u32 {
-        let gate = self.close_gate();
-        let now = (sys::clock::now(), most);
-        let moved = twins::share_out(self.lane(), to, listener, now, steer).unwrap_or(0);
-        drop(gate);
-        // What came in meanwhile is told.
-        self.enter_at_home(|_| ());
-        moved
+        self.beside(|lane, now| twins::share_out(lane, to, listener, (now, most), steer).unwrap_or(0))
     }
-}
-
-fn unaccepted(session: &mut Session<'_>) -> Vec<(SockRef, Endpoint)> {
-    let all = twins::listeners(session).into_iter();
-    all.filter(|(_, row)| row.accept_queue.len > 0).map(|(name, row)| (name, row.local)).collect()
 }
