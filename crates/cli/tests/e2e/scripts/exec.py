@@ -6,17 +6,10 @@ client ADDR PORT  Connects to an echo server, execs itself, and goes on with the
 """
 import ctypes, os, socket, subprocess, sys, threading
 
+from talk import line_of
+
 WAYS = ['execv', 'execve', 'execvp', 'execl', 'execlp', 'execle', 'popen']
 libc = ctypes.CDLL(None)
-
-def line_of(c):
-    line = b''
-    while not line.endswith(b'\n'):
-        byte = c.recv(1)
-        if not byte:
-            break
-        line += byte
-    return line.strip().decode()
 
 def become_cat(way):
     cat = [b'/bin/cat', b'-', b'-', b'-', b'-', b'-']

@@ -5,17 +5,10 @@ ask ADDR PORT     Tries every way: pieces, each of which is sent when the one be
 """
 import os, select, socket, sys
 
+from talk import exchange, line_of
+
 WAYS = ['recv', 'poll', 'select', 'epoll', 'epoll-of-parent', 'back-to-parent', 'stolen']
 PIECES = [b'%d' % n * 700 for n in range(6)]
-
-def line_of(c):
-    line = b''
-    while not line.endswith(b'\n'):
-        byte = c.recv(1)
-        if not byte:
-            break
-        line += byte
-    return line.strip().decode()
 
 def epoll_of(c):
     epoll = select.epoll()
@@ -87,16 +80,6 @@ def serve(addr, port):
         c, _ = s.accept()
         statuses.append(serve_one(c, line_of(c)))
     print(statuses, flush=True)
-
-def exchange(c, piece):
-    c.sendall(piece)
-    got = b''
-    while len(got) < len(piece):
-        more = c.recv(65536)
-        if not more:
-            break
-        got += more
-    return got == piece
 
 def ask(addr, port):
     for way in WAYS:

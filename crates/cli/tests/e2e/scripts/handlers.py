@@ -4,15 +4,7 @@ handlers.py ADDR PORT WAY...
 """
 import itertools, socket, sys, threading, time
 
-def exchange(c, piece):
-    c.sendall(piece)
-    got = b''
-    while len(got) < len(piece):
-        more = c.recv(65536)
-        if not more:
-            break
-        got += more
-    return got == piece
+from talk import exchange
 
 def all_of(c, so_far=None):
     got = bytearray() if so_far is None else so_far

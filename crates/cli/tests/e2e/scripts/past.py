@@ -6,6 +6,8 @@ echo FD                  Echoes what comes by FD.
 """
 import ctypes, os, socket, sys, threading
 
+from talk import line_of
+
 WAYS = ['sed', 'static', 'bare', 'spawn', 'file', 'print', 'listens']
 MANY = 20
 DATA = b''.join(b'%d of many lines\n' % n for n in range(60_000))
@@ -15,15 +17,6 @@ libc.fgets.argtypes = [ctypes.c_char_p, ctypes.c_int, ctypes.c_void_p]
 libc.fgets.restype = ctypes.c_void_p
 libc.fputs.argtypes = [ctypes.c_char_p, ctypes.c_void_p]
 libc.fclose.argtypes = [ctypes.c_void_p]
-
-def line_of(c):
-    line = b''
-    while not line.endswith(b'\n'):
-        byte = c.recv(1)
-        if not byte:
-            break
-        line += byte
-    return line.strip().decode()
 
 def echo(fd):
     while piece := os.read(fd, 65536):

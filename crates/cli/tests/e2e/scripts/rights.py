@@ -6,20 +6,13 @@ echo FD           Receives connections by the socket FD, and echoes.
 """
 import os, select, socket, subprocess, sys, threading, time
 
+from talk import line_of
+
 # plain: to a program that knows nothing of lanes. child: to a process forked before. kept: the sender goes on with its own descriptor, by epoll. late: the
 # client has closed its direction. shut: the server has. idle: nothing is under way. slow: the client reads nothing until the connection is sent on.
 WAYS = ['plain', 'child', 'kept', 'late', 'shut', 'idle', 'slow']
 FIRST = 100_000
 DATA = bytes(i * 7 % 251 for i in range(3_000_000))
-
-def line_of(c):
-    line = b''
-    while not line.endswith(b'\n'):
-        byte = c.recv(1)
-        if not byte:
-            break
-        line += byte
-    return line.strip().decode()
 
 def echo(c):
     while piece := c.recv(65536):
