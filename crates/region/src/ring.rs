@@ -74,20 +74,25 @@ impl<'a, W: Word<Value = u64>> Mpsc<'a, W> {
 
     /// Takes the oldest value. Only the one consumer may call this.
     pub fn pop(&self) -> Option<u64> {
+        let (head, slot, found) = self.pass_taken()?;
+        if found & FILLED == 0 {
+            return None;
+        }
+        slot.store(self.free_for(head).wrapping_add(1) & MPSC_VALUE_MAX, Release);
+        self.head.store(head.wrapping_add(1), Release);
+        Some(found & MPSC_VALUE_MAX)
+    }
+
+    /// Moves `head` past slots that were withdrawn, or taken by a consumer that died before it moved `head`. Gives the position it
+    /// ends at, the slot there and what is in that.
+    fn pass_taken(&self) -> Option<(u64, &'a W, u64)> {
         let mut head = self.head.load(Relaxed);
         for _ in 0..=self.slots.len() {
             let slot = self.slot(head)?;
             let found = slot.load(Acquire);
-            let next_lap = self.free_for(head).wrapping_add(1) & MPSC_VALUE_MAX;
-            if found & FILLED != 0 {
-                slot.store(next_lap, Release);
-                self.head.store(head.wrapping_add(1), Release);
-                return Some(found & MPSC_VALUE_MAX);
+            if found != self.free_for(head).wrapping_add(1) & MPSC_VALUE_MAX {
+                return Some((head, slot, found));
             }
-            if found != next_lap {
-                return None;
-            }
-            // Withdrawn, or taken by a consumer that died before it moved `head`.
             head = head.wrapping_add(1);
             self.head.store(head, Release);
         }
@@ -106,6 +111,8 @@ impl<'a, W: Word<Value = u64>> Mpsc<'a, W> {
         let holds = self.holds(position);
         if holds && let Some(slot) = self.slot(position) {
             slot.store(self.free_for(position).wrapping_add(1) & MPSC_VALUE_MAX, Release);
+            // Who only ever withdraws must not fill the ring with slots that nobody passes.
+            self.pass_taken();
         }
         holds
     }
@@ -167,5 +174,35 @@ impl<'a, W: Word<Value = u64>> Spsc<'a, W> {
         let value = self.slot(head)?.load(Relaxed);
         self.head.store(head.wrapping_add(1), Release);
         Some(value)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use core::sync::atomic::AtomicU64;
+
+    use super::Mpsc;
+
+    #[test]
+    fn what_is_withdrawn_takes_no_room() {
+        let words: [AtomicU64; 6] = Default::default();
+        let ring = Mpsc::new(&words[0], &words[1], &words[2..]);
+        for value in 0..20 {
+            let position = ring.push(value).expect("an empty ring has room");
+            assert!(ring.withdraw(position));
+        }
+        assert_eq!(ring.pop(), None);
+    }
+
+    #[test]
+    fn what_is_withdrawn_between_others_is_passed_when_they_are_taken() {
+        let words: [AtomicU64; 6] = Default::default();
+        let ring = Mpsc::new(&words[0], &words[1], &words[2..]);
+        for _ in 0..20 {
+            let positions = [1, 2, 3, 4].map(|value| ring.push(value).expect("there is room for four"));
+            assert!(ring.push(5).is_err());
+            assert!(ring.withdraw(positions[1]) && ring.withdraw(positions[3]));
+            assert_eq!((ring.pop(), ring.pop(), ring.pop()), (Some(1), Some(3), None));
+        }
     }
 }
