@@ -39,6 +39,8 @@ pub(crate) const MATRIX: &[Need] = &[
     ("node", "nodejs"),
     ("javac", "default-jdk-headless"),
     ("cc", "gcc"),
+    ("go", "golang-go"),
+    ("musl-gcc", "musl-tools"),
     ("python3", "python3"),
 ];
 

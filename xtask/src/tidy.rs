@@ -13,14 +13,14 @@ const LAYERS: &[&[&str]] = &[
     &["state"],
     &["engine", "port", "control", "nf"],
     &["lane"],
-    &["preload", "capi", "keeper", "cli"],
+    &["preload", "capi", "keeper", "relay", "cli"],
     &["sim"],
     &["conformance", "bench", "packetdrill"],
 ];
-/// `cli` runs the keeper, so it may use this one crate of its own layer.
-const SAME_LAYER: &[(&str, &str)] = &[("cli", "keeper")];
+/// `cli` runs the keeper and the relay, so it may use these crates of its own layer.
+const SAME_LAYER: &[(&str, &str)] = &[("cli", "keeper"), ("cli", "relay")];
 /// Crates that may hold unsafe code.
-const UNSAFE: &[&str] = &["region", "sys", "preload", "capi", "packetdrill"];
+const UNSAFE: &[&str] = &["region", "sys", "preload", "relay", "capi", "packetdrill"];
 /// Crates without std, heap and unsafe.
 const BARE: &[&str] = &["base", "wire", "state", "engine"];
 const FILE_LINES: usize = 500;

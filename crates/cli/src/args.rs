@@ -49,6 +49,9 @@ the later wins.")]
     /// The steward of a region (started by the keeper)
     #[command(hide = true, name = keeper::STEWARD_COMMAND)]
     Steward,
+    /// Carries the TCP of a program that the library cannot reach (started by `run`)
+    #[command(hide = true, name = crate::relay::COMMAND)]
+    Relay(RelayArgs),
 }
 
 /// Settings that a configuration file and the environment can give too.
@@ -92,9 +95,23 @@ pub(crate) struct RunArgs {
     /// Say on standard error what is being done
     #[arg(long, short = 'v')]
     pub(crate) verbose: bool,
+    /// Carry the command's TCP sockets by a relay, as is done for static executables, Go programs and those of another C library, even if the preload
+    /// library reaches it
+    #[arg(long)]
+    pub(crate) relay: bool,
     /// The command and its arguments, after `--`
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "CMD")]
     pub(crate) command: Vec<OsString>,
+}
+
+/// `corelane relay`.
+#[derive(Args, Debug)]
+pub(crate) struct RelayArgs {
+    /// The program's file
+    pub(crate) file: PathBuf,
+    /// Its arguments, from its own name on
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) arguments: Vec<OsString>,
 }
 
 /// `corelane demo`.

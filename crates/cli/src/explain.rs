@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::args::ExplainArgs;
 use crate::failure::Failure;
+use crate::relay;
 
 /// What a keeper says about one process.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -53,7 +54,7 @@ fn parse(text: &str) -> Description {
 
 /// Explains one process.
 pub(crate) fn run(args: &ExplainArgs) -> Result<ExitCode, Failure> {
-    let pid = args.pid;
+    let pid = relay::carrier(args.pid).unwrap_or(args.pid);
     let text = ask_keeper_of(pid).map_err(|error| {
         let fix = match &error {
             AskError::NotWrapped => {
@@ -71,6 +72,9 @@ pub(crate) fn run(args: &ExplainArgs) -> Result<ExitCode, Failure> {
         let json = serde_json::to_string_pretty(&description).map_err(|e| Failure::new("JSON", e))?;
         println!("{json}");
     } else {
+        if pid != args.pid {
+            println!("process {} has its TCP sockets carried by the relay {pid}, whose are:", args.pid);
+        }
         print!("{}", for_people(pid, &description));
     }
     Ok(ExitCode::SUCCESS)

@@ -6,6 +6,7 @@ mod demo;
 mod doctor;
 mod explain;
 mod failure;
+mod relay;
 mod run;
 
 use std::process::ExitCode;
@@ -21,6 +22,7 @@ fn main() -> ExitCode {
         Action::Doctor(args) => doctor::run(&args),
         Action::Explain(args) => explain::run(&args),
         Action::Steward => Ok(keeper::steward_main()),
+        Action::Relay(args) => relay::run(args),
     };
     match outcome {
         Ok(code) => code,

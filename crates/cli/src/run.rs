@@ -2,11 +2,12 @@
 
 use std::process::ExitCode;
 
-use keeper::{Linkage, Program, Run, check_readable, find_preload, find_user, linkage};
+use keeper::{Linkage, Program, Run, check_readable, find_preload, find_user, linkage_at_last};
 
 use crate::args::RunArgs;
 use crate::config;
 use crate::failure::Failure;
+use crate::relay;
 
 /// Runs the command; its exit status is ours.
 pub(crate) fn run(args: RunArgs) -> Result<ExitCode, Failure> {
@@ -18,8 +19,8 @@ pub(crate) fn run(args: RunArgs) -> Result<ExitCode, Failure> {
     if let Some(identity) = &identity {
         check_readable(&preload, identity)?;
     }
-    let program = Program { name, args: command.collect(), identity };
-    warn_when_out_of_reach(&program)?;
+    let program =
+        within_reach(Program { name, args: command.collect(), identity }, args.relay, args.verbose)?;
     let run = Run {
         program,
         preload,
@@ -32,14 +33,23 @@ pub(crate) fn run(args: RunArgs) -> Result<ExitCode, Failure> {
     Ok(ExitCode::from(keeper::run(&run)?))
 }
 
-/// LD_PRELOAD does nothing for some executables: then the command runs on the kernel, and we say so.
-fn warn_when_out_of_reach(program: &Program) -> Result<(), Failure> {
+/// LD_PRELOAD does nothing for some executables. A relay carries their sockets where it can; else the command runs on the kernel, and we say so.
+fn within_reach(program: Program, always: bool, verbose: bool) -> Result<Program, Failure> {
     let file = program.locate()?;
-    let why = match linkage(&file) {
-        Ok(Linkage::Dynamic | Linkage::Script | Linkage::Unknown) | Err(_) => return Ok(()),
-        Ok(Linkage::Static) => "it is statically linked, so LD_PRELOAD has no effect on it",
-        Ok(Linkage::SetUserId) => "it is set-user-ID or set-group-ID, so the loader ignores LD_PRELOAD",
+    let why = match linkage_at_last(&file) {
+        Ok(Linkage::Dynamic | Linkage::Script | Linkage::Unknown) if always => "--relay asks for it",
+        Ok(Linkage::Dynamic | Linkage::Script | Linkage::Unknown) | Err(_) => return Ok(program),
+        Ok(Linkage::SetUserId) => {
+            let why = "it is set-user-ID or set-group-ID, so the loader ignores LD_PRELOAD";
+            eprintln!("corelane: {}: runs on the kernel's network: {why}", file.display());
+            return Ok(program);
+        }
+        Ok(Linkage::Static) => "it is statically linked",
+        Ok(Linkage::Go) => "it is a Go program, which makes its system calls itself",
+        Ok(Linkage::OtherLibc) => "its C library is not glibc",
     };
-    eprintln!("corelane: {}: runs on the kernel's network: {why}", file.display());
-    Ok(())
+    if verbose {
+        eprintln!("corelane: {}: its TCP sockets are carried by a relay: {why}", file.display());
+    }
+    relay::around(program, file)
 }

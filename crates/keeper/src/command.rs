@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
 
-pub use sys::image::{Linkage, linkage};
+pub use sys::image::{Linkage, linkage, linkage_at_last};
 use sys::launch::{Identity, Launch};
 
 use crate::error::{StartError, StartFailure};

@@ -34,7 +34,9 @@ mod stewards;
 mod wires;
 
 pub use closing::{abort_all, unfinished};
-pub use command::{Linkage, Program, check_readable, exit_code, find_preload, find_user, linkage};
+pub use command::{
+    Linkage, Program, check_readable, exit_code, find_preload, find_user, linkage, linkage_at_last,
+};
 pub use describe::{AskError, ask_keeper_of};
 pub use devices::{Choice, PortKind, choose};
 pub use error::{StartError, StartFailure};

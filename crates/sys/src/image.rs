@@ -23,6 +23,10 @@ pub enum Linkage {
     Script,
     /// Statically linked: no loader, so no library of ours.
     Static,
+    /// Made by Go's compiler: with a loader or without, it makes its system calls itself.
+    Go,
+    /// Its loader is another C library's (musl's, for one), which cannot load ours.
+    OtherLibc,
     /// Raises its privileges when executed: the loader then ignores LD_PRELOAD.
     SetUserId,
     /// Not an ELF file of this machine, and no script.
@@ -49,10 +53,28 @@ pub fn takes_library(file: &Path) -> bool {
                 Some(next) => file = next,
                 None => return false,
             },
-            Ok((Linkage::Static | Linkage::SetUserId | Linkage::Unknown, _)) | Err(_) => return false,
+            Ok(_) | Err(_) => return false,
         }
     }
     false
+}
+
+/// The linkage of what `file` runs as, by whichever interpreters.
+///
+/// # Errors
+/// When a file cannot be read.
+pub fn linkage_at_last(file: &Path) -> Result<Linkage> {
+    let mut file = file.to_owned();
+    for _ in 0..=SCRIPTS_MAX {
+        match look(&file)? {
+            (Linkage::Script, head) => match interpreter(&head) {
+                Some(next) => file = next,
+                None => return Ok(Linkage::Script),
+            },
+            (linkage, _) => return Ok(linkage),
+        }
+    }
+    Ok(Linkage::Script)
 }
 
 /// The interpreter named in the first line of a script.
@@ -66,44 +88,89 @@ fn look(file: &Path) -> Result<(Linkage, Vec<u8>)> {
     const SET_USER_OR_GROUP_ID: u32 = 0o6000;
     let open = Fd::from(rustix::fs::open(file, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?);
     let mode = rustix::fs::fstat(&open)?.st_mode;
-    let mut head = vec![0; HEAD_BYTES];
+    let head = read_at(&open, 0)?;
+    let elf = Elf(&head);
+    let kind = elf.linkage();
+    let is_go = matches!(kind, Linkage::Dynamic | Linkage::Static)
+        && elf.segments(PT_NOTE).any(|at| read_at(&open, at).is_ok_and(|note| is_go_note(&note)));
+    let raises = mode & SET_USER_OR_GROUP_ID != 0 && matches!(kind, Linkage::Dynamic | Linkage::OtherLibc);
+    let kind = match kind {
+        _ if raises => Linkage::SetUserId,
+        _ if is_go => Linkage::Go,
+        kind => kind,
+    };
+    Ok((kind, head))
+}
+
+fn read_at(file: &Fd, at: u64) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; HEAD_BYTES];
     let mut used = 0;
-    while let Some(room) = head.get_mut(used..).filter(|room| !room.is_empty()) {
-        match rustix::io::read(&open, room)? {
+    while let Some(room) = bytes.get_mut(used..).filter(|room| !room.is_empty()) {
+        match rustix::io::pread(file, room, at + used as u64)? {
             0 => break,
             n => used += n,
         }
     }
-    head.truncate(used);
-    let kind = linkage_of(&head);
-    let raises = mode & SET_USER_OR_GROUP_ID != 0 && kind == Linkage::Dynamic;
-    Ok((if raises { Linkage::SetUserId } else { kind }, head))
+    bytes.truncate(used);
+    Ok(bytes)
 }
 
-fn linkage_of(head: &[u8]) -> Linkage {
-    const PT_INTERP: u32 = 3;
-    if head.starts_with(b"#!") {
-        return Linkage::Script;
+/// Is it the note with the number of the build that Go's linker writes (name "Go", type 4)?
+fn is_go_note(note: &[u8]) -> bool {
+    note.starts_with(&[4, 0, 0, 0]) && note.get(8..16) == Some(&[4, 0, 0, 0, b'G', b'o', 0, 0])
+}
+
+const PT_INTERP: u32 = 3;
+const PT_NOTE: u32 = 4;
+
+/// The beginning of a file.
+struct Elf<'a>(&'a [u8]);
+
+impl Elf<'_> {
+    fn bytes<const N: usize>(&self, at: u64) -> Option<[u8; N]> {
+        let at = usize::try_from(at).ok()?;
+        self.0.get(at..at.checked_add(N)?)?.try_into().ok()
     }
-    // ELF, 64 bit, little endian: what this library is built for.
-    if !head.starts_with(&[0x7f, b'E', b'L', b'F', 2, 1]) {
-        return Linkage::Unknown;
+
+    /// Places of the program headers; `None`: it is no whole ELF file of ours.
+    fn headers(&self) -> Option<impl Iterator<Item = u64>> {
+        // ELF, 64 bit, little endian: what this library is built for.
+        if !self.0.starts_with(&[0x7f, b'E', b'L', b'F', 2, 1]) {
+            return None;
+        }
+        let offset = u64::from_le_bytes(self.bytes(32)?);
+        let size = u64::from(u16::from_le_bytes(self.bytes(54)?));
+        let count = u64::from(u16::from_le_bytes(self.bytes(56)?));
+        let end = count.saturating_sub(1).saturating_mul(size).saturating_add(offset).saturating_add(4);
+        (end <= self.0.len() as u64).then(|| (0..count).map(move |i| offset + i * size))
     }
-    let bytes = |at: usize, len: usize| head.get(at..at.checked_add(len)?);
-    let u16_at = |at| bytes(at, 2).and_then(|b| b.try_into().ok()).map(u16::from_le_bytes);
-    let u32_at = |at| bytes(at, 4).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes);
-    let u64_at = |at| bytes(at, 8).and_then(|b| b.try_into().ok()).map(u64::from_le_bytes);
-    let (Some(offset), Some(size), Some(count)) = (u64_at(32), u16_at(54), u16_at(56)) else {
-        return Linkage::Unknown;
-    };
-    for i in 0..u64::from(count) {
-        let at = i.saturating_mul(u64::from(size)).saturating_add(offset);
-        let Some(kind) = usize::try_from(at).ok().and_then(u32_at) else { return Linkage::Unknown };
-        if kind == PT_INTERP {
-            return Linkage::Dynamic;
+
+    /// File offsets of the segments of `kind`.
+    fn segments(&self, kind: u32) -> impl Iterator<Item = u64> {
+        let headers = self.headers().into_iter().flatten();
+        headers.filter_map(move |at| {
+            let is_it = self.bytes(at).map(u32::from_le_bytes) == Some(kind);
+            is_it.then(|| self.bytes(at + 8).map(u64::from_le_bytes)).flatten()
+        })
+    }
+
+    fn linkage(&self) -> Linkage {
+        if self.0.starts_with(b"#!") {
+            return Linkage::Script;
+        }
+        if self.headers().is_none() {
+            return Linkage::Unknown;
+        }
+        let Some(at) = self.segments(PT_INTERP).next() else { return Linkage::Static };
+        let name = usize::try_from(at).ok().and_then(|at| self.0.get(at..)).unwrap_or_default();
+        let name = name.split(|b| *b == 0).next().unwrap_or_default();
+        let base = name.rsplit(|b| *b == b'/').next().unwrap_or_default();
+        if base.starts_with(b"ld-musl") || base.starts_with(b"ld-uClibc") {
+            Linkage::OtherLibc
+        } else {
+            Linkage::Dynamic
         }
     }
-    Linkage::Static
 }
 
 #[cfg(test)]
@@ -118,11 +185,25 @@ mod tests {
         elf[54] = 56; // e_phentsize
         elf[56] = 1; // e_phnum
         elf[64] = 1; // PT_LOAD
-        assert_eq!(linkage_of(&elf), Linkage::Static);
+        assert_eq!(Elf(&elf).linkage(), Linkage::Static);
         elf[64] = 3; // PT_INTERP
-        assert_eq!(linkage_of(&elf), Linkage::Dynamic);
-        assert_eq!(linkage_of(b"#!/bin/sh\n"), Linkage::Script);
-        assert_eq!(linkage_of(b"\x7fELF\x02\x01 cut"), Linkage::Unknown);
+        elf[72] = 120; // p_offset
+        elf.extend(b"/lib64/ld-linux-x86-64.so.2\0");
+        assert_eq!(Elf(&elf).linkage(), Linkage::Dynamic);
+        elf.splice(120.., *b"/lib/ld-musl-x86_64.so.1\0");
+        assert_eq!(Elf(&elf).linkage(), Linkage::OtherLibc);
+        assert_eq!(Elf(b"#!/bin/sh\n").linkage(), Linkage::Script);
+        assert_eq!(Elf(b"\x7fELF\x02\x01 cut").linkage(), Linkage::Unknown);
+        elf[56] = 200;
+        assert_eq!(Elf(&elf).linkage(), Linkage::Unknown, "headers beyond what was read");
+    }
+
+    #[test]
+    fn the_note_of_gos_linker_is_known() {
+        let note = [&[4_u8, 0, 0, 0, 83, 0, 0, 0, 4, 0, 0, 0][..], b"Go\0\0abc"].concat();
+        assert!(is_go_note(&note));
+        let gnu = [&[4_u8, 0, 0, 0, 20, 0, 0, 0, 3, 0, 0, 0][..], b"GNU\0abc"].concat();
+        assert!(!is_go_note(&gnu) && !is_go_note(&note[..10]));
     }
 
     #[test]

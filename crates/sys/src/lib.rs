@@ -22,6 +22,7 @@ pub mod memory;
 pub mod messages;
 pub mod namespace;
 pub mod netlink;
+pub mod notify;
 pub mod pacing;
 pub mod packet;
 pub mod packet_ring;

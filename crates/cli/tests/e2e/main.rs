@@ -17,6 +17,7 @@ mod md5;
 mod memif;
 mod peers;
 
+mod relay;
 mod reload;
 mod servers;
 mod six;

@@ -84,5 +84,10 @@ pub(crate) const ROWS: &[Row] = &[
     row("libuv", &["cc", "python3"], runtimes::libuv),
     row("libevent", &["cc", "python3"], runtimes::libevent),
     row("threads-c", &["cc", "python3"], runtimes::threads),
+    row("go-server", &["go", "curl", "wrk"], runtimes::go_server),
+    row("go-server-with-loader", &["go", "cc", "curl", "wrk"], runtimes::go_server_with_loader),
+    row("go-client", &["go", "nginx"], runtimes::go_client),
+    row("musl-static", &["musl-gcc", "python3"], runtimes::musl_static),
+    row("musl-with-loader", &["musl-gcc", "python3"], runtimes::musl_with_loader),
     row("python-own-tests", &["python3"], suite::python).only_when_asked().share(0.0),
 ];

@@ -102,3 +102,59 @@ pub(crate) fn libevent(trial: &Trial) {
 pub(crate) fn threads(trial: &Trial) {
     compiled_echo(trial, "threads_echo.c", &["-lpthread"]);
 }
+
+/// Builds a Go source of the matrix; `cgo`: "0" for a static program, "1" for one with a loader.
+fn go(trial: &Trial, name: &str, cgo: &str) -> String {
+    let dir = &trial.world.dir;
+    let out = dir.join(name.trim_end_matches(".go")).display().to_string();
+    let cache = format!("GOCACHE={}", dir.join("go").display());
+    let cgo = format!("CGO_ENABLED={cgo}");
+    let words = ["env", &cache, &cgo, "GO111MODULE=off", "go", "build", "-o", &out, &program(name)];
+    trial.world.check(Side::Ours, 300, &words);
+    out
+}
+
+fn go_serves(trial: &Trial, cgo: &str) {
+    let big = www(trial);
+    let folder = trial.world.dir.join("www").display().to_string();
+    let server = go(trial, "http_server.go", cgo);
+    trial.serve(Side::Ours, "go", &[&server, &format!("{OURS}:8086"), &folder], 8086);
+    let url = format!("http://{OURS}:8086/");
+    fetch(trial, Side::Peer, &[], &format!("{url}big"), &big);
+    load(trial, Side::Peer, &url);
+    fetch(trial, Side::Peer, &[], &format!("{url}big"), &big);
+}
+
+pub(crate) fn go_server(trial: &Trial) {
+    go_serves(trial, "0");
+}
+
+pub(crate) fn go_server_with_loader(trial: &Trial) {
+    go_serves(trial, "1");
+}
+
+pub(crate) fn go_client(trial: &Trial) {
+    let big = backend(trial);
+    let client = go(trial, "http_client.go", "0");
+    let said = trial.check(Side::Ours, 60, &[&client, &format!("http://{PEER}/big")]);
+    assert_eq!(said.trim(), format!("60 {}", crate::world::sha256(&big)));
+}
+
+/// [`threads`] with musl in the place of glibc.
+fn musl(trial: &Trial, how: &[&str]) {
+    let out = trial.world.dir.join("musl_echo").display().to_string();
+    let source = program("threads_echo.c");
+    let mut words = vec!["musl-gcc", "-O1", "-o", &out, &source];
+    words.extend(how);
+    trial.world.check(Side::Ours, 60, &words);
+    trial.serve(Side::Ours, "echo", &[&out, "7006"], 7006);
+    echo(trial, 7006);
+}
+
+pub(crate) fn musl_static(trial: &Trial) {
+    musl(trial, &["-static"]);
+}
+
+pub(crate) fn musl_with_loader(trial: &Trial) {
+    musl(trial, &[]);
+}

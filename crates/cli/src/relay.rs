@@ -1,0 +1,52 @@
+//! `corelane relay`: under the preload library itself, it carries the TCP of a program that the library cannot reach.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use keeper::Program;
+
+use crate::args::RelayArgs;
+use crate::failure::Failure;
+
+/// Name of the sub-command.
+pub(crate) const COMMAND: &str = "relay";
+
+/// `program`, whose file is `file`, under a relay.
+pub(crate) fn around(program: Program, file: PathBuf) -> Result<Program, Failure> {
+    let own = std::env::current_exe().map_err(|error| Failure::new("finding corelane's own file", error))?;
+    let mut args = vec![OsString::from(COMMAND), file.into_os_string(), program.name];
+    args.extend(program.args);
+    Ok(Program { name: own.into_os_string(), args, identity: program.identity })
+}
+
+/// Runs the program; its exit status is ours.
+pub(crate) fn run(args: RelayArgs) -> Result<ExitCode, Failure> {
+    let name = args.file.display().to_string();
+    let environment = ::relay::cleared(std::env::vars_os());
+    let program = ::relay::Program { file: args.file, args: args.arguments, environment };
+    let status = ::relay::run(&program)
+        .map_err(|failure| Failure::new(format!("running {name}: {}", failure.what), failure.errno))?;
+    Ok(ExitCode::from(status))
+}
+
+/// Generations looked through for a relay.
+const ANCESTORS: u32 = 64;
+
+/// The relay that carries the sockets of process `pid`, if one does: the nearest ancestor that is one.
+pub(crate) fn carrier(pid: u32) -> Option<u32> {
+    let mut pid = pid;
+    for _ in 0..ANCESTORS {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        // 2: under a filter, as all are that a relay carries.
+        status.lines().find(|line| line.starts_with("Seccomp:") && line.ends_with('2'))?;
+        pid = status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()?;
+        let words = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let mut words = words.split(|byte| *byte == 0);
+        let program = words.next()?;
+        if program.ends_with(b"corelane") && words.next() == Some(COMMAND.as_bytes()) {
+            return Some(pid);
+        }
+    }
+    None
+}

@@ -1,0 +1,133 @@
+//! Programs that no preload library reaches: their sockets are carried by a relay.
+
+use rustix::process::Signal;
+
+use crate::sockets::script;
+use crate::world::{OURS, PEER, Side, World, send_signal, wait_until};
+
+/// `corelane run --relay`.
+fn relayed(words: &[&str]) -> Vec<String> {
+    let mut line = World::corelane(words);
+    let at = line.iter().position(|word| word == "--").expect("the command follows --");
+    line.insert(at, "--relay".to_owned());
+    line
+}
+
+/// TCP connections that the kernel of this side opened or accepted so far (ActiveOpens and PassiveOpens of RFC 4022).
+fn opened_by_the_kernel(world: &World, side: Side) -> u64 {
+    let all = world.check(side, 5, &["cat", "/proc/net/snmp"]);
+    let rows: Vec<Vec<&str>> =
+        all.lines().filter(|line| line.starts_with("Tcp:")).map(|line| line.split(' ').collect()).collect();
+    let [names, values] = &rows[..] else { panic!("{all}") };
+    let wanted = |name: &str| ["ActiveOpens", "PassiveOpens"].contains(&name);
+    names
+        .iter()
+        .zip(values)
+        .filter(|(name, _)| wanted(name))
+        .map(|(_, value)| value.parse::<u64>().expect("a count"))
+        .sum()
+}
+
+/// Functions of `sockets.py` with something the relay leaves out: reading from a socket that neither is connected nor will be, and edges of a
+/// writable socket that nothing but the other side's reading made.
+const LEFT_OUT: [&str; 3] = ["sockets_before_they_connect", "epoll_before_connect", "listener_errors"];
+
+#[test]
+fn socket_calls_give_the_same_by_a_relay_as_on_the_kernel() {
+    let Some(world) = World::new(&["python3", "ip"]) else { return };
+    let mut peer = world.spawn(Side::Peer, "peer", &["python3", &script("peer.py"), "9000"]);
+    world.wait_for_port_from(Side::Ours, PEER, &mut peer, 9000);
+    let sockets = script("sockets.py");
+    let words = ["python3", &sockets, PEER, "9000", OURS];
+    let kernel = world.check(Side::Ours, 120, &words);
+    let kernel = kernel.lines().filter(|line| !LEFT_OUT.iter().any(|name| line.starts_with(name)));
+    let kernel: Vec<&str> = kernel.collect();
+    let names = kernel.iter().filter_map(|line| line.split_once(':')).map(|(name, _)| name);
+    let opened = opened_by_the_kernel(&world, Side::Ours);
+    let by_relay =
+        world.check(Side::Ours, 180, &relayed(&words.into_iter().chain(names).collect::<Vec<_>>()));
+    for (kernel, relay) in kernel.iter().zip(by_relay.lines()) {
+        assert_eq!(&relay, kernel, "left: by a relay, right: on the kernel");
+    }
+    assert_eq!(by_relay.lines().count(), kernel.len());
+    // What loopback is asked for is the kernel's on a lane too.
+    let opened = opened_by_the_kernel(&world, Side::Ours) - opened;
+    assert!(opened < 20, "{opened} connections were the kernel's");
+    world.assert_clean();
+}
+
+/// Compiles `source` statically, by `compiler`.
+fn fixed(world: &World, compiler: &str, source: &str) -> String {
+    let out = world.dir.join("fixed").to_str().expect("a name").to_owned();
+    world.check(Side::Ours, 60, &[compiler, "-O1", "-static", "-o", &out, source, "-lpthread"]);
+    out
+}
+
+#[test]
+fn a_static_server_is_on_a_lane() {
+    let Some(world) = World::new(&["python3", "ip", "cc"]) else { return };
+    let program = fixed(&world, "cc", &script("../../matrix/programs/threads_echo.c"));
+    let mut server = world.spawn(Side::Ours, "server", &World::corelane(&[&program, "7006"]));
+    world.wait_for_port_from(Side::Peer, OURS, &mut server, 7006);
+    let opened = opened_by_the_kernel(&world, Side::Ours);
+    let client = script("../../matrix/programs/echo_client.py");
+    let said = world.check(Side::Peer, 120, &["python3", &client, OURS, "7006", "24", "700001"]);
+    assert_eq!(said.trim(), "24 unchanged");
+    assert_eq!(opened_by_the_kernel(&world, Side::Ours), opened);
+    server.signal(Signal::TERM);
+    assert_eq!(server.wait(20).code(), Some(128 + 15), "{}", server.output());
+    world.assert_clean();
+}
+
+/// Writes more than one buffer holds and ends at once; then, another time, is killed with data unread.
+const LEAVES: &str = "
+import os, socket, sys, time
+c = socket.create_connection((sys.argv[1], 9000))
+if sys.argv[2] == 'exits':
+    c.sendall(b'count 0.5\\n' + bytes(1000000))
+    os._exit(7)
+c.sendall(b'give 100000\\n')
+c.recv(1)
+print('ready', os.getpid(), flush=True)
+time.sleep(60)
+";
+
+#[test]
+fn what_a_program_wrote_before_it_ended_arrives_and_its_status_is_passed_on() {
+    let Some(world) = World::new(&["python3", "ip"]) else { return };
+    let peer = "
+import socket
+s = socket.create_server(('', 9000))
+print('ready', flush=True)
+c, _ = s.accept()
+n = 0
+while True:
+    d = c.recv(65536)
+    if not d:
+        break
+    n += len(d)
+print('got', n, flush=True)
+c.close()
+c, _ = s.accept()
+c.sendall(bytes(100000))
+try:
+    while c.recv(65536):
+        pass
+    print('end', flush=True)
+except ConnectionResetError:
+    print('reset', flush=True)
+";
+    let mut peer = world.spawn(Side::Peer, "peer", &["python3", "-c", peer]);
+    wait_until("the peer listens", 20, || peer.output().contains("ready"));
+    let exits = world.run(Side::Ours, 60, &relayed(&["python3", "-c", LEAVES, PEER, "exits"]));
+    assert_eq!(exits.status.code(), Some(7));
+    wait_until("all of it has come", 20, || peer.output().contains("got 1000010"));
+    let mut killed = world.spawn(Side::Ours, "killed", &relayed(&["python3", "-c", LEAVES, PEER, "killed"]));
+    wait_until("it reads", 20, || killed.output().contains('\n'));
+    let pid = killed.output().lines().find_map(|line| line.strip_prefix("ready ")?.parse().ok());
+    send_signal(pid.expect("its number"), Signal::KILL);
+    assert_eq!(killed.wait(20).code(), Some(128 + 9));
+    assert!(peer.wait(20).success());
+    assert!(peer.output().contains("reset"), "as the kernel does with what was not read: {}", peer.output());
+    world.assert_clean();
+}
