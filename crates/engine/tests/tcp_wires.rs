@@ -22,7 +22,11 @@ fn loopback() -> IpAddress {
 
 /// Two lanes of one namespace, each other's wire as port 0; both call themselves `addr`.
 fn wired(seed: u64, addr: IpAddress) -> Net {
-    let mut net = Net::new(seed, &S);
+    wired_as(seed, addr, &S)
+}
+
+fn wired_as(seed: u64, addr: IpAddress, setup: &Setup) -> Net {
+    let mut net = Net::new(seed, setup);
     for host in 0..2 {
         net.hosts[host].addr = addr;
         describe(&mut net, host, 0);
@@ -73,7 +77,16 @@ fn other_addresses_do_not_come_by_a_wire() {
 
 #[test]
 fn a_connection_in_time_wait_makes_room_for_the_next_one() {
-    let mut net = wired(3, loopback());
+    time_wait_makes_room(&S);
+}
+
+#[test]
+fn a_connection_that_sleeps_in_time_wait_makes_room_for_the_next_one() {
+    time_wait_makes_room(&Setup { dormant: 64, ..S });
+}
+
+fn time_wait_makes_room(setup: &Setup) {
+    let mut net = wired_as(3, loopback(), setup);
     let listener = net.listen(1, 80, 16);
     for round in 0..50 {
         let (a, b) = net.open_to(listener, 40_000);
@@ -87,7 +100,7 @@ fn a_connection_in_time_wait_makes_room_for_the_next_one() {
     assert_eq!(net.on(0, |e| e.counters().tcp.time_wait_reused), 49);
     net.close(1, listener);
     net.run(Duration::from_secs(61));
-    net.assert_clean(&S);
+    net.assert_clean(setup);
 }
 
 #[test]

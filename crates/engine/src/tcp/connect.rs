@@ -1,11 +1,12 @@
 //! Active open (RFC 9293 3.10.1).
 
+use ::state::dormant::{DORMANT, NAMELESS};
 use ::state::ports::PORT_WIRE;
 use ::state::{Endpoint, FlowKey, LaneMem, SockRef, TcpOptions};
 use base::{Idx, Instant, SeqNum};
 
 use super::conn::conn;
-use super::{Cause, State, table};
+use super::{Cause, State, table, time_wait};
 use crate::errors::ConnectError;
 use crate::hop::{self, HopMac};
 use crate::types::RouteTo;
@@ -39,7 +40,7 @@ pub(crate) fn open(
     mem.flows.prefetch(table::hash_of(mem, &key));
     let (iss, ts_offset) = table::initial_numbers(mem, now, &key);
     let above = match table::value_of(mem, &key) {
-        Some(old) => Some(replace(mem, Idx::new(old), wire).ok_or(ConnectError::InUse)?),
+        Some(old) => Some(replace(mem, old, wire).ok_or(ConnectError::InUse)?),
         None => None,
     };
     let hop = hop::for_route(mem, now, route).ok_or(ConnectError::NoRoom)?;
@@ -63,14 +64,23 @@ pub(crate) fn open(
     Ok(table::name_of(mem, at))
 }
 
-/// Ends the connection `old` in TIME-WAIT for a new one over a wire, and gives the number above which that must begin.
+/// Ends the connection in TIME-WAIT to which the flow table's value `old` leads, for a new one over a wire, and gives the number above which that must begin.
 ///
 /// RFC 9293 3.4.3 keeps TIME-WAIT against segments that are still under way. On a wire nothing is: it keeps the order, so what
 /// the old connection sent is through before the new SYN. (Linux does so on its loopback device: net.ipv4.tcp_tw_reuse 2.)
-fn replace(mem: &mut LaneMem<'_>, old: Idx<::state::TcbHot>, wire: bool) -> Option<SeqNum> {
-    let row = mem.hot.get(old).filter(|row| wire && State::from_raw(row.state) == State::TimeWait)?;
-    let above = row.snd.nxt.plus(65_537);
-    table::end(mem, old, None);
+fn replace(mem: &mut LaneMem<'_>, old: u32, wire: bool) -> Option<SeqNum> {
+    let nxt;
+    if old & DORMANT == 0 {
+        let at = Idx::new(old);
+        let row = mem.hot.get(at).filter(|row| wire && State::from_raw(row.state) == State::TimeWait)?;
+        nxt = row.snd.nxt;
+        table::end(mem, at, None);
+    } else {
+        let at = Idx::new(old & !DORMANT);
+        nxt = mem.dormant.get(at).filter(|row| wire && row.handle == NAMELESS)?.snd_nxt;
+        time_wait::end(mem, at);
+    }
+    let above = nxt.plus(65_537);
     mem.counters.tcp.time_wait_reused = mem.counters.tcp.time_wait_reused.wrapping_add(1);
     Some(above)
 }
