@@ -136,8 +136,16 @@ impl FlowBucket {
     }
 
     /// The last entry in use.
+    #[inline]
     fn last(&self) -> Option<u32> {
-        (0..SLOTS).rev().find(|e| self.tag(*e) != 0)
+        let [a, b] = self.tags;
+        let (first, tags) = match (a, b, self.last_tags) {
+            (0, 0, 0) => return None,
+            (_, 0, 0) => (0, a),
+            (_, _, 0) => (4, b),
+            (_, _, tags) => (8, u64::from(tags)),
+        };
+        Some(first + tags.ilog2() / 16)
     }
 
     fn value(&self, entry: u32) -> u32 {

@@ -4,10 +4,10 @@ use ::state::{
     Congestion, Counters, DropReason, Hop, LaneMem, PortInfo, Rate, Ready, Scoreboard, TcbCold, TcbHot,
     TcpGlobals, TxRing, Urgent,
 };
-use base::{Idx, Instant, SeqNum};
+use base::{Duration, Idx, Instant, SeqNum};
 use region::{Frames, Table, Wheel};
 
-use super::{Cause, State, flag, window};
+use super::{Cause, State, flag, rtt, window};
 use crate::errors::SockError;
 use crate::events::Notifier;
 
@@ -219,6 +219,16 @@ impl Conn<'_, '_> {
     #[inline]
     pub(crate) fn arm(&mut self) {
         arm(self.hot, self.cold, self.wheel, self.at);
+    }
+
+    /// A SYN went out: has the wheel fire as early as a timer of the data that will follow can be due, so that these need not move the entry. If
+    /// nothing has come by then the entry is armed anew, once.
+    pub(crate) fn arm_early(&mut self) {
+        let early = self.now.plus(Duration::from_micros(u64::from(rtt::RTO_MIN_US)));
+        if early < self.hot.armed_at && early < self.hot.rexmit_at {
+            self.hot.armed_at = early;
+            self.wheel.arm(self.at.raw(), early);
+        }
     }
 
     /// One past the last sequence number that data occupies.

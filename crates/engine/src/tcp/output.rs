@@ -141,6 +141,7 @@ impl Conn<'_, '_> {
                 self.time(self.cold.iss.plus(1));
             }
             self.hot.rexmit_at = self.now.plus(rtt::rto(&self.hot.rtt, self.cold.loss.backoff));
+            self.arm_early();
         }
         self.clear(flag::SEND_SYN);
         if self.any(flag::SEND_PROBE) && state.is_synchronized() {
