@@ -127,7 +127,8 @@ impl Ours {
     /// # Errors
     /// No memory.
     pub fn new(script: &Script) -> Result<Self, String> {
-        let shape = LaneShape { udp_socks: 4, hops: 4, reassemblies: 2, ..LaneShape::for_socks(64) };
+        let shape =
+            LaneShape { udp_socks: 4, hops: 4, reassemblies: 2, ..LaneShape::for_connections(128, 64) };
         let region_shape = RegionShape { lanes: 1, lane_bytes: shape.lane_bytes(), frames: FRAMES };
         let words = sys::memory::map_anonymous(Region::bytes_needed(&region_shape))
             .map_err(|e| format!("no memory for a region: {e}"))?;

@@ -4,11 +4,11 @@
 mod many;
 mod net;
 
-use base::{Duration, LaneId};
+use base::{Duration, IpAddress, LaneId, Port};
 use engine::{AcceptError, MoveError};
 use many::{Sock, Talk, World};
 use region::Group;
-use state::{DropReason, SockRef};
+use state::{DropReason, Endpoint, SockRef, TcpOptions};
 
 const CLIENTS: u16 = 12;
 const FIRST_PORT: u16 = 40_000;
@@ -422,7 +422,19 @@ fn packets_that_come_to_their_lanes_write_no_line_of_another_lane() {
 
 #[test]
 fn what_waits_at_a_listener_goes_to_its_twin_and_no_byte_is_lost() {
-    let mut world = World::new(77, 2, 64);
+    assert_eq!(what_waits_goes_to_the_twin(many::shape(64, 0)), (0, 0));
+}
+
+#[test]
+fn what_is_half_open_goes_to_the_twin_in_its_small_row() {
+    let (before, after) = what_waits_goes_to_the_twin(many::shape(64, 128));
+    assert!(before > 0 && after >= before, "{before} and then {after}");
+}
+
+/// Connections on their way to two listeners, of which one closes. Gives how many were half open in small rows there, and how many at the other
+/// one once it had all.
+fn what_waits_goes_to_the_twin(shape: state::LaneShape) -> (u32, u32) {
+    let mut world = World::with(77, 2, shape);
     let listeners = world.listen(80);
     let ports = FIRST_PORT..FIRST_PORT + CLIENTS;
     let clients: Vec<Sock> = ports.map(|port| world.connect((0, 0), port, 80)).collect();
@@ -437,8 +449,11 @@ fn what_waits_at_a_listener_goes_to_its_twin_and_no_byte_is_lost() {
     let flows = waiting(&mut world, 1);
     assert!(!flows.is_empty(), "some came to lane 1");
     let now = world.now;
+    let before = world.on((1, 1), |e| e.mem().globals.dormant.half_open);
     let moved = world.machines[1].pair((1, 0), now, |a, b| a.hand_on(b, listeners[1], |_| true));
     assert_eq!(moved as usize, flows.len());
+    let after = world.on((1, 0), |e| e.mem().globals.dormant.half_open);
+    (0..2).for_each(|lane| assert_eq!(world.on((1, lane), |e| e.audit(true)), Ok(())));
     for flow in &flows {
         world.machines[1].directory().give(world.group_of(flow.remote_port.0), Some(LaneId(0)));
     }
@@ -456,5 +471,46 @@ fn what_waits_at_a_listener_goes_to_its_twin_and_no_byte_is_lost() {
         world.step();
     }
     finish(&mut world, &mut talks, &listeners[..1]);
+    assert_eq!(world.resets, 0);
+    (before, after)
+}
+
+#[test]
+fn a_half_open_connection_moves_with_its_group() {
+    let mut world = World::with(78, 2, many::shape(64, 64));
+    world.misdirect = false;
+    let listeners = world.listen(80);
+    let client = world.connect((0, 0), FIRST_PORT, 80);
+    let half_open = |world: &mut World, lane: u16| world.on((1, lane), |e| e.mem().globals.dormant.half_open);
+    while half_open(&mut world, 0) + half_open(&mut world, 1) == 0 {
+        world.step();
+    }
+    let group = world.group_of(FIRST_PORT);
+    let from = world.machines[1].directory().lane_of(group).unwrap().0;
+    let now = world.now;
+    world.on((1, 1 - from), |e| e.close(listeners[usize::from(1 - from)]));
+    let moved = world.machines[1].pair((from, 1 - from), now, |a, b| a.move_group(b, group));
+    assert_eq!(moved, Err(MoveError::NoListener));
+    let there = world.on((1, 1 - from), |e| {
+        let local = Endpoint { addr: IpAddress::ANY, port: Port(80) };
+        e.tcp_listen(local, 512, &TcpOptions::default()).unwrap()
+    });
+    let moved = world.machines[1].pair((from, 1 - from), now, |a, b| a.move_group(b, group));
+    assert_eq!((moved, half_open(&mut world, from)), (Ok(1), 0));
+    let mut talks = Vec::new();
+    while talks.is_empty() {
+        world.step();
+        let found = world.on((1, 1 - from), |e| e.tcp_accept(there));
+        talks.extend(found.map(|found| {
+            let server = Sock { machine: 1, lane: 1 - from, name: found.sock };
+            Talk::new(client, server, 5, 20_000)
+        }));
+    }
+    while !go_on(&mut talks, &mut world) {
+        world.step();
+    }
+    let mut listeners = listeners;
+    listeners[usize::from(1 - from)] = there;
+    finish(&mut world, &mut talks, &listeners);
     assert_eq!(world.resets, 0);
 }

@@ -68,7 +68,16 @@ fn carry(net: &mut Net, (a, b): (SockRef, SockRef), seed: u64) {
 
 #[test]
 fn a_flood_of_a_hundred_times_the_table_harms_nobody() {
-    let mut net = Net::new(1, &S);
+    a_flood_harms_nobody(&S);
+}
+
+#[test]
+fn a_flood_harms_nobody_where_half_open_connections_have_small_rows() {
+    a_flood_harms_nobody(&Setup { dormant: 63, ..S });
+}
+
+fn a_flood_harms_nobody(setup: &Setup) {
+    let mut net = Net::new(1, setup);
     let mut rng = Rng::new(4);
     let listener = net.listen(1, 80, 128);
     let old: Vec<_> = (0..8).map(|n| net.open_to(listener, 30_000 + n)).collect();

@@ -125,10 +125,10 @@ fn several_peers_can_be_in_syn_received_at_once() {
         let syn = forged(&net, 0, (30_000 + n, 80), (SeqNum(0), SeqNum(0)), TcpFlags::SYN, &[]);
         net.deliver(1, &syn);
     }
-    assert_eq!(net.on(1, |e| e.mem().listeners.rows()[0].syn_queue.len), 20);
+    assert_eq!(net.on(1, |e| e.mem().listeners.rows()[0].half_open_count()), 20);
     // The peer knows nothing of these and resets them.
     net.run(Duration::from_millis(1));
-    assert_eq!(net.on(1, |e| e.mem().listeners.rows()[0].syn_queue.len), 0);
+    assert_eq!(net.on(1, |e| e.mem().listeners.rows()[0].half_open_count()), 0);
     net.close(1, listener);
     net.assert_clean(&S);
 }

@@ -16,6 +16,8 @@ mod events;
 mod fast_open;
 #[path = "tcp_flow_control.rs"]
 mod flow_control;
+#[path = "half_open.rs"]
+mod half_open;
 #[path = "tcp_listen.rs"]
 mod listen;
 #[path = "tcp_md5.rs"]

@@ -41,7 +41,7 @@ pub(crate) fn has_waiting(session: &mut Session<'_>) -> bool {
 }
 
 fn waiting(row: &Listener) -> u32 {
-    if row.used == 0 { 0 } else { row.accept_queue.len.saturating_add(row.syn_queue.len) }
+    if row.used == 0 { 0 } else { row.accept_queue.len.saturating_add(row.half_open_count()) }
 }
 
 /// The listeners of `lane` at which connections wait, with their ends.

@@ -1,5 +1,5 @@
 //! Connections that hibernate: open, idle, nothing queued, nothing owed. One row of 92 bytes stands for everything that an idle
-//! IPv4 connection needs to go on; rows of [`TcbHot`](crate::TcbHot) are for those that work.
+//! IPv4 connection needs to go on, or that one in TIME-WAIT or half open needs; rows of [`TcbHot`](crate::TcbHot) are for those that work.
 //!
 //! A connection's name outlives its rows: handle `n` below the number of TCB rows is the one with which row `n` begins,
 //! further handles are for connections that begin in a row whose handle is still with a connection that moved.
@@ -19,11 +19,14 @@ pub const LAST: u32 = FREE_HANDLE - 1;
 pub const FOREIGN: u32 = 1;
 /// [`Dormant::handle`] of a connection in TIME-WAIT that no program holds, so that it has no name.
 pub const NAMELESS: u32 = u32::MAX - 1;
+/// [`Dormant::handle`] of a connection in SYN-RECEIVED that a listener's SYN has made, so that no program has heard of it.
+pub const HALF_OPEN: u32 = u32::MAX - 2;
 /// Sets of options that dormant connections share.
 pub const OPTION_SETS: u32 = 64;
 
 plain! {
-    /// One open connection that has nothing to do, or one in TIME-WAIT that no program holds.
+    /// One open connection that has nothing to do, one in TIME-WAIT that no program holds, or one in SYN-RECEIVED of a listener. What the last has
+    /// no use for holds the upper parts of IPv6 addresses: both round-trip times, both counts of bytes, `wnd_max` and `cwnd`.
     #[derive(Debug, Default)]
     pub struct Dormant {
         /// Its handle; `u32::MAX`: the row is free.
@@ -36,9 +39,9 @@ plain! {
         pub local_port: Port,
         /// The peer's port.
         pub remote_port: Port,
-        /// The token of its events, low half first. In a free row: the next free row; in TIME-WAIT: the next and the previous row.
+        /// The token of its events, low half first. In a free row: the next free row; in TIME-WAIT and SYN-RECEIVED: the next and the previous row.
         pub token: [u32; 2],
-        /// Since when, in units of 2^24 ns.
+        /// Since when, in units of 2^24 ns; in SYN-RECEIVED: when the SYN,ACK was sent, us.
         pub since: u32,
         /// RCV.NXT, and Last.ACK.sent.
         pub rcv_nxt: SeqNum,
@@ -74,9 +77,9 @@ plain! {
         pub mss_local: u16,
         /// Next hop.
         pub hop: u16,
-        /// Row of its options.
+        /// Row of its options; in SYN-RECEIVED: its listener.
         pub options: u16,
-        /// Segments retransmitted; stays at `u16::MAX`.
+        /// Segments retransmitted; stays at `u16::MAX`. In SYN-RECEIVED: timeouts in a row.
         pub retransmits: u16,
         /// Shift of the peer's windows, and of ours times 16.
         pub shifts: u8,
@@ -126,7 +129,7 @@ plain! {
     pub struct DormantGlobals {
         /// When the sweep for idle connections goes on.
         pub sweep_at: base::Instant,
-        /// Dormant connections.
+        /// Rows in use.
         pub used: u32,
         /// First free row that was used before; `u32::MAX`: none.
         pub free: Idx<Dormant>,
@@ -144,8 +147,12 @@ plain! {
         pub waiting_head: Idx<Dormant>,
         /// The youngest.
         pub waiting_tail: Idx<Dormant>,
-        /// Their number; they count as dormant.
+        /// Their number.
         pub waiting: u32,
+        /// Those in SYN-RECEIVED.
+        pub half_open: u32,
+        /// Room.
+        pub spare: u32,
     }
 }
 
@@ -165,6 +172,8 @@ impl DormantGlobals {
             waiting_head: Idx::NONE,
             waiting_tail: Idx::NONE,
             waiting: 0,
+            half_open: 0,
+            spare: 0,
         }
     }
 }

@@ -36,7 +36,7 @@ pub use hop::{Hop, HopGlobals};
 pub use io::{CsumState, Piece, RxBatch, RxFrame, TxBatch, TxFrame};
 pub use ip::IpGlobals;
 pub use lane::{LaneGlobals, LaneShape, LaneTables, PathSettings, RateLimit, TcpGlobals, TxRing};
-pub use listener::{LISTEN_BUCKETS, Listener, TcbQueue};
+pub use listener::{LISTEN_BUCKETS, Listener, SmallQueue, TcbQueue};
 pub use load::LaneLoad;
 pub use mem::{LaneMem, buffer_max};
 pub use outbox::Outbox;
@@ -52,4 +52,4 @@ pub use udp::{UdpGlobals, UdpSock};
 pub use urgent::Urgent;
 
 /// Version of the layout: libraries and processes share a region only when theirs is the same. One up at each change.
-pub const LAYOUT_VERSION: u32 = 17;
+pub const LAYOUT_VERSION: u32 = 18;

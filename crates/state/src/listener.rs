@@ -3,7 +3,7 @@
 use base::{Idx, Instant};
 use region::plain;
 
-use crate::{Endpoint, TcbHot, TcpOptions};
+use crate::{Dormant, Endpoint, TcbHot, TcpOptions};
 
 /// Buckets of the listener table; a listener's bucket is its port modulo this.
 pub const LISTEN_BUCKETS: usize = 256;
@@ -22,6 +22,19 @@ plain! {
 }
 
 plain! {
+    /// A queue of connections in small rows, linked by `Dormant::token`.
+    #[derive(Debug, Default)]
+    pub struct SmallQueue {
+        /// First.
+        pub head: Idx<Dormant>,
+        /// Last.
+        pub tail: Idx<Dormant>,
+        /// Connections in it.
+        pub len: u32,
+    }
+}
+
+plain! {
     /// One listening socket of one lane.
     #[derive(Debug, Default)]
     pub struct Listener {
@@ -33,7 +46,7 @@ plain! {
         pub generation: u32,
         /// Longest accept queue; the SYN queue may be as long.
         pub backlog: u32,
-        /// Connections in SYN-RECEIVED.
+        /// Connections in SYN-RECEIVED that have whole rows.
         pub syn_queue: TcbQueue,
         /// Connections established and not accepted.
         pub accept_queue: TcbQueue,
@@ -57,5 +70,17 @@ plain! {
         pub fast_held: u32,
         /// Options of the connections it makes.
         pub options: TcpOptions,
+        /// Connections in SYN-RECEIVED that have small rows.
+        pub half_open: SmallQueue,
+        /// Room.
+        pub spare: u32,
+    }
+}
+
+impl Listener {
+    /// Connections in SYN-RECEIVED.
+    #[must_use]
+    pub const fn half_open_count(&self) -> u32 {
+        self.syn_queue.len.saturating_add(self.half_open.len)
     }
 }

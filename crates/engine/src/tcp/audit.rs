@@ -3,11 +3,12 @@
 //!
 //! Leaves out what a row alone cannot show: arcs between states, edges that may not move back (the simulator remembers those).
 
+use ::state::dormant::{DORMANT, HALF_OPEN};
 use ::state::{BOARD_RANGES, LaneMem, RCV_SACKS, SeqRange, TcbCold, TcbHot};
 use base::{FrameIdx, Idx, Instant, SeqNum};
 
 use super::conn::cold_of;
-use super::{State, flag};
+use super::{State, flag, half_open, table};
 
 /// What does not hold, and of which row of the connections' table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -42,7 +43,37 @@ pub(crate) fn audit(mem: &LaneMem<'_>, deep: bool) -> Result<(), Finding> {
     if used > mem.globals.tcp.used {
         return Err(Finding { row: u32::MAX, what: "more rows are in use than are counted" });
     }
+    if let Some(what) = half_open_rows(mem) {
+        return Err(Finding { row: u32::MAX, what });
+    }
     rings(mem)
+}
+
+/// What does not hold of the half-open connections in small rows, if anything.
+fn half_open_rows(mem: &LaneMem<'_>) -> Option<&'static str> {
+    let mut found = 0;
+    for listener in (0..mem.listeners.len()).map(Idx::new) {
+        let queue = mem.listeners.get(listener)?.half_open;
+        let mut count = 0;
+        for (at, key) in half_open::members(mem, listener) {
+            let row = mem.dormant.get(at)?;
+            count += 1;
+            if row.handle != HALF_OPEN || half_open::listener_of(row) != listener {
+                return Some("what is in a listener's list of half-open connections is none of its own");
+            }
+            if table::value_of(mem, &key) != Some(DORMANT | at.raw()) {
+                return Some("a half-open connection is not found by its four numbers");
+            }
+            if mem.dormant_wheel.deadline(at.raw()).is_none() {
+                return Some("a half-open connection has no timer");
+            }
+        }
+        if count != queue.len {
+            return Some("a listener has not as many half-open connections as it counts");
+        }
+        found += count;
+    }
+    (found != mem.globals.dormant.half_open).then_some("half-open connections are not as many as counted")
 }
 
 /// RFC 9293 3.3.1, figures 3 and 4.

@@ -86,7 +86,8 @@ fn owner_of(mem: &LaneMem<'_>, seg: &Seg, found: Whose) -> Option<Owner> {
             Some(listener.unwrap_or(Owner::of(at)))
         }
         Whose::Nobody => listener_of(mem, &seg.key).or_else(|| listener_at_source(mem, seg)),
-        Whose::NoRow => None,
+        // What is signed has a whole row from the SYN on.
+        Whose::NoRow | Whose::HalfOpen(_) => None,
     }
 }
 
@@ -136,7 +137,9 @@ fn numbers_in(mem: &LaneMem<'_>, seg: &Seg, found: Whose) -> Numbers {
             None => Numbers { isn: (seg.seq.minus(1), acks), sne: 0 },
         },
         // What completes a handshake by cookie, or nothing at all.
-        Whose::Of(_) | Whose::Nobody | Whose::NoRow => Numbers { isn: (seg.seq.minus(1), acks), sne: 0 },
+        Whose::Of(_) | Whose::HalfOpen(_) | Whose::Nobody | Whose::NoRow => {
+            Numbers { isn: (seg.seq.minus(1), acks), sne: 0 }
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use ::state::{FlowKey, LaneMem, Listener, SockRef, TcbCold, TcbHot, TcbQueue};
 use base::{Idx, Instant, LaneId};
 
 use super::conn::cold_of;
-use super::{flag, listen, travel};
+use super::{flag, frozen, half_open, hibernate, listen, travel};
 
 /// Calls `each` with the ends of every connection in the queues of `listener`: half open, and waiting to be accepted.
 pub(crate) fn flows(mem: &LaneMem<'_>, listener: Idx<Listener>, mut each: impl FnMut(&FlowKey)) {
@@ -16,6 +16,7 @@ pub(crate) fn flows(mem: &LaneMem<'_>, listener: Idx<Listener>, mut each: impl F
             }
         }
     }
+    half_open::members(mem, listener).for_each(|(_, key)| each(&key));
 }
 
 /// Calls `each` with the ends of every connection that waits at `listener` to be accepted, oldest first.
@@ -33,7 +34,7 @@ pub(crate) fn hand_on(
     listener: Idx<Listener>,
     which: impl Fn(&FlowKey) -> bool,
 ) -> u32 {
-    let mut moved = 0;
+    let mut moved = hand_half_open_on(from, to, now, listener, &which);
     for queue in queues(from, listener) {
         let mut next = queue.head;
         for _ in 0..queue.len {
@@ -42,6 +43,32 @@ pub(crate) fn hand_on(
             next = from.cold.get(cold_of(at)).map_or(Idx::NONE, |cold| cold.passive.next);
             if from.hot.get(at).is_some_and(|hot| which(&hot.key)) {
                 moved += u32::from(travel::move_single(from, to, (now, lane), at));
+            }
+        }
+    }
+    moved
+}
+
+/// [`hand_on`] for those in small rows; one for which `to` has no small row gets a whole one here, for the rest to move.
+fn hand_half_open_on(
+    from: &mut LaneMem<'_>,
+    to: &mut LaneMem<'_>,
+    now: Instant,
+    listener: Idx<Listener>,
+    which: impl Fn(&FlowKey) -> bool,
+) -> u32 {
+    let mut moved = 0;
+    let mut next = from.listeners.get(listener).map_or(Idx::NONE, |row| row.half_open.head);
+    for _ in 0..from.dormant.len() {
+        let Some(row) = from.dormant.get(next) else { break };
+        let (at, key) = (next, frozen::key_of(row));
+        // Read before the row is given up.
+        next = Idx::new(row.token[0]);
+        if which(&key) {
+            let went = travel::move_half_open(from, to, now, at);
+            moved += u32::from(went);
+            if !went {
+                hibernate::wake(from, now, at);
             }
         }
     }

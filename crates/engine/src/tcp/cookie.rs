@@ -128,32 +128,35 @@ pub(super) fn send(mem: &mut LaneMem<'_>, now: Instant, listener: Idx<Listener>,
     };
     let way =
         Way { from_mac, to_mac: seg.src_mac, ttl: settings.ttl, tos: settings.tos, label: label_of(seq) };
-    push(mem, seg, &way, (&header, &options), signer);
-}
-
-fn push(
-    mem: &mut LaneMem<'_>,
-    seg: &Seg,
-    way: &Way,
-    segment: (&TcpHeader, &Offered),
-    signer: Option<Idx<KeyRow>>,
-) {
-    let Some(head) = header_frame(&mut mem.frames) else {
-        mem.counters.drop_packet(DropReason::OutOfFrames);
-        return;
-    };
-    if write(&mut mem.frames, head, way, &seg.key, segment, 0) == 0 {
-        mem.frames.release(head);
-        return;
-    }
-    let tcp_at = ip::headers(seg.key.remote) as u16;
-    if let Some(signer) = signer {
-        auth::sign_answer(mem, head, tcp_at, seg, signer);
-    }
-    let note = Note { csum_start: tcp_at, csum_offset: tcp::CHECKSUM_OFFSET as u16, ..Note::plain(seg.port) };
-    if outbox::push(mem, head, &note) {
+    let signer = signer.map(|signer| (signer, seg));
+    if push(mem, (seg.port, &seg.key), &way, (&header, &options), signer) {
         mem.counters.tcp.cookies_out = mem.counters.tcp.cookies_out.wrapping_add(1);
     }
+}
+
+/// Sends a segment without data that no whole row sends, by `port`, for the connection of `key`; signed by `signer` if it answers a segment. False: it
+/// could not be.
+pub(super) fn push(
+    mem: &mut LaneMem<'_>,
+    (port, key): (u8, &FlowKey),
+    way: &Way,
+    segment: (&TcpHeader, &Offered),
+    signer: Option<(Idx<KeyRow>, &Seg)>,
+) -> bool {
+    let Some(head) = header_frame(&mut mem.frames) else {
+        mem.counters.drop_packet(DropReason::OutOfFrames);
+        return false;
+    };
+    if write(&mut mem.frames, head, way, key, segment, 0) == 0 {
+        mem.frames.release(head);
+        return false;
+    }
+    let tcp_at = ip::headers(key.remote) as u16;
+    if let Some((signer, seg)) = signer {
+        auth::sign_answer(mem, head, tcp_at, seg, signer);
+    }
+    let note = Note { csum_start: tcp_at, csum_offset: tcp::CHECKSUM_OFFSET as u16, ..Note::plain(port) };
+    outbox::push(mem, head, &note)
 }
 
 /// Opens the connection whose handshake `seg` completes with a cookie. False: it holds none of ours, and nothing was done.
@@ -194,8 +197,6 @@ pub(super) fn accept(mem: &mut LaneMem<'_>, now: Instant, listener: Idx<Listener
     let numbers = (seg.ack.minus(1), ts_offset);
     let Some(at) = listen::open_row(mem, now, listener, &syn, numbers) else { return true };
     if let Some(mut c) = super::conn::conn(mem, now, at) {
-        // Our SYN was sent, though not by this row.
-        c.clear(super::flag::SEND_SYN);
         c.announce_syn_window();
     }
     mem.counters.tcp.cookies_in = mem.counters.tcp.cookies_in.wrapping_add(1);
@@ -217,7 +218,7 @@ pub(super) fn is_due(mem: &LaneMem<'_>, listener: Idx<Listener>) -> bool {
     let rows = mem.hot.len();
     let free = rows.saturating_sub(mem.globals.tcp.used);
     mem.listeners.get(listener).is_some_and(|row| {
-        let half_open = row.syn_queue.len;
+        let half_open = row.half_open_count();
         half_open > row.backlog.min(rows / 2) || (free <= rows / 8 && half_open > free.max(rows / 64))
     })
 }

@@ -23,6 +23,8 @@ pub(super) mod kept {
     pub(crate) const CLOSED: u8 = 16;
     /// It is in TIME-WAIT, and no program holds it.
     pub(crate) const TIME_WAIT: u8 = 32;
+    /// In SYN-RECEIVED over IPv6.
+    pub(crate) const IPV6: u8 = 64;
     pub(crate) const ALL: [(u8, u32); 3] = [
         (TIMESTAMPS, super::flag::TIMESTAMPS),
         (SACK, super::flag::SACK),
@@ -54,11 +56,46 @@ pub(super) fn matches(row: &Dormant, key: &FlowKey) -> bool {
         && row.local == u32::from_be_bytes([a, b, c, d])
         && row.remote == u32::from_be_bytes([e, f, g, h])
         && row.handle != u32::MAX
-        && key.local.as_v4().is_some()
-        && key.remote.as_v4().is_some()
+        && if row.flags & kept::IPV6 == 0 {
+            key.local.as_v4().is_some() && key.remote.as_v4().is_some()
+        } else {
+            upper_of(row) == [key.local, key.remote].map(upper)
+        }
+}
+
+/// `addr` without its last four bytes.
+const fn upper(addr: IpAddress) -> u128 {
+    u128::from_be_bytes(addr.0) >> 32
+}
+
+/// What [`set_upper`] has put into `row`.
+fn upper_of(row: &Dormant) -> [u128; 2] {
+    let join = |count: [u16; 3], high: u32, low: u16| {
+        u128::from(high) << 64 | u128::from(low) << 48 | u128::from(long(count))
+    };
+    [join(row.bytes_in, row.srtt_us8, row.wnd_max), join(row.bytes_out, row.var_us4, row.cwnd)]
+}
+
+/// Puts the ends of `key`, which are IPv6 addresses, into `row`, that has no other use for these fields.
+pub(super) fn set_upper(row: &mut Dormant, key: &FlowKey) {
+    let [local, remote] = [key.local, key.remote].map(upper);
+    (row.bytes_in, row.wnd_max, row.srtt_us8) =
+        (short(local as u64), (local >> 48) as u16, (local >> 64) as u32);
+    (row.bytes_out, row.cwnd, row.var_us4) =
+        (short(remote as u64), (remote >> 48) as u16, (remote >> 64) as u32);
 }
 
 pub(super) fn key_of(row: &Dormant) -> FlowKey {
+    if row.flags & kept::IPV6 != 0 {
+        let [local, remote] = upper_of(row);
+        let join = |upper: u128, low: u32| IpAddress((upper << 32 | u128::from(low)).to_be_bytes());
+        return FlowKey {
+            local: join(local, row.local),
+            remote: join(remote, row.remote),
+            local_port: row.local_port,
+            remote_port: row.remote_port,
+        };
+    }
     FlowKey {
         local: IpAddress::from_v4(Ipv4Addr::from_bits(row.local)),
         remote: IpAddress::from_v4(Ipv4Addr::from_bits(row.remote)),

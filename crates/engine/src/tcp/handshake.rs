@@ -69,6 +69,13 @@ impl Conn<'_, '_> {
 
     /// Numbers and MSS of a connection that is about to send its SYN.
     pub(super) fn start(&mut self, iss: base::SeqNum, ts_offset: u32, mtu: u16) {
+        self.number(iss, ts_offset, mtu);
+        self.set(flag::SEND_SYN);
+        self.enqueue(Ring::Control);
+    }
+
+    /// The same for one whose SYN was sent before it had its rows.
+    pub(super) fn number(&mut self, iss: base::SeqNum, ts_offset: u32, mtu: u16) {
         self.cold.iss = iss;
         self.cold.ts_offset = ts_offset;
         self.cold.snd_small = iss;
@@ -80,8 +87,6 @@ impl Conn<'_, '_> {
         self.cold.mss_local = mss_local(&self.cold.options, mtu, self.hot.key.remote);
         self.cold.mss_peer = mss_default(self.hot.key.remote);
         self.hot.rcv_shift = rcv_shift(&self.cold.options, self.tcp);
-        self.set(flag::SEND_SYN);
-        self.enqueue(Ring::Control);
     }
 
     /// The peer's SYN is here: takes over its number, its window and what its options say.

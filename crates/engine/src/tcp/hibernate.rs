@@ -5,16 +5,17 @@
 //! number only while that very connection is in it; all others are found by their handle.
 //! Invariant: hibernating takes nothing back: no window offered is made smaller, and what the peer offered is used at most.
 //!
-//! IPv6 connections do not hibernate; they keep their rows. What is in TIME-WAIT sleeps in such rows, too: `time_wait`.
+//! IPv6 connections do not hibernate; they keep their rows. What is in TIME-WAIT sleeps in such rows, too: `time_wait`; and what is not open yet is
+//! in them: `half_open`.
 
-use ::state::dormant::{DORMANT, FOREIGN, NAMELESS};
+use ::state::dormant::{DORMANT, FOREIGN, HALF_OPEN, NAMELESS};
 use ::state::{Dormant, EventRow, LaneMem, OptionSet, SockKind, SockRef, TcbCold, TcbHot};
 use base::{Duration, FrameIdx, Idx, Instant};
 
 use super::conn::{Conn, cold_of, conn};
 use super::frozen::{freeze, is_idle, kept, thaw};
 use super::timers::keep_idle;
-use super::{RETRY, State, flag, handle, table, time_wait, verbs};
+use super::{RETRY, State, flag, half_open, handle, table, time_wait, verbs};
 
 /// TCB rows looked at when one is wanted and none is free.
 const RECLAIM_ROWS: u32 = 32;
@@ -98,10 +99,11 @@ pub(super) fn place(
     Some((row, to))
 }
 
-/// Tells how many hibernate; those in TIME-WAIT are none of them.
+/// Tells how many hibernate; those in TIME-WAIT or half open are none of them.
 pub(super) fn count(mem: &mut LaneMem<'_>) {
     let globals = &mem.globals.dormant;
-    mem.counters.tcp.dormant = u64::from(globals.used.saturating_sub(globals.waiting));
+    let others = globals.waiting.saturating_add(globals.half_open);
+    mem.counters.tcp.dormant = u64::from(globals.used.saturating_sub(others));
 }
 
 /// Empties row `at`, whose connection went to sleep.
@@ -119,7 +121,7 @@ pub(super) fn vacate(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
     table::give_row(mem, at);
 }
 
-fn take_row(mem: &mut LaneMem<'_>) -> Option<Idx<Dormant>> {
+pub(super) fn take_row(mem: &mut LaneMem<'_>) -> Option<Idx<Dormant>> {
     let globals = &mem.globals.dormant;
     if globals.free.is_none() && globals.fresh >= mem.dormant.len() {
         time_wait::evict(mem);
@@ -160,6 +162,9 @@ pub(super) fn drop_options(mem: &mut LaneMem<'_>, options: u16) {
 /// Wakes the connection of `row`. `None`: no TCB row can be had; it sleeps on.
 pub(super) fn wake(mem: &mut LaneMem<'_>, now: Instant, from: Idx<Dormant>) -> Option<Idx<TcbHot>> {
     let row = *mem.dormant.get(from).filter(|row| row.handle != u32::MAX)?;
+    if row.handle == HALF_OPEN {
+        return half_open::wake(mem, now, from);
+    }
     let Some(at) = table::take_row(mem, now) else {
         mem.counters.tcp.table_full = mem.counters.tcp.table_full.wrapping_add(1);
         return None;
@@ -296,7 +301,7 @@ pub(super) fn deadline(mem: &LaneMem<'_>) -> Instant {
     sweep.min(mem.dormant_wheel.next_deadline())
 }
 
-/// Keepalive of hibernating connections, and the sweep for idle ones.
+/// Timers of connections in small rows, and the sweep for idle ones.
 #[inline]
 pub(super) fn handle_timers(mem: &mut LaneMem<'_>, now: Instant) {
     if is_on(mem) {
@@ -308,9 +313,16 @@ fn expire(mem: &mut LaneMem<'_>, now: Instant) {
     let mut budget = BUDGET;
     while let Some(raw) = mem.dormant_wheel.expire(now, &mut budget) {
         let from = Idx::new(raw);
-        if mem.dormant.get(from).is_some_and(|row| row.handle == NAMELESS) {
-            time_wait::end(mem, from);
-            continue;
+        match mem.dormant.get(from).map(|row| row.handle) {
+            Some(NAMELESS) => {
+                time_wait::end(mem, from);
+                continue;
+            }
+            Some(HALF_OPEN) => {
+                half_open::timeout(mem, now, from);
+                continue;
+            }
+            Some(_) | None => {}
         }
         let closed = mem.dormant.get(from).is_some_and(|row| row.flags & kept::CLOSED != 0);
         let Some(at) = wake(mem, now, from) else {

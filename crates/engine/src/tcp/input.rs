@@ -9,7 +9,7 @@ use super::ack::AckWorth;
 use super::conn::{Conn, Fate, Ring, conn};
 use super::segment::{self, Seg};
 use super::table::{self, Whose};
-use super::{State, auth, entrust, fast_open, flag, handshake, listen, reset, tune};
+use super::{State, auth, entrust, fast_open, flag, half_open, handshake, listen, reset, tune};
 use crate::away;
 use crate::errors::SockError;
 use crate::ipv4::Packet;
@@ -34,23 +34,27 @@ pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, packet: &Packet) {
     }
     let mut seg = parsed.strip(&mut mem.frames, packet);
     match found {
-        Whose::Of(at) if strays(mem, at, &seg) => {
+        Whose::Of(at) if strays(mem, mem.hot.get(at).map(|hot| hot.port), &seg) => {
             if !listen::replaces_time_wait(mem, now, at, &mut seg) {
                 mem.counters.drop_packet(DropReason::IpSourceBad);
             }
         }
         Whose::Of(at) => for_connection(mem, now, at, &mut seg),
+        Whose::HalfOpen(at) if strays(mem, mem.dormant.get(at).map(|row| row.port), &seg) => {
+            mem.counters.drop_packet(DropReason::IpSourceBad);
+        }
+        Whose::HalfOpen(at) => half_open::segment(mem, now, at, &mut seg),
         Whose::Nobody => listen::segment(mem, now, &mut seg),
         Whose::NoRow => mem.counters.drop_packet(DropReason::TcpNoTcb),
     }
     mem.frames.release_chain(seg.head);
 }
 
-/// Came it by a wire that is not the connection's, or beside the connection's wire? Who holds the other end of a wire speaks for nobody
+/// Came it by a wire that is not the connection's, which has this `port`, or beside the connection's wire? Who holds the other end of a wire speaks for nobody
 /// else.
 #[inline]
-fn strays(mem: &LaneMem<'_>, at: Idx<TcbHot>, seg: &Seg) -> bool {
-    let port = mem.hot.get(at).map_or(seg.port, |hot| hot.port);
+fn strays(mem: &LaneMem<'_>, port: Option<u8>, seg: &Seg) -> bool {
+    let port = port.unwrap_or(seg.port);
     let wire = |port: u8| mem.ports.get(Idx::new(port.into())).is_some_and(|p| p.flags & PORT_WIRE != 0);
     port != seg.port && (wire(port) || wire(seg.port))
 }

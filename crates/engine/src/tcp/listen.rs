@@ -2,17 +2,17 @@
 //! connections in TIME-WAIT (RFC 6191, RFC 1122 4.2.2.13).
 
 use ::state::{
-    DropReason, Endpoint, LISTEN_BUCKETS, LaneMem, Listener, Ready, SockKind, SockRef, TcbHot, TcbQueue,
+    DropReason, Endpoint, Hop, LISTEN_BUCKETS, LaneMem, Listener, Ready, SockKind, SockRef, TcbHot, TcbQueue,
     TcpOptions,
 };
 use base::limits::BACKLOG_MAX;
 use base::{Idx, Instant, Port};
 use wire::{Sign, TcpFlags};
 
-use super::conn::{Fate, cold_of, conn};
+use super::conn::{Fate, Ring, cold_of, conn};
 use super::keys::{self, Owner};
 use super::segment::Seg;
-use super::{Cause, State, cookie, fast_open, flag, reset, table};
+use super::{Cause, State, cookie, fast_open, flag, half_open, hibernate, reset, table};
 use crate::errors::{AcceptError, ListenError};
 use crate::types::Accepted;
 use crate::{events, hop};
@@ -118,6 +118,7 @@ pub(crate) fn accept(mem: &mut LaneMem<'_>, s: SockRef) -> Result<Accepted, Acce
 pub(crate) fn close(mem: &mut LaneMem<'_>, now: Instant, s: SockRef) {
     let Some(at) = lookup(mem, s) else { return };
     events::forget(mem, s);
+    half_open::reset_all(mem, at);
     for _ in 0..mem.hot.len() {
         let Some(row) = mem.listeners.get(at) else { break };
         let Some(each) = row.syn_queue.head.some().or(row.accept_queue.head.some()) else { break };
@@ -301,9 +302,18 @@ fn on_syn(
     }
     let (iss, ts_offset) = table::initial_numbers(mem, now, &seg.key);
     let iss = above.filter(|a| !iss.after(*a)).unwrap_or(iss);
+    let fast = seg.options.sign == Sign::None
+        && (seg.len > 0 || seg.options.fast_open().is_some())
+        && mem.listeners.get(listener).is_some_and(|row| row.fast_max > 0);
+    if !fast && hibernate::is_on(mem) && half_open::open(mem, now, listener, seg, (iss, ts_offset)) {
+        return;
+    }
     let Some(at) = open_row(mem, now, listener, seg, (iss, ts_offset)) else { return };
-    let fast = mem.listeners.get(listener).is_some_and(|row| row.fast_max > 0);
-    if fast && seg.options.sign == Sign::None && (seg.len > 0 || seg.options.fast_open().is_some()) {
+    if let Some(mut c) = conn(mem, now, at) {
+        c.set(flag::SEND_SYN);
+        c.enqueue(Ring::Control);
+    }
+    if fast {
         fast_open::on_syn(mem, now, (listener, at), seg);
     }
 }
@@ -318,7 +328,8 @@ pub(super) fn may_accept(mem: &mut LaneMem<'_>, listener: Idx<Listener>) -> bool
     room
 }
 
-/// A half-open connection of `listener` for the SYN `seg`, with our number `iss` and the offset of our timestamps. `None`: there is no room for it.
+/// A whole row for a half-open connection of `listener`, that of the SYN `seg`, with our number `iss` and the offset of our timestamps. `None`: there
+/// is no room for it.
 pub(super) fn open_row(
     mem: &mut LaneMem<'_>,
     now: Instant,
@@ -326,8 +337,6 @@ pub(super) fn open_row(
     seg: &Seg,
     (iss, ts_offset): (base::SeqNum, u32),
 ) -> Option<Idx<TcbHot>> {
-    let row = mem.listeners.get(listener)?;
-    let (options, generation) = (row.options, row.generation);
     let owner = Owner::of_listener(listener);
     let inherits = keys::heritage(mem, owner, seg.key.remote, seg.options.sign);
     if inherits > keys::room(mem) {
@@ -343,11 +352,28 @@ pub(super) fn open_row(
         mem.counters.drop_packet(DropReason::TcpNoTcb);
         return None;
     };
-    let mtu = mem.ports.get(Idx::new(u32::from(seg.port))).map_or(0, |p| p.mtu);
     if inherits > 0 {
         keys::inherit(mem, now, owner, at, seg.options.sign);
     }
-    let mut c = conn(mem, now, at)?;
+    fill_row(mem, now, at, (listener, hop), seg, (iss, ts_offset));
+    Some(at)
+}
+
+/// Makes the new row `at` that of [`open_row`].
+pub(super) fn fill_row(
+    mem: &mut LaneMem<'_>,
+    now: Instant,
+    at: Idx<TcbHot>,
+    (listener, hop): (Idx<Listener>, Idx<Hop>),
+    seg: &Seg,
+    (iss, ts_offset): (base::SeqNum, u32),
+) {
+    let Some((options, generation)) = mem.listeners.get(listener).map(|row| (row.options, row.generation))
+    else {
+        return;
+    };
+    let mtu = mem.ports.get(Idx::new(u32::from(seg.port))).map_or(0, |p| p.mtu);
+    let Some(mut c) = conn(mem, now, at) else { return };
     c.hot.hop = hop;
     c.hot.port = seg.port;
     c.cold.passive.listener = listener;
@@ -355,10 +381,9 @@ pub(super) fn open_row(
     c.go(Cause::PassiveOpen);
     c.go(Cause::RecvSyn);
     c.apply_options(&options);
-    c.start(iss, ts_offset, mtu);
+    c.number(iss, ts_offset, mtu);
     c.take_syn(seg);
     join_queue(mem, at, flag::IN_SYN_QUEUE);
-    Some(at)
 }
 
 /// A SYN for connection `at` in TIME-WAIT opens a new connection if it cannot be an old duplicate (RFC 6191 2, RFC 1122

@@ -18,7 +18,7 @@
 //! | `bequest` | connections not yet accepted, from a listener that closes to its twin on another lane |
 //! | `keys`, `ao_keys`, `auth`, `md5`, `ao` | signed segments |
 //! | `table`, `listen`, `cookie`, `connect`, `fast_open`, `verbs`, `stream`, `usual_io`, `borrow` | what programs do |
-//! | `hibernate`, `time_wait`, `frozen`, `handle` | idle connections and TIME-WAIT in small rows, and their names |
+//! | `hibernate`, `time_wait`, `half_open`, `frozen`, `handle` | idle connections, TIME-WAIT and SYN-RECEIVED in small rows, and names |
 //! | `audit` | what must hold of every connection, for oracles |
 
 mod ack;
@@ -40,6 +40,7 @@ mod ecn;
 pub(crate) mod entrust;
 pub(crate) mod fast_open;
 mod frozen;
+mod half_open;
 mod handle;
 mod handshake;
 mod header;

@@ -62,18 +62,18 @@ pub(super) fn of_connection(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
 }
 
 /// What a RST has besides its ends: control bits, SEG.SEQ, SEG.ACK; and what signs it.
-type Rest<'s> = ((TcpFlags, SeqNum, SeqNum), Option<(Idx<KeyRow>, Of<'s>)>);
+pub(super) type Rest<'s> = ((TcpFlags, SeqNum, SeqNum), Option<(Idx<KeyRow>, Of<'s>)>);
 
 /// Whose RST it is.
 #[derive(Clone, Copy)]
-enum Of<'s> {
+pub(super) enum Of<'s> {
     /// A connection's.
     Conn(Idx<TcbHot>),
     /// The answer to a segment.
     Answer(&'s Seg),
 }
 
-fn push(mem: &mut LaneMem<'_>, port: u8, way: &Way, key: &FlowKey, rest: Rest<'_>) {
+pub(super) fn push(mem: &mut LaneMem<'_>, port: u8, way: &Way, key: &FlowKey, rest: Rest<'_>) {
     let ((flags, seq, ack), signer) = rest;
     let Some(head) = header_frame(&mut mem.frames) else {
         mem.counters.drop_packet(DropReason::OutOfFrames);

@@ -2,15 +2,19 @@
 
 use core::hash::Hasher;
 
-use ::state::dormant::{DORMANT, NAMELESS};
-use ::state::{DropReason, FlowKey, LaneMem, Ready, SeqRange, SockKind, SockRef, TcbCold, TcbHot, TcbQueue};
+use ::state::dormant::{DORMANT, HALF_OPEN, NAMELESS};
+use ::state::{
+    Dormant, DropReason, FlowKey, LaneMem, Ready, SeqRange, SockKind, SockRef, TcbCold, TcbHot, TcbQueue,
+};
 use base::hash::flow_hash;
 use base::{FrameIdx, Idx, Instant, SeqNum};
 use siphasher::sip::SipHasher13;
 
 use super::conn::{Conn, Fate, Ring, cold_of, conn};
 use super::keys::{self, Owner};
-use super::{Cause, State, TIME_WAIT, fast_open, flag, frozen, handle, hibernate, listen, reset, time_wait};
+use super::{
+    Cause, State, TIME_WAIT, fast_open, flag, frozen, half_open, handle, hibernate, listen, reset, time_wait,
+};
 use crate::errors::SockError;
 use crate::events;
 use crate::hop::{self, HopMac};
@@ -44,6 +48,8 @@ pub(super) fn find(mem: &LaneMem<'_>, key: &FlowKey) -> Option<Idx<TcbHot>> {
 pub(super) enum Whose {
     /// That of this connection, which was woken if it slept.
     Of(Idx<TcbHot>),
+    /// That of this connection, which is half open and has a small row.
+    HalfOpen(Idx<Dormant>),
     /// That of a hibernating connection, for which no row can be had.
     NoRow,
     /// Nobody's.
@@ -57,10 +63,13 @@ pub(super) fn find_awake(mem: &mut LaneMem<'_>, now: Instant, key: &FlowKey) -> 
     match value_of(mem, key) {
         None => Whose::Nobody,
         Some(value) if value & DORMANT == 0 => Whose::Of(Idx::new(value)),
-        Some(value) => match hibernate::wake(mem, now, Idx::new(value & !DORMANT)) {
-            Some(at) => Whose::Of(at),
-            None => Whose::NoRow,
-        },
+        Some(value) => {
+            let from = Idx::new(value & !DORMANT);
+            if mem.dormant.get(from).is_some_and(|row| row.handle == HALF_OPEN) {
+                return Whose::HalfOpen(from);
+            }
+            hibernate::wake(mem, now, from).map_or(Whose::NoRow, Whose::Of)
+        }
     }
 }
 
@@ -169,6 +178,9 @@ pub(crate) fn drop_port(mem: &mut LaneMem<'_>, now: Instant, port: u8) -> u32 {
         }
         if row.handle == NAMELESS {
             time_wait::end(mem, at);
+            ended += 1;
+        } else if row.handle == HALF_OPEN {
+            half_open::end(mem, at);
             ended += 1;
         } else if let Some(awake) = hibernate::wake(mem, now, at) {
             settle(mem, now, awake, Fate::Dead(SockError::Reset));

@@ -84,6 +84,11 @@ pub(super) fn keep_idle(options: &TcpOptions) -> Duration {
     Duration::from_secs(u64::from(or_default(options.keep_idle_s.into(), KEEP_IDLE_S)))
 }
 
+/// SYN,ACK retransmissions of a connection with these options.
+pub(super) fn syn_ack_retries(options: &TcpOptions) -> u32 {
+    or_default(u32::from(options.syn_retries), u32::from(SYN_ACK_RETRIES))
+}
+
 impl Conn<'_, '_> {
     pub(super) fn on_timer(&mut self) -> Fate {
         if self.hot.ack_at <= self.now {

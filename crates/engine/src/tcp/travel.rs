@@ -3,6 +3,7 @@
 //! A group of flows moves as a whole or not at all: first all that it needs at the new lane is counted and set aside, then nothing can fail. Where
 //! a program holds the name of a connection, its old row stays as a note of where it went, until it was asked for (`take_moved`).
 
+use ::state::dormant::HALF_OPEN;
 use ::state::ports::PORT_WIRE;
 use ::state::{Dormant, FlowKey, FrameQueue, Hop, LaneMem, Listener, SockKind, SockRef, TcbHot};
 use base::{FrameIdx, Idx, Instant, LaneId};
@@ -10,7 +11,7 @@ use region::{Directory, Frames, Group};
 
 use super::conn::{Ring, cold_of, conn};
 use super::keys::{self, Owner};
-use super::{State, board, cc_flag, fast_open, flag, frozen, hibernate, listen, table};
+use super::{State, board, cc_flag, fast_open, flag, frozen, half_open, hibernate, listen, table};
 use crate::errors::MoveError;
 use crate::events;
 use crate::hop::{self, HopMac};
@@ -122,7 +123,7 @@ fn sleepers<'m>(
     rows.filter(awaited).filter(move |at| mem.dormant.get(*at).is_some_and(|row| is_in(&frozen::key_of(row))))
 }
 
-/// Adds what hibernating connection `at` needs. It is idle, so it has no frames and no scoreboard.
+/// Adds what hibernating or half-open connection `at` needs. It has no frames and no scoreboard.
 fn count_sleeper(
     from: &LaneMem<'_>,
     to: &LaneMem<'_>,
@@ -131,6 +132,9 @@ fn count_sleeper(
 ) -> Result<(), MoveError> {
     let row = from.dormant.get(at).ok_or(MoveError::NoRoom)?;
     check_port(from, to, (row.port, Idx::new(u32::from(row.hop))))?;
+    if row.handle == HALF_OPEN && twin(from, to, half_open::listener_of(row)).is_none() {
+        return Err(MoveError::NoListener);
+    }
     if table::value_of(to, &frozen::key_of(row)).is_some() {
         return Err(MoveError::NameTaken);
     }
@@ -218,7 +222,7 @@ fn move_one(
     let (Some(hot), Some(cold)) = (from.hot.get(at).copied(), from.cold.get(cold_of(at)).copied()) else {
         return false;
     };
-    let Some(hop) = same_hop(from, to, now, &hot) else { return false };
+    let Some(hop) = same_hop(from, to, now, hot.hop) else { return false };
     let Some(new) = table::make(to, now, &hot.key) else {
         hop::release(to, hop);
         return false;
@@ -276,15 +280,37 @@ fn move_one(
     true
 }
 
-/// The hop of `hot`, found or made in `to`.
-fn same_hop(from: &LaneMem<'_>, to: &mut LaneMem<'_>, now: Instant, hot: &TcbHot) -> Option<Idx<Hop>> {
-    let row = from.hops.get(hot.hop)?;
+/// Moves the half-open connection `at`, which has a small row and gets one there. False: it stays.
+pub(super) fn move_half_open(
+    from: &mut LaneMem<'_>,
+    to: &mut LaneMem<'_>,
+    now: Instant,
+    at: Idx<Dormant>,
+) -> bool {
+    let Some(row) = from.dormant.get(at).copied() else { return false };
+    let hop = Idx::new(u32::from(row.hop));
+    let free = table::value_of(to, &frozen::key_of(&row)).is_none();
+    let listener = twin(from, to, half_open::listener_of(&row));
+    let Some(listener) = listener.filter(|_| free && check_port(from, to, (row.port, hop)).is_ok()) else {
+        return false;
+    };
+    let Some(hop) = same_hop(from, to, now, hop) else { return false };
+    let moved = half_open::hand_on(from, to, at, (listener, hop));
+    if !moved {
+        hop::release(to, hop);
+    }
+    moved
+}
+
+/// The hop `old` of `from`, found or made in `to`.
+fn same_hop(from: &LaneMem<'_>, to: &mut LaneMem<'_>, now: Instant, old: Idx<Hop>) -> Option<Idx<Hop>> {
+    let row = from.hops.get(old)?;
     let (port, addr, mac) = (row.port, row.addr, row.mac);
     if addr.is_any() {
         return hop::for_source(to, now, port, mac);
     }
     let local_mac = from.ports.get(Idx::new(port.into()))?.mac;
-    let mac = match hop::mac(from, hot.hop) {
+    let mac = match hop::mac(from, old) {
         HopMac::Known(mac) => Some(mac),
         HopMac::Asking | HopMac::Failed => None,
     };
