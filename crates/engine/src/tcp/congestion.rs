@@ -84,6 +84,18 @@ pub(super) fn initial_window(mss: u32) -> u32 {
     (10 * mss).min(14_600.max(2 * mss))
 }
 
+/// By how much a window of `cwnd` bytes grows when `acked` bytes were acknowledged in congestion avoidance: by one segment for each window
+/// acknowledged, in bytes (RFC 5681 3.1). `rest`: what was acknowledged since it last grew.
+///
+/// Only whole segments go out of a window, and after halvings it has a part of one in it: what a round trip can acknowledge is less than
+/// `cwnd` then. With that part counted a window of 2.5 segments would need five round trips to grow four times.
+fn one_a_window(rest: &mut u32, acked: u32, cwnd: u32, mss: u32) -> u32 {
+    let window = (cwnd - cwnd % mss).max(mss);
+    let sum = rest.saturating_add(acked);
+    *rest = if sum >= window { sum - window } else { sum };
+    if sum >= window { mss } else { 0 }
+}
+
 /// Is the congestion window what limits a connection of which `flight` bytes were out? A window that was not used says nothing about the
 /// path (RFC 7661 4.1): it grows only while it limits.
 #[inline]
@@ -161,10 +173,8 @@ impl Window<'_> {
             }
             Algorithm::Bbr => 0,
             Algorithm::Reno | Algorithm::Dctcp => {
-                // RFC 5681 3.1, byte counting: one segment for each window acknowledged.
-                let sum = self.row.rest.saturating_add(acked);
-                self.row.rest = if sum >= cwnd { sum - cwnd } else { sum };
-                if sum >= cwnd { self.mss() } else { 0 }
+                let mss = self.mss();
+                one_a_window(&mut self.row.rest, acked, cwnd, mss)
             }
         };
         self.add(more);
@@ -403,7 +413,21 @@ impl Conn<'_, '_> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Algorithm, initial_window};
+    use super::{Algorithm, initial_window, one_a_window};
+
+    #[test]
+    fn a_window_grows_by_a_segment_a_round_trip_whole_or_not() {
+        for start in [2000, 2500, 2999, 5000, 5750] {
+            let (mut cwnd, mut rest) = (start, 0);
+            for round in 1..=20 {
+                for _ in 0..cwnd / 1000 {
+                    cwnd += one_a_window(&mut rest, 1000, cwnd, 1000);
+                }
+                assert_eq!(cwnd, start + round * 1000, "from {start}");
+            }
+        }
+        assert_eq!(one_a_window(&mut 0, 999, 500, 1000), 0, "a window of less than a segment counts as one");
+    }
 
     #[test]
     fn the_initial_window_is_that_of_rfc_6928() {
