@@ -3,6 +3,7 @@
 
 use base::Duration;
 use engine::Algorithm;
+use sim::goodput::Case;
 use sim::{BottleneckSpec, BulkPlan, Discipline, LinkSpec, Report, Scenario, jain, run};
 use state::TcpOptions;
 
@@ -44,8 +45,7 @@ fn goodput_at_100_mbit_and_40_ms_is_what_the_algorithm_promises() {
             // Mathis, Semke, Mahdavi, Ott 1997; CUBIC's Reno-friendly region has the same (RFC 9438 5.1).
             let model = (1448.0 * 8.0 / 0.04 * (1.5 / p).sqrt() / 1e6).min(95.6);
             println!("{:6} {:4.1} %: {rate:6.2} Mb/s, Reno's model {model:6.2}", algorithm.name(), p * 100.0);
-            let least = if algorithm == Algorithm::Bbr { 0.8 } else { 0.7 };
-            assert!(rate > least * model && rate < 95.7, "{algorithm:?} {p}: {rate} Mb/s");
+            assert!(rate > 0.85 * model && rate < 95.7, "{algorithm:?} {p}: {rate} Mb/s");
         }
     }
 }
@@ -73,6 +73,38 @@ fn bbr_keeps_its_rate_where_losses_come_without_a_queue() {
         let rate: f64 = goodput(&plan(Algorithm::Bbr, drop_ppm)).iter().sum();
         println!("{drop_ppm} in a million lost: {rate:.1} Mb/s");
         assert!(rate > least, "{drop_ppm}: {rate} Mb/s");
+    }
+}
+
+/// Some of these runs lose so much at their start that the scoreboard cannot hold all of it, and segments go twice. What the peer then says of them
+/// undoes no recovery that has lost something.
+#[test]
+fn segments_of_one_recovery_that_came_twice_do_not_undo_the_next() {
+    let [one, two] =
+        [Algorithm::Bbr, Algorithm::Reno].map(|a| Case { algorithm: a, drop_ppm: 30_000, flows: 1 });
+    let runs = (3..=5).map(|seed| (one, seed)).chain((1..=4).map(|seed| (two, seed)));
+    for (case, seed) in runs {
+        let report = run(&Scenario::bulk(&case.plan(Duration::from_secs(8)), seed))
+            .unwrap_or_else(|failure| panic!("{failure}"));
+        println!("{} seed {seed}: {} undone, {} sent again", case.name(), report.undone, report.retransmits);
+        assert!(report.undone <= 1 && report.retransmits > 0, "{} {seed}: {report:?}", case.name());
+    }
+}
+
+/// Reno's model, at rates of loss that leave windows of a few segments, within what losses scatter: so does Linux on this path (docs/goodput.md).
+#[test]
+fn reno_grows_by_a_segment_a_round_trip_also_when_windows_are_small() {
+    for (drop_ppm, least) in [(10_000, 0.98), (30_000, 0.88)] {
+        let case = Case { algorithm: Algorithm::Reno, drop_ppm, flows: 1 };
+        let seeds = 1..=24;
+        let rate = seeds.clone().map(|seed| {
+            let report = run(&Scenario::bulk(&case.plan(Duration::from_secs(15)), seed));
+            let report = report.unwrap_or_else(|failure| panic!("{failure}"));
+            report.carried.iter().map(|c| c.up as f64 * 8.0 / 15e6).sum::<f64>()
+        });
+        let rate = rate.sum::<f64>() / seeds.count() as f64;
+        println!("{}: {rate:.2} Mb/s, {:.3} of the model", case.name(), rate / case.model());
+        assert!(rate > least * case.model(), "{}: {rate} Mb/s", case.name());
     }
 }
 

@@ -300,7 +300,7 @@ const _: () = assert!(size_of::<TcbCold>().is_multiple_of(8));
 /// Runs one scoreboard can hold.
 pub const BOARD_RANGES: usize = 62;
 /// Runs sent again that one scoreboard can tell apart.
-pub const BOARD_RESENT: usize = 16;
+pub const BOARD_RESENT: usize = 40;
 
 plain! {
     /// A run of bytes that was sent again and is on its way.
@@ -341,7 +341,7 @@ plain! {
         pub next_mark_us: u32,
         /// SND.UNA when the recovery to be undone began.
         pub undo_una: SeqNum,
-        /// Bytes sent again in it that were not reported to have come twice.
+        /// Bytes sent again, in it or shortly before, that were not reported to have come twice.
         pub undo_bytes: u32,
         /// TSval of its first retransmission.
         pub undo_stamp: u32,
@@ -359,8 +359,8 @@ plain! {
         pub twice_round: SeqNum,
         /// Flags, as the engine numbers them.
         pub flags: u32,
-        /// Room.
-        pub room: u32,
+        /// Until SND.UNA reaches this, `undo_bytes` counts what an undone recovery had sent again.
+        pub forgotten_until: SeqNum,
     }
 }
 
@@ -387,4 +387,4 @@ plain! {
         pub resent_count: u32,
     }
 }
-const _: () = assert!(size_of::<Scoreboard>() == 1160);
+const _: () = assert!(size_of::<Scoreboard>() == 1640);

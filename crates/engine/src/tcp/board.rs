@@ -115,6 +115,7 @@ impl Conn<'_, '_> {
             fack: una,
             resent_top: una,
             twice_round: una,
+            forgotten_until: una,
             ..RackState::default()
         };
         self.cold.board = at;

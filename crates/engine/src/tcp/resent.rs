@@ -186,10 +186,8 @@ mod tests {
         assert_eq!(list(&b).len(), BOARD_RESENT);
         let first = list(&b)[0];
         assert_eq!((first.left.0, first.right.0, first.at_us), (0, 15, 1));
-        assert_eq!(
-            list(&b)[BOARD_RESENT - 1],
-            entry(BOARD_RESENT as u32 * 10, BOARD_RESENT as u32 * 10 + 5, 16)
-        );
+        let last = BOARD_RESENT as u32;
+        assert_eq!(list(&b)[BOARD_RESENT - 1], entry(last * 10, last * 10 + 5, last));
     }
 
     #[test]

@@ -54,9 +54,10 @@ impl Conn<'_, '_> {
             let rack = &mut board.rack;
             rack.flags |= bit::TWICE;
             probed = rack.flags & bit::PROBE != 0;
-            if rack.flags & bit::UNDO != 0 && rack.undo_bytes > 0 && first.right.after(rack.undo_una) {
+            if rack.undo_bytes > 0 && first.right.after(rack.undo_una) {
                 rack.undo_bytes = rack.undo_bytes.saturating_sub(first.right.since(first.left));
-                rack.flags |= if rack.undo_bytes == 0 { bit::ALL_TWICE } else { 0 };
+                let all = rack.undo_bytes == 0 && rack.flags & bit::UNDO != 0;
+                rack.flags |= if all { bit::ALL_TWICE } else { 0 };
             }
         }
         if ours && !probed {
@@ -71,10 +72,13 @@ impl Conn<'_, '_> {
             return;
         }
         let (una, cwnd, ssthresh) = (self.hot.snd.una, self.hot.snd.cwnd, self.hot.snd.ssthresh);
+        // What was sent again before may still be reported to have come twice, which says nothing of this recovery.
+        let under_way = self.resent_before(self.hot.snd.nxt);
         let Some(board) = self.boards.get_mut(self.cold.board) else { return };
         let rack = &mut board.rack;
         rack.flags = rack.flags & !(bit::PROBE | bit::STAMPED | bit::ALL_TWICE) | bit::UNDO;
-        (rack.undo_una, rack.undo_bytes) = (una, 0);
+        let forgotten = if una.before(rack.forgotten_until) { rack.undo_bytes } else { 0 };
+        (rack.undo_una, rack.undo_bytes) = (una, under_way.saturating_add(forgotten));
         (rack.undo_cwnd, rack.undo_ssthresh) = (cwnd, ssthresh);
     }
 
@@ -94,11 +98,12 @@ impl Conn<'_, '_> {
 
     /// Nothing was lost: windows are as before, and what is in flight is taken to be in flight (RFC 4015 3).
     pub(super) fn undo_recovery(&mut self) {
-        let una = self.hot.snd.una;
+        let (una, nxt) = (self.hot.snd.una, self.hot.snd.nxt);
         let Some(board) = self.boards.get_mut(self.cold.board) else { return };
         let (cwnd, ssthresh) = (board.rack.undo_cwnd, board.rack.undo_ssthresh);
         board.rack.flags &= !(bit::UNDO | bit::STAMPED | bit::ALL_TWICE);
         board.resent_count = 0;
+        board.rack.forgotten_until = nxt;
         let loss = &mut self.cold.loss;
         (loss.recover, loss.high_rxt, loss.lost_edge) = (una, una, una);
         self.clear(flag::RECOVERY | flag::LOSS);
