@@ -111,15 +111,19 @@ impl Case {
         }
     }
 
-    /// Is the rate about that of the link, and of all runs the same?
+    /// Is the rate about that of the link? Then Linux plays its runs one by one.
     fn is_steady(&self) -> bool {
         self.drop_ppm == 0 || self.algorithm == Algorithm::Bbr
     }
 
-    /// Runs that tell what there is to tell, of `runs`: random losses scatter, a full link does not.
+    /// Runs that tell what there is to tell, of `runs`: random losses scatter, those of BBR less, a full link does not.
     #[must_use]
     pub fn runs(&self, runs: u64) -> u64 {
-        if self.is_steady() { runs.min(3) } else { runs }
+        match (self.is_steady(), self.drop_ppm) {
+            (_, 0) => runs.min(3),
+            (true, _) => runs.min(8),
+            (false, _) => runs,
+        }
     }
 
     /// Mathis, Semke, Mahdavi, Ott 1997, in Mb/s; CUBIC's Reno-friendly region has the same (RFC 9438 5.1). BBR does not follow it.

@@ -128,7 +128,7 @@ fn page(order: &Order, rows: &[Row]) -> Result<String, String> {
     let table: Vec<String> = rows.iter().map(Row::line).collect();
     let plan = &order.plan;
     Ok(format!(
-        "{}\n\nMeasured {} on {} {} with `cargo xtask sim goodput{}`: {} runs of {} s a case (two flows: three times as long), {}. \
+        "{}\n\nMeasured {} on {} {} with `cargo xtask sim goodput{}`: {} runs of {} s a case (8 of BBR with losses, 3 where nothing is lost; two flows: three times as long), {}. \
          After ± stands the standard error of the mean.\n\n{HEAD}\n{}\n\n{}\n{}",
         include_str!("goodput_head.md").trim_end(),
         first_line("date", &["-u", "+%F"])?,
