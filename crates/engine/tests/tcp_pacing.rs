@@ -181,3 +181,22 @@ fn the_pace_of_a_window_is_told_without_a_limit_too() {
     assert!([rate(120), rate(200)].iter().any(|r| told.abs_diff(*r) <= r / 1000), "{info:?}");
     assert_eq!(info.congestion.max_pacing_rate, u64::MAX);
 }
+
+/// The rate at which a question of a few bytes was answered says nothing of the path (draft-ietf-ccwg-bbr 5.6.2: until the path was full the pace does
+/// not fall below what the first window in the first round-trip time gives).
+#[test]
+fn a_few_bytes_do_not_slow_what_bbr_sends_after_them() {
+    let mut net = world(27, &S, Algorithm::Bbr);
+    let (_, a, b) = net.open();
+    for question in [8, 100] {
+        assert_eq!(net.on(0, |e| e.tcp_send(a, &[1; 100][..question], false)), Ok(question));
+        net.run(Duration::from_millis(300));
+        assert_eq!(net.on(1, |e| e.tcp_recv_skip(b, 1000)), Ok(question));
+    }
+    let from = net.now;
+    let answer = vec![2; 10 * MSS as usize];
+    assert_eq!(net.on(0, |e| e.tcp_send(a, &answer, false)), Ok(answer.len()));
+    net.run(Duration::from_millis(10));
+    let sent: usize = data(&net, from).iter().map(|s| s.len).sum();
+    assert_eq!(sent, answer.len(), "in one round-trip time");
+}

@@ -8,7 +8,7 @@ use ::state::{BOARD_RANGES, LaneMem, RCV_SACKS, SeqRange, TcbCold, TcbHot};
 use base::{FrameIdx, Idx, Instant, SeqNum};
 
 use super::conn::cold_of;
-use super::{State, flag, half_open, table};
+use super::{State, cc_flag, flag, half_open, table};
 
 /// What does not hold, and of which row of the connections' table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -162,7 +162,10 @@ fn timers(mem: &LaneMem<'_>, row: u32, hot: &TcbHot, cold: &TcbCold, state: Stat
     let fin_due = hot.flags & (flag::FIN_QUEUED | flag::FIN_SENT) == flag::FIN_QUEUED;
     let due =
         state.is_synchronized() && state != State::TimeWait && (hot.snd.end.after(hot.snd.nxt) || fin_due);
-    if due && !timed && !waits {
+    // What waits for its time to be sent has no deadline of its own, only the wheel's.
+    let paced = cold.cc_flags & cc_flag::PACED != 0 || cold.options.pacing_limit != 0;
+    let paced = paced && hot.armed_at != Instant::NEVER && mem.wheel.deadline(row).is_some();
+    if due && !timed && !waits && !paced {
         return Some("something is to be sent and nothing will send it");
     }
     if any(flag::ACK_NOW) && !waits && !any(flag::RING_ACK) {

@@ -425,6 +425,13 @@ fn probe_rtt_window(bbr: &Bbr, mss: u32) -> u32 {
     bdp(bbr, bw(bbr), 50).max(LEAST_SEGMENTS * mss)
 }
 
+/// The pace before anything is known of the path but a round-trip time (section 5.6.2): Startup's gain on a window in it.
+pub(super) fn first_pace(cwnd: u32, srtt_us: u32) -> u64 {
+    let (gain, _) = State::Startup.gains();
+    let srtt_us = if srtt_us == 0 { 1000 } else { srtt_us };
+    percent(u64::from(cwnd) * 1_000_000 / u64::from(srtt_us), gain)
+}
+
 /// The pace, bytes a second, when it is `pace` now (section 5.6.2): one percent below what the gain says, so that queues drain.
 pub(super) fn pace(bbr: &Bbr, pace: u64) -> u64 {
     let (gain, _) = State::of(bbr.state).gains();

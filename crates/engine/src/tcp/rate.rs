@@ -99,7 +99,7 @@ impl Conn<'_, '_> {
         };
         let una = self.hot.snd.una;
         let top = self.sacked_runs().last().map_or(una, |r| r.right.later(una));
-        let min_rtt_us = self.cold.loss.min_rtt_us;
+        let (min_rtt_us, srtt_us) = (self.cold.loss.min_rtt_us, self.hot.rtt.srtt_us8 >> 3);
         let Some(rate) = self.rate() else { return };
         rate.delivered = rate.delivered.wrapping_add(delivered);
         rate.delivered_us = clock;
@@ -131,7 +131,8 @@ impl Conn<'_, '_> {
             };
             let acked = core::mem::take(&mut rate.waiting);
             bbr::on_sample(&mut rate.bbr, &sample, acked);
-            rate.pace = bbr::pace(&rate.bbr, rate.pace);
+            let before = if rate.pace == 0 { bbr::first_pace(cwnd, srtt_us) } else { rate.pace };
+            rate.pace = bbr::pace(&rate.bbr, before);
         }
         self.hot.snd.cwnd = match self.rate() {
             Some(rate) => bbr::window(&mut rate.bbr, cwnd, delivered, mss),
