@@ -1,4 +1,4 @@
-//! `cargo xtask sim`: seeds in the simulator, or goodput there and on Linux.
+//! `cargo xtask sim`: seeds in the simulator, also with lwIP, or goodput there and on Linux.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -19,6 +19,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         Some((word, rest)) if word == "goodput" => {
             command.arg(word).arg("--json").arg(reports.join("goodput.json")).args(rest)
         }
+        Some((word, rest)) if word == "lwip" => command.arg(word).args(rest),
         Some(_) | None => command.arg("--json").arg(reports.join("sim.json")).args(args),
     };
     run::run_command(&mut command)

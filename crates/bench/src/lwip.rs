@@ -1,4 +1,5 @@
-//! The same work on lwIP: Debian's source package, compiled at the first run into target/bench/lwip with the rig in crates/bench/lwip.
+//! The same work on lwIP: Debian's source package (`sim::lwip` has it), compiled at the first run into target/bench/lwip with the rig in
+//! crates/bench/lwip.
 
 use std::io;
 use std::os::unix::process::CommandExt as _;
@@ -22,19 +23,12 @@ const RIG: &[(&str, &str)] = &[
 /// Says why lwIP could not be had, so that only the first run of a bench tries.
 const WHY: &str = "why-not";
 
-/// Fetches the source package without touching the machine's own lists of packages, and compiles it. `$1`: the name of the
-/// Debian release.
+/// Compiles. `$1`: the folder with lwIP's sources.
 const SCRIPT: &str = r#"set -e
-mkdir -p lists/partial
-echo "deb-src [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian $1 main" > src.list
-apt="apt-get -qq -o Dir::Etc::SourceList=$PWD/src.list -o Dir::Etc::SourceParts=/dev/null -o Dir::State::Lists=$PWD/lists"
-apt="$apt -o APT::Sandbox::User=root -o Acquire::http::Timeout=20"
-if ! ls lwip_*.orig.tar.* >/dev/null 2>&1; then $apt update; $apt source --download-only lwip; fi
-rm -rf lists src; mkdir src; tar xf lwip_*.orig.tar.* -C src --strip-components 1
-files="end.c src/src/core/*.c src/src/core/ipv4/*.c src/src/netif/ethernet.c"
+files="end.c $1/core/*.c $1/core/ipv4/*.c $1/netif/ethernet.c"
 for copy in 1 2; do
-  cc -O3 -w -fPIC -shared -fvisibility=hidden -I. -Isrc/src/include $files -o liblwend.so.$copy
-  cc -O3 -w -fPIC -shared -fvisibility=hidden -DRIG_MSS=8960 -I. -Isrc/src/include $files -o liblwend-jumbo.so.$copy
+  cc -O3 -w -fPIC -shared -fvisibility=hidden -I. -I$1/include $files -o liblwend.so.$copy
+  cc -O3 -w -fPIC -shared -fvisibility=hidden -DRIG_MSS=8960 -I. -I$1/include $files -o liblwend-jumbo.so.$copy
 done
 cc -O3 -o lwiprig main.c -ldl
 "#;
@@ -105,18 +99,12 @@ fn write_sources(folder: &Path) -> io::Result<bool> {
 }
 
 fn build(folder: &Path) -> Result<(), String> {
-    let release = std::fs::read_to_string("/etc/os-release").unwrap_or_default();
-    let field = |name: &str| release.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
-    if field("ID=") != "debian" {
-        return Err("its source package is taken from Debian, and this is another system".to_owned());
-    }
+    let source = sim::lwip::source()?.join("src/src");
     let mut command = Command::new("sh");
-    command.args(["-c", SCRIPT, "sh", field("VERSION_CODENAME=")]).current_dir(folder);
-    // What the compiler or apt-get has to say is on the terminal.
+    command.args(["-c", SCRIPT, "sh"]).arg(source).current_dir(folder);
+    // What the compiler has to say is on the terminal.
     match runner::finish(&mut command, Duration::from_secs(120)) {
         Ok(_) => Ok(()),
-        Err(Trouble::Skipped(why) | Trouble::Failed(why)) => {
-            Err(format!("{why} (needs apt-get, a network, cc and xz)"))
-        }
+        Err(Trouble::Skipped(why) | Trouble::Failed(why)) => Err(format!("{why} (needs cc)")),
     }
 }

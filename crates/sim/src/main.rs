@@ -1,10 +1,11 @@
 //! Plays seeds: `corelane-sim [--seeds N] [--from S] [--minutes M] [--seed S] [--kept] [--jobs J] [--json FILE] [--pcap DIR]`, or
-//! measures goodput: `corelane-sim goodput`.
+//! measures goodput: `corelane-sim goodput`, or plays with lwIP: `corelane-sim lwip`.
 //!
 //! A seed that fails is played again with a log of its last packets and a capture, and its number is printed. Leaves out
 //! everything else: what a seed means is the library's.
 
 mod goodput_report;
+mod lwip_seeds;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -34,7 +35,14 @@ or: corelane-sim goodput [options]    goodput over 100 Mb/s and 40 ms at several
   --runs N       of each case, with other losses each (default 3)
   --jobs J       on Linux, where rates are low, as many at a time (default 4)
   --json FILE    write a report
-  --page FILE    write a page with the table";
+  --page FILE    write a page with the table
+
+or: corelane-sim lwip [options]       our engine and lwIP (Debian's source package) on one network: both connect, send, close
+
+  --seeds N      play N seeds (default 1000)
+  --from S       the first of them (default 0)
+  --seed S       play this one seed, print its plan, write its packets to DIR/lwip-S.pcapng
+  --pcap DIR     where that goes (default target/reports)";
 
 /// What to do.
 struct Plan {
@@ -62,8 +70,14 @@ struct Total {
 }
 
 fn main() -> ExitCode {
-    if std::env::args().nth(1).as_deref() == Some("goodput") {
-        return goodput_report::run(std::env::args().skip(2)).unwrap_or_else(|why| {
+    let rest = std::env::args().skip(2);
+    let other = match std::env::args().nth(1).as_deref() {
+        Some("goodput") => Some(goodput_report::run(rest)),
+        Some("lwip") => Some(lwip_seeds::play(rest)),
+        Some(_) | None => None,
+    };
+    if let Some(done) = other {
+        return done.unwrap_or_else(|why| {
             eprintln!("{why}");
             ExitCode::FAILURE
         });

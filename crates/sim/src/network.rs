@@ -86,6 +86,8 @@ struct Cable {
     free_at: Instant,
     in_flight: usize,
     inbox: BinaryHeap<Flying>,
+    /// Its host has another stack: the oracles see what it sends, and say nothing of it.
+    strange: bool,
     /// Since when it is in a burst of losses.
     bad_since: Instant,
 }
@@ -144,8 +146,18 @@ impl Network {
             free_at: Instant(0),
             in_flight: 0,
             inbox,
+            strange: false,
             bad_since: Instant::NEVER,
         });
+        number
+    }
+
+    /// A cable for a host whose stack is not ours.
+    pub(crate) fn attach_stranger(&mut self, mac: impl Fn(usize) -> MacAddr, spec: LinkSpec) -> usize {
+        let number = self.attach(mac, spec);
+        if let Some(cable) = self.cables.get_mut(number) {
+            cable.strange = true;
+        }
         number
     }
 
@@ -207,7 +219,7 @@ impl Network {
     pub(crate) fn send(&mut self, host: usize, packet: Packet) {
         let Some(spec) = self.spec(host).copied() else { return };
         self.counts.sent += 1;
-        self.note(&packet, &spec);
+        self.note(host, &packet, &spec);
         let Some(leaves) = self.leave(host, &packet, &spec) else { return };
         if let Some(narrow) = spec.narrows.filter(|n| self.now >= n.at)
             && let Some(report) = router::too_long(&packet, narrow.mtu)
@@ -284,7 +296,7 @@ impl Network {
     }
 
     /// Lets the oracles look at a packet.
-    fn note(&mut self, packet: &Packet, spec: &LinkSpec) {
+    fn note(&mut self, host: usize, packet: &Packet, spec: &LinkSpec) {
         let mut digest = self.trace ^ self.now.0;
         for chunk in packet.bytes.chunks(8) {
             let word = chunk.iter().fold(0_u64, |w, b| w << 8 | u64::from(*b));
@@ -297,7 +309,9 @@ impl Network {
         }
         let found = packet_oracle::check(packet, spec.mtu)
             .and_then(|()| self.flows.as_mut().map_or(Ok(()), |flows| flows.check(packet)));
+        let strange = self.cables.get(host).is_some_and(|c| c.strange);
         if let Err(complaint) = found
+            && !strange
             && self.complaint.is_none()
         {
             self.complaint = Some(complaint);

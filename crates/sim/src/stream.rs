@@ -7,6 +7,43 @@ use state::SockRef;
 
 use crate::pattern;
 
+/// The calls that a program makes on a stack.
+pub(crate) trait Calls {
+    /// Reads.
+    fn recv(&mut self, sock: SockRef, to: &mut [u8]) -> Result<usize, RecvError>;
+    /// Writes; `urgent`: the last byte is.
+    fn send(&mut self, sock: SockRef, data: &[u8], urgent: bool) -> Result<usize, SendError>;
+    /// Says that nothing more will be written.
+    fn finish(&mut self, sock: SockRef);
+    /// Gives the socket up; what was written is still sent.
+    fn close(&mut self, sock: SockRef);
+    /// Breaks the connection off.
+    fn abort(&mut self, sock: SockRef);
+}
+
+impl Calls for Engine<'_> {
+    fn recv(&mut self, sock: SockRef, to: &mut [u8]) -> Result<usize, RecvError> {
+        self.tcp_recv(sock, to, false)
+    }
+
+    fn send(&mut self, sock: SockRef, data: &[u8], urgent: bool) -> Result<usize, SendError> {
+        if urgent { self.tcp_send_urgent(sock, data, false) } else { self.tcp_send(sock, data, false) }
+    }
+
+    fn finish(&mut self, sock: SockRef) {
+        // The peer may have ended the connection meanwhile; the next read says so.
+        let _ = self.shutdown(sock, How::Write);
+    }
+
+    fn close(&mut self, sock: SockRef) {
+        Engine::close(self, sock);
+    }
+
+    fn abort(&mut self, sock: SockRef) {
+        Engine::abort(self, sock);
+    }
+}
+
 /// Bytes in front of what the client sends: the number of the plan.
 const HEADER: u64 = 8;
 
@@ -161,7 +198,7 @@ impl Side {
     /// Does what can be done now.
     pub(crate) fn drive(
         &mut self,
-        e: &mut Engine<'_>,
+        e: &mut impl Calls,
         plans: &[StreamPlan],
         now: Instant,
     ) -> Result<(), String> {
@@ -172,7 +209,7 @@ impl Side {
         Ok(())
     }
 
-    fn act(&mut self, e: &mut Engine<'_>, plans: &[StreamPlan], now: Instant) -> Result<(), String> {
+    fn act(&mut self, e: &mut impl Calls, plans: &[StreamPlan], now: Instant) -> Result<(), String> {
         if self.outcome.is_some() {
             return Ok(());
         }
@@ -201,12 +238,12 @@ impl Side {
     }
 
     /// Reads the number of the plan. True: it is known.
-    fn read_header(&mut self, e: &mut Engine<'_>, plans: &[StreamPlan]) -> Result<bool, String> {
+    fn read_header(&mut self, e: &mut impl Calls, plans: &[StreamPlan]) -> Result<bool, String> {
         let mut buf = [0; HEADER as usize];
         while self.header.len() < buf.len() {
             let room = buf.len() - self.header.len();
             let Some(to) = buf.get_mut(..room) else { return Ok(false) };
-            match e.tcp_recv(self.sock, to, false) {
+            match e.recv(self.sock, to) {
                 Ok(0) => {
                     // A client may give up before it has sent anything.
                     e.close(self.sock);
@@ -237,14 +274,14 @@ impl Side {
 
     fn read(
         &mut self,
-        e: &mut Engine<'_>,
+        e: &mut impl Calls,
         mine: &SidePlan,
         other: &SidePlan,
         now: Instant,
     ) -> Result<(), String> {
         let mut buf = vec![0; mine.read];
         while now >= self.read_at && !self.eof && self.outcome.is_none() {
-            match e.tcp_recv(self.sock, &mut buf, false) {
+            match e.recv(self.sock, &mut buf) {
                 Ok(0) => self.eof = true,
                 Ok(n) => self.took(buf.get(..n).unwrap_or(&[]), other)?,
                 Err(RecvError::WouldBlock) => return Ok(()),
@@ -285,7 +322,7 @@ impl Side {
 
     fn write(
         &mut self,
-        e: &mut Engine<'_>,
+        e: &mut impl Calls,
         mine: &SidePlan,
         other: &SidePlan,
         now: Instant,
@@ -298,11 +335,7 @@ impl Side {
             }
             let chunk = self.chunk(mine.write.min((total - self.sent) as usize), header);
             let urgent = self.writes.checked_rem(mine.urgent) == Some(0);
-            let done = match urgent {
-                true => e.tcp_send_urgent(self.sock, &chunk, false),
-                false => e.tcp_send(self.sock, &chunk, false),
-            };
-            match done {
+            match e.send(self.sock, &chunk, urgent) {
                 Ok(n) => {
                     self.sent += n as u64;
                     self.writes = self.writes.wrapping_add(1);
@@ -342,7 +375,7 @@ impl Side {
         bytes
     }
 
-    fn finish(&mut self, e: &mut Engine<'_>, mine: &SidePlan, other: &SidePlan) {
+    fn finish(&mut self, e: &mut impl Calls, mine: &SidePlan, other: &SidePlan) {
         let header = if self.role == Role::Client { HEADER } else { 0 };
         if self.sent < mine.bytes + header {
             return;
@@ -355,8 +388,7 @@ impl Side {
             Close::Shutdown | Close::CloseAfterReading(_) | Close::AbortAfter(_) => {
                 if !self.shut {
                     self.shut = true;
-                    // The peer may have ended the connection meanwhile; the next read says so.
-                    let _ = e.shutdown(self.sock, How::Write);
+                    e.finish(self.sock);
                 }
                 if self.eof {
                     e.close(self.sock);
@@ -367,7 +399,7 @@ impl Side {
         }
     }
 
-    fn fail(&mut self, e: &mut Engine<'_>, error: SockError) {
+    fn fail(&mut self, e: &mut impl Calls, error: SockError) {
         e.close(self.sock);
         self.outcome = Some(Outcome::Failed(error));
     }
