@@ -6,6 +6,7 @@ use state::{Endpoint, SockRef, TcpOptions};
 
 use crate::address::Named;
 use crate::errno::{self, AGAIN, Errno, Outcome};
+use crate::fast_open::{self, FastOpen};
 use crate::fds::{Entry, Object, Role, TcpSock};
 use crate::machine::Machine;
 use crate::world::Attempt;
@@ -15,7 +16,8 @@ pub(crate) fn fresh(machine: &Machine) -> TcpSock {
     let flags = &machine.stack.flags;
     let options =
         TcpOptions { rcv_buf_bytes: flags.rcv_buf, snd_buf_bytes: flags.snd_buf, ..TcpOptions::default() };
-    TcpSock { role: Role::Fresh, options, bound: None, rcv_timeout: None, snd_timeout: None }
+    let fast = FastOpen::default();
+    TcpSock { role: Role::Fresh, options, bound: None, fast, rcv_timeout: None, snd_timeout: None }
 }
 
 /// The TCP socket `fd`.
@@ -70,6 +72,7 @@ pub(crate) fn listen(machine: &mut Machine, fd: i32, backlog: i32) -> Outcome<i3
             })?;
             tcp(machine, fd)?.role = Role::Listener(name);
             machine.subscribe(name, fd)?;
+            fast_open::tell(machine, fd)?;
         }
     }
     Ok(0)
@@ -120,8 +123,12 @@ pub(crate) fn connect(machine: &mut Machine, fd: i32, to: Named) -> Attempt<i32>
     match role {
         Role::Listener(_) => Attempt::Done(Err(Errno(libc::EISCONN))),
         Role::Fresh => {
-            if let Err(errno) = begin(machine, fd, remote) {
-                return Attempt::Done(Err(errno));
+            let fast = tcp(machine, fd).is_ok_and(|sock| sock.fast.connect);
+            match begin(machine, fd, remote, fast) {
+                Err(errno) => return Attempt::Done(Err(errno)),
+                // The SYN waits for the first write.
+                Ok(true) => return Attempt::Done(Ok(0)),
+                Ok(false) => {}
             }
             if nonblocking {
                 return Attempt::Done(Err(Errno(libc::EINPROGRESS)));
@@ -137,7 +144,8 @@ pub(crate) fn connect(machine: &mut Machine, fd: i32, to: Named) -> Attempt<i32>
     }
 }
 
-fn begin(machine: &mut Machine, fd: i32, remote: Endpoint) -> Outcome<()> {
+/// Begins a connection, if `fast` with fast open. True: its SYN waits for the first write, which goes with it.
+pub(crate) fn begin(machine: &mut Machine, fd: i32, remote: Endpoint, fast: bool) -> Outcome<bool> {
     let picked = machine.pick_port();
     let own = machine.stack.own_for(remote.addr);
     let route = machine.stack.route(remote.addr);
@@ -147,8 +155,11 @@ fn begin(machine: &mut Machine, fd: i32, remote: Endpoint) -> Outcome<()> {
         local.addr = own;
     }
     let options = sock.options;
-    let made = machine.stack.with(|engine| engine.tcp_connect(local, remote, &route, &options))?;
-    let name = made.map_err(|error| {
+    let made = machine.stack.with(|engine| match fast {
+        true => engine.tcp_connect_fast(local, remote, &route, &options),
+        false => engine.tcp_connect(local, remote, &route, &options).map(|name| (name, false)),
+    })?;
+    let (name, waits) = made.map_err(|error| {
         Errno(match error {
             ConnectError::Invalid => libc::EINVAL,
             ConnectError::InUse => libc::EADDRNOTAVAIL,
@@ -157,9 +168,9 @@ fn begin(machine: &mut Machine, fd: i32, remote: Endpoint) -> Outcome<()> {
         })
     })?;
     let sock = tcp(machine, fd)?;
-    sock.role = Role::Stream { name, connecting: true };
+    sock.role = Role::Stream { name, connecting: !waits };
     sock.bound = Some(local);
-    machine.subscribe(name, fd)
+    machine.subscribe(name, fd).map(|()| waits)
 }
 
 /// How the attempt to connect ended; EAGAIN: not yet.

@@ -4,6 +4,7 @@ use base::Duration;
 use state::{Endpoint, SockRef, TcpOptions};
 
 use crate::epoll::EpollSet;
+use crate::fast_open::FastOpen;
 
 /// The first number.
 const FIRST: i32 = 3;
@@ -25,6 +26,7 @@ pub(crate) struct TcpSock {
     pub(crate) role: Role,
     pub(crate) options: TcpOptions,
     pub(crate) bound: Option<Endpoint>,
+    pub(crate) fast: FastOpen,
     /// SO_RCVTIMEO and SO_SNDTIMEO; `None`: no limit.
     pub(crate) rcv_timeout: Option<Duration>,
     pub(crate) snd_timeout: Option<Duration>,

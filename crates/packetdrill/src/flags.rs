@@ -21,6 +21,8 @@ pub(crate) struct Flags {
     pub(crate) snd_buf: u32,
     /// `local=ADDRESS` of sockets that connect unbound.
     pub(crate) local: Ipv4Addr,
+    /// `fastopen=WAYS`, as net.ipv4.tcp_fastopen has them.
+    pub(crate) fast_open: u16,
     /// `deadline=SECONDS` that `netdev_receive` waits for a packet in virtual time.
     pub(crate) deadline: Duration,
 }
@@ -32,6 +34,7 @@ impl Flags {
         rcv_buf: RCV_BUF,
         snd_buf: 0,
         local: Ipv4Addr::new(192, 168, 0, 1),
+        fast_open: 3,
         deadline: Duration::from_secs(300),
     };
 
@@ -53,6 +56,7 @@ impl Flags {
             Some(("rcvbuf", n)) => self.rcv_buf = n.parse().ok()?,
             Some(("sndbuf", n)) => self.snd_buf = n.parse().ok()?,
             Some(("local", at)) => self.local = at.parse().ok()?,
+            Some(("fastopen", n)) => self.fast_open = n.parse().ok()?,
             Some(("deadline", s)) => self.deadline = Duration::from_secs(s.parse().ok()?),
             None | Some(_) => return None,
         }
@@ -67,13 +71,14 @@ mod tests {
     #[test]
     fn each_word_is_taken_and_others_are_told() {
         let (flags, unknown) =
-            Flags::parse("tso, mtu=9000,rcvbuf=1,sndbuf=2,local=10.0.0.9,deadline=7,x,mtu=1");
+            Flags::parse("tso, mtu=9000,rcvbuf=1,sndbuf=2,local=10.0.0.9,fastopen=515,deadline=7,x,mtu=1");
         let expected = Flags {
             tso: true,
             mtu: 9000,
             rcv_buf: 1,
             snd_buf: 2,
             local: Ipv4Addr::new(10, 0, 0, 9),
+            fast_open: 515,
             deadline: Duration::from_secs(7),
         };
         assert_eq!(flags, expected);

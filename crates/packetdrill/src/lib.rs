@@ -11,6 +11,7 @@ mod datagrams;
 mod device;
 mod epoll;
 mod errno;
+mod fast_open;
 mod fds;
 mod flags;
 mod info;

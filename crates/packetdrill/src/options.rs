@@ -7,6 +7,7 @@ use state::TcpOptions;
 use crate::conn;
 use crate::datagrams;
 use crate::errno::{self, Errno, Outcome};
+use crate::fast_open;
 use crate::fds::{Object, Role, TcpSock};
 use crate::info;
 use crate::machine::Machine;
@@ -15,6 +16,9 @@ const TCP: i32 = libc::IPPROTO_TCP;
 const SOCKET: i32 = libc::SOL_SOCKET;
 const IP: i32 = libc::IPPROTO_IP;
 const IPV6: i32 = libc::IPPROTO_IPV6;
+/// linux/tcp.h; libc has no names for them.
+const TCP_FASTOPEN_KEY: i32 = 33;
+const TCP_FASTOPEN_NO_COOKIE: i32 = 34;
 /// Bytes of a name of a congestion control (TCP_CA_NAME_MAX).
 const NAME_BYTES: usize = 16;
 /// Send buffer that is told when none was set, bytes.
@@ -70,6 +74,7 @@ pub(crate) fn set(machine: &mut Machine, fd: i32, level: i32, name: i32, value: 
         if let Some(named) = named.filter(|_| options != before) {
             machine.stack.with(|engine| engine.set_tcp_options(named, &options))?;
         }
+        fast_open::tell(machine, fd)?;
         return Ok(0);
     }
     if is_harmless(level, name) { Ok(0) } else { Err(Errno(libc::ENOPROTOOPT)) }
@@ -109,6 +114,10 @@ fn set_tcp(sock: &mut TcpSock, level: i32, name: i32, value: Value<'_>) -> Outco
         (TCP, libc::TCP_SYNCNT) => o.syn_retries = value.within(1, 127)? as u8,
         // Linux: TCP_MIN_MSS to MAX_TCP_WINDOW.
         (TCP, libc::TCP_MAXSEG) => o.mss_max = value.within(88, 32_767)? as u16,
+        (TCP, libc::TCP_FASTOPEN) => sock.fast.max = value.within(0, i32::MAX)?,
+        (TCP, TCP_FASTOPEN_KEY) => sock.fast.set_keys(value.0)?,
+        (TCP, libc::TCP_FASTOPEN_CONNECT) => sock.fast.connect = value.on()? != 0,
+        (TCP, TCP_FASTOPEN_NO_COOKIE) => o.fast_open_bare = value.on()?,
         (IP, libc::IP_TTL) => o.ttl = value.within(1, 255)? as u8,
         (IP, libc::IP_TOS) => o.tos = value.int()? as u8,
         _ => return Ok(false),
@@ -205,6 +214,7 @@ pub(crate) fn get(machine: &mut Machine, fd: i32, level: i32, name: i32) -> Outc
             name.resize(NAME_BYTES, 0);
             Ok(name)
         }
+        (TCP, TCP_FASTOPEN_KEY) => Ok(sock.fast.keys()),
         (SOCKET, libc::SO_RCVTIMEO) => Ok(timeval(sock.rcv_timeout)),
         (SOCKET, libc::SO_SNDTIMEO) => Ok(timeval(sock.snd_timeout)),
         (SOCKET, libc::SO_LINGER) => {
@@ -233,6 +243,9 @@ fn number(sock: &TcpSock, level: i32, name: i32) -> Outcome<u32> {
         (TCP, libc::TCP_KEEPINTVL) => or(u32::from(o.keep_interval_s), 75),
         (TCP, libc::TCP_KEEPCNT) => or(u32::from(o.keep_probes), 9),
         (TCP, libc::TCP_USER_TIMEOUT) => o.user_timeout_ms,
+        (TCP, libc::TCP_FASTOPEN) => sock.fast.max,
+        (TCP, libc::TCP_FASTOPEN_CONNECT) => u32::from(sock.fast.connect),
+        (TCP, TCP_FASTOPEN_NO_COOKIE) => u32::from(o.fast_open_bare),
         (TCP, libc::TCP_SYNCNT) => or(u32::from(o.syn_retries), 6),
         (IP, libc::IP_TTL) => or(u32::from(o.ttl), 64),
         (IP, libc::IP_TOS) => u32::from(o.tos),

@@ -65,6 +65,9 @@ impl Stack {
         let lane = Lane::new(region, LaneId(0), vec![port], None).ok_or("the region has no lane")?;
         let own = Vec::new();
         let mut stack = Self { lane, wire, now, outbound: VecDeque::new(), own, flags };
+        stack
+            .with(|engine| engine.set_fast_open(flags.fast_open))
+            .map_err(|e| format!("no engine: {e:?}"))?;
         stack.own_address(IpAddress::from_v4(flags.local));
         stack.own_address(IpAddress::from_v6(LOCAL6));
         Ok(stack)

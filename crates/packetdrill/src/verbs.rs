@@ -7,6 +7,7 @@ use crate::address::Named;
 use crate::conn;
 use crate::datagrams;
 use crate::errno::{AGAIN, Errno, Outcome};
+use crate::fast_open;
 use crate::fds::{Entry, Object, Role};
 use crate::machine::Machine;
 use crate::pipes::Pipe;
@@ -132,8 +133,8 @@ pub(crate) fn send_to(
     if datagrams::is_udp(machine, fd) {
         return datagrams::send(machine, fd, data, to, flags);
     }
-    if flags & libc::MSG_FASTOPEN != 0 {
-        return Attempt::Done(Err(Errno(libc::EOPNOTSUPP)));
+    if flags & libc::MSG_FASTOPEN != 0 && conn::tcp(machine, fd).is_ok_and(|sock| sock.role == Role::Fresh) {
+        return fast_open::send(machine, fd, data, flags, to, done);
     }
     write(machine, fd, data, flags, done)
 }

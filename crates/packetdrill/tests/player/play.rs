@@ -211,6 +211,10 @@ impl Player {
         if p.flags & 2 != 0 && p.flags & 16 == 0 && p.icmp.is_none() && !self.flow.known {
             self.flow.local_port = PORT;
         }
+        // Another SYN is answered with another initial number, or with the same.
+        if p.flags & 2 != 0 && p.flags & 16 == 0 && self.flow.local_port == PORT {
+            self.flow.known = false;
+        }
         let bytes = packet::build(p, &mut self.flow)?;
         if self.library.inject(&bytes) == 0 { Ok(()) } else { Err("netdev_send failed".to_owned()) }
     }
@@ -230,7 +234,9 @@ impl Player {
 
     fn expect(&mut self, p: &Packet, when: When) -> Result<(), String> {
         let mut seen = self.sniff()?;
-        if p.flags & 2 != 0 && !self.flow.known {
+        // The next connection of the program.
+        let another = p.flags & 16 == 0 && seen.ports.0 != self.flow.local_port;
+        if p.flags & 2 != 0 && (!self.flow.known || another) {
             self.flow.offset = seen.seq.wrapping_sub(p.seq);
             self.flow.local = seen.from;
             self.flow.local_port = seen.ports.0;
