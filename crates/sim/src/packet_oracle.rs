@@ -186,9 +186,9 @@ fn check_window(way: &mut Way, other: &Way, segment: &TcpSegment<'_>) -> Result<
     let end = segment.seq().plus(len);
     // The edge that was announced last may still be on its way to this sender, and one byte beyond is a probe
     // (RFC 9293 3.8.6.1); a FIN needs no window of its own.
+    way.end = Some(way.end.map_or(end, |before| before.later(end)));
     if other.right.is_some_and(|right| end.after(right.plus(2))) {
         return Err(format!("sent up to {end:?}, beyond the window's right edge {:?}", other.right));
     }
-    way.end = Some(way.end.map_or(end, |before| before.later(end)));
     Ok(())
 }
