@@ -1,4 +1,4 @@
-//! The project's chores: `cargo xtask demo | test | bench | tidy | compliance | conformance | sim | mutants | matrix`. Uses the standard library only.
+//! The project's chores: `cargo xtask demo | test | bench | tidy | compliance | conformance | sim | mutants | matrix | kills`. Uses the standard library only.
 
 mod bench;
 mod compliance;
@@ -6,6 +6,7 @@ mod conformance;
 mod demo;
 mod fuzz;
 mod install;
+mod kills;
 mod matrix;
 mod mutants;
 mod report;
@@ -31,6 +32,7 @@ usage: cargo xtask <chore> [options]
                or goodput over a bottleneck, beside Linux's own stack: goodput [--linux] [--only NAME] [--page docs/goodput.md]
   mutants      put faults into a copy of the engine, and count those that the tests find   [--check] [--quick] [NAME ...]
   matrix       run each program of the matrix under `corelane run`, with peers on the kernel and on Corelane   [--short] [NAME ...]
+  kills        kill workers, stewards, keepers and programs at random moments under load   [--count N] [--seed S] [--jobs J]
 
 Each chore writes target/reports/NAME.json beside what it prints.";
 
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         "fuzz" => fuzz::run(&rest),
         "sim" => sim::run(&rest),
         "matrix" => matrix::run(&rest),
+        "kills" => kills::run(&rest),
         "mutants" => mutants::run(&rest),
         _ => Err(USAGE.to_owned()),
     };

@@ -76,6 +76,15 @@ pub fn abort_all(session: &mut Session<'_>) -> u32 {
     count
 }
 
+/// Resets every connection; gives how many there were.
+pub(crate) fn abort_connections(session: &mut Session<'_>) -> u32 {
+    let mut open = open_sockets(session);
+    open.retain(|sock| sock.kind() != Some(SockKind::Listener));
+    let count = open.len() as u32;
+    session.engine(|engine| open.into_iter().for_each(|sock| engine.abort(sock)));
+    count
+}
+
 /// Connections that still have something to say or to hear. One in TIME-WAIT has not: the kernel answers for it.
 pub fn unfinished(session: &mut Session<'_>) -> usize {
     session.engine(|engine| {

@@ -199,6 +199,7 @@ impl Session {
             maker: id,
             since: sys::clock::now(),
             steward: None,
+            short_lived: 0,
             uid: self.clients.get(&id).map_or(u32::MAX, |client| client.uid),
         };
         self.regions.insert(region, handle);
@@ -216,7 +217,8 @@ impl Session {
         let lane = (0..lanes.memory.shape.lanes).map(LaneId).find(|lane| !lanes.lanes.contains_key(lane));
         let lane = lane.ok_or_else(|| Refusal::new(Errno::NOBUFS, "the region has no lane left"))?;
         let (devices, fds) = self.devices.open_lane(slot, &lanes.memory)?;
-        let handle = LaneHandle { owner: id, orphan: false, slot, devices, fds };
+        let handle =
+            LaneHandle { owner: id, orphan: false, heirs: false, stewards_lost: 0, slot, devices, fds };
         self.say(&format!("process {pid}: lane {} of region {}", lane.0, region.0));
         self.lane_opened(region, lane, handle);
         Ok(Answer::Lane(region, lane))

@@ -53,6 +53,10 @@ pub(crate) struct LaneHandle {
     pub(crate) owner: ClientId,
     /// The owner is gone; the steward finishes its connections.
     pub(crate) orphan: bool,
+    /// The owner of an orphan left listeners that other processes have, too.
+    pub(crate) heirs: bool,
+    /// Stewards that ended before they were done with this orphan.
+    pub(crate) stewards_lost: u32,
     pub(crate) slot: Slot,
     pub(crate) devices: DeviceList,
     /// Our copies of the ports' fds: for the steward, and so that a TAP queue can be given again.
@@ -69,6 +73,8 @@ pub(crate) struct RegionHandle {
     /// When it was made, or when its steward may be tried again.
     pub(crate) since: Instant,
     pub(crate) steward: Option<Steward>,
+    /// Stewards in a row that ended soon after their start.
+    pub(crate) short_lived: u32,
 }
 
 /// How the abstract socket of every keeper begins.

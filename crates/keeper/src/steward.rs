@@ -3,8 +3,12 @@
 //! While a program lives and is at work, or waits for its lane, the steward sleeps. It steps a lane that nobody has held
 //! for [`AWAY`] although packets or timers are due: the program computes, or waits for something else. When the program
 //! is dead, it closes what the program left open, as the kernel would, and steps the lane until its connections are done.
+//! When the keeper is gone, it tells the peers (`cut`).
 //!
 //! Left out: a stopped program (SIGSTOP) that was waiting for its lane is not stood in for; its packets wait in the port.
+
+mod cut;
+mod sandbox;
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -17,11 +21,6 @@ use control::tables::{TABLES_BYTES, Tables};
 use lane::{Ask, Lane, Poisoned, open_device, open_wire, twins};
 use region::Region;
 use rustix::io::Errno;
-use rustix::process::{Gid, Uid};
-use rustix::thread::{
-    CapabilitySet, CapabilitySets, set_capabilities, set_thread_groups, set_thread_res_gid,
-    set_thread_res_uid,
-};
 use state::{Endpoint, LAYOUT_VERSION};
 use sys::fds::{self, Fd};
 use sys::poll::{PollFd, PollFlags, poll};
@@ -42,6 +41,8 @@ const LINGER: Duration = Duration::from_secs(60);
 /// it anew. On the kernel it would wait for as long as anybody has the socket.
 const HEIRS_WAIT: Duration = Duration::from_secs(3);
 const HEIRS_LOOK: Duration = Duration::from_millis(10);
+/// How long after a death segments may come that were under way to the lane.
+const SETTLE: Duration = Duration::from_millis(20);
 /// Longest wait for a process that is ending.
 const END_MAX: Duration = Duration::from_millis(100);
 /// Shortest sleep between two steps, when a lane's deadline has passed and a step did not change it.
@@ -108,19 +109,30 @@ fn serve() -> Result<(), Broken> {
     let (Some(memory), Some(tables)) = (fds.next(), fds.next()) else {
         return Err(Broken("a region without its descriptors".to_owned()));
     };
-    drop_privileges(identity)?;
+    sandbox::drop_privileges(identity)?;
     let words = sys::memory::map_shared(&memory, bytes)?;
     let region = Region::open(words, LAYOUT_VERSION)?;
     let words = sys::memory::map_shared_readonly(&tables, TABLES_BYTES as u64)?;
     let tables = Tables::open(words).map_err(|e| Broken(format!("{e:?}")))?;
     // The first look at the clock finds the kernel's vDSO, by calls that are not kept.
     let _ = sys::clock::now();
-    sys::sandbox::keep_only(&CALLS)?;
-    let mut cares: BTreeMap<LaneId, Care> = BTreeMap::new();
+    sys::sandbox::keep_only(&sandbox::CALLS)?;
+    let mut cares = BTreeMap::new();
+    follow(&desk, (region, tables), &mut cares)?;
+    cut::all(cares.into_values().collect());
+    Ok(())
+}
+
+/// Does what the keeper orders and the lanes need, until the keeper is gone.
+fn follow(
+    desk: &Desk,
+    (region, tables): (Region, Tables),
+    cares: &mut BTreeMap<LaneId, Care>,
+) -> Result<(), Broken> {
     loop {
         let now = sys::clock::now();
         let duties: Vec<(LaneId, Duty)> = cares.iter_mut().map(|(&id, care)| (id, care.duty(now))).collect();
-        if wait(&desk, &cares, &duties)? {
+        if wait(desk, cares, &duties)? {
             match desk.receive()? {
                 None => return Ok(()),
                 Some((Order::Lane { lane, devices }, fds)) => {
@@ -162,9 +174,9 @@ fn serve() -> Result<(), Broken> {
             }
         }
         for (&id, care) in cares.iter_mut().filter(|(_, care)| !care.left.is_empty()) {
-            care.see_left_off((region, id), &desk);
+            care.see_left_off((region, id), desk);
         }
-        serve_lanes(&desk, region, &mut cares, &duties)?;
+        serve_lanes(desk, region, cares, &duties)?;
     }
 }
 
@@ -176,57 +188,6 @@ fn await_end(pid: u32) -> Result<(), Broken> {
             Err(errno) => return Err(Broken(format!("poll: {errno}"))),
         }
     }
-    Ok(())
-}
-
-/// What a steward may ask of the kernel: memory, time, waiting, and messages on descriptors it was given.
-const CALLS: [i64; 34] = [
-    libc::SYS_brk,
-    libc::SYS_clock_gettime,
-    libc::SYS_close,
-    libc::SYS_exit,
-    libc::SYS_exit_group,
-    libc::SYS_fcntl,
-    libc::SYS_fstat,
-    libc::SYS_futex,
-    libc::SYS_getpid,
-    libc::SYS_getrandom,
-    libc::SYS_getsockopt,
-    libc::SYS_gettid,
-    libc::SYS_madvise,
-    libc::SYS_mmap,
-    libc::SYS_mprotect,
-    libc::SYS_mremap,
-    libc::SYS_munmap,
-    libc::SYS_pidfd_open,
-    libc::SYS_ppoll,
-    libc::SYS_process_vm_readv,
-    libc::SYS_process_vm_writev,
-    libc::SYS_read,
-    libc::SYS_readv,
-    libc::SYS_recvfrom,
-    libc::SYS_recvmmsg,
-    libc::SYS_recvmsg,
-    libc::SYS_rt_sigreturn,
-    libc::SYS_sched_yield,
-    libc::SYS_sendmmsg,
-    libc::SYS_sendmsg,
-    libc::SYS_sendto,
-    libc::SYS_sigaltstack,
-    libc::SYS_write,
-    libc::SYS_writev,
-];
-
-/// Becomes the program's user, without any capability.
-fn drop_privileges(identity: Option<(u32, u32)>) -> Result<(), Broken> {
-    if let Some((uid, gid)) = identity {
-        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-        set_thread_groups(&[])?;
-        set_thread_res_gid(gid, gid, gid)?;
-        set_thread_res_uid(uid, uid, uid)?;
-    }
-    let none = CapabilitySet::empty();
-    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })?;
     Ok(())
 }
 
@@ -393,6 +354,9 @@ impl Care {
             return self.dead_since.is_some();
         }
         self.inherit();
+        if self.dead_since.is_some() && self.lane.is_poisoned() {
+            self.reset_poisoned();
+        }
         let mut session = match self.lane.try_enter(now) {
             Ok(Some(session)) => session,
             Ok(None) => return false,
@@ -412,16 +376,20 @@ impl Care {
             closing::close_connections(&mut session);
             self.closed = true;
         }
-        if self.closed && !self.deaf && (now >= self.heirs_until || !closing::has_waiting(&mut session)) {
-            closing::close_listeners(&mut session);
-            self.deaf = true;
-        }
         let mut progress = session.step();
         for _ in 0..ROUNDS {
             if !progress.more {
                 break;
             }
             progress = session.step();
+        }
+        // A SYN that was steered here before the keeper knew of the death is no reason to refuse its sender: somebody else listens there.
+        let settled = !progress.more && self.dead_since.is_some_and(|since| now.since(since) >= SETTLE);
+        let heard = now >= self.heirs_until || settled && !closing::has_waiting(&mut session);
+        if self.closed && !self.deaf && heard {
+            closing::close_listeners(&mut session);
+            self.deaf = true;
+            session.step();
         }
         if progress.asks {
             self.asks.extend(session.take_asks());
@@ -430,6 +398,15 @@ impl Care {
         drop(session);
         self.ours_ns = self.lane.lane_ref().signals().last_held_ns.load(Ordering::Acquire);
         done
+    }
+
+    /// Tells the peers of a dead program's lane, which nobody trusted any more, that their connections are over.
+    fn reset_poisoned(&mut self) {
+        self.lane.lane_ref().signals().poisoned.store(0, Ordering::Release);
+        if let Ok(Some(mut session)) = self.lane.try_enter(sys::clock::now()) {
+            self.aborted += closing::abort_all(&mut session);
+            session.step();
+        }
     }
 
     /// The lane is done with: whoever gets it next formats it.
@@ -483,7 +460,11 @@ impl Care {
         if let Some(owner) = lane.holder().filter(|owner| sys::process::is_gone(owner.pid, owner.tid))
             && let Some(mut session) = self.lane.take_over(owner, sys::clock::now())
         {
-            self.aborted += closing::abort_all(&mut session);
+            // A program that lives goes on with its listeners.
+            self.aborted += match self.dead_since {
+                Some(_) => closing::abort_all(&mut session),
+                None => closing::abort_connections(&mut session),
+            };
         }
     }
 

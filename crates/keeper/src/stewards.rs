@@ -25,10 +25,17 @@ pub(crate) const START_DELAY: Duration = Duration::from_millis(30);
 /// Reports of one steward that are handled before others have their turn.
 const TURN_REPORTS: usize = 64;
 
+/// Stewards that may end over one orphan.
+const LOST_MAX: u32 = 8;
+/// A steward that ended sooner was short-lived, and after so many of them in a row the next one waits.
+const LIVED_MIN: Duration = Duration::from_secs(1);
+const SHORT_LIVED_MAX: u32 = 64;
+
 /// A steward that runs.
 pub(crate) struct Steward {
     socket: Fd,
     pid: u32,
+    since: Instant,
 }
 
 impl Steward {
@@ -40,10 +47,11 @@ impl Steward {
         command.arg(STEWARD_COMMAND).env_clear().current_dir("/").stdin(Stdio::from(OwnedFd::from(theirs)));
         // Neither the terminal's signals nor a stopped process group may stop it.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        // It outlives us for a moment, to tell the peers that we are gone (`steward/cut.rs`).
         // It becomes the program's user itself, so that the program's user need not be able to execute it.
-        let launch = Launch { identity: None, dies_with_parent: true, no_new_privs: true };
+        let launch = Launch { identity: None, dies_with_parent: false, no_new_privs: true };
         let child = launch.spawn(&mut command)?;
-        Ok(Self { socket: ours, pid: child.id() })
+        Ok(Self { socket: ours, pid: child.id(), since: sys::clock::now() })
     }
 
     pub(crate) fn send(&self, order: &Order, fds: &[BorrowedFd<'_>]) -> Result<(), Errno> {
@@ -154,16 +162,22 @@ impl Session {
             let changes = self.rules.remove_listeners(slot);
             self.apply(&changes);
             let heirs = self.others_have(&inodes, dead);
-            let steward = self.ensure_steward(region);
-            let told = steward
-                && self
-                    .regions
-                    .get(&region)
-                    .and_then(|r| r.steward.as_ref())
-                    .is_some_and(|steward| steward.send(&Order::Dead { lane, heirs }, &[]).is_ok());
-            if !told {
-                self.free_lane(region, lane);
-            }
+            let handle = self.regions.get_mut(&region).and_then(|home| home.lanes.get_mut(&lane));
+            handle.into_iter().for_each(|handle| handle.heirs = heirs);
+            self.entrust_orphan(region, lane);
+        }
+    }
+
+    /// Has the region's steward finish the connections of an orphan; without one they are lost.
+    fn entrust_orphan(&mut self, region: RegionId, lane: LaneId) {
+        if !self.ensure_steward(region) {
+            return self.free_lane(region, lane);
+        }
+        let Some(home) = self.regions.get(&region) else { return };
+        let heirs = home.lanes.get(&lane).is_some_and(|handle| handle.heirs);
+        if let Some(steward) = &home.steward {
+            // One that cannot be told is found dead in a moment, and its successor is told.
+            let _ = steward.send(&Order::Dead { lane, heirs }, &[]);
         }
     }
 
@@ -231,16 +245,16 @@ impl Session {
 
     fn reports(&self) -> BTreeMap<RegionId, Vec<Report>> {
         let mut found: BTreeMap<RegionId, Vec<Report>> = BTreeMap::new();
-        for (&id, home) in &self.regions {
-            let Some(steward) = &home.steward else { continue };
-            for _ in 0..TURN_REPORTS {
-                match steward.receive() {
-                    Ok(Some(report)) => found.entry(id).or_default().push(report),
-                    Ok(None) | Err(_) => break,
-                }
-            }
+        for &id in self.regions.keys() {
+            found.insert(id, self.reports_of(id));
         }
         found
+    }
+
+    fn reports_of(&self, region: RegionId) -> Vec<Report> {
+        let steward = self.regions.get(&region).and_then(|home| home.steward.as_ref());
+        let next = || steward.and_then(|steward| steward.receive().ok().flatten());
+        std::iter::from_fn(next).take(TURN_REPORTS).collect()
     }
 
     fn handle_report(&mut self, region: RegionId, report: Report) {
@@ -268,19 +282,38 @@ impl Session {
         }
     }
 
-    /// A child ended. If it was a steward with orphans in its care, their connections are lost; if its region lives, it
-    /// gets a new one.
+    /// A child ended. If it was a steward, another one takes its place at once: it may have held the lock of a lane whose program waits for
+    /// it, and the peers of orphans wait. Whoever may have been ended by what it found in an orphan's lane has [`LOST_MAX`] successors there;
+    /// then the orphan's connections are lost.
     pub(crate) fn steward_ended(&mut self, pid: u32) {
         let ended = |home: &RegionHandle| home.steward.as_ref().is_some_and(|s| s.pid == pid);
         let Some(region) = self.regions.iter().find(|(_, home)| ended(home)).map(|(&id, _)| id) else {
             return;
         };
-        let Some(home) = self.regions.get_mut(&region) else { return };
-        home.steward = None;
-        let orphans: Vec<LaneId> = home.lanes.iter().filter(|(_, l)| l.orphan).map(|(&id, _)| id).collect();
-        for lane in orphans {
-            self.free_lane(region, lane);
+        // What it said last: lanes it was done with are others' to take.
+        for report in self.reports_of(region) {
+            self.handle_report(region, report);
         }
-        self.defer_steward(region, sys::clock::now());
+        let Some(home) = self.regions.get_mut(&region) else { return };
+        let now = sys::clock::now();
+        let lived = home.steward.take().is_some_and(|steward| now.since(steward.since) >= LIVED_MIN);
+        home.short_lived = if lived { 0 } else { home.short_lived + 1 };
+        let waits = home.short_lived > SHORT_LIVED_MAX;
+        let mut orphans = Vec::new();
+        for (&id, lane) in home.lanes.iter_mut().filter(|(_, lane)| lane.orphan) {
+            lane.stewards_lost += 1;
+            orphans.push((id, waits || lane.stewards_lost > LOST_MAX));
+        }
+        let idle = home.lanes.is_empty();
+        self.defer_steward(region, now);
+        if waits || idle || !self.ensure_steward(region) {
+            return orphans.into_iter().for_each(|(lane, _)| self.free_lane(region, lane));
+        }
+        if let Some(steward) = self.regions.get(&region).and_then(|home| home.steward.as_ref()) {
+            let _ = steward.send(&Order::Gone { pid }, &[]);
+        }
+        for (lane, lost) in orphans {
+            if lost { self.free_lane(region, lane) } else { self.entrust_orphan(region, lane) }
+        }
     }
 }

@@ -58,6 +58,8 @@ struct Home {
     own: Option<&'static View>,
     /// What the keeper said unasked while a lane was held: [`Home::ask_holding_lanes`].
     unheard: Vec<Notice>,
+    /// The keeper was found gone while a lane was held.
+    lost: bool,
 }
 
 static HOME: Mutex<Home> = Mutex::new(Home {
@@ -69,6 +71,7 @@ static HOME: Mutex<Home> = Mutex::new(Home {
     region: None,
     own: None,
     unheard: Vec::new(),
+    lost: false,
 });
 /// Descriptor of the connection, for those who wait; -1: none.
 static LINK: AtomicI32 = AtomicI32::new(-1);
@@ -133,15 +136,17 @@ impl Home {
     /// [`Home::ask`] by who holds a lane: what the keeper says unasked may need that lane, and is heard by [`Home::hear_later`] only.
     fn ask_holding_lanes(&mut self, request: &Request<'_>, fds: &[BorrowedFd<'_>]) -> Result<Answer, Reason> {
         let answer = self.link.as_ref().and_then(|link| exchange(link, request, fds, &mut self.unheard));
-        if answer.is_none() {
-            self.lose();
-        }
+        // Its end is heard later, too: it resets the lane's connections.
+        self.lost |= answer.is_none();
         answer.ok_or(Reason::NoKeeper)
     }
 
     /// The caller holds no lane any more.
     fn hear_later(&mut self) {
         core::mem::take(&mut self.unheard).into_iter().for_each(|notice| self.take_notice(notice));
+        if core::mem::take(&mut self.lost) {
+            self.lose();
+        }
     }
 
     /// What the keeper said unasked.

@@ -217,8 +217,9 @@ impl View {
         self.last_of_batch.store(0, Ordering::Relaxed);
     }
 
-    /// Ends every connection of the lane with ECONNRESET.
+    /// Ends every connection of the lane with ECONNRESET, at the peers too. The caller holds the home.
     pub(crate) fn poison(&self) {
+        self.reset_all();
         self.lane().lane_ref().signals().poisoned.store(1, Ordering::Release);
         self.found_poisoned();
     }

@@ -6,6 +6,7 @@
 
 mod busy;
 mod clients;
+mod deaths;
 mod entrust;
 mod errors;
 mod exec;

@@ -202,6 +202,12 @@ impl World {
         path
     }
 
+    /// Ends whatever runs in either namespace.
+    pub(crate) fn end_all(&self) {
+        end_all_in(&self.peer);
+        end_all_in(&self.ours);
+    }
+
     /// Nothing of Corelane may be left in its namespace: no process, no program on the device.
     pub(crate) fn assert_clean(&self) {
         wait_until("Corelane's processes are gone", 20, || {
@@ -216,8 +222,8 @@ impl World {
 
 impl Drop for World {
     fn drop(&mut self) {
+        self.end_all();
         for ns in [&self.peer, &self.ours] {
-            end_all_in(ns);
             let _ = Command::new("ip").args(["netns", "delete", ns]).stderr(Stdio::null()).status();
         }
         if std::thread::panicking() {

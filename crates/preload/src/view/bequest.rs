@@ -1,5 +1,7 @@
 //! A lane in the hands of who holds the home; what waits at a listener that closes, and where it goes.
 
+use core::sync::atomic::Ordering;
+
 use base::Instant;
 use engine::Stopped;
 use lane::{Lane, Session, twins};
@@ -35,6 +37,19 @@ impl View {
         drop(gate);
         self.enter_at_home(|_| ());
         result
+    }
+
+    /// Resets every connection of the lane: the peers hear of it at once. The caller holds the home.
+    pub(super) fn reset_all(&self) {
+        let reset = |session: &mut Session<'_>| {
+            let open = lane::open_sockets(session);
+            session.engine(|engine| open.into_iter().for_each(|sock| engine.abort(sock)));
+        };
+        if self.enter_at_home(reset).is_none() {
+            // Not trusted any more, because a steward died with it; for this it is good enough.
+            self.lane().lane_ref().signals().poisoned.store(0, Ordering::Release);
+            self.enter_at_home(reset);
+        }
     }
 
     /// Does a connection wait at `listener`, half open or to be accepted, once what has come is let in? The caller holds the home.

@@ -1,0 +1,71 @@
+//! Deaths of Corelane's own processes: peers that wait hear of it.
+
+use rustix::process::Signal;
+
+use crate::world::{OURS, Process, Side, World, send_signal, wait_until};
+
+/// A server that answers each line with itself.
+const SERVER: &str = "import socketserver\nclass H(socketserver.StreamRequestHandler):\n def handle(s):\n  for l in s.rfile:\n   s.wfile.write(l)\nsocketserver.ThreadingTCPServer.allow_reuse_address=True\nsocketserver.ThreadingTCPServer(('',9002),H).serve_forever()";
+/// A peer that says one line, and then waits in silence.
+const PEER: &str = "import socket,sys\ns=socket.create_connection((sys.argv[1],9002),20)\ns.sendall(b'a\\n')\nassert s.recv(9)==b'a\\n'\nopen('waits','w').close()\ntry:\n print('ended' if s.recv(1)==b'' else 'data')\nexcept ConnectionResetError:\n print('ended')\nexcept TimeoutError:\n print('silence')";
+
+/// The keeper with the server under it, and a peer that waits.
+fn waiting_peer(world: &World) -> (Process, Process) {
+    let mut line = World::corelane(&["python3", "-c", SERVER]);
+    line.insert(2, "--verbose".to_owned());
+    let mut server = world.spawn(Side::Ours, "server", &line);
+    world.wait_for_port(&mut server, 9002);
+    let peer = world.spawn(Side::Peer, "peer", &["python3", "-c", PEER, OURS]);
+    wait_until("the peer waits", 20, || world.dir.join("waits").exists());
+    (server, peer)
+}
+
+/// The keeper's children: the first is the program, or a steward.
+fn child(world: &World, keeper: u32, steward: bool) -> Option<u32> {
+    let out = world.run(Side::Ours, 5, &["pgrep", "-a", "-P", &keeper.to_string()]);
+    let out = String::from_utf8_lossy(&out.stdout).into_owned();
+    let line = out.lines().find(|line| line.contains("__steward") == steward)?;
+    line.split(' ').next()?.parse().ok()
+}
+
+fn assert_hears(mut peer: Process) {
+    assert!(peer.wait(60).success());
+    assert_eq!(peer.output().trim(), "ended");
+}
+
+#[test]
+fn a_silent_peer_hears_of_the_keepers_death() {
+    let Some(world) = World::new(&["python3", "ip", "pgrep"]) else { return };
+    let (server, peer) = waiting_peer(&world);
+    server.signal(Signal::KILL);
+    assert_hears(peer);
+}
+
+#[test]
+fn a_silent_peer_hears_of_the_death_of_keeper_and_program() {
+    let Some(world) = World::new(&["python3", "ip", "pgrep"]) else { return };
+    let (server, peer) = waiting_peer(&world);
+    let program = child(&world, server.id(), false).expect("the program");
+    wait_until("there is a steward", 20, || child(&world, server.id(), true).is_some());
+    // Stopped, so that it cannot tell the peer itself.
+    send_signal(program, Signal::STOP);
+    server.signal(Signal::KILL);
+    send_signal(program, Signal::KILL);
+    assert_hears(peer);
+}
+
+#[test]
+fn a_steward_that_was_killed_has_a_successor_that_ends_the_dead_programs_connections() {
+    let Some(world) = World::new(&["python3", "ip", "pgrep"]) else { return };
+    let (server, peer) = waiting_peer(&world);
+    let keeper = server.id();
+    wait_until("there is a steward", 20, || child(&world, keeper, true).is_some());
+    let steward = child(&world, keeper, true).expect("a steward");
+    send_signal(steward, Signal::STOP);
+    send_signal(child(&world, keeper, false).expect("the program"), Signal::KILL);
+    wait_until("the keeper knows", 20, || server.output().contains("is gone"));
+    send_signal(steward, Signal::KILL);
+    assert_hears(peer);
+    drop(server);
+    world.assert_clean();
+}

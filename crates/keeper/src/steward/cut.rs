@@ -1,0 +1,45 @@
+//! The end of a steward whose keeper is gone: with the keeper went the steering of packets, so no connection of its lanes can go on. Their peers
+//! hear so at once, and do not wait for something that never comes.
+
+use base::Duration;
+use std::sync::atomic::Ordering;
+
+use super::Care;
+use crate::closing;
+
+/// How long a lane may be held by somebody else, who ends its connections then.
+const CUT_MAX: Duration = Duration::from_secs(1);
+const LOOK: Duration = Duration::from_millis(1);
+
+/// Resets every connection of these lanes.
+pub(super) fn all(mut cares: Vec<Care>) {
+    let until = sys::clock::now().plus(CUT_MAX);
+    loop {
+        cares.retain_mut(|care| !care.cut());
+        if cares.is_empty() || sys::clock::now() >= until {
+            return;
+        }
+        if sys::poll::poll(&mut [], Some(LOOK)).is_err() {
+            return;
+        }
+    }
+}
+
+impl Care {
+    /// True: nothing is left to do here.
+    fn cut(&mut self) -> bool {
+        let signals = self.lane.lane_ref().signals();
+        if signals.ready.load(Ordering::Acquire) == 0 {
+            return true;
+        }
+        self.inherit();
+        // Poisoned: its program saw to it.
+        let Ok(session) = self.lane.try_enter(sys::clock::now()) else { return true };
+        let Some(mut session) = session else { return false };
+        closing::abort_all(&mut session);
+        session.step();
+        // While the lane is still ours: its program finds its connections gone, and uses the kernel from now on.
+        self.lane.lane_ref().signals().poisoned.store(1, Ordering::Release);
+        true
+    }
+}

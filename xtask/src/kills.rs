@@ -1,0 +1,32 @@
+//! `cargo xtask kills`: kills at random moments under load, and what is left afterwards (`crates/cli/tests/kills`).
+
+use crate::{install, run};
+
+/// Installs what it needs, builds, and plays `--count N` (24 000) kills from `--seed S` in `--jobs J` worlds side by side.
+pub(crate) fn run(args: &[String]) -> Result<(), String> {
+    let known = |word: &String| matches!(word.as_str(), "--count" | "--seed" | "--jobs");
+    let pairs = args
+        .chunks(2)
+        .all(|pair| matches!(pair, [name, value] if known(name) && value.parse::<u64>().is_ok()));
+    if !pairs {
+        return Err("usage: cargo xtask kills [--count N] [--seed S] [--jobs J]".to_owned());
+    }
+    install::install(install::TESTS)?;
+    run::run(
+        "cargo",
+        &["build", "--release", "--quiet", "--package", "corelane-cli", "--package", "corelane-preload"],
+    )?;
+    let reports = run::root().join("target/reports");
+    std::fs::create_dir_all(&reports).map_err(|e| format!("cannot make {}: {e}", reports.display()))?;
+    let report = reports.join("kills.json").display().to_string();
+    let mut words =
+        vec!["test", "--quiet", "--package", "corelane-cli", "--test", "kills", "--", "--report", &report];
+    // Without a number it would play what `cargo test` plays.
+    if !args.iter().any(|arg| arg == "--count") {
+        words.extend(["--count", "24000"]);
+    }
+    words.extend(args.iter().map(String::as_str));
+    let mut command = run::command("cargo", &words);
+    command.env("CORELANE_BIN_DIR", run::root().join("target/release"));
+    run::run_command(&mut command)
+}
