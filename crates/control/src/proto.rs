@@ -127,7 +127,7 @@ pub enum Request<'a> {
     /// The program closed a listener at the rule's end, which another process of the region has, too, perhaps; connections wait at it that no
     /// lane takes yet. See that one gets them. Reply: [`Reply::Done`]; an error: there is nobody, so reset them.
     Leave(Rule),
-    /// Connections of another lane of the rule's region have come to the rule's lane, which is the process's own. Have their segments come there.
+    /// Connections have come to the rule's lane from another one of its region, or are to go by a device instead of a wire. Have their segments come there.
     /// Reply: [`Reply::Done`].
     Fetch {
         /// The lane that has them now.

@@ -6,8 +6,8 @@ use state::{Endpoint, FlowKey, SockRef};
 
 use crate::engine::Engine;
 use crate::errors::MoveError;
-use crate::tcp::{bequest, entrust, listen, travel};
-use crate::types::Stopped;
+use crate::tcp::{bequest, entrust, listen, travel, unwire};
+use crate::types::{Leaver, Stopped, Unwired};
 
 impl Engine<'_> {
     /// Moves every connection of `group` to lane `to` of the same region, and gives their number; from then on the directory says that the
@@ -73,6 +73,28 @@ impl Engine<'_> {
         }
         let now = self.now.max(to.now);
         travel::move_held(&mut self.mem, &mut to.mem, (now, other.id()), s)
+    }
+
+    /// The wire by which connection `flow` goes. `None`: it goes by none, or cannot leave it: it is not open, or signed.
+    pub fn wire_of(&mut self, flow: &FlowKey) -> Option<u8> {
+        unwire::wire_of(&mut self.mem, self.now, flow)
+    }
+
+    /// Asks the peer of connection `flow`, over the wire by which it goes, to go on by the device that is our port `device`. Its segments must come to
+    /// this lane by then. To be repeated until it is done.
+    pub fn ask_off_wire(&mut self, flow: &FlowKey, device: u8) -> Unwired {
+        unwire::ask(&mut self.mem, self.now, flow, device)
+    }
+
+    /// The next connection whose peer has called [`Engine::ask_off_wire`] for it; each asking is told once.
+    pub fn poll_leaver(&mut self) -> Option<Leaver> {
+        unwire::poll(&mut self.mem)
+    }
+
+    /// Does as the peer of `leaver` asked, by our port `device`. Segments that come by that must come to this lane by then. False: it goes by that wire no
+    /// more.
+    pub fn follow_off_wire(&mut self, leaver: &Leaver, device: u8) -> bool {
+        unwire::follow(&mut self.mem, self.now, leaver, device)
     }
 
     /// What the kernel has to know to go on with connection `s`. `None`: its handshake is not complete, it is over, or it came by a wire.

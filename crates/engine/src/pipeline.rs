@@ -102,6 +102,7 @@ fn handle_frame(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame) {
         Ok(EtherType::IPV4) => return handle_ipv4(mem, now, rx),
         Ok(EtherType::IPV6) => return handle_ipv6(mem, now, rx),
         Ok(EtherType::ARP) => return arp::input(mem, now, rx),
+        Ok(EtherType::LOCAL) => return tcp::unwire::told(mem, now, rx),
         Ok(_) => DropReason::EthUnknownType,
         Err(_) => DropReason::EthMalformed,
     };

@@ -1,7 +1,7 @@
 //! What callers hand in and get back besides errors.
 
 use base::{IpAddress, MacAddr, SeqNum};
-use state::{Endpoint, SockRef};
+use state::{Endpoint, FlowKey, SockRef};
 
 use crate::tcp::{Algorithm, AoAlgorithm, State};
 
@@ -182,6 +182,31 @@ pub struct Stopped {
     pub fin_sent: bool,
     /// The peer has.
     pub fin_received: bool,
+}
+
+/// A connection whose peer would have it leave the wire it goes by for the device beside that.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Leaver {
+    /// The connection.
+    pub flow: FlowKey,
+    /// The wire's port.
+    pub wire: u8,
+    /// Ethernet address of the peer's device.
+    pub mac: MacAddr,
+    /// Largest IP packet of the peer's device, bytes.
+    pub mtu: u16,
+}
+
+/// How far a connection that is to leave a wire is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Unwired {
+    /// It goes by no wire, or cannot leave it: it is not open, or signed.
+    Done,
+    /// The peer was asked; it is still to go over.
+    Asked,
+    /// There is no device to go over to.
+    #[default]
+    Never,
 }
 
 /// What TCP_INFO tells.

@@ -410,7 +410,7 @@ fn a_peer_without_options_is_served() {
                 break net.trace.remove(i);
             }
             if net.state(0, a) == Some(State::Established) {
-                break (net.now, 9, Packet { bytes: vec![], gso_size: 0 });
+                break (net.now, 9, Packet { bytes: vec![], gso_size: 0, port: 0 });
             }
             assert!(net.step());
         };

@@ -51,7 +51,7 @@ fn error(net: &Net, packet: &Packet, header: Icmp6Header) -> Packet {
     link.emit(&mut bytes).unwrap();
     Ipv6Header::plain((src, dst), IpProtocol::ICMP6, icmp.len() as u16).emit(&mut bytes[14..]).unwrap();
     bytes.extend_from_slice(&icmp);
-    Packet { bytes, gso_size: 0 }
+    Packet { bytes, gso_size: 0, port: 0 }
 }
 
 fn last_segment(net: &Net) -> Packet {

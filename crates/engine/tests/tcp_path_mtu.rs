@@ -115,7 +115,7 @@ fn error(net: &Net, packet: &Packet, header: Icmp4Header) -> Packet {
     };
     ip.emit(&mut bytes[14..]).unwrap();
     bytes.extend_from_slice(&icmp);
-    Packet { bytes, gso_size: 0 }
+    Packet { bytes, gso_size: 0, port: 0 }
 }
 
 #[test]

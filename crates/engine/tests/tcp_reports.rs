@@ -24,7 +24,7 @@ fn error(net: &Net, packet: &Packet, header: Icmp4Header) -> Packet {
     let ends = (net.hosts[1].addr.as_v4().unwrap(), net.hosts[0].addr.as_v4().unwrap());
     Ipv4Header::plain(ends, IpProtocol::ICMP4, icmp.len() as u16).emit(&mut bytes[14..]).unwrap();
     bytes.extend_from_slice(&icmp);
-    Packet { bytes, gso_size: 0 }
+    Packet { bytes, gso_size: 0, port: 0 }
 }
 
 fn last_segment(net: &Net) -> Packet {

@@ -13,7 +13,7 @@ use crate::children::has_socket;
 use crate::client::Refusal;
 use crate::orders::Order;
 use crate::rules::{End, Slot, steer_lane};
-use crate::session::{ClientId, RegionId, Session};
+use crate::session::{ClientId, RegionHandle, RegionId, Session};
 
 /// A TCP connection as the steering knows it.
 fn flow_of(ends: &FlowEnds) -> Flow {
@@ -73,7 +73,13 @@ impl Session {
 
     /// Has the segments of `flow` come to the lane of `slot`, which gets it from another lane.
     pub(crate) fn fetch(&mut self, slot: Slot, flow: FlowEnds) -> Result<(), Refusal> {
+        let has_slot = |home: &&RegionHandle| home.lanes.values().any(|lane| lane.slot == slot);
+        let family = self.regions.values().find(has_slot).into_iter().flat_map(|home| home.lanes.values());
+        let ours: Vec<_> = family.filter_map(|lane| steer_lane(lane.slot).ok()).collect();
         let Some(steering) = self.devices.steering() else { return Ok(()) };
+        if steering.is_elsewhere(&flow_of(&flow), |lane| ours.contains(&lane)) {
+            return Err(Refusal::new(Errno::ACCESS, "fetch: another program has the connection's end"));
+        }
         let lane = steer_lane(slot)?;
         steering.fetch(flow_of(&flow), lane).map_err(|e| Refusal::new(Errno::NOBUFS, format!("fetch: {e}")))
     }

@@ -73,9 +73,7 @@ impl Session {
         if bytes.into_iter().sum::<u64>() > BYTES_MAX {
             return Err(Refusal::new(Errno::NOBUFS, "entrust: the connection holds too many bytes"));
         }
-        let uid = self.clients.get(&id).map(|client| client.uid);
-        // Who is of the same user may do to the lane's process whatever it likes.
-        let region = self.regions.get(&RegionId(rule.region)).filter(|region| Some(region.uid) == uid);
+        let region = self.region_of_family(id, RegionId(rule.region));
         let region = region.ok_or_else(|| refused("entrust: the region is another user's"))?;
         let lanes: Vec<_> = region.lanes.values().filter_map(|lane| steer_lane(lane.slot).ok()).collect();
         let local = LocalEnd { proto: Proto::Tcp, addr: rule.addr, port: rule.port };

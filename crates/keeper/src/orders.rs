@@ -22,7 +22,7 @@ pub(crate) enum Order {
     Dead { lane: LaneId, heirs: bool },
     /// The program closed its listener at this end, at which connections wait: see that another lane gets them.
     Leave { lane: LaneId, addr: IpAddress, port: Port },
-    /// What [`Report::HandOn`] asked for is done, or cannot be.
+    /// What [`Report::HandOn`] or [`Report::Fetch`] asked for is done, or cannot be.
     Answer { done: bool },
     /// A process of the family is gone: take over the locks it held.
     Gone { pid: u32 },
@@ -38,6 +38,8 @@ pub(crate) enum Report {
     Ask { ifindex: u32, addr: IpAddress },
     /// As the program's `HandOn`, for one that is gone; `rule.region` says nothing. The steward waits for [`Order::Answer`].
     HandOn { rule: Rule, to: LaneId, flows: FlowList },
+    /// As the program's `Fetch`, for one that does something else; `rule.region` says nothing. The steward waits for [`Order::Answer`].
+    Fetch { rule: Rule, flows: FlowList },
 }
 
 /// The message is none.
@@ -73,6 +75,14 @@ fn flag_of(bytes: &mut &[u8]) -> Result<bool, Garbled> {
 fn wrap(out: &mut Vec<u8>, reply: &Reply<'_>) {
     let mut buffer: MessageBuffer = [0; KEEPER_MESSAGE_BYTES];
     let len = reply.encode(&mut buffer).unwrap_or(0);
+    out.extend(buffer.get(..len).unwrap_or(&[]));
+}
+
+/// Appends what a program would ask. Lists of connections always fit: that is asserted where messages are defined.
+fn wrap_request(out: &mut Vec<u8>, request: &Request<'_>) {
+    let mut buffer: MessageBuffer = [0; KEEPER_MESSAGE_BYTES];
+    let len = request.encode(&mut buffer).unwrap_or(0);
+    out.push(3);
     out.extend(buffer.get(..len).unwrap_or(&[]));
 }
 
@@ -169,11 +179,10 @@ impl Report {
                 out.extend(addr.0);
             }
             Self::HandOn { rule, to, flows } => {
-                out.push(3);
-                let mut buffer: MessageBuffer = [0; KEEPER_MESSAGE_BYTES];
-                let request = Request::HandOn { rule: *rule, to: *to, flows: *flows };
-                let len = request.encode(&mut buffer).unwrap_or(0);
-                out.extend(buffer.get(..len).unwrap_or(&[]));
+                wrap_request(&mut out, &Request::HandOn { rule: *rule, to: *to, flows: *flows });
+            }
+            Self::Fetch { rule, flows } => {
+                wrap_request(&mut out, &Request::Fetch { rule: *rule, flows: *flows });
             }
         }
         out
@@ -186,6 +195,7 @@ impl Report {
             [2] => Ok(Self::Ask { ifindex: u32_of(rest)?, addr: IpAddress(*take(rest)?) }),
             [3] => match Request::decode(rest) {
                 Ok(Request::HandOn { rule, to, flows }) => Ok(Self::HandOn { rule, to, flows }),
+                Ok(Request::Fetch { rule, flows }) => Ok(Self::Fetch { rule, flows }),
                 Ok(_) | Err(_) => Err(Garbled),
             },
             [_] => Err(Garbled),
@@ -217,20 +227,14 @@ mod tests {
         ] {
             assert_eq!(Order::decode(&order.encode()), Ok(order));
         }
+        let (addr, port) = (IpAddress([9; 16]), Port(80));
+        let rule = Rule { region: 0, lane: LaneId(1), proto: Proto::Tcp, addr, port };
+        let flows = FlowList::of(&[FlowEnds { remote_port: Port(7), ..FlowEnds::default() }]);
         for report in [
             Report::Done { lane: LaneId(1), aborted: 2 },
             Report::Ask { ifindex: 3, addr: IpAddress([9; 16]) },
-            Report::HandOn {
-                rule: Rule {
-                    region: 0,
-                    lane: LaneId(1),
-                    proto: Proto::Tcp,
-                    addr: IpAddress([9; 16]),
-                    port: Port(80),
-                },
-                to: LaneId(2),
-                flows: FlowList::of(&[FlowEnds { remote_port: Port(7), ..FlowEnds::default() }]),
-            },
+            Report::HandOn { rule, to: LaneId(2), flows },
+            Report::Fetch { rule, flows },
         ] {
             assert_eq!(Report::decode(&report.encode()), Ok(report));
         }

@@ -96,7 +96,7 @@ impl Session {
                 self.hand_on((from, rule), *to, flows.as_slice()).map(|()| Answer::Done)
             }
             Request::Fetch { rule, flows } => {
-                let slot = self.own_slot(id, rule)?;
+                let slot = self.slot_of_family(id, rule)?;
                 let each = flows.as_slice().iter();
                 each.copied().try_for_each(|flow| self.fetch(slot, flow)).map(|()| Answer::Done)
             }
@@ -231,6 +231,20 @@ impl Session {
             Some(lane) if lane.owner == id => Ok(lane.slot),
             Some(_) | None => Err(Refusal::new(Errno::ACCESS, "the lane is not this process's")),
         }
+    }
+
+    /// The lane of `rule`, if the process may speak for its region.
+    fn slot_of_family(&self, id: ClientId, rule: &Rule) -> Result<Slot, Refusal> {
+        let region = self.region_of_family(id, RegionId(rule.region));
+        let lane = region.and_then(|region| region.lanes.get(&rule.lane));
+        lane.map(|lane| lane.slot).ok_or_else(|| Refusal::new(Errno::ACCESS, "the lane is another user's"))
+    }
+
+    /// The region, if the process may do to its lanes whatever it likes: as one of the same user, or one with a lane there, who may be another user by now.
+    pub(crate) fn region_of_family(&self, id: ClientId, region: RegionId) -> Option<&RegionHandle> {
+        let uid = self.clients.get(&id).map(|client| client.uid);
+        let member = |region: &RegionHandle| region.lanes.values().any(|lane| lane.owner == id);
+        self.regions.get(&region).filter(|region| Some(region.uid) == uid || member(region))
     }
 
     /// Listen and TakePort: the port is the program's (a kernel socket bound to it shows that), and its packets are

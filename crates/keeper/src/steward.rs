@@ -240,7 +240,10 @@ fn serve_lanes(
         let done = care.visit();
         care.offer((region, id), desk);
         for ask in std::mem::take(&mut care.asks) {
-            desk.report(&Report::Ask { ifindex: ask.ifindex, addr: ask.addr })?;
+            match ask {
+                Ask::Neighbour { ifindex, addr } => desk.report(&Report::Ask { ifindex, addr })?,
+                Ask::Leaver(leaver) => heirs::follow(id, &care.lane, &leaver, desk),
+            }
         }
         if done {
             care.leave();

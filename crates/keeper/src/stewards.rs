@@ -270,15 +270,26 @@ impl Session {
                 let slot = self.regions.get(&region).and_then(|r| r.lanes.get(&rule.lane)).map(|l| l.slot);
                 let rule = Rule { region: region.0, ..rule };
                 let done = slot.is_some_and(|from| self.hand_on((from, &rule), to, flows.as_slice()).is_ok());
-                if let Some(steward) = self.regions.get(&region).and_then(|home| home.steward.as_ref()) {
-                    let _ = steward.send(&Order::Answer { done }, &[]);
-                }
+                self.answer_steward(region, done);
+            }
+            Report::Fetch { rule, flows } => {
+                let slot = self.regions.get(&region).and_then(|r| r.lanes.get(&rule.lane)).map(|l| l.slot);
+                let mut each = flows.as_slice().iter().copied();
+                let done = slot.is_some_and(|slot| each.all(|flow| self.fetch(slot, flow).is_ok()));
+                self.answer_steward(region, done);
             }
             Report::Ask { ifindex, addr } => {
                 if let Err(refusal) = self.mirror.resolve(ifindex, addr) {
                     log::debug!("for a steward: {}", refusal.text);
                 }
             }
+        }
+    }
+
+    fn answer_steward(&self, region: RegionId, done: bool) {
+        if let Some(steward) = self.regions.get(&region).and_then(|home| home.steward.as_ref()) {
+            // One that cannot be told is found dead in a moment.
+            let _ = steward.send(&Order::Answer { done }, &[]);
         }
     }
 

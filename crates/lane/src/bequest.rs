@@ -39,6 +39,8 @@ pub fn hand_on(
                     fresh.push(*flow);
                 }
             });
+            // Whoever takes them off their wires has their segments come here.
+            fresh.retain(|flow| giver.wire_of(flow).is_none());
         });
         if fresh.is_empty() {
             break;

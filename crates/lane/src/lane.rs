@@ -12,6 +12,7 @@ use port::Port;
 use region::{FrameArea, Holding, Kept, LaneGuard, LaneRef, Owner, Region, TrimAgain};
 use state::{RxBatch, SockRef, TxBatch};
 use sys::futex::Woken;
+use sys::poll::{PollFd, PollFlags};
 
 use crate::Session;
 use crate::resolve::Resolver;
@@ -198,6 +199,14 @@ impl Lane {
                 f(fd);
             }
         }
+    }
+
+    /// Sleeps until a device has packets, for `most` at most. Wires, and signals of the program, end it as they like.
+    pub(crate) fn doze(&self, most: Duration) {
+        let held = self.held();
+        let fds = held.ports.iter().filter_map(|port| port.port.poll_fd());
+        let mut polled: Vec<PollFd<'_>> = fds.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
+        let _ = sys::poll::poll(&mut polled, Some(most));
     }
 
     /// To be called before a sleep on the ports' fds, after the sleeper has counted itself in the lane's signals. True: a port has

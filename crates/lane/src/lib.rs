@@ -15,10 +15,13 @@ pub mod rebalance;
 mod resolve;
 mod session;
 pub mod twins;
+mod unwire;
 
 pub use bequest::{fetch, hand_on};
 pub use devices::{OpenError, open_device, open_wire, parse_faults, wire_route};
+pub use engine::Leaver;
 pub use entrust::entrust;
 pub use lane::{Lane, LanePort, Poisoned, Wire, forked, lock};
 pub use resolve::Ask;
 pub use session::{Progress, Session, open_sockets};
+pub use unwire::unwire;

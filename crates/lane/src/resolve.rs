@@ -5,7 +5,7 @@
 
 use base::{Duration, Idx, Instant, IpAddress};
 use control::tables::{NeighbourEntry, Tables};
-use engine::{Engine, HopKey};
+use engine::{Engine, HopKey, Leaver};
 use state::ports::{PORT_ADDRESSES, PORT_LOCAL_PEER, PORT_LOOPBACK, PORT_OWN_ADDRESS, PORT_UP, PORT_WIRE};
 use state::{Hop, PortInfo};
 
@@ -19,13 +19,18 @@ const _: () = assert!(control::tables::HOST_ADDRESSES == PORT_ADDRESSES);
 /// Hops that wait for an answer at the same time.
 const PENDING_MAX: usize = 256;
 
-/// Somebody must ask the kernel for this neighbour.
+/// What the keeper must be asked, because the kernel has to do it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Ask {
-    /// Device.
-    pub ifindex: u32,
-    /// The neighbour.
-    pub addr: IpAddress,
+pub enum Ask {
+    /// To look for a neighbour.
+    Neighbour {
+        /// Device.
+        ifindex: u32,
+        /// The neighbour.
+        addr: IpAddress,
+    },
+    /// To have the segments that come by a device of a connection come to this lane; then [`Session::follow_off_wire`](crate::Session::follow_off_wire).
+    Leaver(Leaver),
 }
 
 struct Pending {
@@ -67,6 +72,25 @@ impl Resolver {
         std::mem::take(&mut self.asks)
     }
 
+    /// Takes those that are connections.
+    pub(crate) fn take_leavers(&mut self) -> Vec<Leaver> {
+        let (mut leavers, asks) = (Vec::new(), std::mem::take(&mut self.asks));
+        for ask in asks {
+            match ask {
+                Ask::Leaver(leaver) => leavers.push(leaver),
+                Ask::Neighbour { .. } => self.asks.push(ask),
+            }
+        }
+        leavers
+    }
+
+    /// The peer of `leaver` asks.
+    pub(crate) fn add(&mut self, leaver: Leaver) {
+        if self.asks.len() < PENDING_MAX {
+            self.asks.push(Ask::Leaver(leaver));
+        }
+    }
+
     /// Are there asks to take?
     pub(crate) fn has_asks(&self) -> bool {
         !self.asks.is_empty()
@@ -88,7 +112,7 @@ impl Resolver {
             NeighbourEntry::Known { mac: _, fresh: true }
         );
         if !fresh {
-            self.asks.push(Ask { ifindex, addr: pending.key.addr });
+            self.asks.push(Ask::Neighbour { ifindex, addr: pending.key.addr });
         }
         self.pending.push(pending);
     }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use base::limits::BATCH_FRAMES;
 use base::{Duration, Instant, LaneId};
-use engine::Engine;
+use engine::{Engine, Leaver};
 use region::{CarveError, Carved, Carver, FrameArea, Kept, LaneGuard, LaneRef};
 use state::ports::{PORT_ADDRESSES, PORT_UP};
 use state::{LaneMem, SockKind, SockRef, TxBatch};
@@ -148,6 +148,9 @@ impl<'a> Session<'a> {
         if now >= held.trim.look {
             held.trim = engine.mem().frames.trim(now, sys::memory::give_back);
         }
+        while let Some(leaver) = engine.poll_leaver() {
+            held.resolver.add(leaver);
+        }
         progress.asks = held.resolver.has_asks();
         *after = Some(After::of(engine));
         progress
@@ -233,9 +236,18 @@ impl<'a> Session<'a> {
         engine.drop_port(at);
     }
 
-    /// Neighbours the keeper must ask the kernel for.
+    /// What the keeper must be asked.
     pub fn take_asks(&mut self) -> Vec<Ask> {
         self.held.resolver.take_asks()
+    }
+
+    /// Those of [`Session::take_asks`] that are connections.
+    pub(crate) fn take_leavers(&mut self) -> Vec<Leaver> {
+        self.held.resolver.take_leavers()
+    }
+
+    pub(crate) fn ports(&self) -> &[LanePort] {
+        &self.held.ports
     }
 
     /// When the lane next has something to do without a packet coming in.

@@ -97,7 +97,7 @@ pub fn offer(from: LaneRef, left: impl Fn() -> bool, mut share: impl FnMut(&Lane
 
 /// Moves the oldest `most` connections that wait at `listener` of `from` to be accepted to the listener of `to` at the same local end, and gives their
 /// number. `steer` has their segments come to `to` from now on, and tells its process to look; it is called while both lanes are held.
-/// False from it: they stay, as do those that came by a wire. `listener` goes on listening. The caller holds neither lane.
+/// False from it: they stay, as do those that go by a wire ([`unwire`](crate::unwire)). `listener` goes on listening. The caller holds neither lane.
 ///
 /// # Errors
 /// [`Poisoned`], one of the two.
@@ -111,12 +111,11 @@ pub fn share_out(
     let Some((mut giver, mut taker)) = enter_twins(from, to, listener, now)? else { return Ok(0) };
     let mut oldest = Vec::new();
     giver.engine(|giver| {
-        giver.unaccepted_flows(listener, |flow| {
-            if oldest.len() < most as usize {
-                oldest.push(*flow);
-            }
-        });
+        giver.unaccepted_flows(listener, |flow| oldest.push(*flow));
+        // Whoever takes them off their wires has their segments come here.
+        oldest.retain(|flow| giver.wire_of(flow).is_none());
     });
+    oldest.truncate(most as usize);
     if oldest.is_empty() || !steer(&oldest) {
         return Ok(0);
     }

@@ -7,6 +7,7 @@ mod bequest;
 mod fork;
 mod local_ports;
 mod talk;
+mod unwire;
 
 use core::sync::atomic::{AtomicI32, AtomicU64, Ordering};
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -24,6 +25,7 @@ pub(crate) use self::bequest::{bequeath, entrust, fetch, offer, resume, rouse};
 pub(crate) use self::fork::{Frozen, after_fork_in_child, freeze};
 pub(crate) use self::local_ports::{take_port, take_ports};
 use self::talk::{Answer, Notice, exchange};
+pub(crate) use self::unwire::follow;
 use crate::ports::Devices;
 use crate::reason::Reason;
 use crate::sock::Seat;

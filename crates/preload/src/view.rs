@@ -292,7 +292,7 @@ impl View {
         drop(session);
         drop(gate);
         wakes.send();
-        Self::pass_on(&asks);
+        self.pass_on(&asks);
         urgent::ring();
         Some(result)
     }
@@ -359,7 +359,7 @@ impl View {
         drop(session);
         drop(gate);
         wakes.send();
-        Self::pass_on(&asks);
+        self.pass_on(&asks);
         urgent::ring();
         Some((result, seen))
     }
@@ -394,9 +394,12 @@ impl View {
         }
     }
 
-    fn pass_on(asks: &[Ask]) {
+    fn pass_on(&self, asks: &[Ask]) {
         for ask in asks {
-            home::resolve(ask.ifindex, ask.addr);
+            match ask {
+                Ask::Neighbour { ifindex, addr } => home::resolve(*ifindex, *addr),
+                Ask::Leaver(leaver) => home::follow(self, leaver),
+            }
         }
     }
 

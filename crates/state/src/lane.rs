@@ -8,7 +8,7 @@ use crate::dormant::OPTION_SETS;
 use crate::{
     CongestionTables, Counters, Dormant, DormantGlobals, EventGlobals, EventRow, FAST_PEERS, FastPeer,
     Handle, Hop, IpGlobals, KeyGlobals, KeyRow, LISTEN_BUCKETS, LaneLoad, Listener, OptionSet, PortInfo,
-    Reassembly, Scoreboard, TcbCold, TcbHot, TcbQueue, TxFrame, UdpSock, Urgent,
+    Reassembly, Scoreboard, TcbCold, TcbHot, TcbQueue, TxFrame, UdpSock, Unwires, Urgent,
 };
 
 /// Keys of listeners that fit beside one for each connection.
@@ -171,6 +171,8 @@ plain! {
         pub path: PathSettings,
         /// Keys initial sequence numbers (RFC 6528).
         pub isn_key: [u64; 2],
+        /// Connections that leave wires.
+        pub unwires: Unwires,
     }
 }
 
@@ -226,6 +228,7 @@ impl TcpGlobals {
         spare: [0; 4],
         path: PathSettings::DEFAULT,
         isn_key: [0; 2],
+        unwires: Unwires::NONE,
     };
 }
 

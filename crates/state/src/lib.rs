@@ -22,6 +22,7 @@ pub mod reassembly;
 mod sock;
 mod tcb;
 pub mod udp;
+pub mod unwire;
 mod urgent;
 
 pub use auth::{KEY_BUCKETS, KEY_BYTES, KeyGlobals, KeyRow, OF_LISTENER};
@@ -49,6 +50,7 @@ pub use tcb::{
     RackState, RcvSeq, Resent, RttState, Scoreboard, SeqRange, SndSeq, TcbCold, TcbHot,
 };
 pub use udp::{UdpGlobals, UdpSock};
+pub use unwire::{Unwire, Unwires};
 pub use urgent::Urgent;
 
 /// Version of the layout: libraries and processes share a region only when theirs is the same. One up at each change.

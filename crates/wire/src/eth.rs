@@ -24,6 +24,8 @@ impl EtherType {
     pub const VLAN: Self = Self(0x8100);
     /// IPv6.
     pub const IPV6: Self = Self(0x86dd);
+    /// For local use (IEEE 802 9.2.4): ours, on wires between lanes; see [`crate::unwire`].
+    pub const LOCAL: Self = Self(0x88b5);
     /// A service VLAN tag (IEEE 802.1ad, now 802.1Q 9.6).
     pub const SERVICE_VLAN: Self = Self(0x88a8);
 

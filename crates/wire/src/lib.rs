@@ -23,6 +23,7 @@ mod sign;
 pub mod tcp;
 pub mod tcp_options;
 pub mod udp;
+pub mod unwire;
 pub mod usual;
 pub mod vlan;
 
@@ -40,5 +41,6 @@ pub use ndp::{NdpBody, NdpError, NdpMessage, NdpOptions};
 pub use tcp::{TcpError, TcpFlags, TcpHeader, TcpSegment};
 pub use tcp_options::{FastOpen, SackBlock, SackBlocks, Sign, TcpOptions, Timestamps};
 pub use udp::{UdpDatagram, UdpError, UdpHeader};
+pub use unwire::{UnwireError, UnwireHeader};
 pub use usual::{Usual, UsualHeader};
 pub use vlan::{Untagged, VlanError, VlanTag};

@@ -1,13 +1,25 @@
 //! Connections that a lane hands over to the kernel, in the middle of what they do: no byte is lost, and `explain` says why.
 
 use crate::sockets::script;
-use crate::wires::explain;
-use crate::world::{OURS, OURS_V6, PEER, Side, World, wait_until};
+use crate::wires::{corelane, explain, said};
+use crate::world::{OURS, OURS_V6, PEER, Process, Side, World, wait_until};
 
 /// Every way of `rights.py`, and its server's lines.
 const WAYS: [&str; 7] = ["plain", "child", "kept", "late", "shut", "idle", "slow"];
 
-fn sends_connections_on(address: &str) {
+/// `words` as they are started on the peer's side: on the kernel, or on Corelane, so that connections go by a wire at first.
+pub(crate) fn of_peer(wired: bool, words: &[&str]) -> Vec<String> {
+    if wired { corelane("peer0", words) } else { words.iter().map(|word| (*word).to_owned()).collect() }
+}
+
+/// Waits until the lane of `server` listens, which says `ready` with its process id.
+pub(crate) fn wait_for_lane(world: &World, server: &Process) {
+    wait_until("the server listens", 20, || server.output().contains("ready"));
+    let pid = said(server, "ready").expect("a pid");
+    wait_until("its lane listens", 20, || explain(world, Side::Ours, &pid).contains("listens on port"));
+}
+
+fn sends_connections_on(address: &str, wired: bool) {
     let Some(world) = World::new(&["python3", "ip"]) else { return };
     world.add_ipv6();
     let rights = script("rights.py");
@@ -15,17 +27,19 @@ fn sends_connections_on(address: &str) {
     let seen = seen.to_str().expect("a name");
     let line = World::corelane(&["python3", &rights, "serve", address, "9004", seen]);
     let mut server = world.spawn(Side::Ours, "server", &line);
-    wait_until("the server listens", 20, || server.output().contains("ready"));
-    let client = world.spawn(Side::Peer, "client", &["python3", &rights, "ask", address, "9004"]);
+    wait_for_lane(&world, &server);
+    let ask = of_peer(wired, &["python3", &rights, "ask", address, "9004"]);
+    let client = world.spawn(Side::Peer, "client", &ask);
     wait_until("the server goes on with a connection that it sent", 60, || {
         server.output().contains("goes on")
     });
-    let said = server.output();
-    let goes_on = said.lines().find(|line| line.contains("goes on with"));
+    let output = server.output();
+    let goes_on = output.lines().find(|line| line.contains("goes on with"));
     let (pid, fd) = goes_on.and_then(|line| line.split_once(" goes on with ")).expect("a pid and a number");
     let explained = explain(&world, Side::Ours, pid);
     assert!(explained.contains(&format!("fd {fd} kernel: handed over to the kernel")), "{explained}");
     assert!(explained.contains("accelerated"), "{explained}");
+    assert_eq!(explained.contains("wire      to process"), wired, "{explained}");
     std::fs::write(seen, "").expect("a file");
     assert!(server.wait(120).success(), "{}", server.output());
     wait_until("the client ends", 30, || client.output().lines().count() == WAYS.len());
@@ -40,19 +54,28 @@ fn sends_connections_on(address: &str) {
 
 #[test]
 fn a_connection_that_is_sent_to_another_process_goes_on_there() {
-    sends_connections_on(OURS);
+    sends_connections_on(OURS, false);
+}
+
+#[test]
+fn a_connection_over_a_wire_that_is_sent_to_another_process_goes_on_there() {
+    sends_connections_on(OURS, true);
 }
 
 #[test]
 fn a_connection_over_ipv6_that_is_sent_to_another_process_goes_on_there() {
-    sends_connections_on(OURS_V6);
+    sends_connections_on(OURS_V6, false);
+}
+
+#[test]
+fn a_connection_over_a_wire_and_ipv6_that_is_sent_to_another_process_goes_on_there() {
+    sends_connections_on(OURS_V6, true);
 }
 
 /// Every way of `past.py`.
 const PAST: [&str; 8] = ["sed", "static", "bare", "spawn", "file", "print", "many", "listens"];
 
-#[test]
-fn connections_go_on_in_stdio_in_programs_without_the_library_and_in_many_of_them_at_once() {
+fn goes_on_past_the_library(wired: bool) {
     let Some(world) = World::new(&["python3", "ip", "cc", "sed"]) else { return };
     let fixed = world.dir.join("static_echo");
     let fixed = fixed.to_str().expect("a name");
@@ -60,8 +83,8 @@ fn connections_go_on_in_stdio_in_programs_without_the_library_and_in_many_of_the
     let past = script("past.py");
     let line = World::corelane(&["python3", &past, "serve", OURS, "9004", fixed]);
     let mut server = world.spawn(Side::Ours, "server", &line);
-    wait_until("the server listens", 20, || server.output().contains("ready"));
-    let said = world.check(Side::Peer, 200, &["python3", &past, "ask", OURS, "9004"]);
+    wait_for_lane(&world, &server);
+    let said = world.check(Side::Peer, 200, &of_peer(wired, &["python3", &past, "ask", OURS, "9004"]));
     assert_eq!(said.lines().collect::<Vec<_>>(), PAST.map(|way| format!("{way} True")));
     assert!(server.wait(30).success(), "{}", server.output());
     let output = server.output();
@@ -69,6 +92,16 @@ fn connections_go_on_in_stdio_in_programs_without_the_library_and_in_many_of_the
     assert!(!ends.chars().any(|c| ('1'..='9').contains(&c)), "{output}");
     assert!(!output.contains("corelane:"), "no complaint: {output}");
     world.assert_clean();
+}
+
+#[test]
+fn connections_go_on_in_stdio_in_programs_without_the_library_and_in_many_of_them_at_once() {
+    goes_on_past_the_library(false);
+}
+
+#[test]
+fn connections_over_wires_go_on_in_stdio_and_in_programs_without_the_library() {
+    goes_on_past_the_library(true);
 }
 
 /// A thread sleeps in `recv` while another one sends the connection on; then a stream is made of it.

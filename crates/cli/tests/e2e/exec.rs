@@ -1,21 +1,31 @@
 //! Connections stay open over exec, whoever makes it, and are a lane's still.
 
+use crate::entrust::{of_peer, wait_for_lane};
 use crate::sockets::script;
-use crate::world::{OURS, PEER, Side, World, wait_until};
+use crate::world::{OURS, PEER, Side, World};
 
-#[test]
-fn a_connection_goes_to_the_program_that_a_child_execs() {
+fn goes_to_the_program_that_a_child_execs(wired: bool) {
     let Some(world) = World::new(&["python3", "ip"]) else { return };
     let exec = script("exec.py");
     let line = World::corelane(&["python3", &exec, "serve", OURS, "9004"]);
     let mut server = world.spawn(Side::Ours, "server", &line);
-    wait_until("the server listens", 20, || server.output().contains("ready"));
-    let said = world.check(Side::Peer, 120, &["python3", &exec, "ask", OURS, "9004"]);
+    wait_for_lane(&world, &server);
+    let said = world.check(Side::Peer, 120, &of_peer(wired, &["python3", &exec, "ask", OURS, "9004"]));
     let ways = ["execv", "execve", "execvp", "execl", "execlp", "execle", "popen"];
     assert_eq!(said.lines().collect::<Vec<_>>(), ways.map(|way| format!("{way} True")));
     assert!(server.wait(30).success());
     assert!(server.output().contains("[0, 0, 0, 0, 0, 0, 0]"), "{}", server.output());
     world.assert_clean();
+}
+
+#[test]
+fn a_connection_goes_to_the_program_that_a_child_execs() {
+    goes_to_the_program_that_a_child_execs(false);
+}
+
+#[test]
+fn a_connection_over_a_wire_goes_to_the_program_that_a_child_execs() {
+    goes_to_the_program_that_a_child_execs(true);
 }
 
 #[test]

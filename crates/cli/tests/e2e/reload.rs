@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::entrust::of_peer;
 use crate::servers::nginx;
 use crate::sockets::script;
 use crate::world::{OURS, Process, Side, World, send_signal, wait_until};
@@ -65,8 +66,8 @@ fn nginx_reloads_under_load_without_a_failed_request() {
     world.assert_clean();
 }
 
-/// A server of `workers` that wait with accepting, and a client with 40 connections to them.
-fn waiting_connections(world: &World, workers: u32) -> (Process, Process) {
+/// A server of `workers` that wait with accepting, and a client with 40 connections to them, over wires or a device.
+fn waiting_connections(world: &World, workers: u32, wired: bool) -> (Process, Process) {
     let prefork = script("prefork.py");
     let count = workers.to_string();
     let line = World::corelane(&["python3", &prefork, "serve", OURS, "9003", &count]);
@@ -75,7 +76,8 @@ fn waiting_connections(world: &World, workers: u32) -> (Process, Process) {
         server.assert_running();
         (0..workers).all(|n| pid_in(world, &format!("worker{n}.pid")).is_some())
     });
-    let client = world.spawn(Side::Peer, "client", &["python3", &prefork, "ask", OURS, "9003", "40"]);
+    let ask = of_peer(wired, &["python3", &prefork, "ask", OURS, "9003", "40"]);
+    let client = world.spawn(Side::Peer, "client", &ask);
     wait_until("the client has asked", 20, || world.dir.join("asked").exists());
     (server, client)
 }
@@ -84,10 +86,9 @@ fn touch(world: &World, file: &str) {
     std::fs::write(world.dir.join(file), "").expect("a file");
 }
 
-#[test]
-fn what_waits_at_the_listener_of_a_worker_that_closes_it_or_is_killed_goes_to_the_others() {
+fn what_waits_goes_to_the_others(wired: bool) {
     let Some(world) = World::new(&["python3", "ip"]) else { return };
-    let (server, mut client) = waiting_connections(&world, 3);
+    let (server, mut client) = waiting_connections(&world, 3, wired);
     touch(&world, "close0");
     wait_until("a listener is closed", 20, || world.dir.join("closed0").exists());
     send_signal(pid_in(&world, "worker1.pid").expect("a pid"), Signal::KILL);
@@ -99,9 +100,19 @@ fn what_waits_at_the_listener_of_a_worker_that_closes_it_or_is_killed_goes_to_th
 }
 
 #[test]
+fn what_waits_at_the_listener_of_a_worker_that_closes_it_or_is_killed_goes_to_the_others() {
+    what_waits_goes_to_the_others(false);
+}
+
+#[test]
+fn what_waits_over_wires_at_the_listener_of_a_worker_that_closes_it_or_is_killed_goes_to_the_others() {
+    what_waits_goes_to_the_others(true);
+}
+
+#[test]
 fn what_waits_at_the_only_worker_that_is_killed_waits_for_the_next_one() {
     let Some(world) = World::new(&["python3", "ip"]) else { return };
-    let (server, mut client) = waiting_connections(&world, 1);
+    let (server, mut client) = waiting_connections(&world, 1, false);
     send_signal(pid_in(&world, "worker0.pid").expect("a pid"), Signal::KILL);
     touch(&world, "go");
     touch(&world, "respawn");

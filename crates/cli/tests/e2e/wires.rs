@@ -14,7 +14,7 @@ pub(crate) fn script(name: &str) -> String {
 }
 
 /// The command line of `corelane run` on `device` (`lo`: for programs of this machine alone) around `words`.
-fn corelane(device: &str, words: &[&str]) -> Vec<String> {
+pub(crate) fn corelane(device: &str, words: &[&str]) -> Vec<String> {
     let mut line: Vec<String> =
         [&program().display().to_string(), "run", "--device", device, "--"].map(String::from).to_vec();
     line.extend(words.iter().map(|word| (*word).to_owned()));

@@ -3,6 +3,14 @@
 use super::{Flow, SteerError, SteerLane, Steering, kernel};
 
 impl Steering {
+    /// Is the local end of the connection one that only lanes have which are not `ours`?
+    #[must_use]
+    pub fn is_elsewhere(&self, flow: &Flow, ours: impl Fn(SteerLane) -> bool) -> bool {
+        let rows = [self.listener_rows.get(&flow.local), self.block_rows.get(&flow.local.block())];
+        let mut all = rows.into_iter().flatten().flat_map(|row| row.lanes()).peekable();
+        all.peek().is_some() && !all.any(ours)
+    }
+
     /// Makes `lane` the one of a TCP connection that came in or went out by another lane. From now on each segment for its local end is looked up
     /// by connection.
     ///

@@ -416,3 +416,29 @@ fn rules_that_are_not_there_cannot_be_removed() {
     assert!(matches!(steering.detach(1), Err(SteerError::Device)));
     assert!(SteerLane::new(STEER_LANES).is_none());
 }
+
+#[test]
+fn an_end_is_elsewhere_only_while_other_lanes_have_it_alone() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let mut bench = bench();
+    let lane = |number| SteerLane::new(number).unwrap();
+    let local =
+        LocalEnd { proto: Proto::Tcp, addr: IpAddress::from_v4([10, 0, 0, 1].into()), port: Port(80) };
+    let flow = Flow { local, remote: IpAddress::from_v4([10, 0, 0, 2].into()), remote_port: Port(40_000) };
+    let elsewhere = |steering: &Steering| steering.is_elsewhere(&flow, |of| of == lane(1));
+    // A listener that closed leaves its connections to whoever has them.
+    assert!(!elsewhere(&bench.steering));
+    bench.steering.add_listener(local, lane(2)).unwrap();
+    assert!(elsewhere(&bench.steering));
+    bench.steering.add_listener(local, lane(1)).unwrap();
+    assert!(!elsewhere(&bench.steering));
+    bench.steering.remove_listener(local, lane(1)).unwrap();
+    assert!(elsewhere(&bench.steering));
+    bench.steering.remove_listener(local, lane(2)).unwrap();
+    bench.steering.add_block(local, lane(3)).unwrap();
+    assert!(elsewhere(&bench.steering));
+    bench.steering.remove_lane(lane(3)).unwrap();
+    assert!(!elsewhere(&bench.steering));
+}

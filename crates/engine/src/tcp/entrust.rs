@@ -19,7 +19,7 @@ pub(super) const ENTRUSTED: u8 = 0x81;
 const MARK: Duration = Duration::from_millis(1000);
 
 /// May connection `at` leave in its state?
-const fn may_leave(state: State) -> bool {
+pub(super) const fn may_leave(state: State) -> bool {
     match state {
         State::Closed | State::Listen | State::SynSent | State::SynRcvd | State::TimeWait => false,
         State::Established

@@ -15,7 +15,7 @@ use base::{Duration, FrameIdx, Idx, Instant};
 use super::conn::{Conn, cold_of, conn};
 use super::frozen::{freeze, is_idle, kept, thaw};
 use super::timers::keep_idle;
-use super::{RETRY, State, flag, half_open, handle, table, time_wait, verbs};
+use super::{RETRY, State, flag, half_open, handle, table, time_wait, unwire, verbs};
 
 /// TCB rows looked at when one is wanted and none is free.
 const RECLAIM_ROWS: u32 = 32;
@@ -55,7 +55,7 @@ pub(super) fn hibernate(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>) ->
     let (Some(hot), Some(cold)) = (mem.hot.get(at), mem.cold.get(cold_of(at))) else { return false };
     let (hot, cold) = (*hot, *cold);
     let Some(&event) = mem.events.get(Idx::new(at.raw())) else { return false };
-    if !is_idle(&hot, &cold) || event.listed != 0 || event.ready != 0 {
+    if !is_idle(&hot, &cold) || unwire::is_under_way(mem, at) || event.listed != 0 || event.ready != 0 {
         return false;
     }
     let Some((mut row, to)) = place(mem, now, at, (&hot, &cold)) else { return false };

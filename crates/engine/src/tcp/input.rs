@@ -9,7 +9,7 @@ use super::ack::AckWorth;
 use super::conn::{Conn, Fate, Ring, conn};
 use super::segment::{self, Seg};
 use super::table::{self, Whose};
-use super::{State, auth, entrust, fast_open, flag, half_open, handshake, listen, reset, tune};
+use super::{State, auth, entrust, fast_open, flag, half_open, handshake, listen, reset, tune, unwire};
 use crate::away;
 use crate::errors::SockError;
 use crate::ipv4::Packet;
@@ -34,7 +34,9 @@ pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, packet: &Packet) {
     }
     let mut seg = parsed.strip(&mut mem.frames, packet);
     match found {
-        Whose::Of(at) if strays(mem, mem.hot.get(at).map(|hot| hot.port), &seg) => {
+        Whose::Of(at)
+            if strays(mem, mem.hot.get(at).map(|hot| hot.port), &seg) && !unwire::takes(mem, now, at, &seg) =>
+        {
             if !listen::replaces_time_wait(mem, now, at, &mut seg) {
                 mem.counters.drop_packet(DropReason::IpSourceBad);
             }

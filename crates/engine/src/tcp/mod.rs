@@ -14,6 +14,7 @@
 //! | `tune` | buffers that grow |
 //! | `timers`, `report`, `path_mtu` | what time, ICMP errors and routers that send none do |
 //! | `travel` | connections that move to another lane |
+//! | `unwire` | connections that leave a wire for the device beside it |
 //! | `entrust` | connections that leave for the kernel |
 //! | `bequest` | connections not yet accepted, from a listener that closes to its twin on another lane |
 //! | `keys`, `ao_keys`, `auth`, `md5`, `ao` | signed segments |
@@ -72,6 +73,7 @@ mod timers;
 pub(crate) mod travel;
 mod tune;
 mod undo;
+pub(crate) mod unwire;
 pub(crate) mod urgent;
 pub(crate) mod usual;
 mod usual_io;

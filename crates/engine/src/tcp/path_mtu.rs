@@ -54,7 +54,7 @@ impl Conn<'_, '_> {
     }
 
     /// The largest payload that both ends' links take.
-    fn mss_of_links(&self) -> u16 {
+    pub(super) fn mss_of_links(&self) -> u16 {
         let stamps = if self.any(flag::TIMESTAMPS) { TIMESTAMPS_BYTES } else { 0 };
         let options = stamps + self.sign().len_bytes() as u16;
         self.cold.mss_peer.min(self.cold.mss_local).saturating_sub(options).max(1)

@@ -13,7 +13,7 @@ use siphasher::sip::SipHasher13;
 use super::conn::{Conn, Fate, Ring, cold_of, conn};
 use super::keys::{self, Owner};
 use super::{
-    Cause, State, TIME_WAIT, fast_open, flag, frozen, half_open, handle, hibernate, listen, reset, time_wait,
+    Cause, State, TIME_WAIT, fast_open, flag, frozen, half_open, handle, hibernate, listen, reset, time_wait, unwire,
 };
 use crate::errors::SockError;
 use crate::events;
@@ -153,6 +153,7 @@ pub(super) fn name_of(mem: &LaneMem<'_>, at: Idx<TcbHot>) -> SockRef {
 /// Port `port` is gone for good: its connections end with a reset, and nothing is sent for them. Gives their number.
 pub(crate) fn drop_port(mem: &mut LaneMem<'_>, now: Instant, port: u8) -> u32 {
     let mut ended = 0;
+    unwire::drop_port(mem, port);
     for raw in 0..mem.hot.len() {
         let at = Idx::new(raw);
         let Some(hot) = mem.hot.get(at) else { break };

@@ -40,6 +40,8 @@ pub const ETHERTYPE: EtherType = if V6 { EtherType::IPV6 } else { EtherType::IPV
 pub struct Packet {
     pub bytes: Vec<u8>,
     pub gso_size: u16,
+    /// The port of its sender.
+    pub port: u8,
 }
 
 impl Packet {
@@ -82,7 +84,7 @@ impl Packet {
             let flags = if last { flags } else { flags.without(TcpFlags::FIN | TcpFlags::PSH) };
             wire::tcp::patch_seq_and_flags(&mut bytes[TCP_AT..], seq.plus(at as u32), flags).unwrap();
             finish_checksum(&mut bytes);
-            parts.push(Packet { bytes, gso_size: 0 });
+            parts.push(Packet { bytes, gso_size: 0, port: self.port });
             at += n;
         }
         parts
@@ -246,6 +248,8 @@ pub struct Net {
     /// Everything that was sent, by whom, before the wire treated it.
     pub trace: Vec<(Instant, usize, Packet)>,
     pub keep_trace: bool,
+    /// Packets come in at the port with the number of the one they left by, not at port 0.
+    pub by_port: bool,
     /// How often, of a million steps, every idle connection is put to sleep.
     pub sleepy_ppm: u32,
     /// Says for each packet whether it is lost, besides the faults.
@@ -302,6 +306,7 @@ impl Net {
             marks: 0,
             trace: Vec::new(),
             keep_trace: false,
+            by_port: false,
             sleepy_ppm: 0,
             filter: None,
             marker: None,
@@ -396,18 +401,18 @@ impl Net {
 
     /// Delivers a packet to `host` at once.
     pub fn deliver(&mut self, host: usize, packet: &Packet) {
-        let padding = self.faults.padding;
+        let (padding, by_port) = (self.faults.padding, self.by_port);
         self.on(host, |e| {
             let bytes = [&packet.bytes[..], &[0; 64][..padding]].concat();
             let Some(head) = chain(e, &bytes) else { return };
             let mut batch = RxBatch::new();
             let len = bytes.len() as u32;
-            let gso_size = packet.gso_size;
+            let (gso_size, port) = (packet.gso_size, if by_port { packet.port } else { 0 });
             assert!(batch.push(RxFrame {
                 head,
                 len,
                 gso_size,
-                port: 0,
+                port,
                 local_peer: true,
                 csum: CsumState::Unknown
             }));
@@ -597,7 +602,7 @@ pub fn flatten(e: &mut Engine<'_>, packet: &TxFrame) -> Packet {
         let at = start + usize::from(packet.csum_offset);
         bytes[at..at + 2].copy_from_slice(&check.to_be_bytes());
     }
-    Packet { bytes, gso_size: packet.gso_size }
+    Packet { bytes, gso_size: packet.gso_size, port: packet.port }
 }
 
 /// `bytes` in a chain of frames of host `e`, cut as ports cut: headroom in the first one only, or the longest packets would
@@ -765,7 +770,7 @@ pub fn forged_with(
     bytes.extend_from_slice(data);
     emit_ip(&mut bytes, src.addr, dst.addr, n + data.len());
     finish_checksum(&mut bytes);
-    Packet { bytes, gso_size: 0 }
+    Packet { bytes, gso_size: 0, port: 0 }
 }
 
 /// Writes the IP header of a TCP packet of `len` bytes from `src` to `dst`.

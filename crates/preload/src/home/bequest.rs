@@ -26,6 +26,7 @@ pub(crate) fn bequeath(view: &View, listener: SockRef, local: Endpoint) -> bool 
             return false;
         }
         let Some(heir) = twins::without_ports(to) else { continue };
+        home.unwire(view, &view.waiting_at(listener, u32::MAX));
         view.hand_on(&heir, listener, |flows| home.hand_on(rule(view, local), to.id(), flows));
         home.hear_later();
     }
@@ -40,6 +41,7 @@ pub(crate) fn offer(view: &View, listener: SockRef, local: Endpoint) {
     let mut home = home();
     let left = || view.unaccepted_at_home().iter().any(|(name, _)| *name == listener);
     twins::offer(view.lane().lane_ref(), left, |heir, to, most| {
+        home.unwire(view, &view.waiting_at(listener, most));
         view.share_out(heir, listener, most, |flows| home.hand_on(rule(view, local), to, flows));
         home.hear_later();
     });
@@ -53,6 +55,7 @@ pub(crate) fn rouse(view: &View, lanes: u64) {
 /// Moves the connection `seat`, on a lane of the process this one was forked from, to `own`; gives its name there.
 pub(crate) fn fetch(seat: Seat, own: &View) -> Option<SockRef> {
     let mut home = home();
+    home.unwire(seat.view, seat.view.flow_of(seat.name).as_slice());
     let moved = seat.view.move_to(own, seat.name, |flow| {
         let local = Endpoint { addr: flow.local, port: flow.local_port };
         let request = Request::Fetch { rule: rule(own, local), flows: FlowList::of(&[twins::ends_of(flow)]) };
@@ -69,6 +72,7 @@ pub(crate) fn entrust(seat: Seat, v6: bool) -> Option<Fd> {
     if home.link.is_none() {
         home.connect().ok()?;
     }
+    home.unwire(seat.view, seat.view.flow_of(seat.name).as_slice());
     let entrusted = seat.view.entrust(seat.name, |at, bytes, scope| {
         let memory = if bytes.is_empty() {
             None

@@ -3,7 +3,7 @@
 use core::sync::atomic::Ordering;
 
 use base::Instant;
-use engine::Stopped;
+use engine::{Leaver, Stopped};
 use lane::{Lane, Session, twins};
 use state::{Endpoint, FlowKey, SockRef};
 
@@ -110,6 +110,35 @@ impl View {
             let scope = lane.device_at(port).unwrap_or(0);
             lane::entrust(lane, name, now, |at, bytes| take(at, bytes, scope)).ok().flatten()
         })
+    }
+
+    /// The four numbers of connection `name`. The caller holds the home.
+    pub(crate) fn flow_of(&self, name: SockRef) -> Option<FlowKey> {
+        let (local, remote) =
+            self.enter_at_home(|session| session.engine(|engine| engine.names(name))).flatten()?;
+        let (local_port, remote_port) = (local.port, remote.port);
+        Some(FlowKey { local: local.addr, remote: remote.addr, local_port, remote_port })
+    }
+
+    /// The connections that wait at `listener`, oldest first of those that were not accepted: at most `most`. The caller holds the home.
+    pub(crate) fn waiting_at(&self, listener: SockRef, most: u32) -> Vec<FlowKey> {
+        let mut flows = Vec::new();
+        self.enter_at_home(|session| {
+            session.engine(|engine| engine.unaccepted_flows(listener, |flow| flows.push(*flow)))
+        });
+        flows.truncate(most as usize);
+        flows
+    }
+
+    /// Has those of `flows` that go by a wire go by a device; as [`lane::unwire`]. The caller holds the home.
+    pub(crate) fn unwire(&self, flows: &[FlowKey], pin: impl FnMut(&[FlowKey]) -> bool) {
+        // A poisoned lane's connections are lost anyhow.
+        let _ = self.beside(|lane, _| lane::unwire(lane, flows, pin));
+    }
+
+    /// Does as the peer of `leaver` asked; as [`Session::follow_off_wire`]. The caller holds the home.
+    pub(crate) fn follow(&self, leaver: &Leaver, pin: impl FnOnce(&[FlowKey]) -> bool) {
+        self.enter_at_home(|session| session.follow_off_wire(leaver, pin));
     }
 
     /// Begins with a lane that another image of this process had: closes every connection that is not in `kept`, and forgets what was to be told

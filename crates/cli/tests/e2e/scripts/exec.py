@@ -30,7 +30,7 @@ def become_cat(way):
 def serve(addr, port):
     s = socket.create_server((addr, port))
     children = []
-    print('ready', flush=True)
+    print('ready', os.getpid(), flush=True)
     for _ in WAYS:
         c, _ = s.accept()
         way = line_of(c)

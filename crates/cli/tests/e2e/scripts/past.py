@@ -58,7 +58,7 @@ def child(way, c, static):
 
 def serve(addr, port, static):
     s = socket.create_server((addr, port), backlog=64)
-    print('ready', flush=True)
+    print('ready', os.getpid(), flush=True)
     children = []
     for _ in range(len(WAYS) - 1 + MANY):
         c, _ = s.accept()

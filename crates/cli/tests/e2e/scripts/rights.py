@@ -67,7 +67,7 @@ def serve(addr, port):
     words = [sys.executable, __file__, 'echo', str(other.fileno())]
     plain = subprocess.Popen(words, pass_fds=[other.fileno()], env=bare)
     other.close()
-    print('ready', flush=True)
+    print('ready', os.getpid(), flush=True)
     control, _ = s.accept()
     for _ in WAYS:
         c, _ = s.accept()

@@ -1,0 +1,282 @@
+//! Connections that leave a wire for the device beside it, because they are to go where the wire does not lead: to another lane, or to the kernel.
+//!
+//! Both ends go on with what they have; only the way of their segments changes. The end that wants it says so over the wire ([`ask`], `wire::unwire`),
+//! which nobody else can write to, once the segments that come by its device come to its lane. The other end has its own steered likewise ([`poll`]),
+//! goes over to its device and sends an ACK by it ([`follow`]); with that ACK the first one goes over, too ([`takes`]). Until then either end
+//! goes on over the wire, so whatever is lost of this costs time alone: who asks repeats it.
+//!
+//! Left out: connections whose handshake is not complete, or that are over, and signed ones.
+
+use ::state::hop::HOP_KNOWN;
+use ::state::ports::{PORT_UP, PORT_WIRE};
+use ::state::unwire::{UNWIRES, Unwire};
+use ::state::{DropReason, FlowKey, LaneMem, RxFrame, TcbHot};
+use base::{Idx, Instant, MacAddr};
+use wire::{EthFrame, EthHeader, EtherType, UnwireHeader, eth, ipv4, tcp, unwire};
+
+use super::conn::{Ring, cold_of, conn};
+use super::entrust::may_leave;
+use super::header::header_frame;
+use super::segment::Seg;
+use super::table::{self, Whose};
+use super::{State, flag};
+use crate::outbox::{self, Note};
+use crate::types::{Leaver, Unwired};
+use crate::{hop, ip};
+
+/// [`Unwire::stage`].
+mod stage {
+    /// Nothing is here.
+    pub(super) const FREE: u8 = 0;
+    /// The peer was asked: a segment of the connection that comes by the device, `port`, takes it there.
+    pub(super) const ASKED: u8 = 1;
+    /// The peer asks, over the wire `port`, and the lane does not know it yet.
+    pub(super) const TOLD: u8 = 2;
+    /// It goes by the device; what still comes by the wire `port` is taken.
+    pub(super) const LEFT: u8 = 3;
+}
+
+fn is_wire(mem: &LaneMem<'_>, port: u8) -> bool {
+    mem.ports.get(Idx::new(port.into())).is_some_and(|port| port.flags & PORT_WIRE != 0)
+}
+
+/// The wire by which connection `key` goes, if it can leave it.
+pub(crate) fn wire_of(mem: &mut LaneMem<'_>, now: Instant, key: &FlowKey) -> Option<u8> {
+    let Whose::Of(at) = table::find_awake(mem, now, key) else { return None };
+    let (hot, cold) = (mem.hot.get(at)?, mem.cold.get(cold_of(at))?);
+    let leaves = is_wire(mem, hot.port) && may_leave(State::from_raw(hot.state)) && cold.ooo.sign == 0;
+    leaves.then_some(hot.port)
+}
+
+/// Asks the peer of connection `key`, over the wire, to go on by the device that is our port `device`.
+pub(crate) fn ask(mem: &mut LaneMem<'_>, now: Instant, key: &FlowKey, device: u8) -> Unwired {
+    let Some(wire) = wire_of(mem, now, key) else { return Unwired::Done };
+    let Whose::Of(at) = table::find_awake(mem, now, key) else { return Unwired::Done };
+    let Some(info) = mem.ports.get(Idx::new(device.into())) else { return Unwired::Never };
+    if info.flags & (PORT_UP | PORT_WIRE) != PORT_UP {
+        return Unwired::Never;
+    }
+    let header = UnwireHeader {
+        mac: info.mac,
+        mtu: info.mtu,
+        local: key.local,
+        remote: key.remote,
+        local_port: key.local_port,
+        remote_port: key.remote_port,
+    };
+    if put(mem, at, (stage::ASKED, device), (MacAddr::default(), u16::MAX)) {
+        tell(mem, at, wire, &header);
+    }
+    Unwired::Asked
+}
+
+/// Sends `header` over the wire of `at`. What cannot be sent now is said again.
+fn tell(mem: &mut LaneMem<'_>, at: Idx<TcbHot>, port: u8, header: &UnwireHeader) {
+    let hop = mem.hot.get(at).and_then(|hot| mem.hops.get(hot.hop)).filter(|hop| hop.state == HOP_KNOWN);
+    let Some(dst) = hop.map(|hop| hop.mac) else { return };
+    let Some(src) = mem.ports.get(Idx::new(port.into())).map(|info| info.mac) else { return };
+    let Some(head) = header_frame(&mut mem.frames) else { return };
+    let ethernet = EthHeader { dst, src, ethertype: EtherType::LOCAL };
+    let data = mem.frames.data_mut(head);
+    let written = data
+        .split_at_mut_checked(eth::HEADER_LEN)
+        .is_some_and(|(front, rest)| ethernet.emit(front).is_ok() && header.emit(rest).is_ok());
+    if !written {
+        mem.frames.release(head);
+        return;
+    }
+    if let Some(meta) = mem.frames.meta_mut(head) {
+        meta.len = (eth::HEADER_LEN + unwire::FRAME_LEN) as u16;
+    }
+    outbox::push(mem, head, &Note::plain(port));
+}
+
+/// A frame of [`ask`]'s came in.
+pub(crate) fn told(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame) {
+    let said = EthFrame::parse(mem.frames.data(rx.head))
+        .ok()
+        .and_then(|eth| UnwireHeader::parse(eth.payload()).ok());
+    mem.frames.release_chain(rx.head);
+    let Some(said) = said.filter(|_| is_wire(mem, rx.port)) else {
+        mem.counters.drop_packet(DropReason::EthUnknownType);
+        return;
+    };
+    let key = FlowKey {
+        local: said.remote,
+        remote: said.local,
+        local_port: said.remote_port,
+        remote_port: said.local_port,
+    };
+    if wire_of(mem, now, &key) == Some(rx.port) {
+        if let Whose::Of(at) = table::find_awake(mem, now, &key)
+            // Who asks, too, has all its segments steered already.
+            && put(mem, at, (stage::TOLD, rx.port), (said.mac, said.mtu))
+        {
+            mem.globals.tcp.unwires.told = count_told(mem);
+        }
+        return;
+    }
+    // It goes by the device, and the peer has not heard of it.
+    if let Whose::Of(at) = table::find_awake(mem, now, &key)
+        && find(mem, at, |row| row.stage == stage::LEFT && row.port == rx.port).is_some()
+    {
+        answer(mem, now, at);
+    }
+}
+
+/// The next connection whose peer would have it go by the device.
+pub(crate) fn poll(mem: &mut LaneMem<'_>) -> Option<Leaver> {
+    while mem.globals.tcp.unwires.told > 0 {
+        let rows = mem.globals.tcp.unwires.rows.iter();
+        let Some(n) = rows.clone().position(|row| row.stage == stage::TOLD) else {
+            mem.globals.tcp.unwires.told = 0;
+            break;
+        };
+        mem.globals.tcp.unwires.told -= 1;
+        let row = mem.globals.tcp.unwires.rows.get_mut(n)?;
+        let row = core::mem::take(row);
+        if is_that_of(mem, &row, row.row)
+            && let Some(hot) = mem.hot.get(row.row)
+        {
+            return Some(Leaver { flow: hot.key, wire: row.port, mac: row.mac, mtu: row.mtu });
+        }
+    }
+    None
+}
+
+/// Goes over to the device that is our port `device`, as the peer of `leaver` asked. False: its connection goes by that wire no more, or there is no room.
+pub(crate) fn follow(mem: &mut LaneMem<'_>, now: Instant, leaver: &Leaver, device: u8) -> bool {
+    if wire_of(mem, now, &leaver.flow) != Some(leaver.wire) || is_wire(mem, device) {
+        return false;
+    }
+    let Whose::Of(at) = table::find_awake(mem, now, &leaver.flow) else { return false };
+    go_over(mem, now, at, (device, leaver.mac, leaver.mtu)) && put_left(mem, at, leaver.wire)
+}
+
+/// Is `seg`, which came by another way than that of connection `at`, to be taken all the same? It takes the connection to the device, if it comes by that.
+pub(super) fn takes(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, seg: &Seg) -> bool {
+    let Some(row) = find(mem, at, |row| row.port == seg.port) else { return false };
+    if row.stage == stage::LEFT {
+        // Where the connection has moved on from, a late segment is answered with a RST; a connection's own has an ACK, too.
+        if seg.flags.is_rst() && !seg.flags.is_ack() {
+            return false;
+        }
+        answer(mem, now, at);
+        return true;
+    }
+    let Some(c) = conn(mem, now, at) else { return false };
+    let wire = c.hot.port;
+    // As the peer follows, it acknowledges what it has of us. Nobody who sees neither wire nor device knows the numbers (RFC 5961 5.2).
+    let known = seg.flags.is_ack()
+        && seg.ack.at_or_before(c.hot.snd.nxt)
+        && seg.seq.since(c.hot.rcv.nxt) <= c.rcv_wnd().max(1)
+        && c.hot.snd.nxt.since(seg.ack) <= c.hot.snd.wnd_max.max(1);
+    row.stage == stage::ASKED
+        && !seg.src_mac.is_multicast()
+        && known
+        && go_over(mem, now, at, (seg.port, seg.src_mac, u16::MAX))
+        && put_left(mem, at, wire)
+}
+
+/// Connection `at` goes by port `device` to `mac` from now on; says so by an ACK.
+fn go_over(
+    mem: &mut LaneMem<'_>,
+    now: Instant,
+    at: Idx<TcbHot>,
+    (device, mac, mtu): (u8, MacAddr, u16),
+) -> bool {
+    let Some(own) = mem.ports.get(Idx::new(device.into())).map(|info| info.mtu) else { return false };
+    let Some(hop) = hop::for_source(mem, now, device, mac) else { return false };
+    table::leave_hop(mem, at);
+    let Some(mut c) = conn(mem, now, at) else { return false };
+    (c.hot.hop, c.hot.port) = (hop, device);
+    // RFC 9293 3.7.1: what the way takes, from the layer below, limits a segment, whatever was announced.
+    let headers = ip::headers(c.hot.key.remote) - eth::HEADER_LEN + tcp::HEADER_LEN;
+    c.cold.mss_local = c.cold.mss_local.min(own.min(mtu).saturating_sub(headers as u16)).max(super::MSS_MIN);
+    c.hot.mss = c.hot.mss.min(c.mss_of_links());
+    c.kick();
+    answer(mem, now, at);
+    true
+}
+
+/// An ACK by the way that `at` has.
+fn answer(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>) {
+    if let Some(mut c) = conn(mem, now, at) {
+        c.set(flag::ACK_NOW);
+        c.enqueue(Ring::Ack);
+    }
+}
+
+/// Is `at` still the connection of `row`?
+fn is_that_of(mem: &LaneMem<'_>, row: &Unwire, at: Idx<TcbHot>) -> bool {
+    let (Some(hot), Some(cold)) = (mem.hot.get(at), mem.cold.get(cold_of(at))) else { return false };
+    let open = hot.flags & flag::HELD != 0 && State::from_raw(hot.state) != State::Closed;
+    row.stage != stage::FREE && row.row == at && open && row.iss == cold.iss
+}
+
+/// The row of connection `at` that `is` the one meant.
+fn find(mem: &LaneMem<'_>, at: Idx<TcbHot>, is: impl Fn(&Unwire) -> bool) -> Option<Unwire> {
+    let all = &mem.globals.tcp.unwires;
+    let used = all.rows.iter().take(all.used as usize);
+    used.copied().find(|row| row.row == at && is(row) && is_that_of(mem, row, at))
+}
+
+/// Has connection `at` asked its peer, and not heard of it yet?
+pub(super) fn is_under_way(mem: &LaneMem<'_>, at: Idx<TcbHot>) -> bool {
+    find(mem, at, |row| row.stage == stage::ASKED).is_some()
+}
+
+fn put_left(mem: &mut LaneMem<'_>, at: Idx<TcbHot>, wire: u8) -> bool {
+    forget(mem, |row| row.row == at);
+    // Without a row, what still comes by the wire is lost and sent again.
+    put(mem, at, (stage::LEFT, wire), (MacAddr::default(), u16::MAX));
+    true
+}
+
+/// Notes how far connection `at` is. False: there is no row for it.
+fn put(mem: &mut LaneMem<'_>, at: Idx<TcbHot>, (stage, port): (u8, u8), (mac, mtu): (MacAddr, u16)) -> bool {
+    let Some(iss) = mem.cold.get(cold_of(at)).map(|cold| cold.iss) else { return false };
+    let Some(n) = place(mem, at, stage) else { return false };
+    let all = &mut mem.globals.tcp.unwires;
+    all.used = all.used.max(n as u32 + 1);
+    let Some(row) = all.rows.get_mut(n) else { return false };
+    *row = Unwire { row: at, iss, mac, mtu, stage, port, spare: 0 };
+    true
+}
+
+/// The row that connection `at` has at `stage`, or a free one, or one of a connection that is over there for longest.
+fn place(mem: &mut LaneMem<'_>, at: Idx<TcbHot>, stage: u8) -> Option<usize> {
+    let rows = mem.globals.tcp.unwires.rows;
+    let mine = rows.iter().position(|row| row.stage == stage && is_that_of(mem, row, at));
+    let free = || rows.iter().position(|row| !is_that_of(mem, row, row.row));
+    if let Some(n) = mine.or_else(free) {
+        return Some(n);
+    }
+    let turn = mem.globals.tcp.unwires.turn as usize;
+    let n = (0..UNWIRES)
+        .map(|n| (turn + n) % UNWIRES)
+        .find(|n| rows.get(*n).is_some_and(|r| r.stage == stage::LEFT))?;
+    mem.globals.tcp.unwires.turn = n as u32 + 1;
+    Some(n)
+}
+
+fn count_told(mem: &LaneMem<'_>) -> u32 {
+    mem.globals.tcp.unwires.rows.iter().filter(|row| row.stage == stage::TOLD).count() as u32
+}
+
+/// Forgets those rows of which `which` says so.
+fn forget(mem: &mut LaneMem<'_>, which: impl Fn(&Unwire) -> bool) {
+    for row in &mut mem.globals.tcp.unwires.rows {
+        if which(row) {
+            *row = Unwire::default();
+        }
+    }
+    mem.globals.tcp.unwires.told = count_told(mem);
+}
+
+/// The wire at index `port` is gone; another one may get the index.
+pub(super) fn drop_port(mem: &mut LaneMem<'_>, port: u8) {
+    forget(mem, |row| row.port == port && row.stage != stage::FREE);
+}
+
+const _: () = assert!(eth::HEADER_LEN + unwire::FRAME_LEN <= ip::HEADERS_MAX + ipv4::HEADER_LEN);
