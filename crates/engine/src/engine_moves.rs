@@ -55,6 +55,11 @@ impl Engine<'_> {
         bequest::has_twin(&self.mem, local)
     }
 
+    /// Can a connection `flow` of another lane come here, as far as its name goes? One in TIME-WAIT that has it ends.
+    pub fn make_way(&mut self, flow: &FlowKey) -> bool {
+        travel::make_way(&mut self.mem, self.now, flow)
+    }
+
     /// Moves the connections of `which` that wait at listener `s` to the one at the same local end of lane `to` of the same region, and gives their
     /// number. Those that came by a wire stay, and those that `to` has no room for.
     pub fn hand_on(&mut self, to: &mut Engine<'_>, s: SockRef, which: impl Fn(&FlowKey) -> bool) -> u32 {

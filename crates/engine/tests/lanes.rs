@@ -514,3 +514,39 @@ fn a_half_open_connection_moves_with_its_group() {
     finish(&mut world, &mut talks, &listeners);
     assert_eq!(world.resets, 0);
 }
+
+/// A peer that opens another connection over a wire to another lane is done with the one that is in TIME-WAIT here.
+#[test]
+fn a_connection_in_time_wait_gives_its_name_to_one_that_comes_from_another_lane() {
+    // In a small row, and in its own.
+    for shape in [many::shape(64, 64), many::shape(64, 0)] {
+        let mut world = World::with(12, 2, shape);
+        world.misdirect = false;
+        let listeners = world.listen(80);
+        let mut talks = open(&mut world, &listeners, 2, 500);
+        let ends: Vec<Sock> = talks.iter().map(|talk| talk.ends[1]).collect();
+        let flows = ends.iter().map(|end| {
+            let (local, remote) = world.on((1, end.lane), |e| e.names(end.name)).unwrap();
+            let (local_port, remote_port) = (local.port, remote.port);
+            state::FlowKey { local: local.addr, remote: remote.addr, local_port, remote_port }
+        });
+        let flows: Vec<state::FlowKey> = flows.collect();
+        assert!(!world.on((1, ends[1].lane), |e| e.make_way(&flows[1])), "it is open");
+        while !go_on(&mut talks, &mut world) {
+            world.step();
+        }
+        // The server's end of the first closes first.
+        world.close(talks[0].ends[1]);
+        world.run(Duration::from_millis(300));
+        world.close(talks[0].ends[0]);
+        world.run(Duration::from_millis(300));
+        let open_at = |world: &mut World, lane| world.on((1, lane), |e| e.counters().tcp.open);
+        let lane = ends[0].lane;
+        let before = open_at(&mut world, lane);
+        assert!(world.on((1, 1 - lane), |e| e.make_way(&flows[0])), "nobody has it there");
+        assert!(world.on((1, lane), |e| e.make_way(&flows[0])));
+        assert_eq!(open_at(&mut world, lane), before - 1);
+        assert!(world.on((1, lane), |e| e.make_way(&flows[0])), "it is gone");
+        finish(&mut world, &mut talks[1..], &listeners);
+    }
+}

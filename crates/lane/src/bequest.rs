@@ -42,6 +42,7 @@ pub fn hand_on(
             // Whoever takes them off their wires has their segments come here.
             fresh.retain(|flow| giver.wire_of(flow).is_none());
         });
+        fresh.retain(|flow| taker.engine(|taker| taker.make_way(flow)));
         if fresh.is_empty() {
             break;
         }
@@ -53,7 +54,8 @@ pub fn hand_on(
     if known.is_empty() {
         return Ok(0);
     }
-    Ok(giver.engine(|giver| taker.engine(|taker| giver.hand_on(taker, listener, |_| true))))
+    Ok(giver
+        .engine(|giver| taker.engine(|taker| giver.hand_on(taker, listener, |flow| known.contains(flow)))))
 }
 
 /// Moves connection `name` of `from` to lane `to`, and gives its name there. `steer` has its segments come to `to` from now on; it is called while both
@@ -72,7 +74,8 @@ pub fn fetch(
     let Some((local, remote)) = giver.engine(|giver| giver.names(name)) else { return Ok(None) };
     let key =
         FlowKey { local: local.addr, local_port: local.port, remote: remote.addr, remote_port: remote.port };
-    if !steer(&key) {
+    let by_wire = giver.engine(|giver| giver.wire_of(&key).is_some());
+    if by_wire || !taker.engine(|taker| taker.make_way(&key)) || !steer(&key) {
         return Ok(None);
     }
     // What came before `steer` had its effect.

@@ -116,6 +116,7 @@ pub fn share_out(
         oldest.retain(|flow| giver.wire_of(flow).is_none());
     });
     oldest.truncate(most as usize);
+    oldest.retain(|flow| taker.engine(|taker| taker.make_way(flow)));
     if oldest.is_empty() || !steer(&oldest) {
         return Ok(0);
     }

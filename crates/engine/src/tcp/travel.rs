@@ -11,6 +11,7 @@ use region::{Directory, Frames, Group};
 
 use super::conn::{Ring, cold_of, conn};
 use super::keys::{self, Owner};
+use super::table::Whose;
 use super::{State, board, cc_flag, fast_open, flag, frozen, half_open, hibernate, listen, table};
 use crate::errors::MoveError;
 use crate::events;
@@ -79,6 +80,22 @@ pub(super) fn move_single(
     let moved = move_one(from, to, now, at, (lane, &mut spare));
     to.frames.release_chain(spare);
     moved
+}
+
+/// Has this lane room for the name `key` of a connection of another lane? One that is here in TIME-WAIT ends for it: that the peer has opened another one
+/// shows that it is done with this.
+pub(crate) fn make_way(mem: &mut LaneMem<'_>, now: Instant, key: &FlowKey) -> bool {
+    match table::find_awake(mem, now, key) {
+        Whose::Nobody => true,
+        Whose::NoRow => false,
+        Whose::Of(at) => {
+            let over = mem.hot.get(at).is_some_and(|hot| State::from_raw(hot.state) == State::TimeWait);
+            if over {
+                table::end(mem, at, None);
+            }
+            over
+        }
+    }
 }
 
 fn rows(mem: &LaneMem<'_>) -> impl Iterator<Item = Idx<TcbHot>> + use<> {
