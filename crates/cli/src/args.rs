@@ -36,16 +36,42 @@ pub(crate) enum Action {
   corelane run --device eth1 --user www-data -- python3 -m http.server 8000
   corelane run --device tap:cl0=10.9.0.2/24,gw=10.9.0.1 -- redis-server --protected-mode no
 
-Needs root (CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF) to attach to a device; the command itself needs none of it and
-with --user gets none of it. Settings come from the configuration file, then CORELANE_* variables, then these flags;
+Needs root (CAP_NET_ADMIN, CAP_NET_RAW and CAP_BPF) to attach to a device, or a shared keeper (`corelane keeper`) whose
+policy allows the user; the command itself needs none of it and with --user gets none of it. Settings come from the configuration file, then CORELANE_* variables, then these flags;
 the later wins.")]
     Run(RunArgs),
+    /// Keep for all users: the system service that `corelane run` of every user that the policy allows goes to
+    #[command(after_help = "Examples:
+  corelane keeper                            as the unit corelane-keeper.service does
+  corelane keeper --check                    only look whether the policy file is right
+  corelane run --keeper shared -- nginx      as a user that the policy allows
+
+The policy file (docs/keeper.md), without which only root may:
+  [[allow]]                    # the first rule that names the user, or a group of the user's, decides
+  name = \"web\"               # for messages
+  users = [\"www-data\", 1000] # names or numbers, \"*\": everybody; or groups = [...]
+  devices = [\"eth0\"]         # else all of the kernel's; tap:NAME, own:NAME, memif:PATH must be named
+  addresses = [\"10.0.0.0/8\"] # else all of the devices'
+  ports = [443, \"8000-8999\"] # else all
+  namespaces = \"host\"        # else \"any\": callers in other network namespaces too
+  runs = 4                     # of one user at a time
+  lanes = 8                    # of one run
+  memory = \"4GiB\"            # of one run
+  connections = 16384          # of one process
+
+Signals: SIGHUP reads the policy again, SIGTERM ends the service. Runs that go on are not disturbed by its end: each has a
+keeper process of its own, which reports to the service that comes next.
+Exit status: 0, or 125 when it could not start.")]
+    Keeper(KeeperArgs),
     /// Serve a web page on the kernel and on Corelane and compare them, in namespaces that vanish afterwards
     Demo(DemoArgs),
     /// Say what this machine can do for Corelane, and what to change
     Doctor(DoctorArgs),
     /// Say for each socket of a running program whether it is accelerated, and if not why
     Explain(ExplainArgs),
+    /// The keeper of one run (started by the shared keeper)
+    #[command(hide = true, name = keeper::WORKER_COMMAND)]
+    RunKeeper,
     /// The steward of a region (started by the keeper)
     #[command(hide = true, name = keeper::STEWARD_COMMAND)]
     Steward,
@@ -79,6 +105,10 @@ pub(crate) struct SettingArgs {
     /// How long a thread looks for packets before it sleeps, us: auto, 0 (never) or a number
     #[arg(long, value_name = "US")]
     pub(crate) spin_us: Option<String>,
+    /// Who attaches to devices: auto (the shared keeper if there is one and it allows this user, else a private one), shared,
+    /// private, or the path of a shared keeper's socket
+    #[arg(long, value_name = "WHICH")]
+    pub(crate) keeper: Option<String>,
     /// Configuration file (TOML). Default: /etc/corelane.toml if there is one
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -112,6 +142,23 @@ pub(crate) struct RelayArgs {
     /// Its arguments, from its own name on
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
     pub(crate) arguments: Vec<OsString>,
+}
+
+/// `corelane keeper`.
+#[derive(Args, Debug)]
+pub(crate) struct KeeperArgs {
+    /// Where to listen
+    #[arg(long, value_name = "PATH", default_value = keeper::SOCKET)]
+    pub(crate) socket: PathBuf,
+    /// The policy file (TOML)
+    #[arg(long, value_name = "FILE", default_value = keeper::POLICY)]
+    pub(crate) policy: PathBuf,
+    /// Only read the policy file and say whether it is right
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Say on standard error what is being done
+    #[arg(long, short = 'v')]
+    pub(crate) verbose: bool,
 }
 
 /// `corelane demo`.

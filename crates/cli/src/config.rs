@@ -22,6 +22,7 @@ struct Layer {
     sockets: Option<u32>,
     frames: Option<u32>,
     spin_us: Option<NumberOrWord>,
+    keeper: Option<String>,
 }
 
 /// `device = "eth1"` or `device = ["eth1", "eth2"]`.
@@ -68,6 +69,7 @@ impl Layer {
             sockets: other.sockets.or(self.sockets),
             frames: other.frames.or(self.frames),
             spin_us: other.spin_us.or(self.spin_us),
+            keeper: other.keeper.or(self.keeper),
         }
     }
 
@@ -79,6 +81,7 @@ impl Layer {
             sockets: args.sockets,
             frames: args.frames,
             spin_us: args.spin_us.clone().map(NumberOrWord::Word),
+            keeper: args.keeper.clone(),
         }
     }
 
@@ -98,6 +101,8 @@ impl Layer {
             sockets: number("CORELANE_SOCKETS")?,
             frames: number("CORELANE_FRAMES")?,
             spin_us: get("CORELANE_SPIN_US").map(NumberOrWord::Word),
+            // CORELANE_KEEPER is for the programs: the name of their run's keeper.
+            keeper: get("CORELANE_USE_KEEPER"),
         })
     }
 }
@@ -107,10 +112,36 @@ impl Layer {
 pub(crate) struct Config {
     /// Devices; empty: every usable one.
     pub(crate) devices: Vec<DeviceSpec>,
+    /// The same as the user wrote them.
+    pub(crate) device_texts: Vec<String>,
     pub(crate) port: PortChoice,
     pub(crate) user: Option<String>,
     pub(crate) sizes: RegionSizes,
     pub(crate) spin: Spin,
+    pub(crate) keeper: KeeperChoice,
+}
+
+/// Which keeper to use.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum KeeperChoice {
+    /// The shared one if it is there and allows it, else a private one.
+    Auto(PathBuf),
+    /// A shared one at this socket, or none.
+    Shared(PathBuf),
+    /// One of the run's own.
+    Private,
+}
+
+impl KeeperChoice {
+    /// `socket`: where a shared one listens.
+    fn parse(text: &str, socket: &Path) -> Option<Self> {
+        match text {
+            "auto" => Some(Self::Auto(socket.to_owned())),
+            "private" => Some(Self::Private),
+            "shared" => Some(Self::Shared(socket.to_owned())),
+            path => path.contains('/').then(|| Self::Shared(PathBuf::from(path))),
+        }
+    }
 }
 
 /// Reads every layer.
@@ -137,7 +168,8 @@ fn load_with(
                 .fix(format!("name one with --config FILE, or write {}", default_file.display())));
         }
     };
-    finish(from_file.under(Layer::from_environment(get)?).under(Layer::from_flags(args)))
+    let layer = from_file.under(Layer::from_environment(get)?).under(Layer::from_flags(args));
+    finish(layer, get("CORELANE_KEEPER_SOCKET"))
 }
 
 fn read_file(path: &Path, profile: Option<&str>) -> Result<Layer, Failure> {
@@ -168,10 +200,11 @@ fn parse_file(text: &str, profile: Option<&str>) -> Result<Layer, String> {
     }
 }
 
-fn finish(layer: Layer) -> Result<Config, Failure> {
+fn finish(layer: Layer, socket: Option<String>) -> Result<Config, Failure> {
     let mut devices = Vec::new();
-    for text in layer.device.map(OneOrMany::into_vec).unwrap_or_default() {
-        let spec = DeviceSpec::parse(&text).map_err(|why| {
+    let device_texts = layer.device.map(OneOrMany::into_vec).unwrap_or_default();
+    for text in &device_texts {
+        let spec = DeviceSpec::parse(text).map_err(|why| {
             Failure::new(format!("device `{text}`"), why).fix(
                 "give an interface name (see `ip link`), or tap:, own: or memif:NAME=ADDRESS/PREFIX[,gw=ADDRESS]",
             )
@@ -191,13 +224,21 @@ fn finish(layer: Layer) -> Result<Config, Failure> {
                 .fix("use auto, 0 (never) or up to 1000000")
         })?,
     };
+    let socket = socket.map_or_else(|| PathBuf::from(keeper::SOCKET), PathBuf::from);
+    let keeper = match layer.keeper {
+        None => KeeperChoice::Auto(socket),
+        Some(text) => KeeperChoice::parse(&text, &socket).ok_or_else(|| {
+            Failure::new(format!("keeper `{text}`"), "unknown")
+                .fix("use auto, shared, private, or the path of a shared keeper's socket")
+        })?,
+    };
     let defaults = RegionSizes::default();
     let sizes = RegionSizes {
         sockets: layer.sockets.unwrap_or(defaults.sockets),
         frames: layer.frames.unwrap_or(defaults.frames),
     };
     sizes.check().map_err(|why| Failure::new("the size of a region", why))?;
-    Ok(Config { devices, port, user: layer.user, sizes, spin })
+    Ok(Config { devices, device_texts, port, user: layer.user, sizes, spin, keeper })
 }
 
 #[cfg(test)]

@@ -26,6 +26,8 @@ struct Process {
 /// What a keeper says.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 struct Description {
+    /// Private or shared, and why.
+    keeper: String,
     devices: Vec<String>,
     processes: Vec<Process>,
 }
@@ -37,6 +39,7 @@ fn parse(text: &str) -> Description {
         let Some((kind, rest)) = line.split_once(' ') else { continue };
         let rest = rest.to_owned();
         match (kind, found.processes.last_mut()) {
+            ("keeper", _) => found.keeper = rest,
             ("device", _) => found.devices.push(rest),
             ("process", _) => {
                 let pid = rest.parse().unwrap_or_default();
@@ -81,7 +84,7 @@ pub(crate) fn run(args: &ExplainArgs) -> Result<ExitCode, Failure> {
 }
 
 fn for_people(pid: u32, description: &Description) -> String {
-    let mut lines = Vec::new();
+    let mut lines = vec![format!("keeper    {}", description.keeper)];
     for device in &description.devices {
         lines.push(format!("device    {device}"));
     }
@@ -135,9 +138,10 @@ mod tests {
 
     #[test]
     fn the_keepers_lines_are_sorted_by_process() {
-        let text = "device eth1 (packet port, MTU 1500)\nrules 1\nprocess 7\nlane 0 of region 1\nport tcp *:80\n\
+        let text = "keeper private\ndevice eth1 (packet port, MTU 1500)\nrules 1\nprocess 7\nlane 0 of region 1\nport tcp *:80\n\
                     process 8\nsocket fd 5: the peer is on this machine\n";
         let found = parse(text);
+        assert_eq!(found.keeper, "private");
         assert_eq!(found.devices, ["eth1 (packet port, MTU 1500)"]);
         assert_eq!(found.processes[0].ports, ["tcp *:80"]);
         assert_eq!(found.processes[1].sockets, ["fd 5: the peer is on this machine"]);

@@ -26,6 +26,15 @@ impl Failure {
         self
     }
 
+    /// Adds what failed before, and what to do about that.
+    pub(crate) fn and(mut self, other: &keeper::StartError) -> Self {
+        if !other.fix.is_empty() {
+            let own = self.fix.map_or(String::new(), |fix| format!("; or {fix}"));
+            self.fix = Some(format!("{}{own}", other.fix));
+        }
+        self
+    }
+
     /// The exit status.
     pub(crate) fn code(&self) -> u8 {
         self.code

@@ -6,6 +6,7 @@ mod demo;
 mod doctor;
 mod explain;
 mod failure;
+mod keeper_service;
 mod relay;
 mod run;
 
@@ -21,6 +22,8 @@ fn main() -> ExitCode {
         Action::Demo(args) => demo::run(&args),
         Action::Doctor(args) => doctor::run(&args),
         Action::Explain(args) => explain::run(&args),
+        Action::Keeper(args) => keeper_service::run(args),
+        Action::RunKeeper => Ok(keeper::keep_run()),
         Action::Steward => Ok(keeper::steward_main()),
         Action::Relay(args) => relay::run(args),
     };

@@ -2,10 +2,13 @@
 
 use std::process::ExitCode;
 
-use keeper::{Linkage, Program, Run, check_readable, find_preload, find_user, linkage_at_last};
+use keeper::{
+    Asked, Keeper, Linkage, Program, Run, StartError, Wish, check_readable, find_preload, find_user,
+    linkage_at_last,
+};
 
 use crate::args::RunArgs;
-use crate::config;
+use crate::config::{self, Config, KeeperChoice};
 use crate::failure::Failure;
 use crate::relay;
 
@@ -21,6 +24,7 @@ pub(crate) fn run(args: RunArgs) -> Result<ExitCode, Failure> {
     }
     let program =
         within_reach(Program { name, args: command.collect(), identity }, args.relay, args.verbose)?;
+    let (keeper, refused) = find_keeper(&config, &program)?;
     let run = Run {
         program,
         preload,
@@ -30,7 +34,39 @@ pub(crate) fn run(args: RunArgs) -> Result<ExitCode, Failure> {
         spin: config.spin,
         verbose: args.verbose,
     };
-    Ok(ExitCode::from(keeper::run(&run)?))
+    match (keeper::run(&run, keeper), refused) {
+        (Ok(status), _) => Ok(ExitCode::from(status)),
+        // Who may use neither has to know of both.
+        (Err(own), Some(refused)) => Err(Failure::from(own).and(&refused)),
+        (Err(own), None) => Err(own.into()),
+    }
+}
+
+/// Asks the shared keeper, unless a private one is wanted. Gives also the refusal after which a private one is tried.
+fn find_keeper(config: &Config, program: &Program) -> Result<(Keeper, Option<StartError>), Failure> {
+    let (socket, must) = match &config.keeper {
+        KeeperChoice::Private => return Ok((Keeper::Private("private, as asked for".to_owned()), None)),
+        KeeperChoice::Auto(path) => (path.as_path(), false),
+        KeeperChoice::Shared(path) => (path.as_path(), true),
+    };
+    let wish = Wish {
+        devices: config.device_texts.clone(),
+        port: config.port,
+        sizes: config.sizes,
+        spin: config.spin,
+        identity: program.identity.as_ref().map(|identity| (identity.uid, identity.gid)),
+    };
+    match keeper::ask(socket, &wish) {
+        Asked::Served(keeper) => Ok((Keeper::Shared(keeper), None)),
+        Asked::Absent(why) if must => Err(Failure::new("the shared keeper", why)
+            .fix("start it (`systemctl start corelane-keeper`), or use --keeper private")),
+        Asked::Refused(refused) if must => Err(refused.into()),
+        Asked::Absent(why) => Ok((Keeper::Private(format!("private: {why}")), None)),
+        Asked::Refused(refused) => {
+            eprintln!("corelane: {refused}; a private keeper is used instead");
+            Ok((Keeper::Private(format!("private, because {refused}")), Some(refused)))
+        }
+    }
 }
 
 /// LD_PRELOAD does nothing for some executables. A relay carries their sockets where it can; else the command runs on the kernel, and we say so.

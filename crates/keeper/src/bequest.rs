@@ -16,7 +16,7 @@ use crate::rules::{End, Slot, steer_lane};
 use crate::session::{ClientId, RegionHandle, RegionId, Session};
 
 /// A TCP connection as the steering knows it.
-fn flow_of(ends: &FlowEnds) -> Flow {
+pub(crate) fn flow_of(ends: &FlowEnds) -> Flow {
     let local = LocalEnd { proto: Proto::Tcp, addr: ends.local, port: ends.local_port };
     Flow { local, remote: ends.remote, remote_port: ends.remote_port }
 }
@@ -30,6 +30,7 @@ impl Session {
         flows: &[FlowEnds],
     ) -> Result<(), Refusal> {
         let gone = || Refusal::new(Errno::NOENT, "hand on: the lane has no process");
+        self.check_flows(RegionId(rule.region), flows)?;
         let home = self.regions.get(&RegionId(rule.region)).ok_or_else(gone)?;
         let heir = home.lanes.get(&to).filter(|heir| !heir.orphan && heir.slot != from).ok_or_else(gone)?;
         let client = self.clients.get(&heir.owner).ok_or_else(gone)?;
@@ -107,7 +108,7 @@ impl Session {
     /// connection before it needs a lane.
     pub(crate) fn others_have(&self, inodes: &BTreeSet<u64>, pid: u32) -> bool {
         let clients = self.clients.values().map(|client| client.pid).collect();
-        !inodes.is_empty() && has_socket(inodes, (&self.steward_pids(), &clients), pid)
+        !inodes.is_empty() && has_socket(inodes, (self.family(), &self.steward_pids(), &clients), pid)
     }
 
     /// The region of a lane that listens on the kernel's listener `fds` carries, if it is of the same user.

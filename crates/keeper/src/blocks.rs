@@ -82,7 +82,7 @@ mod tests {
         assert_eq!(starts((32_768, 33_000), ""), [32_768, 32_832, 32_896]);
         assert_eq!(starts((32_767, 32_959), "32900-32910,40000"), [32_768, 32_832]);
         assert_eq!(starts((0, 1151), "1087"), [1088]);
-        assert_eq!(starts((2000, 2010), ""), []);
+        assert_eq!(starts((2000, 2010), ""), [0_u16; 0]);
         assert_eq!(starts((65_000, 65_535), "").last(), Some(&65_472));
         assert_eq!(range_of("32768\t60999\n"), Some((32_768, 60_999)));
         assert_eq!(range_of("none"), None);

@@ -37,34 +37,36 @@ pub(crate) fn left_running(stewards: &BTreeSet<u32>) -> Vec<Child> {
         .collect()
 }
 
-/// The descendants of this process, `stewards` left out. `None`: the kernel does not tell.
-fn descendants(stewards: &BTreeSet<u32>) -> Option<Vec<u32>> {
-    let me = sys::process::pid();
+/// The descendants of process `family`, `stewards` left out; of one that is gone, whose children have another parent now, every process.
+/// `None`: the kernel does not tell.
+fn descendants(family: u32, stewards: &BTreeSet<u32>) -> Option<Vec<u32>> {
     let entries = std::fs::read_dir("/proc").ok()?;
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let parents: BTreeMap<u32, u32> = pids.filter_map(|pid| Some((pid, read(pid)?.0))).collect();
+    let orphaned = !parents.contains_key(&family);
     let descends = |pid: u32| {
         let mut at = pid;
+        orphaned ||
         // As many steps as there are processes: the table may be inconsistent.
         (0..parents.len()).any(|_| {
             at = parents.get(&at).copied().unwrap_or(0);
-            at == me
+            at == family
         })
     };
     Some(parents.keys().copied().filter(|pid| !stewards.contains(pid) && descends(*pid)).collect())
 }
 
-/// Does any descendant of this process, `stewards` left out, have the memory object number `inode` mapped?
-pub(crate) fn is_mapped(inode: u64, stewards: &BTreeSet<u32>) -> bool {
+/// Does any descendant of process `family`, `stewards` left out, have the memory object number `inode` mapped?
+pub(crate) fn is_mapped(inode: u64, family: u32, stewards: &BTreeSet<u32>) -> bool {
     let mapped = |pid| std::fs::read_to_string(format!("/proc/{pid}/maps")).is_ok_and(|m| maps(&m, inode));
-    descendants(stewards).is_none_or(|all| all.into_iter().any(mapped))
+    descendants(family, stewards).is_none_or(|all| all.into_iter().any(mapped))
 }
 
-/// Has any descendant of this process, or one of `others`, a socket of these `inodes` open? `stewards` and process `but` are left out. One that
+/// Has any descendant of process `family`, or one of `others`, a socket of these `inodes` open? `stewards` and process `but` are left out. One that
 /// may not be looked into may have.
 pub(crate) fn has_socket(
     inodes: &BTreeSet<u64>,
-    (stewards, others): (&BTreeSet<u32>, &BTreeSet<u32>),
+    (family, stewards, others): (u32, &BTreeSet<u32>, &BTreeSet<u32>),
     but: u32,
 ) -> bool {
     let has = |pid: u32| match std::fs::read_dir(format!("/proc/{pid}/fd")) {
@@ -77,7 +79,7 @@ pub(crate) fn has_socket(
     // One that was forked while we looked may have it from a parent that closed it since: until there is nobody new.
     let mut known = BTreeSet::from([but]);
     for _ in 0..LOOKS_MAX {
-        let Some(all) = descendants(stewards) else { return true };
+        let Some(all) = descendants(family, stewards) else { return true };
         let all = all.into_iter().chain(others.iter().copied());
         let fresh: Vec<u32> = all.filter(|&pid| known.insert(pid)).collect();
         if fresh.is_empty() {
@@ -131,16 +133,16 @@ mod tests {
             .stdin(std::process::Stdio::from(std::os::fd::OwnedFd::from(socket)))
             .spawn()
             .expect("sleep runs");
-        let none = BTreeSet::new();
+        let (none, me) = (BTreeSet::new(), std::process::id());
         let inodes = BTreeSet::from([inode]);
-        let by_a_child = has_socket(&inodes, (&none, &none), 0);
-        let by_others = has_socket(&inodes, (&none, &BTreeSet::from([sleep.id()])), 0);
-        let but_it = has_socket(&inodes, (&none, &none), sleep.id());
-        let another = has_socket(&BTreeSet::from([1]), (&none, &none), 0);
+        let by_a_child = has_socket(&inodes, (me, &none, &none), 0);
+        let by_others = has_socket(&inodes, (me, &none, &BTreeSet::from([sleep.id()])), 0);
+        let but_it = has_socket(&inodes, (me, &none, &none), sleep.id());
+        let another = has_socket(&BTreeSet::from([1]), (me, &none, &none), 0);
         sleep.kill().expect("killed");
         sleep.wait().expect("reaped");
         assert!(by_a_child && by_others && !but_it && !another);
-        assert!(!has_socket(&inodes, (&none, &none), 0));
+        assert!(!has_socket(&inodes, (me, &none, &none), 0));
     }
 
     #[test]

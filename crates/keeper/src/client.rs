@@ -28,6 +28,8 @@ pub(crate) struct Client {
     pub(crate) may_look: bool,
     /// What it last said about its sockets.
     pub(crate) reasons: String,
+    /// What the policy refused it, for `explain`.
+    pub(crate) refusals: Vec<String>,
     /// The listener it gave back last, and the kernel's sockets behind it.
     pub(crate) left: Option<(End, BTreeSet<u64>)>,
     /// Is it in the keeper's network namespace? `None`: nobody asked yet.
@@ -41,8 +43,8 @@ pub(crate) struct Incoming {
 }
 
 impl Client {
-    /// The process behind a new connection.
-    pub(crate) fn new(socket: Fd) -> Result<Self, Errno> {
+    /// The process behind a new connection; `owner` is the user whose run it is, if that is not ours.
+    pub(crate) fn new(socket: Fd, owner: Option<u32>) -> Result<Self, Errno> {
         let cred = fds::peer_cred(&socket)?;
         let pidfd = sys::process::open(cred.pid)?;
         // The keeper never waits for a program: one that does not read its answers is dropped.
@@ -54,8 +56,11 @@ impl Client {
             pid: cred.pid,
             uid: cred.uid,
             welcome: false,
-            may_look: cred.uid == 0 || cred.uid == rustix::process::geteuid().as_raw(),
+            may_look: cred.uid == 0
+                || Some(cred.uid) == owner
+                || cred.uid == rustix::process::geteuid().as_raw(),
             reasons: String::new(),
+            refusals: Vec::new(),
             left: None,
             inside: Cell::new(None),
         })

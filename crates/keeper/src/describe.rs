@@ -13,10 +13,11 @@ use crate::session::{NAME_PREFIX, Session};
 const DESCRIPTION_BYTES_MAX: usize = 4 << 20;
 
 impl Session {
-    /// Everything, as text: devices, then each process with its lanes, ports and what it said about its sockets.
+    /// Everything, as text: which keeper it is, devices, then each process with its lanes, ports and what it said about its sockets.
     pub(crate) fn describe(&self) -> String {
         let mut out = String::new();
         // Writing to a String cannot fail.
+        let _ = writeln!(out, "keeper {}", self.about());
         for device in self.devices.list() {
             let _ = writeln!(out, "device {}", device.describe());
         }
@@ -44,6 +45,9 @@ impl Session {
                         let _ = writeln!(out, "port {proto} {addr}:{}", end.port().0);
                     }
                 }
+            }
+            for line in &client.refusals {
+                let _ = writeln!(out, "socket refused by the shared keeper: {line}");
             }
             for line in client.reasons.lines() {
                 let _ = writeln!(out, "socket {line}");

@@ -2,7 +2,8 @@
 //! the steering rules, and clears everything away when the last of them is gone. It never parses a packet and never
 //! trusts what a program wrote into a region.
 //!
-//! [`run`] is the keeper of one `corelane run`; [`steward_main`] is the process that stands in for a region's programs.
+//! [`run`] is the keeper of one `corelane run`, or leaves that to one that the shared keeper ([`serve`]) started; [`steward_main`] is the process
+//! that stands in for a region's programs.
 
 mod bequest;
 mod blocks;
@@ -29,6 +30,7 @@ mod rules;
 mod run;
 mod session;
 mod settings;
+mod shared;
 mod steward;
 mod stewards;
 mod wires;
@@ -41,8 +43,11 @@ pub use describe::{AskError, ask_keeper_of};
 pub use devices::{Choice, PortKind, choose};
 pub use error::{StartError, StartFailure};
 pub use mirror::links;
-pub use run::{Run, run};
+pub use run::{Keeper, Run, run};
 pub use settings::{DeviceSpec, OwnSpec, PortChoice, RegionSizes, Spin};
+pub use shared::{
+    Asked, POLICY, Policy, PolicyError, SOCKET, Service, WORKER_COMMAND, Wish, ask, keep_run, serve,
+};
 pub use steward::steward_main;
 
 /// Name of the hidden sub-command of `corelane` that is a steward.

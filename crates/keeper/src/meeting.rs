@@ -116,6 +116,12 @@ pub(crate) fn namespace_of(path: &str) -> Option<NamespaceId> {
     Some(NamespaceId { device: meta.dev(), inode: meta.ino() })
 }
 
+/// The namespace that `net` is an fd of.
+pub(crate) fn namespace_of_fd(net: &impl AsFd) -> Option<NamespaceId> {
+    let stat = rustix::fs::fstat(net).ok()?;
+    Some(NamespaceId { device: stat.st_dev, inode: stat.st_ino })
+}
+
 /// The folder in which the keepers of this user meet.
 fn folder() -> Option<PathBuf> {
     if rustix::process::geteuid().is_root() {

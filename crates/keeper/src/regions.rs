@@ -64,8 +64,12 @@ fn lane_shape(wish: &RegionWish) -> Result<LaneShape, Refusal> {
     Ok(shape)
 }
 
-/// Makes a region as wished; `elastic`: no device will register its frames.
-pub(crate) fn make(wish: &RegionWish, key: [u64; 2], elastic: bool) -> Result<RegionMemory, Refusal> {
+/// Makes a region as wished; `elastic`: no device will register its frames. At most `left` bytes, if a policy says so.
+pub(crate) fn make(
+    (wish, left): (&RegionWish, Option<u64>),
+    key: [u64; 2],
+    elastic: bool,
+) -> Result<RegionMemory, Refusal> {
     let wrong = |what: &str| Refusal::new(Errno::INVAL, format!("region: {what}"));
     if wish.lanes == 0 || usize::from(wish.lanes) > LANES {
         return Err(wrong(&format!("1 to {LANES} lanes")));
@@ -81,6 +85,12 @@ pub(crate) fn make(wish: &RegionWish, key: [u64; 2], elastic: bool) -> Result<Re
     let bytes = Region::bytes_needed(&shape);
     if bytes > REGION_BYTES_MAX {
         return Err(Refusal::new(Errno::NOMEM, format!("region: {bytes} bytes are more than the limit")));
+    }
+    if let Some(left) = left.filter(|left| bytes > *left) {
+        let text = format!(
+            "region: {bytes} bytes are more than the {left} that the policy's `memory` leaves; ask for fewer --sockets or --frames"
+        );
+        return Err(Refusal::new(Errno::NOMEM, text));
     }
     let failed = |errno: Errno| Refusal::new(errno, format!("region of {bytes} bytes: {errno}"));
     let memory = memfd("corelane-region", bytes, wish.hugepages).map_err(failed)?;
@@ -116,7 +126,7 @@ mod tests {
 
     #[test]
     fn a_region_that_was_made_opens_with_its_shape() {
-        let made = make(&wish(), [1, 2], true).expect("made");
+        let made = make((&wish(), None), [1, 2], true).expect("made");
         let words = sys::memory::map_shared(&made.fd, made.bytes).expect("mapped");
         let region = Region::open(words, LAYOUT_VERSION).expect("a region");
         assert_eq!(region.shape(), made.shape);
@@ -128,7 +138,7 @@ mod tests {
         let refused = |change: fn(&mut RegionWish)| {
             let mut wish = wish();
             change(&mut wish);
-            make(&wish, [1, 2], false).err().map(|refusal| refusal.errno)
+            make((&wish, None), [1, 2], false).err().map(|refusal| refusal.errno)
         };
         assert_eq!(refused(|w| w.lanes = 0), Some(Errno::INVAL));
         assert_eq!(refused(|w| w.lanes = LANES as u16 + 1), Some(Errno::INVAL));

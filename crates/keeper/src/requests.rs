@@ -14,6 +14,7 @@ use crate::introduce::Introduced;
 use crate::regions;
 use crate::rules::{self, End, Slot};
 use crate::session::{ClientId, LaneHandle, REGIONS_MAX, RegionHandle, RegionId, Session};
+use crate::shared::check_namespace;
 
 /// Lanes of one session at a time: what the steering maps can tell apart.
 const SLOTS_MAX: u16 = control::steer::STEER_LANES as u16;
@@ -52,6 +53,9 @@ impl Session {
         }
         let outcome = self.perform(id, &request, message.fds);
         let refused = outcome.as_ref().is_err();
+        if let (Err(refusal), true) = (&outcome, self.guard().is_some()) {
+            self.note_refusal(id, &refusal.text);
+        }
         self.answer(id, outcome)?;
         if !welcome && refused { Err(Errno::ACCESS) } else { Ok(()) }
     }
@@ -97,6 +101,7 @@ impl Session {
             }
             Request::Fetch { rule, flows } => {
                 let slot = self.slot_of_family(id, rule)?;
+                self.check_flows(RegionId(rule.region), flows.as_slice())?;
                 let each = flows.as_slice().iter();
                 each.copied().try_for_each(|flow| self.fetch(slot, flow)).map(|()| Answer::Done)
             }
@@ -181,6 +186,9 @@ impl Session {
             let text = format!("the library speaks version {version}, this keeper {}", proto::VERSION);
             return Err(Refusal::new(Errno::PROTONOSUPPORT, text));
         }
+        if let (Some(guard), Some(client)) = (self.guard(), self.clients.get(&id)) {
+            guard.check_user(client.uid)?;
+        }
         if let Some(client) = self.clients.get_mut(&id) {
             client.welcome = true;
         }
@@ -191,7 +199,8 @@ impl Session {
         if self.regions.len() >= REGIONS_MAX {
             return Err(Refusal::new(Errno::NOBUFS, "the session has as many regions as it can"));
         }
-        let memory = regions::make(wish, random_key()?, !self.devices.has_xdp())?;
+        let (wish, left) = self.allowed_region(wish);
+        let memory = regions::make((&wish, left), random_key()?, !self.devices.has_xdp())?;
         let region = RegionId(self.next_number());
         let handle = RegionHandle {
             memory,
@@ -207,6 +216,7 @@ impl Session {
     }
 
     fn new_lane(&mut self, id: ClientId, region: RegionId) -> Result<Answer, Refusal> {
+        self.check_lanes()?;
         let used: Vec<Slot> = self.regions.values().flat_map(|r| r.lanes.values()).map(|l| l.slot).collect();
         let slot = (0..SLOTS_MAX).map(Slot).find(|slot| !used.contains(slot));
         let slot =
@@ -251,8 +261,12 @@ impl Session {
     /// the lane's from now on.
     fn take(&mut self, id: ClientId, rule: &Rule, mut fds: Vec<Fd>, listen: bool) -> Result<Port, Refusal> {
         let slot = self.own_slot(id, rule)?;
+        self.check_end(rule)?;
         let socket = match fds.pop() {
             Some(socket) => {
+                if self.guard().is_some() {
+                    check_namespace(&socket)?;
+                }
                 rules::check_socket(&socket, rule)?;
                 socket
             }
@@ -273,6 +287,7 @@ impl Session {
     /// TakePorts: ports that the keeper chooses, for connections that go out.
     fn take_block(&mut self, id: ClientId, rule: &Rule) -> Result<Answer, Refusal> {
         let slot = self.own_slot(id, rule)?;
+        self.check_end(rule)?;
         let turn = self.rules.len() as u32 ^ sys::process::pid();
         let block = blocks::reserve(rule, turn, self.mirror.is_own(rule.addr))?;
         let end = End::block_of(&Rule { port: block.first, ..*rule });

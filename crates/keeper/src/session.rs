@@ -3,9 +3,7 @@
 //! Invariant: a region's memory is handed on, never read here; whatever a program says is checked against the kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::OsString;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::Path;
 
 use base::{Duration, Instant, LaneId};
 use control::proto::DeviceList;
@@ -23,8 +21,8 @@ use crate::memif::MemifLink;
 use crate::mirror::Mirror;
 use crate::regions::RegionMemory;
 use crate::rules::{RuleBook, Slot};
-use crate::run::Run;
-use crate::settings::{RegionSizes, Spin};
+use crate::settings::{DeviceSpec, PortChoice, RegionSizes, Spin};
+use crate::shared::Guard;
 use crate::stewards::{START_DELAY, Steward};
 use crate::wires::WireBook;
 
@@ -105,13 +103,33 @@ pub(crate) struct Session {
     pub(crate) sweep: bool,
 }
 
-/// What of the run's settings a session needs.
+/// What a session is told to do, and for whom.
+pub(crate) struct Terms {
+    pub(crate) devices: Vec<DeviceSpec>,
+    pub(crate) port: PortChoice,
+    pub(crate) sizes: RegionSizes,
+    pub(crate) spin: Spin,
+    pub(crate) verbose: bool,
+    /// The programs' user, if not ours.
+    pub(crate) identity: Option<Identity>,
+    /// The process whose descendants the programs are.
+    pub(crate) family: u32,
+    /// Limits by policy.
+    pub(crate) guard: Option<Guard>,
+    /// Which keeper this is, and why, for `explain`.
+    pub(crate) about: String,
+}
+
+/// What of the terms a session needs later.
 struct Settings {
     sizes: RegionSizes,
     spin: Spin,
     port: String,
     verbose: bool,
     identity: Option<Identity>,
+    family: u32,
+    guard: Option<Guard>,
+    about: String,
 }
 
 fn random<const N: usize>() -> Result<[u8; N], StartError> {
@@ -129,20 +147,23 @@ fn hex(bytes: &[u8]) -> String {
 
 impl Session {
     /// Opens devices and socket.
-    pub(crate) fn open(run: &Run) -> Result<Self, StartError> {
+    pub(crate) fn open(terms: &Terms) -> Result<Self, StartError> {
         let mut mirror = Mirror::open()?;
         let seed = u32::from_ne_bytes(random()?);
-        let devices = Devices::open(&run.devices, &mirror.links(), run.port, seed)?;
-        mirror.add_own(&run.devices, &devices)?;
+        let devices = Devices::open(&terms.devices, &mirror.links(), terms.port, seed)?;
+        mirror.add_own(&terms.devices, &devices)?;
         let name = format!("{NAME_PREFIX}{}", hex(&random::<16>()?));
         let listener = fds::listen_abstract(name.as_bytes())
             .map_err(|e| StartError::new("the keeper's socket", e, ""))?;
         let settings = Settings {
-            sizes: run.sizes,
-            spin: run.spin,
-            port: run.port.to_string(),
-            verbose: run.verbose,
-            identity: run.program.identity.clone(),
+            sizes: terms.sizes,
+            spin: terms.spin,
+            port: terms.port.to_string(),
+            verbose: terms.verbose,
+            identity: terms.identity.clone(),
+            family: terms.family,
+            guard: terms.guard.clone(),
+            about: terms.about.clone(),
         };
         let (meeting, met) = Meeting::open(u64::from_ne_bytes(random()?));
         let mut session = Self {
@@ -191,19 +212,29 @@ impl Session {
         }
     }
 
-    /// What the command and its descendants find in their environment.
-    pub(crate) fn environment(&self, preload: &Path) -> Vec<(String, OsString)> {
-        let mut libraries = preload.as_os_str().to_owned();
-        if let Some(others) = std::env::var_os("LD_PRELOAD").filter(|v| !v.is_empty()) {
-            libraries.push(" ");
-            libraries.push(others);
-        }
-        vec![
-            ("LD_PRELOAD".to_owned(), libraries),
-            ("CORELANE_KEEPER".to_owned(), OsString::from(&self.name)),
-            ("CORELANE_TOKEN".to_owned(), OsString::from(hex(&self.token))),
-            ("CORELANE_PORT".to_owned(), OsString::from(&self.settings.port)),
-        ]
+    /// The name of its abstract socket.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The secret of its programs, as they find it in their environment.
+    pub(crate) fn token_text(&self) -> String {
+        hex(&self.token)
+    }
+
+    /// Limits by policy, if it has any.
+    pub(crate) fn guard(&self) -> Option<&Guard> {
+        self.settings.guard.as_ref()
+    }
+
+    /// Which keeper this is, and why.
+    pub(crate) fn about(&self) -> &str {
+        &self.settings.about
+    }
+
+    /// The process whose descendants the programs are.
+    pub(crate) fn family(&self) -> u32 {
+        self.settings.family
     }
 
     /// Settings for a program, as it gets them in Welcome.
@@ -247,9 +278,15 @@ impl Session {
         self.regions.values().filter_map(|r| r.steward.as_ref()).map(Steward::pid).collect()
     }
 
-    /// Waits until something happens here, `signals` is readable, or `limit` is over.
-    pub(crate) fn wait(&self, signals: BorrowedFd<'_>, limit: Option<Duration>) -> Result<(), Errno> {
+    /// Waits until something happens here, `signals` or one of `others` is readable, or `limit` is over.
+    pub(crate) fn wait(
+        &self,
+        signals: BorrowedFd<'_>,
+        others: &[BorrowedFd<'_>],
+        limit: Option<Duration>,
+    ) -> Result<(), Errno> {
         let mut wanted = vec![signals, self.listener.as_fd()];
+        wanted.extend_from_slice(others);
         wanted.extend(self.mirror.poll_fd());
         wanted.extend(self.meeting.poll_fds());
         wanted.extend(self.devices.memifs().filter_map(MemifLink::poll_fd));
@@ -303,7 +340,10 @@ impl Session {
     /// Rules for any address mean the devices' addresses of now.
     fn follow_addresses(&mut self) {
         let devices = &self.devices;
-        let addresses = self.mirror.addresses(|ifindex| devices.is_steered(ifindex));
+        let mut addresses = self.mirror.addresses(|ifindex| devices.is_steered(ifindex));
+        if let Some(guard) = &self.settings.guard {
+            addresses.retain(|addr| guard.has_address(*addr));
+        }
         let changes = self.rules.set_addresses(addresses);
         if !changes.is_empty() {
             self.unsettle();
@@ -320,7 +360,8 @@ impl Session {
                 continue;
             }
             // A process that died meanwhile needs no service.
-            if let Ok(client) = Client::new(socket) {
+            let owner = self.settings.guard.as_ref().map(Guard::uid);
+            if let Ok(client) = Client::new(socket, owner) {
                 let id = ClientId(self.next_number());
                 self.clients.insert(id, client);
             }

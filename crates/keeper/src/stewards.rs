@@ -205,11 +205,12 @@ impl Session {
             return;
         }
         let stewards = self.steward_pids();
+        let family = self.family();
         let clients = &self.clients;
         self.regions.retain(|_, home| {
             !home.lanes.is_empty()
                 || clients.contains_key(&home.maker)
-                || home.memory.inode().is_some_and(|inode| is_mapped(inode, &stewards))
+                || home.memory.inode().is_some_and(|inode| is_mapped(inode, family, &stewards))
         });
     }
 

@@ -183,6 +183,20 @@ pub fn peer_cred(socket: &impl AsFd) -> Result<PeerCred> {
     Ok(PeerCred { pid: cred.pid.as_raw_pid() as u32, uid: cred.uid.as_raw(), gid: cred.gid.as_raw() })
 }
 
+/// A descriptor for the process at the other end, as it was at connect (SO_PEERPIDFD; Linux 6.5). CLOEXEC.
+///
+/// # Errors
+/// What getsockopt gives; ESRCH when the process is gone.
+pub fn peer_pidfd(socket: &impl AsFd) -> Result<Fd> {
+    let mut number: i32 = -1;
+    crate::sockopt::get(socket, libc::SOL_SOCKET, libc::SO_PEERPIDFD, &mut number)?;
+    if number < 0 {
+        return Err(Errno::SRCH);
+    }
+    // SAFETY: the kernel has just opened it for us; nobody else owns it.
+    Ok(unsafe { Fd::from_raw(number) })
+}
+
 /// A connected pair of SEQPACKET sockets. CLOEXEC, blocking.
 ///
 /// # Errors

@@ -2,9 +2,16 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
+use rustix::io::Errno;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+
+use crate::fds::Fd;
+use crate::{Result, raw};
+
+/// include/uapi/linux/sockios.h.
+const SIOCGSKNS: usize = 0x894C;
 
 /// Moves the calling thread (not its siblings) into a new network namespace and gives an fd of it.
 ///
@@ -22,6 +29,19 @@ pub fn enter_new_net() -> io::Result<OwnedFd> {
 /// That of opening /proc/thread-self/ns/net.
 pub fn current_net() -> io::Result<OwnedFd> {
     Ok(File::open("/proc/thread-self/ns/net")?.into())
+}
+
+/// An fd of the network namespace of `socket`.
+///
+/// # Errors
+/// EPERM without CAP_NET_ADMIN there; ENOTTY when it is no socket.
+pub fn of_socket(socket: &impl AsFd) -> Result<Fd> {
+    let args = [socket.as_fd().as_raw_fd() as usize, SIOCGSKNS, 0, 0, 0, 0];
+    // SAFETY: the operation takes no argument, and gives a new descriptor.
+    let number = unsafe { raw::syscall(libc::SYS_ioctl, args) }?;
+    let number = i32::try_from(number).map_err(|_| Errno::BADF)?;
+    // SAFETY: the kernel has just opened it for us; nobody else owns it.
+    Ok(unsafe { Fd::from_raw(number) })
 }
 
 /// Moves the calling thread into the network namespace `net`.

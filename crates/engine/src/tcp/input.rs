@@ -35,7 +35,8 @@ pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, packet: &Packet) {
     let mut seg = parsed.strip(&mut mem.frames, packet);
     match found {
         Whose::Of(at)
-            if strays(mem, mem.hot.get(at).map(|hot| hot.port), &seg) && !unwire::takes(mem, now, at, &seg) =>
+            if strays(mem, mem.hot.get(at).map(|hot| hot.port), &seg)
+                && !unwire::takes(mem, now, at, &seg) =>
         {
             if !listen::replaces_time_wait(mem, now, at, &mut seg) {
                 mem.counters.drop_packet(DropReason::IpSourceBad);

@@ -13,7 +13,8 @@ use siphasher::sip::SipHasher13;
 use super::conn::{Conn, Fate, Ring, cold_of, conn};
 use super::keys::{self, Owner};
 use super::{
-    Cause, State, TIME_WAIT, fast_open, flag, frozen, half_open, handle, hibernate, listen, reset, time_wait, unwire,
+    Cause, State, TIME_WAIT, fast_open, flag, frozen, half_open, handle, hibernate, listen, reset, time_wait,
+    unwire,
 };
 use crate::errors::SockError;
 use crate::events;

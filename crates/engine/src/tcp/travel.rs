@@ -87,7 +87,7 @@ pub(super) fn move_single(
 pub(crate) fn make_way(mem: &mut LaneMem<'_>, now: Instant, key: &FlowKey) -> bool {
     match table::find_awake(mem, now, key) {
         Whose::Nobody => true,
-        Whose::NoRow => false,
+        Whose::NoRow | Whose::HalfOpen(_) => false,
         Whose::Of(at) => {
             let over = mem.hot.get(at).is_some_and(|hot| State::from_raw(hot.state) == State::TimeWait);
             if over {
