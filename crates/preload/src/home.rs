@@ -25,7 +25,7 @@ pub(crate) use self::bequest::{bequeath, entrust, fetch, offer, resume, rouse};
 pub(crate) use self::fork::{Frozen, after_fork_in_child, freeze};
 pub(crate) use self::local_ports::{take_port, take_ports};
 use self::talk::{Answer, Notice, exchange};
-pub(crate) use self::unwire::follow;
+pub(crate) use self::unwire::pass_on;
 use crate::ports::Devices;
 use crate::reason::Reason;
 use crate::sock::Seat;

@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use base::{Instant, LaneId};
 use control::proto::WireEnd;
 use engine::Engine;
-use lane::{Ask, Lane, Session};
+use lane::{Lane, Session};
 use libc::pollfd;
 use state::{Ready, SockKind, SockRef};
 use sys::fds::Fd;
@@ -292,7 +292,7 @@ impl View {
         drop(session);
         drop(gate);
         wakes.send();
-        self.pass_on(&asks);
+        home::pass_on(self, &asks);
         urgent::ring();
         Some(result)
     }
@@ -359,7 +359,7 @@ impl View {
         drop(session);
         drop(gate);
         wakes.send();
-        self.pass_on(&asks);
+        home::pass_on(self, &asks);
         urgent::ring();
         Some((result, seen))
     }
@@ -390,15 +390,6 @@ impl View {
                 if event.ready.any(Ready::ALARM) {
                     urgent::alarm(sock);
                 }
-            }
-        }
-    }
-
-    fn pass_on(&self, asks: &[Ask]) {
-        for ask in asks {
-            match ask {
-                Ask::Neighbour { ifindex, addr } => home::resolve(*ifindex, *addr),
-                Ask::Leaver(leaver) => home::follow(self, leaver),
             }
         }
     }

@@ -2,10 +2,11 @@
 
 use control::proto::Request;
 use engine::Leaver;
+use lane::Ask;
 use lane::twins;
 use state::{Endpoint, FlowKey};
 
-use super::{Answer, Home, home, rule};
+use super::{Answer, Home, home, resolve, rule};
 use crate::view::View;
 
 impl Home {
@@ -28,10 +29,20 @@ impl Home {
 }
 
 /// The peer of a connection on the lane of `view` would have it go by a device.
-pub(crate) fn follow(view: &View, leaver: &Leaver) {
+fn follow(view: &View, leaver: &Leaver) {
     let mut home = home();
     if home.connect().is_ok() {
         view.follow(leaver, |flows| home.pin(view, flows));
     }
     home.hear_later();
+}
+
+/// Tells the keeper what the stack of `view` asks for.
+pub(crate) fn pass_on(view: &View, asks: &[Ask]) {
+    for ask in asks {
+        match ask {
+            Ask::Neighbour { ifindex, addr } => resolve(*ifindex, *addr),
+            Ask::Leaver(leaver) => follow(view, leaver),
+        }
+    }
 }
