@@ -21,7 +21,7 @@ use base::IpAddress;
 use maps::Listener;
 use program::Kind;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use sys::Errno;
 use sys::bpf::{Attachment, LoadError, Map, MapKind, Program, ProgramKind, XdpMode};
 
@@ -90,7 +90,7 @@ fn kernel(what: &'static str) -> impl Fn(Errno) -> SteerError {
 /// What is attached to one device. The links and programs live as long as this.
 #[derive(Debug)]
 struct Device {
-    _attachment: Attachment,
+    attachment: Attachment,
     /// AF_XDP sockets at queue * STEER_LANES + lane; only with XDP.
     sockets: Option<Map>,
 }
@@ -196,7 +196,7 @@ impl Steering {
         let program = self.load(&Kind::Xdp(&sockets))?;
         let attachment = Attachment::xdp(&program, ifindex, mode);
         let attachment = attachment.map_err(kernel("attaching the XDP program"))?;
-        self.devices.insert(ifindex, Device { _attachment: attachment, sockets: Some(sockets) });
+        self.devices.insert(ifindex, Device { attachment, sockets: Some(sockets) });
         Ok(())
     }
 
@@ -216,7 +216,7 @@ impl Steering {
         let attachment = Attachment::tcx_ingress(&program, ifindex);
         self.tcx = Some(program);
         let attachment = attachment.map_err(kernel("attaching the TCX program"))?;
-        self.devices.insert(ifindex, Device { _attachment: attachment, sockets: None });
+        self.devices.insert(ifindex, Device { attachment, sockets: None });
         Ok(())
     }
 
@@ -226,6 +226,11 @@ impl Steering {
     /// [`SteerError::Device`] when it is not attached.
     pub fn detach(&mut self, ifindex: u32) -> Result<(), SteerError> {
         self.devices.remove(&ifindex).map(drop).ok_or(SteerError::Device)
+    }
+
+    /// What keeps the programs attached: they stay as long as any copy of these is open, with the rules of the maps as they are.
+    pub fn attachments(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.devices.values().map(|device| device.attachment.as_fd())
     }
 
     /// Makes `socket`, an AF_XDP socket bound to `queue` of the device, the one of `lane`.

@@ -59,7 +59,7 @@ enum Back {
 pub(crate) struct Devices {
     list: Vec<Device>,
     /// `None`: TAP devices only, which need no steering.
-    steering: Option<Steering>,
+    pub(crate) steering: Option<Steering>,
     /// What is in the maps now.
     steered: BTreeMap<End, Vec<SteerLane>>,
 }

@@ -10,7 +10,8 @@ use control::proto::{DeviceList, FlowList, MessageBuffer, Reply, Request, Rule, 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
     /// The first message, with two fds: the region and the control tables. Become `uid` and `gid`, if there are any.
-    Region { bytes: u64, identity: Option<(u32, u32)> },
+    /// `kept`: lanes whose programs live go on when the keeper is gone.
+    Region { bytes: u64, identity: Option<(u32, u32)>, kept: bool },
     /// A lane, with the fds of its devices.
     Lane { lane: LaneId, devices: DeviceList },
     /// A wire of a lane, with the fds of its end.
@@ -90,12 +91,13 @@ impl Order {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(KEEPER_MESSAGE_BYTES);
         match self {
-            Self::Region { bytes, identity } => {
+            Self::Region { bytes, identity, kept } => {
                 let (uid, gid) = identity.unwrap_or((NOBODY, NOBODY));
                 out.push(1);
                 out.extend(bytes.to_le_bytes());
                 out.extend(uid.to_le_bytes());
                 out.extend(gid.to_le_bytes());
+                out.push(u8::from(*kept));
             }
             Self::Lane { lane, devices } => {
                 out.push(2);
@@ -136,7 +138,8 @@ impl Order {
             [1] => {
                 let bytes = take(rest).map(|b| u64::from_le_bytes(*b))?;
                 let (uid, gid) = (u32_of(rest)?, u32_of(rest)?);
-                Ok(Self::Region { bytes, identity: (uid != NOBODY).then_some((uid, gid)) })
+                let identity = (uid != NOBODY).then_some((uid, gid));
+                Ok(Self::Region { bytes, identity, kept: flag_of(rest)? })
             }
             [2] => match Reply::decode(rest) {
                 Ok(Reply::Lane { lane, devices }) => Ok(Self::Lane { lane, devices }),
@@ -213,8 +216,8 @@ mod tests {
         let mut devices = DeviceList::new();
         devices.push(LaneDevice { ifindex: 7, mtu: 1500, fds: 1, ..LaneDevice::default() }).expect("room");
         for order in [
-            Order::Region { bytes: 2 << 20, identity: Some((33, 34)) },
-            Order::Region { bytes: 2 << 20, identity: None },
+            Order::Region { bytes: 2 << 20, identity: Some((33, 34)), kept: true },
+            Order::Region { bytes: 2 << 20, identity: None, kept: false },
             Order::Lane { lane: LaneId(3), devices },
             Order::Dead { lane: LaneId(3), heirs: true },
             Order::Answer { done: true },

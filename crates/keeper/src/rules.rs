@@ -169,6 +169,13 @@ impl RuleBook {
         self.holds.iter().filter(move |(_, h)| h.iter().any(|h| h.slot == slot)).map(|(&end, _)| end)
     }
 
+    /// The blocks of ports that lanes have, with the kernel sockets that keep them taken.
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = (End, Slot, &[Fd])> {
+        let blocks = self.holds.iter().filter(|(end, _)| end.is_block());
+        blocks
+            .flat_map(|(&end, holds)| holds.iter().map(move |hold| (end, hold.slot, hold.sockets.as_slice())))
+    }
+
     /// The lanes with a listener at exactly `end`.
     pub(crate) fn listeners_at(&self, end: End) -> Vec<Slot> {
         let holds = self.holds.get(&end).map(Vec::as_slice).unwrap_or_default();

@@ -139,11 +139,13 @@ impl Serving {
         match self {
             Self::Here(session) => session.serve(),
             Self::There { keeper, gone, .. } => {
-                if !*gone && keeper.is_gone() {
+                let end = (!*gone).then(|| keeper.end()).flatten();
+                if let Some(kept) = end {
                     *gone = true;
+                    let then = if kept { "lanes go on as they are" } else { "accelerated connections end" };
+                    let pid = keeper.pid;
                     eprintln!(
-                        "corelane: the keeper of this run (process {}) is gone: accelerated connections end, new sockets stay with the kernel",
-                        keeper.pid
+                        "corelane: the keeper of this run (process {pid}) is gone: {then}, what needs a keeper stays with the kernel"
                     );
                 }
             }

@@ -14,7 +14,7 @@ use sys::launch::Identity;
 use sys::poll::{PollFd, PollFlags, poll};
 
 use crate::client::Client;
-use crate::devices::Devices;
+use crate::devices::{Device, Devices};
 use crate::error::StartError;
 use crate::meeting::Meeting;
 use crate::memif::MemifLink;
@@ -232,6 +232,12 @@ impl Session {
         &self.settings.about
     }
 
+    /// Do lanes go on when this process dies, because the shared keeper holds what they need?
+    pub(crate) fn can_outlive(&self) -> bool {
+        let steered = |device: &Device| self.devices.is_steered(device.ifindex);
+        self.settings.guard.is_some() && self.devices.list().iter().all(steered)
+    }
+
     /// The process whose descendants the programs are.
     pub(crate) fn family(&self) -> u32 {
         self.settings.family
@@ -241,8 +247,10 @@ impl Session {
     pub(crate) fn program_config(&self) -> String {
         let RegionSizes { sockets, frames } = self.settings.sizes;
         format!(
-            "CORELANE_SOCKETS={sockets}\nCORELANE_FRAMES={frames}\nCORELANE_PORT={}\nCORELANE_SPIN_US={}\n",
-            self.settings.port, self.settings.spin
+            "CORELANE_SOCKETS={sockets}\nCORELANE_FRAMES={frames}\nCORELANE_PORT={}\nCORELANE_SPIN_US={}\nCORELANE_STEERING={}\n",
+            self.settings.port,
+            self.settings.spin,
+            if self.can_outlive() { "kept" } else { "lost" },
         )
     }
 

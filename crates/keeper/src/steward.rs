@@ -104,7 +104,7 @@ pub fn steward_main() -> ExitCode {
 fn serve() -> Result<(), Broken> {
     let desk = Desk::new(sys::fds::duplicate(&std::io::stdin())?);
     let (order, fds) = desk.receive()?.ok_or_else(|| Broken("the keeper is gone".to_owned()))?;
-    let Order::Region { bytes, identity } = order else { return Err(Broken("no region".to_owned())) };
+    let Order::Region { bytes, identity, kept } = order else { return Err(Broken("no region".to_owned())) };
     let mut fds = fds.into_iter();
     let (Some(memory), Some(tables)) = (fds.next(), fds.next()) else {
         return Err(Broken("a region without its descriptors".to_owned()));
@@ -119,6 +119,8 @@ fn serve() -> Result<(), Broken> {
     sys::sandbox::keep_only(&sandbox::CALLS)?;
     let mut cares = BTreeMap::new();
     follow(&desk, (region, tables), &mut cares)?;
+    // Without us nobody finishes what the dead left; the living go on if they can.
+    cares.retain(|_, care| !kept || care.dead_since.is_some());
     cut::all(cares.into_values().collect());
     Ok(())
 }

@@ -96,14 +96,14 @@ impl RegionHandle {
         &mut self,
         (id, wires): (RegionId, &WireBook),
         tables: BorrowedFd<'_>,
-        identity: Option<(u32, u32)>,
+        (identity, kept): (Option<(u32, u32)>, bool),
     ) -> Result<(), String> {
         if self.steward.is_some() {
             return Ok(());
         }
         let steward = Steward::start().map_err(|e| format!("starting a steward: {e}"))?;
         let told = |e: Errno| format!("telling a steward: {e}");
-        let region = Order::Region { bytes: self.memory.bytes, identity };
+        let region = Order::Region { bytes: self.memory.bytes, identity, kept };
         steward.send(&region, &[self.memory.fd.as_fd(), tables]).map_err(told)?;
         for (&number, lane) in &self.lanes {
             steward.send(&lane.order(number), &lane.borrowed_fds()).map_err(told)?;
@@ -128,7 +128,7 @@ impl Session {
     }
 
     pub(crate) fn ensure_steward(&mut self, region: RegionId) -> bool {
-        let identity = self.identity().map(|i| (i.uid, i.gid));
+        let identity = (self.identity().map(|i| (i.uid, i.gid)), self.can_outlive());
         let tables = self.mirror.tables_fd();
         let Some(home) = self.regions.get_mut(&region) else { return false };
         match home.ensure_steward((region, &self.wires), tables, identity) {

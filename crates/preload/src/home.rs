@@ -24,7 +24,7 @@ use sys::fds::Fd;
 pub(crate) use self::bequest::{bequeath, entrust, fetch, offer, resume, rouse};
 pub(crate) use self::fork::{Frozen, after_fork_in_child, freeze};
 pub(crate) use self::local_ports::{take_port, take_ports};
-use self::talk::{Answer, Notice, exchange};
+use self::talk::{Answer, Notice, exchange, steering_is_kept};
 pub(crate) use self::unwire::pass_on;
 use crate::ports::Devices;
 use crate::reason::Reason;
@@ -184,17 +184,18 @@ impl Home {
         }
     }
 
-    /// The keeper is gone, and the steering of packets to our lane with it: its connections end, new ones go to the kernel.
+    /// The keeper is gone. If the steering of packets to our lane went with it, its connections end; new ones go to the kernel.
     fn lose(&mut self) {
         LINK.store(-1, Ordering::Relaxed);
         if let Some(link) = self.link.take() {
             table::discard(link);
             if self.own.is_some() {
-                complain("the keeper is gone: accelerated connections end, new sockets stay with the kernel");
+                let then = if steering_is_kept() { "lanes go on" } else { "accelerated connections end" };
+                complain(&format!("the keeper is gone: {then}, new sockets stay with the kernel"));
             }
         }
         self.refused = Some(Reason::NoKeeper);
-        if let Some(view) = self.own.take() {
+        if let Some(view) = self.own.take_if(|_| !steering_is_kept()) {
             view.poison();
         }
     }

@@ -192,6 +192,52 @@ fn a_transfer_goes_on_through_the_death_and_return_of_the_shared_keeper() {
 }
 
 #[test]
+fn a_transfer_goes_on_when_the_keeper_of_the_run_is_killed() {
+    let Some(world) = World::new(&["python3", "ip", "setpriv", "pgrep", "ss"]) else { return };
+    let shared = Shared::prepare(&world, &allow(USER, ""));
+    let mut service = shared.start(&world, "service", &[]);
+    let mut server = serve(&world, &shared, "server", "9002");
+    let (mut client, stop) = talk(&world, "client", "9002");
+    goes_on(&mut client);
+    // A service that came later holds what lanes need, too.
+    service.signal(Signal::KILL);
+    service.wait(20);
+    let service = shared.start(&world, "again", &[]);
+    wait_until("the run is known", 20, || service.output().contains("keeps a run of user 54321"));
+    goes_on(&mut client);
+    let said = server.output();
+    let keeper = said.split("keeper shared, process ").nth(1).and_then(|rest| rest.split(',').next());
+    send_signal(keeper.expect("named").parse().expect("a number"), Signal::KILL);
+    wait_until("the run is told", 20, || server.output().contains("lanes go on as they are"));
+    goes_on(&mut client);
+    // New connections come to the lane, too, and new runs have keepers of their own.
+    let (mut later, later_stop) = talk(&world, "later", "9002");
+    goes_on(&mut later);
+    let of_the_kernel = world.check(Side::Ours, 5, &["ss", "-Htn", "state", "established", "sport = :9002"]);
+    assert_eq!(of_the_kernel.trim(), "");
+    let second = serve(&world, &shared, "second", "9003");
+    let (mut new, new_stop) = talk(&world, "new", "9003");
+    goes_on(&mut new);
+    goes_on(&mut client);
+    for (talk, stop) in [(client, stop), (later, later_stop), (new, new_stop)] {
+        finish_talk(talk, &stop);
+    }
+    // With the run its steering ends, although nobody but the service has it.
+    server.signal(Signal::TERM);
+    server.wait(30);
+    drop(second);
+    world.assert_clean();
+    let words = ["python3", &script("steady.py"), "serve", "9002"];
+    let plain = world.spawn(Side::Ours, "plain", &words);
+    wait_until("the kernel's server listens", 20, || plain.output().contains("ready"));
+    let (mut client, stop) = talk(&world, "last", "9002");
+    goes_on(&mut client);
+    finish_talk(client, &stop);
+    drop(plain);
+    drop(service);
+}
+
+#[test]
 fn what_the_policy_does_not_allow_is_refused_with_reason_and_remedy() {
     let Some(world) = World::new(&["python3", "ip", "setpriv", "pgrep"]) else { return };
     let policy = allow(USER, "ports = ['9000-9002']\nmemory = '2GiB'\nlanes = 2");

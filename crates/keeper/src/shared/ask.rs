@@ -51,9 +51,16 @@ impl SharedKeeper {
         self.link.as_fd()
     }
 
-    /// Has it gone?
-    pub(crate) fn is_gone(&self) -> bool {
-        matches!(letters::receive(&self.link), Heard::End)
+    /// Has it gone, and do lanes go on without it?
+    pub(crate) fn end(&self) -> Option<bool> {
+        match letters::receive(&self.link) {
+            Heard::Letter(letter, _) => match *letter {
+                Letter::Lost { kept } => Some(kept),
+                _ => None,
+            },
+            Heard::End => Some(false),
+            Heard::Strange | Heard::Nothing => None,
+        }
     }
 }
 
@@ -112,7 +119,12 @@ pub fn ask(socket: &Path, wish: &Wish) -> Asked {
             Letter::Refused { what: failed, why, fix } => {
                 Asked::Refused(StartError::new(format!("{}: {failed}", what()), why, fix))
             }
-            Letter::Run(_) | Letter::Start { .. } | Letter::Here { .. } => silent(),
+            Letter::Run(_)
+            | Letter::Start { .. }
+            | Letter::Here { .. }
+            | Letter::Keep { .. }
+            | Letter::Forget { .. }
+            | Letter::Lost { .. } => silent(),
         },
         Heard::Strange => Asked::Refused(StartError::new(
             what(),

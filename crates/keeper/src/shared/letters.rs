@@ -73,8 +73,14 @@ pub(super) enum Letter {
     Refused { what: String, why: String, fix: String },
     /// The service starts a run's keeper, with two fds: the caller's connection, and the caller's network namespace.
     Start { plea: Plea, guard: Guard, pid: u32, lenient: bool, socket: String, verbose: bool },
-    /// A run's keeper says to a service that came after it whose it is.
+    /// A run's keeper says to a service that came after it whose it is. With the caller's connection.
     Here { uid: u32, pid: u32 },
+    /// The service is to hold these fds until it is told otherwise, or the run is over.
+    Keep { key: String },
+    /// No more.
+    Forget { key: String },
+    /// The run's keeper is gone; `kept`: what it had on lanes goes on without it.
+    Lost { kept: bool },
 }
 
 impl Letter {

@@ -3,9 +3,10 @@
 //! [`serve`] listens at a socket that everybody may connect to. `corelane run` asks there ([`ask`]); the policy file ([`policy`]) says
 //! whether its user may; then a new process, the run's keeper ([`keep_run`]), enters the caller's network namespace and serves that run alone.
 //! So runs of different users share no process, region, rule or token, and the service may end, be replaced and come back while
-//! they go on: their keepers report to whichever service is there.
+//! they go on: their keepers report to whichever service is there. The service holds what lanes need to go on without their keeper ([`depot`]).
 
 mod ask;
+mod depot;
 mod guard;
 mod letters;
 mod policy;

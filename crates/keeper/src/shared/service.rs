@@ -14,6 +14,7 @@ use sys::poll::{PollFd, PollFlags, poll};
 use sys::signals::SignalFd;
 
 use super::WORKER_COMMAND;
+use super::depot::Held;
 use super::letters::{self, Heard, Letter, Plea, Versions};
 use super::policy::{Caller, Denied, Leave, Policy, user_name};
 use crate::error::StartError;
@@ -37,8 +38,34 @@ pub struct Service {
 
 /// The keeper of a run, as the service sees it.
 struct Worker {
-    link: Fd,
+    /// `None`: it is gone, and lanes go on with what is in `held`.
+    link: Option<Fd>,
+    /// `corelane run`.
+    caller: Fd,
     uid: u32,
+    held: Held,
+}
+
+impl Worker {
+    /// Takes in what it says, and whether one of the two is gone. False: nothing is left of the run.
+    fn attend(&mut self) -> bool {
+        if self.link.as_ref().is_some_and(|link| !self.held.hear(link)) {
+            let lost = Letter::Lost { kept: self.held.is_enough() };
+            // A caller that is gone needs no answer.
+            let _ = letters::send(&self.caller, &lost, &[]);
+            self.link = None;
+        }
+        // While its keeper is there, the run is that one's matter.
+        self.link.is_some() || (self.held.is_enough() && !self.caller_is_gone())
+    }
+
+    fn caller_is_gone(&self) -> bool {
+        matches!(letters::receive(&self.caller), Heard::End)
+    }
+
+    fn poll_fd(&self) -> &Fd {
+        self.link.as_ref().unwrap_or(&self.caller)
+    }
 }
 
 struct State<'a> {
@@ -82,7 +109,7 @@ pub fn serve(service: &Service) -> Result<(), StartError> {
         }
         state.accept();
         state.hear();
-        state.workers.retain(|worker| !matches!(letters::receive(&worker.link), Heard::End));
+        state.workers.retain_mut(Worker::attend);
     }
 }
 
@@ -113,7 +140,7 @@ impl State<'_> {
     }
 
     fn wait(&self, signals: BorrowedFd<'_>) {
-        let links = self.pending.iter().chain(self.workers.iter().map(|worker| &worker.link));
+        let links = self.pending.iter().chain(self.workers.iter().map(Worker::poll_fd));
         let wanted = [signals, self.listener.as_fd()].into_iter().chain(links.map(AsFd::as_fd));
         let mut polled: Vec<PollFd<'_>> =
             wanted.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
@@ -148,10 +175,15 @@ impl State<'_> {
                 Heard::Nothing => self.pending.push(link),
                 Heard::End => {}
                 Heard::Strange => self.refuse(&link, &unknown_letter()),
-                Heard::Letter(letter, _) => match *letter {
+                Heard::Letter(letter, with) => match *letter {
                     Letter::Run(plea) => self.serve_run(link, &plea),
-                    Letter::Here { uid, pid } => self.take_back(link, uid, pid),
-                    Letter::Welcome { .. } | Letter::Refused { .. } | Letter::Start { .. } => {
+                    Letter::Here { uid, pid } => self.take_back(link, with, (uid, pid)),
+                    Letter::Welcome { .. }
+                    | Letter::Refused { .. }
+                    | Letter::Start { .. }
+                    | Letter::Keep { .. }
+                    | Letter::Forget { .. }
+                    | Letter::Lost { .. } => {
                         self.refuse(&link, &unknown_letter());
                     }
                 },
@@ -166,22 +198,27 @@ impl State<'_> {
     }
 
     /// A keeper that a service before this one started.
-    fn take_back(&mut self, link: Fd, uid: u32, pid: u32) {
+    fn take_back(&mut self, link: Fd, with: Vec<Fd>, (uid, pid): (u32, u32)) {
         let ours = rustix::process::geteuid().as_raw();
-        if fds::peer_cred(&link).is_ok_and(|cred| cred.uid == ours) {
+        let trusted = fds::peer_cred(&link).is_ok_and(|cred| cred.uid == ours);
+        if let (true, Some(caller)) = (trusted, with.into_iter().next()) {
             self.say(&format!("process {pid} keeps a run of user {}", user_name(uid)));
-            self.workers.push(Worker { link, uid });
+            self.workers.push(Worker { link: Some(link), caller, uid, held: Held::default() });
         }
     }
 
     fn serve_run(&mut self, link: Fd, plea: &Plea) {
         match self.start(&link, plea) {
-            Ok(worker) => self.workers.push(worker),
+            Ok((worker, uid)) => {
+                let held = Held::default();
+                self.workers.push(Worker { link: Some(worker), caller: link, uid, held });
+            }
             Err(error) => self.refuse(&link, &error),
         }
     }
 
-    fn start(&self, link: &Fd, plea: &Plea) -> Result<Worker, StartError> {
+    /// Starts a keeper for the run; gives the connection to it, and whose run it is.
+    fn start(&self, link: &Fd, plea: &Plea) -> Result<(Fd, u32), StartError> {
         plea.versions.check(&Versions::ours()).map_err(|why| {
             StartError::new("versions differ", why, "install one version of both, and restart the keeper")
         })?;
@@ -212,7 +249,7 @@ impl State<'_> {
         let child = Launch::default().spawn(&mut command).map_err(|e| failed(&e))?;
         letters::send(&ours, &letter, &[link.as_fd(), net.as_fd()]).map_err(|e| failed(&e))?;
         self.say(&format!("process {} keeps a run of user {user}, process {}", child.id(), cred.pid));
-        Ok(Worker { link: ours, uid: cred.uid })
+        Ok((ours, cred.uid))
     }
 
     fn check_number(&self, leave: &Leave, user: &str) -> Result<(), StartError> {

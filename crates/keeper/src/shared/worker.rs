@@ -11,6 +11,7 @@ use sys::launch::Identity;
 use sys::poll::{PollFd, PollFlags, poll};
 use sys::signals::SignalFd;
 
+use super::depot::Depot;
 use super::guard::Guard;
 use super::letters::{self, Heard, Letter, Plea};
 use crate::error::StartError;
@@ -122,9 +123,13 @@ fn terms(order: &Order) -> Result<Terms, StartError> {
 }
 
 fn keep(mut session: Session, signals: &SignalFd, order: Order, service: Fd) -> ExitCode {
-    let (mut caller, mut service) = (Some(order.caller), Some(service));
-    while caller.is_some() || session.is_busy() {
-        let links: Vec<BorrowedFd<'_>> = caller.iter().chain(&service).map(AsFd::as_fd).collect();
+    let (mut has_caller, mut service) = (true, Some(Depot::new(service)));
+    while has_caller || session.is_busy() {
+        // One that does not take what it is given is lost, too, and told everything when it is back.
+        service = service.and_then(|service| service.keep(&session));
+        let caller = has_caller.then_some(&order.caller);
+        let links: Vec<BorrowedFd<'_>> =
+            caller.into_iter().map(AsFd::as_fd).chain(service.iter().map(Depot::poll_fd)).collect();
         let limit = service.is_none().then_some(LOOK);
         if let Err(error) = session.wait(signals.as_fd(), &links, limit) {
             eprintln!("corelane: keeper of a run: poll: {error}");
@@ -138,10 +143,10 @@ fn keep(mut session: Session, signals: &SignalFd, order: Order, service: Fd) -> 
         while let Ok(Some((pid, _))) = wait(WaitOptions::NOHANG) {
             session.child_ended(pid);
         }
-        caller = caller.filter(|link| !matches!(letters::receive(link), Heard::End));
-        service = service.filter(|link| !matches!(letters::receive(link), Heard::End));
+        has_caller = has_caller && !matches!(letters::receive(&order.caller), Heard::End);
+        service = service.filter(|service| !service.is_gone());
         if service.is_none() {
-            service = report(&order.socket, order.guard.uid());
+            service = report(&order).map(Depot::new);
         }
         session.serve();
     }
@@ -149,8 +154,9 @@ fn keep(mut session: Session, signals: &SignalFd, order: Order, service: Fd) -> 
 }
 
 /// Tells a service that came after the one that started us whose run this is.
-fn report(socket: &std::path::Path, uid: u32) -> Option<Fd> {
-    let link = fds::connect_path(&socket.to_string_lossy()).ok()?;
-    letters::send(&link, &Letter::Here { uid, pid: sys::process::pid() }, &[]).ok()?;
+fn report(order: &Order) -> Option<Fd> {
+    let link = fds::connect_path(&order.socket.to_string_lossy()).ok()?;
+    let here = Letter::Here { uid: order.guard.uid(), pid: sys::process::pid() };
+    letters::send(&link, &here, &[order.caller.as_fd()]).ok()?;
     Some(link)
 }

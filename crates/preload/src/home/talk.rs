@@ -1,5 +1,6 @@
 //! One message and its answer, and what the keeper says unasked.
 
+use core::sync::atomic::{AtomicBool, Ordering};
 use std::os::fd::BorrowedFd;
 
 use base::limits::KEEPER_MESSAGE_BYTES;
@@ -9,6 +10,14 @@ use sys::fds::Fd;
 
 use super::{FRAMES, SOCKETS};
 use crate::hub;
+
+/// Do lanes go on when the keeper is gone?
+static KEPT: AtomicBool = AtomicBool::new(false);
+
+/// Do lanes go on when the keeper is gone, because somebody else holds the steering?
+pub(super) fn steering_is_kept() -> bool {
+    KEPT.load(Ordering::Relaxed)
+}
 
 /// What the keeper said, with whatever descriptors came along.
 pub(super) enum Answer {
@@ -68,6 +77,9 @@ fn answer(reply: &Reply<'_>, fds: Vec<Fd>) -> Option<Answer> {
         Reply::Done => Answer::Done,
         Reply::Welcome { session: _, config } => {
             hub::configure_spin(config);
+            if config.lines().any(|line| line == "CORELANE_STEERING=kept") {
+                KEPT.store(true, Ordering::Relaxed);
+            }
             let (sockets, frames) = sizes(config);
             Answer::Welcome(sockets, frames, fds)
         }
