@@ -40,7 +40,8 @@ def receive(fd):
             return
         c = socket.socket(fileno=fds[0])
         if said == b'shut':
-            # Only what comes in is left: its number of bytes goes back by the other socket.
+            # Only what comes in is left: its number of bytes goes back by the other socket. Not before the sender has looked at it, since it ends then.
+            by.recv(4)
             n = 0
             while piece := c.recv(65536):
                 n += len(piece)
@@ -107,6 +108,8 @@ def serve(addr, port):
         nodelay = c.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         keep = c.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         print(way, 'same ends', same, 'options', nodelay, keep, flush=True)
+        if way == 'shut':
+            to.sendall(b'read')
         if way == 'slow':
             control.sendall(b'go')
         if way == 'kept':
