@@ -4,7 +4,7 @@ use base::{Idx, Instant, IpAddress, MacAddr};
 use state::ports::PORT_ADDRESSES;
 use state::{
     Counters, Endpoint, Event, Hop, LaneMem, PathSettings, PortInfo, Ready, RxBatch, SockKind, SockRef,
-    TcpOptions, TxBatch, TxFrame,
+    TcpOptions, TxBatch, TxFrame, Usual,
 };
 
 use crate::errors::{AcceptError, ConnectError, ListenError, RecvError, SendError, ShutdownError, SockError};
@@ -288,6 +288,11 @@ impl<'a> Engine<'a> {
     /// Congestion control of connections whose options name none. Those that have begun to use theirs keep it.
     pub fn set_congestion(&mut self, algorithm: Algorithm) {
         self.mem.globals.tcp.congestion = algorithm as u8;
+    }
+
+    /// What connections do whose options say nothing of it, from now on.
+    pub fn set_usual(&mut self, usual: &Usual) {
+        self.mem.globals.tcp.usual = *usual;
     }
 
     /// How the MTU of paths is searched, from now on (RFC 4821).

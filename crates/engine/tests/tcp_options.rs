@@ -6,7 +6,7 @@ mod net;
 use base::Duration;
 use engine::{AcceptError, SendError, State, syn_ack_timeouts};
 use net::{Net, Setup, pattern};
-use state::{Ready, SockRef, TcpOptions};
+use state::{Ready, SockRef, TcpOptions, Usual};
 
 const S: Setup = Setup { super_segment_max: 0, ..Setup::USUAL };
 
@@ -112,4 +112,77 @@ fn quick_ack_acknowledges_at_once_for_a_while() {
     net.run(Duration::from_millis(1));
     assert_eq!(net.segments().iter().filter(|s| s.from == 1).count(), 1);
     assert_eq!(acks(&mut net), 1);
+}
+
+/// What the options of SYNs of both ends say: SACK, timestamps, window scaling.
+fn offers(net: &Net) -> Vec<(bool, bool, bool)> {
+    let syns = net.trace.iter().filter_map(|(_, _, p)| p.tcp().filter(|t| t.flags().is_syn()));
+    let options = syns.map(|t| wire::tcp_options::TcpOptions::parse(t.options()));
+    options.map(|o| (o.sack_permitted, o.timestamps.is_some(), o.window_scale.is_some())).collect()
+}
+
+#[test]
+fn options_of_syns_that_a_lane_does_not_use_are_neither_offered_nor_accepted() {
+    let off = Usual { no_sack: 1, no_timestamps: 1, no_window_scaling: 1, ..Usual::NONE };
+    for (host, first) in [(0, (false, false, false)), (1, (true, true, true))] {
+        let mut net = Net::new(12, &S);
+        net.keep_trace = true;
+        net.on(host, |e| e.set_usual(&off));
+        let (_, a, b) = net.open();
+        assert_eq!(offers(&net), [first, (false, false, false)], "set on host {host}");
+        net.send(0, a, &pattern(1, 1000)).unwrap();
+        net.run(Duration::from_millis(50));
+        assert_eq!(net.recv(1, b, 2000), Ok(pattern(1, 1000)));
+        for (host, sock) in [(0, a), (1, b)] {
+            let info = net.on(host, |e| e.tcp_info(sock)).unwrap();
+            assert!(!info.timestamps && !info.sack, "{info:?}");
+        }
+    }
+}
+
+#[test]
+fn a_lane_s_own_numbers_of_retries_count_where_a_connection_has_none() {
+    for (options, syns) in [(0, 3), (1, 2)] {
+        let mut net = Net::new(13, &S);
+        net.keep_trace = true;
+        net.on(0, |e| e.set_usual(&Usual { syn_retries: 2, ..Usual::NONE }));
+        net.faults = net::Faults { loss_ppm: 1_000_000, ..net.faults };
+        let opts = TcpOptions { syn_retries: options, ..TcpOptions::default() };
+        let a = net.connect_with(0, 40_001, 80, &opts).unwrap();
+        net.run(Duration::from_secs(60));
+        assert_eq!(net.segments().iter().filter(|s| s.flags.is_syn()).count(), syns);
+        assert_ne!(net.state(0, a), Some(State::SynSent));
+    }
+}
+
+#[test]
+fn a_lane_s_own_number_of_syn_acks_counts_where_a_listener_has_none() {
+    let mut net = Net::new(15, &S);
+    net.keep_trace = true;
+    net.on(1, |e| e.set_usual(&Usual { syn_ack_retries: 1, ..Usual::NONE }));
+    let end = net.hosts[1].end(80);
+    net.on(1, |e| e.tcp_listen(end, 8, &TcpOptions::default())).unwrap();
+    net.faults = net::Faults { delay: Duration::from_millis(5), ..net.faults };
+    net.connect(0, 40_002, 80).unwrap();
+    // The SYN was answered; what is sent from now on does not come through.
+    net.run(Duration::from_millis(7));
+    net.faults = net::Faults { loss_ppm: 1_000_000, ..net.faults };
+    net.run(Duration::from_secs(60));
+    let answers = net.segments().iter().filter(|s| s.from == 1 && s.flags.is_syn()).count();
+    assert_eq!(answers, 2, "one and its repetition");
+}
+
+#[test]
+fn keepalive_goes_by_the_lane_where_the_program_set_nothing() {
+    let mut net = Net::new(14, &S);
+    net.on(0, |e| {
+        e.set_usual(&Usual { keep_idle_s: 10, keep_interval_s: 5, keep_probes: 2, ..Usual::NONE });
+    });
+    let (_, a, _) = net.open();
+    net.on(0, |e| e.set_tcp_options(a, &TcpOptions { keepalive: 1, ..TcpOptions::default() }));
+    net.run(Duration::from_secs(9));
+    net.faults = net::Faults { loss_ppm: 1_000_000, ..net.faults };
+    assert_eq!(net.state(0, a), Some(State::Established));
+    net.run(Duration::from_secs(12));
+    assert_ne!(net.state(0, a), Some(State::Established), "two probes, 5 s apart, from 10 s on");
 }

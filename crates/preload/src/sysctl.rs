@@ -1,9 +1,9 @@
 //! The kernel's settings, as /proc/sys shows them.
 
-use engine::Engine;
+use engine::{Ecn, Engine};
 use region::LaneGuard;
 use rustix::fs::{Mode, OFlags};
-use state::{LaneMem, PathSettings};
+use state::{LaneMem, PathSettings, Usual};
 
 use crate::{buffers, fast_open};
 
@@ -15,10 +15,44 @@ pub(crate) fn begin(guard: &mut LaneGuard) {
     buffers::begin(&mut engine);
     fast_open::begin(&mut engine);
     engine.set_path_search(&path_search(number));
+    engine.set_usual(&usual(number));
+    if let Some(ways) = number("tcp_ecn") {
+        engine.set_ecn(ecn(ways));
+    }
+}
+
+/// net.ipv4.tcp_ecn. Of AccECN (3 to 5) lanes know what it falls back to.
+const fn ecn(ways: u32) -> Ecn {
+    match ways {
+        0 => Ecn::Never,
+        1 | 3 | 4 => Ecn::Ask,
+        _ => Ecn::Asked,
+    }
+}
+
+/// What connections do whose options say nothing of it, as ip(7) and tcp(7) name the settings.
+fn usual(setting: impl Fn(&str) -> Option<u32>) -> Usual {
+    let number = |name| setting(name).unwrap_or(0);
+    let short = |name| u16::try_from(number(name)).unwrap_or(u16::MAX);
+    let byte = |name| u8::try_from(number(name)).unwrap_or(u8::MAX);
+    let off = |name| u8::from(setting(name) == Some(0));
+    Usual {
+        keep_idle_s: number("tcp_keepalive_time"),
+        keep_interval_s: short("tcp_keepalive_intvl"),
+        fin_timeout_s: short("tcp_fin_timeout"),
+        keep_probes: byte("tcp_keepalive_probes"),
+        syn_retries: byte("tcp_syn_retries"),
+        syn_ack_retries: byte("tcp_synack_retries"),
+        retries: byte("tcp_retries2"),
+        orphan_retries: byte("tcp_orphan_retries"),
+        no_sack: off("tcp_sack"),
+        no_timestamps: off("tcp_timestamps"),
+        no_window_scaling: off("tcp_window_scaling"),
+    }
 }
 
 /// A setting of net.ipv4 that is a number.
-fn number(name: &str) -> Option<u32> {
+pub(crate) fn number(name: &str) -> Option<u32> {
     let mut path = [0; 64];
     let parts = ["/proc/sys/net/ipv4/", name];
     let bytes = parts.iter().flat_map(|part| part.bytes());
@@ -68,6 +102,45 @@ mod tests {
             PathSettings { when: 2, base_mss: 512, floor_mss: 100, threshold: 16, interval_s: 77, spare: 0 };
         assert_eq!(path_search(told), wanted);
         assert_eq!(path_search(|_| Some(1 << 20)).base_mss, u16::MAX);
+    }
+
+    #[test]
+    fn connections_keep_alive_and_try_again_as_the_kernel_is_told_to() {
+        assert_eq!(usual(|_| None), Usual::NONE);
+        let settings = [
+            ("tcp_keepalive_time", 100_000),
+            ("tcp_keepalive_intvl", 7),
+            ("tcp_keepalive_probes", 3),
+            ("tcp_fin_timeout", 20),
+            ("tcp_syn_retries", 2),
+            ("tcp_synack_retries", 1),
+            ("tcp_retries2", 4),
+            ("tcp_orphan_retries", 300),
+            ("tcp_sack", 0),
+            ("tcp_timestamps", 0),
+            ("tcp_window_scaling", 1),
+        ];
+        let told = |name: &str| settings.iter().find(|s| s.0 == name).map(|s| s.1);
+        let wanted = Usual {
+            keep_idle_s: 100_000,
+            keep_interval_s: 7,
+            fin_timeout_s: 20,
+            keep_probes: 3,
+            syn_retries: 2,
+            syn_ack_retries: 1,
+            retries: 4,
+            orphan_retries: 255,
+            no_sack: 1,
+            no_timestamps: 1,
+            no_window_scaling: 0,
+        };
+        assert_eq!(usual(told), wanted);
+    }
+
+    #[test]
+    fn ecn_is_what_its_number_says() {
+        let ways = [0, 1, 2, 3, 4, 5].map(ecn);
+        assert_eq!(ways, [Ecn::Never, Ecn::Ask, Ecn::Asked, Ecn::Ask, Ecn::Ask, Ecn::Asked]);
     }
 
     #[test]

@@ -165,6 +165,8 @@ plain! {
         pub ecn: u8,
         /// Fast open, as net.ipv4.tcp_fastopen numbers its ways.
         pub fast_open: u16,
+        /// What connections do whose options say nothing of it.
+        pub usual: Usual,
         /// Room.
         pub spare: [u8; 4],
         /// How the MTU of paths is searched.
@@ -173,6 +175,35 @@ plain! {
         pub isn_key: [u64; 2],
         /// Connections that leave wires.
         pub unwires: Unwires,
+    }
+}
+
+plain! {
+    /// What connections of a lane do whose options say nothing of it; each 0 where the engine's own number counts.
+    #[derive(PartialEq, Eq, Debug, Default)]
+    pub struct Usual {
+        /// Idle time until the first keepalive probe, s (net.ipv4.tcp_keepalive_time).
+        pub keep_idle_s: u32,
+        /// Time between keepalive probes, s (net.ipv4.tcp_keepalive_intvl).
+        pub keep_interval_s: u16,
+        /// For how long a connection without a program waits for the peer's FIN, s (net.ipv4.tcp_fin_timeout).
+        pub fin_timeout_s: u16,
+        /// Keepalive probes without an answer (net.ipv4.tcp_keepalive_probes).
+        pub keep_probes: u8,
+        /// SYN retransmissions (net.ipv4.tcp_syn_retries).
+        pub syn_retries: u8,
+        /// SYN,ACK retransmissions (net.ipv4.tcp_synack_retries).
+        pub syn_ack_retries: u8,
+        /// Retransmissions of data (net.ipv4.tcp_retries2).
+        pub retries: u8,
+        /// The same when no program holds the connection (net.ipv4.tcp_orphan_retries).
+        pub orphan_retries: u8,
+        /// 1: without SACK (net.ipv4.tcp_sack 0).
+        pub no_sack: u8,
+        /// 1: without timestamps (net.ipv4.tcp_timestamps 0).
+        pub no_timestamps: u8,
+        /// 1: without window scaling (net.ipv4.tcp_window_scaling 0).
+        pub no_window_scaling: u8,
     }
 }
 
@@ -201,6 +232,23 @@ impl PathSettings {
         Self { when: 1, base_mss: 1024, floor_mss: 48, threshold: 8, interval_s: 600, spare: 0 };
 }
 
+impl Usual {
+    /// The engine's own numbers.
+    pub const NONE: Self = Self {
+        keep_idle_s: 0,
+        keep_interval_s: 0,
+        fin_timeout_s: 0,
+        keep_probes: 0,
+        syn_retries: 0,
+        syn_ack_retries: 0,
+        retries: 0,
+        orphan_retries: 0,
+        no_sack: 0,
+        no_timestamps: 0,
+        no_window_scaling: 0,
+    };
+}
+
 impl TcpGlobals {
     /// No connection, and no row to make one of.
     pub const EMPTY: Self = Self {
@@ -225,6 +273,7 @@ impl TcpGlobals {
         congestion: 0,
         ecn: 0,
         fast_open: 1,
+        usual: Usual::NONE,
         spare: [0; 4],
         path: PathSettings::DEFAULT,
         isn_key: [0; 2],

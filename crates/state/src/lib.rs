@@ -36,7 +36,7 @@ pub use fast::{FAST_PEERS, FastPeer};
 pub use hop::{Hop, HopGlobals};
 pub use io::{CsumState, Piece, RxBatch, RxFrame, TxBatch, TxFrame};
 pub use ip::IpGlobals;
-pub use lane::{LaneGlobals, LaneShape, LaneTables, PathSettings, RateLimit, TcpGlobals, TxRing};
+pub use lane::{LaneGlobals, LaneShape, LaneTables, PathSettings, RateLimit, TcpGlobals, TxRing, Usual};
 pub use listener::{LISTEN_BUCKETS, Listener, SmallQueue, TcbQueue};
 pub use load::LaneLoad;
 pub use mem::{LaneMem, buffer_max};
@@ -54,4 +54,4 @@ pub use unwire::{Unwire, Unwires};
 pub use urgent::Urgent;
 
 /// Version of the layout: libraries and processes share a region only when theirs is the same. One up at each change.
-pub const LAYOUT_VERSION: u32 = 18;
+pub const LAYOUT_VERSION: u32 = 19;

@@ -274,7 +274,9 @@ impl Conn<'_, '_> {
 
     /// An orphan waits for the peer's FIN for a limited time.
     pub(super) fn start_fin_wait_2(&mut self) {
-        self.cold.idle_at = self.now.plus(FIN_WAIT_2);
+        let seconds = u64::from(self.tcp.usual.fin_timeout_s);
+        let wait = if seconds == 0 { FIN_WAIT_2 } else { Duration::from_secs(seconds) };
+        self.cold.idle_at = self.now.plus(wait);
         self.set(flag::IDLE_TIMER);
     }
 

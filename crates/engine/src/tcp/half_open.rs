@@ -282,7 +282,7 @@ pub(super) fn timeout(mem: &mut LaneMem<'_>, now: Instant, at: Idx<Dormant>) {
         return answer(mem, now, at);
     }
     let settings = mem.listeners.get(listener_of(row)).map(|l| l.options).unwrap_or_default();
-    if u32::from(backoff(row)) >= syn_ack_retries(&settings) {
+    if u32::from(backoff(row)) >= syn_ack_retries(&settings, &mem.globals.tcp.usual) {
         mem.counters.tcp.aborts_on_timeout = mem.counters.tcp.aborts_on_timeout.wrapping_add(1);
         return end(mem, at);
     }

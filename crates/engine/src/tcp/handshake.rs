@@ -1,7 +1,7 @@
 //! Segments for connections that are being opened (RFC 9293 3.10.7.3 and the SYN-RECEIVED parts of 3.10.7.4), and what
 //! the SYNs' options agree on.
 
-use ::state::{DropReason, LaneMem, Ready, TcbHot, TcpGlobals, TcpOptions};
+use ::state::{DropReason, LaneMem, Ready, TcbHot, TcpGlobals, TcpOptions, Usual};
 use base::{Idx, Instant, IpAddress};
 use wire::Sign;
 use wire::tcp_options::TcpOptions as Offered;
@@ -37,6 +37,13 @@ pub(super) const fn mss_default(remote: base::IpAddress) -> u16 {
 pub(super) fn mss_local(options: &TcpOptions, mtu: u16, remote: IpAddress) -> u16 {
     let fits = mtu.saturating_sub(headers_to(remote)).max(MSS_MIN);
     if options.mss_max == 0 { fits } else { fits.min(options.mss_max.max(MSS_MIN)) }
+}
+
+/// Of the options of a SYN only those stay that the lane's connections use, whoever offers them (as Linux).
+pub(super) fn keep_usual(usual: &Usual, options: &mut Offered) {
+    options.sack_permitted &= usual.no_sack == 0;
+    options.timestamps = options.timestamps.filter(|_| usual.no_timestamps == 0);
+    options.window_scale = options.window_scale.filter(|_| usual.no_window_scaling == 0);
 }
 
 impl Conn<'_, '_> {
@@ -113,15 +120,16 @@ impl Conn<'_, '_> {
         self.cold.mss_peer = offered.mss.unwrap_or(mss_default(self.hot.key.remote)).max(MSS_MIN);
         let mut mss =
             self.cold.mss_peer.min(self.cold.mss_local).saturating_sub(self.sign().len_bytes() as u16);
-        if let Some(ts) = offered.timestamps {
+        if let Some(ts) = offered.timestamps.filter(|_| self.tcp.usual.no_timestamps == 0) {
             self.set(flag::TIMESTAMPS);
             self.hot.rcv.ts_recent = ts.value;
             self.cold.ts_recent_at = self.now;
             // RFC 6691 3: the MSS option does not count options, so they come off here.
             mss = mss.saturating_sub(TIMESTAMPS_BYTES);
         }
-        self.set(if offered.sack_permitted { flag::SACK } else { 0 });
-        match offered.window_scale {
+        let sack = offered.sack_permitted && self.tcp.usual.no_sack == 0;
+        self.set(if sack { flag::SACK } else { 0 });
+        match offered.window_scale.filter(|_| self.tcp.usual.no_window_scaling == 0) {
             Some(shift) => {
                 self.cold.cc_flags |= cc_flag::WINDOW_SCALE;
                 self.hot.snd_shift = shift.min(14);

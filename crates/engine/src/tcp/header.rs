@@ -13,7 +13,7 @@ use wire::{
 };
 
 use super::conn::Conn;
-use super::{OWES_TWICE, State, cc_flag, flag};
+use super::{OWES_TWICE, State, cc_flag, flag, handshake};
 use crate::ip;
 
 /// Where the TCP header begins over IPv4.
@@ -240,6 +240,7 @@ impl Conn<'_, '_> {
         if first || self.cold.cc_flags & cc_flag::WINDOW_SCALE != 0 {
             options.window_scale = Some(self.hot.rcv_shift);
         }
+        handshake::keep_usual(&self.tcp.usual, &mut options);
         match self.fast_option().filter(|_| sign == Sign::None) {
             Some(option) => options.with_fast_open(&option),
             None => options,

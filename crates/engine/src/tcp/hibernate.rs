@@ -68,7 +68,8 @@ pub(super) fn hibernate(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>) ->
         *slot = row;
     }
     if row.flags & kept::KEEPALIVE != 0 {
-        mem.dormant_wheel.arm_anew(to.raw(), cold.heard_at.plus(keep_idle(&cold.options)));
+        mem.dormant_wheel
+            .arm_anew(to.raw(), cold.heard_at.plus(keep_idle(&cold.options, &mem.globals.tcp.usual)));
     }
     vacate(mem, at);
     mem.counters.tcp.hibernated = mem.counters.tcp.hibernated.wrapping_add(1);
@@ -229,7 +230,7 @@ pub(super) fn wake(mem: &mut LaneMem<'_>, now: Instant, from: Idx<Dormant>) -> O
 fn keep_alive(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, due: Instant) {
     let Some(mut c) = conn(mem, now, at) else { return };
     if c.any(flag::KEEPALIVE) {
-        c.cold.heard_at = Instant(due.0.saturating_sub(keep_idle(&c.cold.options).0));
+        c.cold.heard_at = Instant(due.0.saturating_sub(keep_idle(&c.cold.options, &c.tcp.usual).0));
         c.cold.idle_at = due;
         c.set(flag::IDLE_TIMER);
         c.arm();
@@ -361,7 +362,8 @@ impl Conn<'_, '_> {
     fn keepalive_is_due(&mut self) {
         if self.any(flag::KEEPALIVE) {
             self.cold.idle_at = self.now;
-            self.cold.heard_at = Instant(self.now.0.saturating_sub(keep_idle(&self.cold.options).0));
+            self.cold.heard_at =
+                Instant(self.now.0.saturating_sub(keep_idle(&self.cold.options, &self.tcp.usual).0));
             self.set(flag::IDLE_TIMER);
         }
     }

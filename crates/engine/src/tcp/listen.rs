@@ -12,7 +12,7 @@ use wire::{Sign, TcpFlags};
 use super::conn::{Fate, Ring, cold_of, conn};
 use super::keys::{self, Owner};
 use super::segment::Seg;
-use super::{Cause, State, cookie, fast_open, flag, half_open, hibernate, reset, table};
+use super::{Cause, State, cookie, fast_open, flag, half_open, handshake, hibernate, reset, table};
 use crate::errors::{AcceptError, ListenError};
 use crate::types::Accepted;
 use crate::{events, hop};
@@ -293,6 +293,7 @@ fn on_syn(
     if !may_accept(mem, listener) {
         return;
     }
+    handshake::keep_usual(&mem.globals.tcp.usual, &mut seg.options);
     if above.is_none() && cookie::is_due(mem, listener) {
         return cookie::send(mem, now, listener, seg);
     }

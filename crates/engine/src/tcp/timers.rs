@@ -3,7 +3,7 @@
 //!
 //! Each connection has one entry in the wheel, armed for its earliest deadline or before it.
 
-use ::state::{LaneMem, Ready, TcbHot, TcpOptions};
+use ::state::{LaneMem, Ready, TcbHot, TcpOptions, Usual};
 use base::{Duration, Idx, Instant};
 
 use super::conn::{Conn, Fate, Ring, conn};
@@ -80,13 +80,15 @@ pub fn syn_ack_timeouts(seconds: u32) -> u8 {
 }
 
 /// Idle time until the first keepalive probe.
-pub(super) fn keep_idle(options: &TcpOptions) -> Duration {
-    Duration::from_secs(u64::from(or_default(options.keep_idle_s.into(), KEEP_IDLE_S)))
+pub(super) fn keep_idle(options: &TcpOptions, usual: &Usual) -> Duration {
+    let usual = or_default(usual.keep_idle_s, KEEP_IDLE_S);
+    Duration::from_secs(u64::from(or_default(options.keep_idle_s.into(), usual)))
 }
 
 /// SYN,ACK retransmissions of a connection with these options.
-pub(super) fn syn_ack_retries(options: &TcpOptions) -> u32 {
-    or_default(u32::from(options.syn_retries), u32::from(SYN_ACK_RETRIES))
+pub(super) fn syn_ack_retries(options: &TcpOptions, usual: &Usual) -> u32 {
+    let usual = or_default(usual.syn_ack_retries.into(), SYN_ACK_RETRIES.into());
+    or_default(u32::from(options.syn_retries), usual)
 }
 
 impl Conn<'_, '_> {
@@ -145,8 +147,13 @@ impl Conn<'_, '_> {
 
     fn on_syn_timeout(&mut self) -> Fate {
         let first = self.state() == State::SynSent;
-        let usual = if first { SYN_RETRIES } else { SYN_ACK_RETRIES };
-        let most = or_default(u32::from(self.cold.options.syn_retries), u32::from(usual));
+        let (options, usual) = (&self.cold.options, &self.tcp.usual);
+        let most = if first {
+            let usual = or_default(usual.syn_retries.into(), SYN_RETRIES.into());
+            or_default(u32::from(options.syn_retries), usual)
+        } else {
+            syn_ack_retries(options, usual)
+        };
         if u32::from(self.cold.loss.backoff) >= most || self.is_past_user_timeout() {
             self.counters.tcp.aborts_on_timeout = self.counters.tcp.aborts_on_timeout.wrapping_add(1);
             return Fate::Dead(SockError::TimedOut);
@@ -184,10 +191,20 @@ impl Conn<'_, '_> {
             && self.now.since(self.cold.loss.stalled_at) >= Duration::from_millis(limit)
     }
 
+    /// Timeouts in a row after which the connection is given up.
+    fn retries(&self) -> u32 {
+        let usual = &self.tcp.usual;
+        let (usual, own) = if self.any(flag::ORPHAN) {
+            (usual.orphan_retries, ORPHAN_RETRIES)
+        } else {
+            (usual.retries, RETRIES)
+        };
+        or_default(usual.into(), own.into())
+    }
+
     /// The retransmission timer ran out (RFC 6298 5.4 to 5.6).
     fn on_timeout(&mut self) -> Fate {
-        let most = if self.any(flag::ORPHAN) { ORPHAN_RETRIES } else { RETRIES };
-        if self.cold.loss.backoff >= most || self.is_past_user_timeout() {
+        if u32::from(self.cold.loss.backoff) >= self.retries() || self.is_past_user_timeout() {
             self.counters.tcp.aborts_on_timeout = self.counters.tcp.aborts_on_timeout.wrapping_add(1);
             return Fate::Dead(SockError::TimedOut);
         }
@@ -207,8 +224,7 @@ impl Conn<'_, '_> {
             return Fate::Keep;
         }
         if self.hot.snd.wnd == 0 {
-            let most = if self.any(flag::ORPHAN) { ORPHAN_RETRIES } else { RETRIES };
-            if self.cold.loss.probes >= most || self.is_past_user_timeout() {
+            if u32::from(self.cold.loss.probes) >= self.retries() || self.is_past_user_timeout() {
                 self.counters.tcp.aborts_on_timeout = self.counters.tcp.aborts_on_timeout.wrapping_add(1);
                 return Fate::Dead(SockError::TimedOut);
             }
@@ -275,17 +291,18 @@ impl Conn<'_, '_> {
         if !self.any(flag::KEEPALIVE) || !self.state().is_synchronized() || self.state() == State::TimeWait {
             return;
         }
-        self.cold.idle_at = self.now.plus(keep_idle(&self.cold.options));
+        self.cold.idle_at = self.now.plus(keep_idle(&self.cold.options, &self.tcp.usual));
         self.set(flag::IDLE_TIMER);
         self.arm();
     }
 
     fn on_keepalive(&mut self) -> Fate {
-        let options = &self.cold.options;
-        let idle = keep_idle(options);
-        let interval =
-            Duration::from_secs(u64::from(or_default(options.keep_interval_s.into(), KEEP_INTERVAL_S)));
-        let most = or_default(u32::from(options.keep_probes), u32::from(KEEP_PROBES));
+        let (options, usual) = (&self.cold.options, &self.tcp.usual);
+        let idle = keep_idle(options, usual);
+        let interval = or_default(usual.keep_interval_s.into(), KEEP_INTERVAL_S);
+        let interval = Duration::from_secs(u64::from(or_default(options.keep_interval_s.into(), interval)));
+        let most = or_default(u32::from(usual.keep_probes), u32::from(KEEP_PROBES));
+        let most = or_default(u32::from(options.keep_probes), most);
         self.set(flag::IDLE_TIMER);
         let quiet = self.now.since(self.cold.heard_at);
         if quiet < idle {

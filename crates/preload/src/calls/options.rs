@@ -14,7 +14,7 @@ use crate::errno::{self, Errno, Outcome};
 use crate::interpose::plain;
 use crate::object::Handle;
 use crate::sock::{Seat, Sock, State, flag};
-use crate::{deferred, fast_open, info, keys, stream, table, user};
+use crate::{deferred, fast_open, info, keys, stream, sysctl, table, user};
 
 const TCP: c_int = libc::IPPROTO_TCP;
 const SOCKET: c_int = libc::SOL_SOCKET;
@@ -368,6 +368,11 @@ fn chosen_before(sock: &Handle<Sock>) -> Option<Algorithm> {
 /// which was not touched.
 const UNKNOWN: Errno = Errno(libc::ENOPROTOOPT);
 
+/// `own`, or where the program set nothing what the setting `name` of the network namespace says, which is `usual` if it cannot be read.
+fn or_set(own: u16, name: &str, usual: u32) -> u32 {
+    if own == 0 { sysctl::number(name).unwrap_or(usual) } else { own.into() }
+}
+
 /// Puts the value into `bytes` and gives its length.
 fn get_from_stream(
     sock: &Handle<Sock>,
@@ -400,15 +405,15 @@ fn get_from_stream(
         (TCP, libc::TCP_NODELAY) => u32::from(options.nodelay),
         (TCP, libc::TCP_CORK) => u32::from(options.cork),
         (TCP, libc::TCP_QUICKACK) => 1,
-        (TCP, libc::TCP_KEEPIDLE) => or(u32::from(options.keep_idle_s), 7200),
-        (TCP, libc::TCP_KEEPINTVL) => or(u32::from(options.keep_interval_s), 75),
-        (TCP, libc::TCP_KEEPCNT) => or(u32::from(options.keep_probes), 9),
+        (TCP, libc::TCP_KEEPIDLE) => or_set(options.keep_idle_s, "tcp_keepalive_time", 7200),
+        (TCP, libc::TCP_KEEPINTVL) => or_set(options.keep_interval_s, "tcp_keepalive_intvl", 75),
+        (TCP, libc::TCP_KEEPCNT) => or_set(options.keep_probes.into(), "tcp_keepalive_probes", 9),
         (TCP, libc::TCP_USER_TIMEOUT) => options.user_timeout_ms,
         (TCP, libc::TCP_NOTSENT_LOWAT) => options.notsent_low_bytes,
         (TCP, libc::TCP_DEFER_ACCEPT) => seconds_of(options.defer_accept),
         (TCP, libc::TCP_FASTOPEN_CONNECT) => u32::from(sock.has(flag::FAST_CONNECT)),
         (TCP, libc::TCP_FASTOPEN_NO_COOKIE) => u32::from(options.fast_open_bare),
-        (TCP, libc::TCP_SYNCNT) => or(u32::from(options.syn_retries), 6),
+        (TCP, libc::TCP_SYNCNT) => or_set(options.syn_retries.into(), "tcp_syn_retries", 6),
         (TCP, libc::TCP_MAXSEG) => {
             let info = stream::with(sock, seat, |engine| engine.tcp_info(seat.name))?;
             info.map_or(536, |info| u32::from(info.snd_mss))
