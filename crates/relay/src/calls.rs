@@ -71,7 +71,7 @@ impl Relay {
         }
         let Some(endpoint) = self.table.get(slot) else { return Answer::Kernel };
         match call.number {
-            libc::SYS_bind => Answer::Is(bind(endpoint, call).map(|()| 0)),
+            libc::SYS_bind => Answer::Is(self.bind(slot, call).map(|()| 0)),
             libc::SYS_getsockname => Answer::Is(name(endpoint, call, true).map(|()| 0)),
             libc::SYS_getpeername => Answer::Is(name(endpoint, call, false).map(|()| 0)),
             libc::SYS_setsockopt => set_option(endpoint, call),
@@ -85,11 +85,33 @@ impl Relay {
         }
     }
 
+    /// Does what may fail because a name is in use. Who has it may have been closed by the program a moment ago, which was not looked at yet.
+    fn freely<T>(&mut self, act: impl Fn(&mut Self) -> Result<T, Errno>) -> Result<T, Errno> {
+        match act(self) {
+            Err(Errno::ADDRINUSE) => {
+                self.see_all_closed();
+                act(self)
+            }
+            done => done,
+        }
+    }
+
+    fn bind(&mut self, slot: usize, call: &Call) -> Result<(), Errno> {
+        let address = address(call)?;
+        self.freely(|relay| {
+            let far = relay.table.get(slot).and_then(|endpoint| endpoint.far.as_ref());
+            far.ok_or(Errno::INVAL)?.bind(&address)
+        })
+    }
+
     fn listen(&mut self, slot: usize, call: &Call) -> Answer {
+        let done = self.freely(|relay| {
+            let far = relay.table.get(slot).and_then(|endpoint| endpoint.far.as_ref());
+            far.ok_or(Errno::INVAL)?.listen(call.args[1] as i32)
+        });
         let Some(endpoint) = self.table.get(slot) else { return Answer::Kernel };
-        let Some(far) = &endpoint.far else { return Answer::Is(Err(Errno::INVAL)) };
+        let Some(far) = &endpoint.far else { return Answer::Is(done.map(|()| 0)) };
         let number = far.fd();
-        let done = far.listen(call.args[1] as i32);
         if done.is_ok() && matches!(endpoint.state, State::Fresh) {
             endpoint.state = State::Listening(Listening::default());
             self.watch_far(slot, number);
@@ -234,11 +256,6 @@ fn memory(tid: u32, at: u64, length: usize) -> Result<Vec<u8>, Errno> {
     let mut bytes = vec![0; length.min(VALUE_MAX)];
     let read = if bytes.is_empty() { 0 } else { read_memory(tid, at, &mut bytes)? };
     if read == bytes.len() { Ok(bytes) } else { Err(Errno::FAULT) }
-}
-
-fn bind(endpoint: &Endpoint, call: &Call) -> Result<(), Errno> {
-    let address = address(call)?;
-    endpoint.far.as_ref().ok_or(Errno::INVAL)?.bind(&address)
 }
 
 fn name(endpoint: &Endpoint, call: &Call, local: bool) -> Result<(), Errno> {

@@ -193,6 +193,17 @@ impl Relay {
         }
     }
 
+    /// Looks at every socket for what the program has closed.
+    pub(crate) fn see_all_closed(&mut self) {
+        for slot in self.table.slots() {
+            match self.table.get(slot).map(|endpoint| &endpoint.state) {
+                Some(State::Streaming) => self.turn(slot),
+                Some(State::Ended) | None => {}
+                Some(_) => self.see_closed(slot),
+            }
+        }
+    }
+
     /// A socket without a connection that the program closed goes.
     fn see_closed(&mut self, slot: usize) {
         let Some(endpoint) = self.table.get(slot) else { return };
