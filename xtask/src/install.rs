@@ -17,6 +17,7 @@ pub(crate) const TESTS: &[Need] = &[
     ("tcpdump", "tcpdump"),
     ("haproxy", "haproxy"),
     ("memcached", "memcached"),
+    ("musl-gcc", "musl-tools"),
     ("dpdk-testpmd", "dpdk-dev"),
 ];
 

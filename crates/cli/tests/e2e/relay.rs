@@ -79,6 +79,22 @@ fn a_static_server_is_on_a_lane() {
     world.assert_clean();
 }
 
+#[test]
+fn a_program_of_another_c_library_that_a_shell_starts_is_on_a_lane() {
+    let Some(world) = World::new(&["python3", "ip", "musl-gcc"]) else { return };
+    let program = world.dir.join("musl").to_str().expect("a name").to_owned();
+    let source = script("../../matrix/programs/threads_echo.c");
+    world.check(Side::Ours, 60, &["musl-gcc", "-O1", "-o", &program, &source]);
+    let line = World::corelane(&["sh", "-c", &format!("{program} 7006; echo ended")]);
+    let mut server = world.spawn(Side::Ours, "server", &line);
+    world.wait_for_port_from(Side::Peer, OURS, &mut server, 7006);
+    let opened = opened_by_the_kernel(&world, Side::Ours);
+    let client = script("../../matrix/programs/echo_client.py");
+    let said = world.check(Side::Peer, 120, &["python3", &client, OURS, "7006", "24", "700001"]);
+    assert_eq!(said.trim(), "24 unchanged");
+    assert_eq!(opened_by_the_kernel(&world, Side::Ours), opened);
+}
+
 /// Writes more than one buffer holds and ends at once; then, another time, is killed with data unread.
 const LEAVES: &str = "
 import os, socket, sys, time

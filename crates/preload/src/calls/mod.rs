@@ -1,6 +1,7 @@
 //! The bodies of the interposed functions, by concern. Each takes what C gives and returns what C expects.
 
 pub(crate) mod bulk;
+pub(crate) mod carried;
 pub(crate) mod data;
 pub(crate) mod epoll;
 pub(crate) mod fds;

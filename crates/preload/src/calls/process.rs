@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use libc::pid_t;
 use sys::image::takes_library;
 
+use crate::calls::carried::Carried;
 use crate::interpose::plain;
 use crate::{adopt, exec, fork};
 
@@ -29,15 +30,28 @@ pub(crate) unsafe fn _exit(status: c_int) {
 /// means no less by that than one that leaves the environment as it was: the image finds us there.
 ///
 /// # Safety
-/// `env` is null or a list of C strings that ends with a null pointer.
+/// `args` and `env` are null or lists of C strings that end with a null pointer.
 unsafe fn exec_with(
-    file: impl FnOnce() -> Option<PathBuf>,
+    file: Option<PathBuf>,
+    args: *const *const c_char,
     env: *const *const c_char,
     by_kernel: impl FnOnce(*const *const c_char) -> c_int,
 ) -> c_int {
     // SAFETY: the caller's promise.
     let passage =
-        exec::prepare(|| unsafe { keeps_library(env) } && file().is_some_and(|f| takes_library(&f)));
+        exec::prepare(|| unsafe { keeps_library(env) } && file.as_ref().is_some_and(|f| takes_library(f)));
+    // SAFETY: the caller's promise.
+    let carried = file.as_ref().filter(|_| unsafe { loads_library(env) }).and_then(|file| {
+        // SAFETY: the caller's promise.
+        let args = unsafe { strings(args) };
+        // SAFETY: as above.
+        let args: Vec<&CStr> = args.into_iter().map(|arg| unsafe { CStr::from_ptr(arg) }).collect();
+        Carried::new(file, &args)
+    });
+    if let Some((path, args)) = carried.as_ref().map(Carried::words) {
+        // SAFETY: the caller's promise, and lists that are alive.
+        return unsafe { plain::execve(path, args, env) };
+    }
     let hands_on = passage.is_some() || adopt::hands_listeners_on();
     let missing = if env.is_null() || !hands_on { Vec::new() } else { adopt::surroundings() };
     // SAFETY: the caller's promise.
@@ -72,6 +86,20 @@ unsafe fn keeps_library(env: *const *const c_char) -> bool {
         && given
             .find_map(|one| one.strip_prefix(b"LD_PRELOAD="))
             .is_none_or(|list| !library.is_empty() && list.windows(library.len()).any(|part| part == library))
+}
+
+/// Does `env` name this library?
+///
+/// # Safety
+/// `env` is null or a list of C strings that ends with a null pointer.
+unsafe fn loads_library(env: *const *const c_char) -> bool {
+    // SAFETY: the caller's promise.
+    let given = unsafe { strings(env) };
+    // SAFETY: as above.
+    let named =
+        given.into_iter().any(|one| unsafe { CStr::from_ptr(one) }.to_bytes().starts_with(b"LD_PRELOAD="));
+    // SAFETY: as above.
+    named && unsafe { keeps_library(env) }
 }
 
 /// The file that a path names.
@@ -124,18 +152,18 @@ pub(crate) unsafe fn execve(
     // SAFETY: the C caller's promise, and the environment that is given.
     let by_kernel = |env| unsafe { plain::execve(path, args, env) };
     // SAFETY: the C caller's promise.
-    let image = || unsafe { named(path) };
+    let image = unsafe { named(path) };
     // SAFETY: the C caller's promise.
-    unsafe { exec_with(image, env, by_kernel) }
+    unsafe { exec_with(image, args, env, by_kernel) }
 }
 
 pub(crate) unsafe fn execv(path: *const c_char, args: *const *const c_char) -> c_int {
     // SAFETY: the C caller's promise, and the environment that is given.
     let by_kernel = |env| unsafe { plain::execve(path, args, env) };
     // SAFETY: the C caller's promise.
-    let image = || unsafe { named(path) };
+    let image = unsafe { named(path) };
     // SAFETY: the C caller's promise.
-    unsafe { exec_with(image, own_env(), by_kernel) }
+    unsafe { exec_with(image, args, own_env(), by_kernel) }
 }
 
 pub(crate) unsafe fn execvpe(
@@ -146,25 +174,25 @@ pub(crate) unsafe fn execvpe(
     // SAFETY: the C caller's promise, and the environment that is given.
     let by_kernel = |env| unsafe { plain::execvpe(file, args, env) };
     // SAFETY: the C caller's promise.
-    let image = || unsafe { searched(file) };
+    let image = unsafe { searched(file) };
     // SAFETY: the C caller's promise.
-    unsafe { exec_with(image, env, by_kernel) }
+    unsafe { exec_with(image, args, env, by_kernel) }
 }
 
 pub(crate) unsafe fn execvp(file: *const c_char, args: *const *const c_char) -> c_int {
     // SAFETY: the C caller's promise, and the environment that is given.
     let by_kernel = |env| unsafe { plain::execvpe(file, args, env) };
     // SAFETY: the C caller's promise.
-    let image = || unsafe { searched(file) };
+    let image = unsafe { searched(file) };
     // SAFETY: the C caller's promise.
-    unsafe { exec_with(image, own_env(), by_kernel) }
+    unsafe { exec_with(image, args, own_env(), by_kernel) }
 }
 
 pub(crate) unsafe fn fexecve(fd: c_int, args: *const *const c_char, env: *const *const c_char) -> c_int {
     // SAFETY: the C caller's promise, and the environment that is given.
     let by_kernel = |env| unsafe { plain::fexecve(fd, args, env) };
     // SAFETY: the C caller's promise.
-    unsafe { exec_with(|| Some(opened(fd)), env, by_kernel) }
+    unsafe { exec_with(Some(opened(fd)), args, env, by_kernel) }
 }
 
 pub(crate) unsafe fn execveat(
@@ -188,7 +216,7 @@ pub(crate) unsafe fn execveat(
         })
     };
     // SAFETY: the C caller's promise.
-    unsafe { exec_with(file, env, by_kernel) }
+    unsafe { exec_with(file(), args, env, by_kernel) }
 }
 
 /// `execle`, with its arguments as they lie: the environment follows the null pointer.
