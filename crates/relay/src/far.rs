@@ -174,9 +174,7 @@ impl Watch {
         keys.extend(events.iter().take(got as usize).map(|event| (event.u64, event.events)));
         Ok(())
     }
-}
 
-impl Watch {
     /// No more events of `fd`.
     pub(crate) fn remove(&self, fd: RawFd) {
         let mut event = libc::epoll_event { events: 0, u64: 0 };

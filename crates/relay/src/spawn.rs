@@ -1,7 +1,6 @@
 //! Starting the program under the filter.
 
 use std::ffi::{CString, OsString};
-use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
@@ -170,7 +169,6 @@ fn child(plan: &Plan) -> ! {
 }
 
 fn prepare(plan: &Plan) -> Result<i32, Errno> {
-    let _ = plan.told.as_raw_fd();
     // Nobody would answer its calls if the relay were gone.
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     // SAFETY: the set is initialised by zeroes, which is the empty one in the kernel's form; the default action needs no memory.

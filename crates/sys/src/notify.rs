@@ -9,22 +9,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use rustix::io::Errno;
 
 use crate::fds::Fd;
+use crate::seccomp::{self, ARCH, AT_ARCH, AT_NUMBER, Instruction, JUMP_IF_EQUAL, LOAD_WORD, RETURN, plain};
 use crate::{Result, raw};
 
-// Classic BPF (linux/filter.h), on struct seccomp_data: the number at 0, the architecture at 4, arguments of 8 bytes from 16 on.
-const LOAD_WORD: u16 = 0x20;
-const JUMP_IF_EQUAL: u16 = 0x15;
 const JUMP_IF_ANY_BIT: u16 = 0x45;
 const AND: u16 = 0x54;
-const RETURN: u16 = 0x06;
-const AT_NUMBER: u32 = 0;
-const AT_ARCH: u32 = 4;
 const AT_ARGUMENTS: u32 = 16;
 
-#[cfg(target_arch = "x86_64")]
-const ARCH: u32 = 0xc000_003e;
-#[cfg(target_arch = "aarch64")]
-const ARCH: u32 = 0xc000_00b7;
 /// In the number of a call of the x32 kind.
 const X32: u32 = 0x4000_0000;
 
@@ -45,22 +36,6 @@ pub enum Rule {
     Absent(i64),
 }
 
-/// One classic BPF instruction.
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Instruction {
-    code: u16,
-    if_true: u8,
-    if_false: u8,
-    value: u32,
-}
-
-#[repr(C)]
-struct Program {
-    len: u16,
-    at: *const Instruction,
-}
-
 /// A filter made of rules, ready to be installed between fork and exec, where nothing may allocate.
 pub struct Filter {
     instructions: Vec<Instruction>,
@@ -70,7 +45,6 @@ impl Filter {
     /// Calls that no rule names are made as ever; so are those of another architecture.
     #[must_use]
     pub fn new(rules: &[Rule]) -> Self {
-        let plain = |code, value| Instruction { code, if_true: 0, if_false: 0, value };
         let mut all = vec![
             plain(LOAD_WORD, AT_ARCH),
             Instruction { code: JUMP_IF_EQUAL, if_true: 1, if_false: 0, value: ARCH },
@@ -95,24 +69,13 @@ impl Filter {
     /// # Errors
     /// EACCES without PR_SET_NO_NEW_PRIVS or CAP_SYS_ADMIN; EBUSY when another supervisor is there; ENOSYS, EINVAL on a kernel without it.
     pub fn install(&self) -> Result<RawFd> {
-        let program = Program { len: self.instructions.len() as u16, at: self.instructions.as_ptr() };
-        let arguments = [
-            libc::SECCOMP_SET_MODE_FILTER as usize,
-            libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as usize,
-            &raw const program as usize,
-            0,
-            0,
-            0,
-        ];
-        // SAFETY: the program and its instructions live during the call, which only reads them.
-        let fd = unsafe { raw::syscall(libc::SYS_seccomp, arguments) }?;
+        let fd = seccomp::install(&self.instructions, libc::SECCOMP_FILTER_FLAG_NEW_LISTENER as usize)?;
         RawFd::try_from(fd).map_err(|_| Errno::BADF)
     }
 }
 
 impl Rule {
     fn parts(self) -> (i64, Vec<Instruction>) {
-        let plain = |code, value| Instruction { code, if_true: 0, if_false: 0, value };
         let argument = |n: u8| plain(LOAD_WORD, AT_ARGUMENTS + 8 * u32::from(n));
         let equal = |value: i32, if_true, if_false| Instruction {
             code: JUMP_IF_EQUAL,

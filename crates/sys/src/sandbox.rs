@@ -2,42 +2,17 @@
 
 use rustix::io::Errno;
 
-use crate::{Result, raw};
-
-// Classic BPF (linux/filter.h), on struct seccomp_data: the number at 0, the architecture at 4.
-const LOAD_WORD: u16 = 0x20;
-const JUMP_IF_EQUAL: u16 = 0x15;
-const RETURN: u16 = 0x06;
-const AT_NUMBER: u32 = 0;
-const AT_ARCH: u32 = 4;
-
-#[cfg(target_arch = "x86_64")]
-const ARCH: u32 = 0xc000_003e;
-#[cfg(target_arch = "aarch64")]
-const ARCH: u32 = 0xc000_00b7;
+use crate::Result;
+use crate::seccomp::{
+    ARCH, AT_ARCH, AT_NUMBER, Instruction, JUMP_IF_EQUAL, LOAD_WORD, RETURN, install, plain,
+};
 
 const ALLOW: u32 = 0x7fff_0000;
 const REFUSE_WITH_EPERM: u32 = 0x0005_0000 | libc::EPERM as u32;
 const KILL_PROCESS: u32 = 0x8000_0000;
 
-const SET_MODE_FILTER: usize = 1;
 /// Most calls in a list: a jump in the filter spans at most 255 instructions.
 const CALLS_MAX: usize = 200;
-
-#[repr(C)]
-#[derive(Clone, Copy)]
-struct Instruction {
-    code: u16,
-    if_true: u8,
-    if_false: u8,
-    value: u32,
-}
-
-#[repr(C)]
-struct Program {
-    len: u16,
-    at: *const Instruction,
-}
 
 /// From now on this thread, and what it starts, can make only these system calls (`libc::SYS_*`); any other gives EPERM,
 /// one of another architecture ends the process. Needs PR_SET_NO_NEW_PRIVS or CAP_SYS_ADMIN.
@@ -48,7 +23,6 @@ pub fn keep_only(calls: &[i64]) -> Result<()> {
     if calls.len() > CALLS_MAX {
         return Err(Errno::TOOBIG);
     }
-    let plain = |code, value| Instruction { code, if_true: 0, if_false: 0, value };
     let mut filter = vec![
         plain(LOAD_WORD, AT_ARCH),
         Instruction { code: JUMP_IF_EQUAL, if_true: 1, if_false: 0, value: ARCH },
@@ -63,10 +37,7 @@ pub fn keep_only(calls: &[i64]) -> Result<()> {
     }
     filter.push(plain(RETURN, REFUSE_WITH_EPERM));
     filter.push(plain(RETURN, ALLOW));
-    let program = Program { len: filter.len() as u16, at: filter.as_ptr() };
-    let at = core::ptr::from_ref(&program) as usize;
-    // SAFETY: `program` describes the live vector of instructions, which the kernel copies.
-    unsafe { raw::syscall(libc::SYS_seccomp, [SET_MODE_FILTER, 0, at, 0, 0, 0]) }.map(drop)
+    install(&filter, 0).map(drop)
 }
 
 #[cfg(test)]

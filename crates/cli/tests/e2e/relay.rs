@@ -3,7 +3,7 @@
 use rustix::process::Signal;
 
 use crate::sockets::script;
-use crate::world::{OURS, PEER, Side, World, send_signal, wait_until};
+use crate::world::{OURS, PEER, Process, Side, World, send_signal, wait_until};
 
 /// `corelane run --relay`.
 fn relayed(words: &[&str]) -> Vec<String> {
@@ -56,24 +56,31 @@ fn socket_calls_give_the_same_by_a_relay_as_on_the_kernel() {
     world.assert_clean();
 }
 
-/// Compiles `source` statically, by `compiler`.
-fn fixed(world: &World, compiler: &str, source: &str) -> String {
-    let out = world.dir.join("fixed").to_str().expect("a name").to_owned();
-    world.check(Side::Ours, 60, &[compiler, "-O1", "-static", "-o", &out, source, "-lpthread"]);
+/// Compiles the matrix's echo server, with a thread a connection.
+fn echo_server(world: &World, compiler: &[&str]) -> String {
+    let out = world.dir.join("echo").to_str().expect("a name").to_owned();
+    let source = script("../../matrix/programs/threads_echo.c");
+    world.check(Side::Ours, 60, &[compiler, &["-O1", "-o", &out, &source, "-lpthread"]].concat());
     out
+}
+
+/// Starts `words`, an echo server at port 7006; what clients send comes back unchanged, and none of their connections is the kernel's.
+fn echoes_on_a_lane(world: &World, words: &[&str]) -> Process {
+    let mut server = world.spawn(Side::Ours, "server", &World::corelane(words));
+    world.wait_for_port_from(Side::Peer, OURS, &mut server, 7006);
+    let opened = opened_by_the_kernel(world, Side::Ours);
+    let client = script("../../matrix/programs/echo_client.py");
+    let said = world.check(Side::Peer, 120, &["python3", &client, OURS, "7006", "24", "700001"]);
+    assert_eq!(said.trim(), "24 unchanged");
+    assert_eq!(opened_by_the_kernel(world, Side::Ours), opened);
+    server
 }
 
 #[test]
 fn a_static_server_is_on_a_lane() {
     let Some(world) = World::new(&["python3", "ip", "cc"]) else { return };
-    let program = fixed(&world, "cc", &script("../../matrix/programs/threads_echo.c"));
-    let mut server = world.spawn(Side::Ours, "server", &World::corelane(&[&program, "7006"]));
-    world.wait_for_port_from(Side::Peer, OURS, &mut server, 7006);
-    let opened = opened_by_the_kernel(&world, Side::Ours);
-    let client = script("../../matrix/programs/echo_client.py");
-    let said = world.check(Side::Peer, 120, &["python3", &client, OURS, "7006", "24", "700001"]);
-    assert_eq!(said.trim(), "24 unchanged");
-    assert_eq!(opened_by_the_kernel(&world, Side::Ours), opened);
+    let program = echo_server(&world, &["cc", "-static"]);
+    let mut server = echoes_on_a_lane(&world, &[&program, "7006"]);
     server.signal(Signal::TERM);
     assert_eq!(server.wait(20).code(), Some(128 + 15), "{}", server.output());
     world.assert_clean();
@@ -82,17 +89,8 @@ fn a_static_server_is_on_a_lane() {
 #[test]
 fn a_program_of_another_c_library_that_a_shell_starts_is_on_a_lane() {
     let Some(world) = World::new(&["python3", "ip", "musl-gcc"]) else { return };
-    let program = world.dir.join("musl").to_str().expect("a name").to_owned();
-    let source = script("../../matrix/programs/threads_echo.c");
-    world.check(Side::Ours, 60, &["musl-gcc", "-O1", "-o", &program, &source]);
-    let line = World::corelane(&["sh", "-c", &format!("{program} 7006; echo ended")]);
-    let mut server = world.spawn(Side::Ours, "server", &line);
-    world.wait_for_port_from(Side::Peer, OURS, &mut server, 7006);
-    let opened = opened_by_the_kernel(&world, Side::Ours);
-    let client = script("../../matrix/programs/echo_client.py");
-    let said = world.check(Side::Peer, 120, &["python3", &client, OURS, "7006", "24", "700001"]);
-    assert_eq!(said.trim(), "24 unchanged");
-    assert_eq!(opened_by_the_kernel(&world, Side::Ours), opened);
+    let program = echo_server(&world, &["musl-gcc"]);
+    drop(echoes_on_a_lane(&world, &["sh", "-c", &format!("{program} 7006; echo ended")]));
 }
 
 /// Writes more than one buffer holds and ends at once; then, another time, is killed with data unread.
