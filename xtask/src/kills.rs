@@ -12,21 +12,11 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         return Err("usage: cargo xtask kills [--count N] [--seed S] [--jobs J]".to_owned());
     }
     install::install(install::TESTS)?;
-    run::run(
-        "cargo",
-        &["build", "--release", "--quiet", "--package", "corelane-cli", "--package", "corelane-preload"],
-    )?;
-    let reports = run::root().join("target/reports");
-    std::fs::create_dir_all(&reports).map_err(|e| format!("cannot make {}: {e}", reports.display()))?;
-    let report = reports.join("kills.json").display().to_string();
-    let mut words =
-        vec!["test", "--quiet", "--package", "corelane-cli", "--test", "kills", "--", "--report", &report];
+    let mut words = Vec::new();
     // Without a number it would play what `cargo test` plays.
     if !args.iter().any(|arg| arg == "--count") {
         words.extend(["--count", "24000"]);
     }
     words.extend(args.iter().map(String::as_str));
-    let mut command = run::command("cargo", &words);
-    command.env("CORELANE_BIN_DIR", run::root().join("target/release"));
-    run::run_command(&mut command)
+    run::play("kills", &words)
 }

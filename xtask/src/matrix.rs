@@ -12,20 +12,10 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         install::install(install::MATRIX)?;
         install::install_matrix_libraries();
     }
-    run::run(
-        "cargo",
-        &["build", "--release", "--quiet", "--package", "corelane-cli", "--package", "corelane-preload"],
-    )?;
-    let reports = run::root().join("target/reports");
-    std::fs::create_dir_all(&reports).map_err(|e| format!("cannot make {}: {e}", reports.display()))?;
-    let report = reports.join("matrix.json").display().to_string();
-    let mut words =
-        vec!["test", "--quiet", "--package", "corelane-cli", "--test", "matrix", "--", "--report", &report];
+    let mut words = Vec::new();
     if !short {
         words.push("--all");
     }
     words.extend(names);
-    let mut command = run::command("cargo", &words);
-    command.env("CORELANE_BIN_DIR", run::root().join("target/release"));
-    run::run_command(&mut command)
+    run::play("matrix", &words)
 }

@@ -34,3 +34,18 @@ pub(crate) fn has(program: &str) -> bool {
     let extra = [PathBuf::from("/usr/sbin"), PathBuf::from("/sbin")];
     std::env::split_paths(&path).chain(extra).any(|dir| dir.join(program).is_file())
 }
+
+/// Plays the test program `name` of the command line's crate on a release build with `words`; its report goes to target/reports.
+pub(crate) fn play(name: &str, words: &[&str]) -> Result<(), String> {
+    run(
+        "cargo",
+        &["build", "--release", "--quiet", "--package", "corelane-cli", "--package", "corelane-preload"],
+    )?;
+    let reports = root().join("target/reports");
+    std::fs::create_dir_all(&reports).map_err(|e| format!("cannot make {}: {e}", reports.display()))?;
+    let report = reports.join(format!("{name}.json")).display().to_string();
+    let all = ["test", "--quiet", "--package", "corelane-cli", "--test", name, "--", "--report", &report];
+    let mut command = command("cargo", &[&all, words].concat());
+    command.env("CORELANE_BIN_DIR", root().join("target/release"));
+    run_command(&mut command)
+}
