@@ -100,6 +100,25 @@ pub(crate) fn push(mem: &mut LaneMem<'_>, head: FrameIdx, note: &Note) -> bool {
     push_annotated(mem, head)
 }
 
+/// [`push`] for a packet that goes before all but others of its kind: part of a handshake, which a queue of datagrams must not hold up.
+/// There is room for a batch of these where there is none for others.
+pub(crate) fn push_early(mem: &mut LaneMem<'_>, head: FrameIdx, note: &Note) -> bool {
+    annotate(mem, head, note);
+    if mem.ip.outbox.packets >= OUTBOX_PACKETS + BATCH_FRAMES as u32 {
+        mem.counters.drop_packet(DropReason::OutboxFull);
+        discard(mem, head);
+        return false;
+    }
+    let before = mem.ip.outbox.early_tail;
+    if before.is_none() {
+        link_first(mem, head);
+    } else {
+        link_behind(mem, before, head);
+    }
+    mem.ip.outbox.early_tail = head;
+    true
+}
+
 /// Queues the packet `head` in front of all others: for a few bytes that others wait for, such as a question for a MAC.
 /// There is room for a batch of these where there is none for others.
 pub(crate) fn push_first(mem: &mut LaneMem<'_>, head: FrameIdx, note: &Note) {
@@ -131,17 +150,23 @@ pub(crate) fn push_annotated(mem: &mut LaneMem<'_>, head: FrameIdx) -> bool {
         discard(mem, head);
         return false;
     }
-    let tail = mem.ip.outbox.tail;
-    if let Some(meta) = mem.frames.meta_mut(head) {
-        meta.seq = FrameIdx::NONE.0;
-    }
-    match mem.frames.meta_mut(tail) {
-        Some(meta) => meta.seq = head.0,
-        None => mem.ip.outbox.head = head,
-    }
-    mem.ip.outbox.tail = head;
-    mem.ip.outbox.packets += 1;
+    link_behind(mem, mem.ip.outbox.tail, head);
     true
+}
+
+/// Links the packet `head` in behind `before`; if that is none the queue is empty.
+fn link_behind(mem: &mut LaneMem<'_>, before: FrameIdx, head: FrameIdx) {
+    let next = match mem.frames.meta_mut(before) {
+        Some(meta) => FrameIdx(core::mem::replace(&mut meta.seq, head.0)),
+        None => core::mem::replace(&mut mem.ip.outbox.head, head),
+    };
+    if let Some(meta) = mem.frames.meta_mut(head) {
+        meta.seq = next.0;
+    }
+    if next.is_none() {
+        mem.ip.outbox.tail = head;
+    }
+    mem.ip.outbox.packets += 1;
 }
 
 /// Releases an annotated packet that will not be sent, and what it counted against its socket.
@@ -167,6 +192,9 @@ pub(crate) fn poll(mem: &mut LaneMem<'_>, out: &mut TxBatch, most: usize) -> usi
         let Some(meta) = mem.frames.meta(head) else { break };
         let (next_packet, rest, len) = (FrameIdx(meta.seq), meta.next, meta.len);
         mem.ip.outbox.head = next_packet;
+        if head == mem.ip.outbox.early_tail {
+            mem.ip.outbox.early_tail = FrameIdx::NONE;
+        }
         if next_packet.is_none() {
             mem.ip.outbox.tail = FrameIdx::NONE;
         }

@@ -110,6 +110,8 @@ struct Way {
     end: Option<SeqNum>,
     /// The same of the connection before, when a late copy of its SYN was answered anew: the other end goes on to speak of that one.
     before: Option<SeqNum>,
+    /// Its initial sequence number, if its SYN was seen.
+    first: Option<SeqNum>,
     /// Scale of the windows it announces; `None` until its SYN was seen.
     shift: Option<u8>,
     /// Right edge of the window it announced last.
@@ -122,6 +124,8 @@ type Ends = (IpAddress, u16, IpAddress, u16);
 #[derive(Default)]
 pub(crate) struct FlowOracle {
     ways: HashMap<Ends, Way>,
+    /// One past the highest sequence number of the connection before, between the same ends.
+    ended: HashMap<Ends, SeqNum>,
 }
 
 impl FlowOracle {
@@ -141,16 +145,23 @@ impl FlowOracle {
         if segment.flags().is_syn() {
             let shift = TcpOptions::parse(segment.options()).window_scale;
             let end = segment.seq().plus(1);
-            let fresh = self.ways.get(&key).is_none_or(|w| w.end != Some(end));
+            // Who waits for its device may send a SYN,ACK again when the connection is open already.
+            let fresh = self.ways.get(&key).is_none_or(|w| w.first != Some(segment.seq()));
             if fresh {
                 // RFC 7323 2.2: the window of a SYN is not scaled. This may be a new connection of the same name.
                 let right = segment.flags().is_ack().then(|| segment.ack().plus(u32::from(segment.window())));
                 let before = self.ways.get(&key).and_then(|w| w.end).filter(|_| segment.flags().is_ack());
-                self.ways.insert(key, Way { end: Some(end), before, shift, right });
+                self.begin(
+                    key,
+                    Some(Way { end: Some(end), before, first: Some(segment.seq()), shift, right }),
+                );
             }
             if !segment.flags().is_ack() && fresh {
-                self.ways.remove(&back);
+                self.begin(back, None);
             }
+            return Ok(());
+        }
+        if self.is_overtaken(&key, &segment) {
             return Ok(());
         }
         let other = self.ways.get(&back).copied();
@@ -158,6 +169,30 @@ impl FlowOracle {
         let Some(other) = other else { return Ok(()) };
         check_ack(way, &other, &segment)?;
         check_window(way, &other, &segment)
+    }
+}
+
+impl FlowOracle {
+    /// A new connection begins in the direction `key`, with `way` if its SYN was seen.
+    fn begin(&mut self, key: Ends, way: Option<Way>) {
+        let old = match way {
+            Some(way) => self.ways.insert(key, way),
+            None => self.ways.remove(&key),
+        };
+        if let Some(end) = old.and_then(|way| way.end) {
+            self.ended.insert(key, end);
+        }
+    }
+
+    /// Is `segment` of the connection before, overtaken by this one's SYN? A host that waits for its device sends control segments before ACKs, and those
+    /// before data. Whoever gets it sees an old duplicate (RFC 9293 3.4).
+    fn is_overtaken(&self, key: &Ends, segment: &TcpSegment<'_>) -> bool {
+        let (Some(&ended), Some(first)) = (self.ended.get(key), self.ways.get(key).and_then(|w| w.first))
+        else {
+            return false;
+        };
+        let end = segment.seq().plus(segment.payload().len() as u32 + u32::from(segment.flags().is_fin()));
+        segment.seq().before(first) && end.at_or_before(ended)
     }
 }
 
@@ -191,4 +226,64 @@ fn check_window(way: &mut Way, other: &Way, segment: &TcpSegment<'_>) -> Result<
         return Err(format!("sent up to {end:?}, beyond the window's right edge {:?}", other.right));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use base::{MacAddr, Port, SeqNum};
+    use wire::{IpProtocol, TcpFlags, TcpHeader, TcpOptions};
+
+    use super::FlowOracle;
+    use crate::ip;
+    use crate::network::Packet;
+
+    /// What host 0, the client, or host 1, its server, sends.
+    fn sent(by_client: bool, flags: TcpFlags, seq: u32, ack: u32) -> Packet {
+        let (client, server) = (ip::address(0, false), ip::address(1, false));
+        let (src, dst) = if by_client { (client, server) } else { (server, client) };
+        let (src_port, dst_port) = if by_client { (20_000, 80) } else { (80, 20_000) };
+        let (seq, ack) = (SeqNum(seq), SeqNum(ack));
+        let (src_port, dst_port) = (Port(src_port), Port(dst_port));
+        let header = TcpHeader { src_port, dst_port, seq, ack, flags, window: 1_000, urgent: 0 };
+        let mut segment = vec![0; 20];
+        header.emit(&TcpOptions::NONE, &mut segment).expect("room for a header");
+        let packet = ip::packet(src, dst, IpProtocol::TCP, &segment);
+        Packet::plain(ip::frame(MacAddr::default(), MacAddr::default(), &packet))
+    }
+
+    /// A connection from 100 and 5 000, closed by both, and the handshake of the next, from 400 000 and 900 000.
+    fn two_connections() -> FlowOracle {
+        let mut oracle = FlowOracle::default();
+        let (syn_ack, fin) = (TcpFlags::SYN | TcpFlags::ACK, TcpFlags::FIN | TcpFlags::ACK);
+        for packet in [
+            sent(true, TcpFlags::SYN, 100, 0),
+            sent(false, syn_ack, 5_000, 101),
+            sent(true, TcpFlags::ACK, 101, 5_001),
+            sent(false, fin, 5_001, 101),
+            sent(true, fin, 101, 5_002),
+            sent(true, TcpFlags::SYN, 400_000, 0),
+            sent(false, syn_ack, 900_000, 400_001),
+            sent(true, TcpFlags::ACK, 400_001, 900_001),
+        ] {
+            oracle.check(&packet).expect("nothing wrong so far");
+        }
+        oracle
+    }
+
+    #[test]
+    fn an_ack_of_the_connection_before_may_be_overtaken_by_the_next_handshake() {
+        let mut oracle = two_connections();
+        assert_eq!(oracle.check(&sent(false, TcpFlags::ACK, 5_002, 102)), Ok(()));
+        assert_eq!(oracle.check(&sent(true, TcpFlags::ACK, 102, 5_002)), Ok(()));
+    }
+
+    #[test]
+    fn the_window_of_a_connection_whose_ports_were_used_before_may_not_shrink() {
+        let mut oracle = two_connections();
+        let shrunk = oracle.check(&sent(false, TcpFlags::ACK, 900_001, 399_000));
+        assert!(shrunk.is_err_and(|why| why.contains("moved left")));
+        let mut oracle = two_connections();
+        let unsent = oracle.check(&sent(false, TcpFlags::ACK, 900_001, 500_000));
+        assert!(unsent.is_err_and(|why| why.contains("no more than")));
+    }
 }

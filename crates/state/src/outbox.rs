@@ -12,6 +12,8 @@ plain! {
         pub head: FrameIdx,
         /// First frame of the newest packet.
         pub tail: FrameIdx,
+        /// First frame of the newest of the packets that go before others, which are at the front; none if there are none.
+        pub early_tail: FrameIdx,
         /// Packets in the queue.
         pub packets: u32,
         /// Payload frames of packets given out by the last `poll_transmit`, chains linked through `FrameMeta::seq`: they
@@ -22,6 +24,11 @@ plain! {
 
 impl Outbox {
     /// No packet.
-    pub const EMPTY: Self =
-        Self { head: FrameIdx::NONE, tail: FrameIdx::NONE, packets: 0, given_out: FrameIdx::NONE };
+    pub const EMPTY: Self = Self {
+        head: FrameIdx::NONE,
+        tail: FrameIdx::NONE,
+        early_tail: FrameIdx::NONE,
+        packets: 0,
+        given_out: FrameIdx::NONE,
+    };
 }

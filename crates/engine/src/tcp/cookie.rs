@@ -9,7 +9,7 @@
 use core::hash::Hasher;
 
 use ::state::{DropReason, FlowKey, KeyRow, LaneMem, Listener};
-use base::{Duration, Idx, Instant, SeqNum};
+use base::{Duration, FrameIdx, Idx, Instant, SeqNum};
 use siphasher::sip::SipHasher13;
 use wire::tcp_options::TcpOptions as Offered;
 use wire::{SackBlocks, TcpFlags, TcpHeader, Timestamps, tcp};
@@ -129,34 +129,36 @@ pub(super) fn send(mem: &mut LaneMem<'_>, now: Instant, listener: Idx<Listener>,
     let way =
         Way { from_mac, to_mac: seg.src_mac, ttl: settings.ttl, tos: settings.tos, label: label_of(seq) };
     let signer = signer.map(|signer| (signer, seg));
-    if push(mem, (seg.port, &seg.key), &way, (&header, &options), signer) {
+    if let Some((head, note)) = segment(mem, (seg.port, &seg.key), &way, (&header, &options), signer)
+        && outbox::push(mem, head, &note)
+    {
         mem.counters.tcp.cookies_out = mem.counters.tcp.cookies_out.wrapping_add(1);
     }
 }
 
-/// Sends a segment without data that no whole row sends, by `port`, for the connection of `key`; signed by `signer` if it answers a segment. False: it
-/// could not be.
-pub(super) fn push(
+/// A segment without data that no whole row sends, by `port`, for the connection of `key`; signed by `signer` if it answers a segment. `None`: it
+/// could not be made.
+pub(super) fn segment(
     mem: &mut LaneMem<'_>,
     (port, key): (u8, &FlowKey),
     way: &Way,
     segment: (&TcpHeader, &Offered),
     signer: Option<(Idx<KeyRow>, &Seg)>,
-) -> bool {
+) -> Option<(FrameIdx, Note)> {
     let Some(head) = header_frame(&mut mem.frames) else {
         mem.counters.drop_packet(DropReason::OutOfFrames);
-        return false;
+        return None;
     };
     if write(&mut mem.frames, head, way, key, segment, 0) == 0 {
         mem.frames.release(head);
-        return false;
+        return None;
     }
     let tcp_at = ip::headers(key.remote) as u16;
     if let Some((signer, seg)) = signer {
         auth::sign_answer(mem, head, tcp_at, seg, signer);
     }
     let note = Note { csum_start: tcp_at, csum_offset: tcp::CHECKSUM_OFFSET as u16, ..Note::plain(port) };
-    outbox::push(mem, head, &note)
+    Some((head, note))
 }
 
 /// Opens the connection whose handshake `seg` completes with a cookie. False: it holds none of ours, and nothing was done.

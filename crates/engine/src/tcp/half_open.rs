@@ -22,6 +22,7 @@ use super::segment::Seg;
 use super::timers::syn_ack_retries;
 use super::{MSS_MIN, RETRY, cookie, ecn, flag, hibernate, input, listen, reset, rtt, table};
 use crate::hop::{self, HopMac};
+use crate::outbox;
 
 /// Bits of [`Dormant::flags`] besides those of [`kept`] that say the same here.
 mod bit {
@@ -217,7 +218,8 @@ fn send(mem: &mut LaneMem<'_>, now: Instant, row: &Dormant) -> bool {
         window: row.rcv_wnd,
         urgent: 0,
     };
-    let sent = cookie::push(mem, (row.port, &key), &way, (&header, &options), None);
+    let made = cookie::segment(mem, (row.port, &key), &way, (&header, &options), None);
+    let sent = made.is_some_and(|(head, note)| outbox::push_early(mem, head, &note));
     mem.counters.tcp.segments_out = mem.counters.tcp.segments_out.wrapping_add(u64::from(sent));
     sent
 }
