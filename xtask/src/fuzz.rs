@@ -10,12 +10,15 @@ const FLAGS: &str = "-Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-leve
                      -Cllvm-args=-sanitizer-coverage-inline-8bit-counters";
 
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
-    let (mut minutes, mut wanted) = (1.0, Vec::new());
+    let (mut minutes, mut seed, mut wanted) = (1.0, None, Vec::new());
     let mut words = args.iter();
     while let Some(word) = words.next() {
         if word == "--minutes" {
             let number = words.next().and_then(|n| n.parse().ok()).filter(|n: &f64| *n > 0.0);
             minutes = number.ok_or("--minutes takes a number")?;
+        } else if word == "--seed" {
+            let number: Option<u64> = words.next().and_then(|n| n.parse().ok());
+            seed = Some(number.ok_or("--seed takes a number")?.to_string());
         } else {
             wanted.push(word.clone());
         }
@@ -31,7 +34,9 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let seconds = ((minutes * 60.0 / targets.len() as f64) as u64).max(1).to_string();
     let mut rows = Vec::new();
     for target in &targets {
-        let outcome = run::run(&program, &[target, "--seconds", &seconds]);
+        let mut words = vec![target.as_str(), "--seconds", &seconds];
+        words.extend(seed.iter().flat_map(|seed| ["--seed", seed.as_str()]));
+        let outcome = run::run(&program, &words);
         rows.push(Row {
             id: target.clone(),
             value: seconds.parse().ok(),

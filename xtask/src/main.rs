@@ -11,6 +11,7 @@ mod matrix;
 mod mutants;
 mod report;
 mod run;
+mod seed;
 mod sim;
 mod test;
 mod tidy;
@@ -25,7 +26,7 @@ usage: cargo xtask <chore> [options]
   bench        measure Corelane beside its peers, and write docs/bench.md   [--short] [--only ROW] [--list] [--bless]
   tidy         check layers, file and function sizes, unsafe and other house rules
   compliance   check that each row of COMPLIANCE.md names code and a test that exist
-  fuzz         play mutated inputs to everything that reads what others wrote   [--minutes N] [TARGET ...]
+  fuzz         play mutated inputs to everything that reads what others wrote   [--minutes N] [--seed S] [TARGET ...]
   conformance  play the packet scripts on the engine and on Linux's stack   [--engine-only] [FILE-OR-NAME ...]
 
   sim          play seeds in the simulator   [--seeds N] [--from S] [--minutes M] [--jobs J], or one: --seed S;

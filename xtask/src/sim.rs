@@ -1,8 +1,6 @@
 //! `cargo xtask sim`: seeds in the simulator, also with lwIP, or goodput there and on Linux.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
-use crate::run;
+use crate::{run, seed};
 
 /// New seeds that `cargo xtask test` plays besides the kept ones.
 const NEW_SEEDS: u64 = 3000;
@@ -25,10 +23,9 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     run::run_command(&mut command)
 }
 
-/// The kept seeds, and a fixed number of seeds that nobody has played yet: they begin where the clock says. One that fails is printed.
+/// The kept seeds, and a fixed number of seeds that nobody has played yet: they begin where the sources say (`seed`). One that fails is printed.
 pub(crate) fn new_ones() -> Result<(), String> {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
-    let from = (MIXED_SEEDS + seconds * NEW_SEEDS).to_string();
+    let from = (MIXED_SEEDS + u64::from(seed::of_sources()) * NEW_SEEDS).to_string();
     println!("seeds from {from} on");
     run(&["--kept", "--jobs", "2", "--seeds", &NEW_SEEDS.to_string(), "--from", &from].map(str::to_owned))
 }

@@ -4,7 +4,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use crate::report::Row;
-use crate::{bench, compliance, fuzz, install, mutants, report, run, sim};
+use crate::{bench, compliance, fuzz, install, mutants, report, run, seed, sim};
 
 /// One part of the test run: its name, and what it does. Gives (passed, failed) tests.
 type Part = (&'static str, fn() -> Result<(u64, u64), String>);
@@ -18,7 +18,7 @@ const PARTS: &[Part] = &[
     ("workspace", workspace),
     ("sim", || sim::new_ones().map(|()| (1, 0))),
     ("instructions", || bench::baseline(false).map(|()| (1, 0))),
-    ("fuzz", || fuzz::run(&["--minutes".to_owned(), "2".to_owned()]).map(|()| (1, 0))),
+    ("fuzz", fuzz_inputs),
     ("loom", loom),
     ("asan", asan),
 ];
@@ -82,7 +82,15 @@ fn build() -> Result<(u64, u64), String> {
 }
 
 fn workspace() -> Result<(u64, u64), String> {
-    cargo_test(run::command("cargo", &["test", "--workspace", "--no-fail-fast"]))
+    let mut command = run::command("cargo", &["test", "--workspace", "--no-fail-fast"]);
+    command.env("CORELANE_SEED", seed::of_sources().to_string());
+    cargo_test(command)
+}
+
+/// Two minutes of new inputs for the targets under `fuzz/`.
+fn fuzz_inputs() -> Result<(u64, u64), String> {
+    fuzz::run(&["--minutes", "2", "--seed", &seed::of_sources().to_string()].map(str::to_owned))
+        .map(|()| (1, 0))
 }
 
 /// The model checks of rings, seqlock and lane lock. Their own target folder: the flag rebuilds everything.
