@@ -49,6 +49,11 @@ pub(crate) fn hand_over(mem: &mut LaneMem<'_>, packet: &Packet, key: &FlowKey) -
     true
 }
 
+/// Does flow `key` belong to another lane?
+pub(crate) fn is_elsewhere(mem: &LaneMem<'_>, key: &FlowKey) -> bool {
+    owner(mem, key).is_some()
+}
+
 /// The other lane that flow `key` belongs to.
 fn owner(mem: &LaneMem<'_>, key: &FlowKey) -> Option<LaneId> {
     let lane = mem.frames.lane()?;

@@ -89,6 +89,14 @@ pub(crate) fn is_for_us(info: &PortInfo, src: Ipv4Addr, dst: Ipv4Addr) -> bool {
     is_local(info, IpAddress::from_v4(dst))
 }
 
+/// May a packet from `src` come by `port`? RFC 1122 3.2.1.3: broadcast, multicast and loopback are no source addresses; and no packet of
+/// ours comes back.
+#[inline]
+pub(crate) fn may_send(info: &PortInfo, src: Ipv4Addr) -> bool {
+    let odd = src.is_unspecified() || src.is_loopback() || src.is_multicast() || src.is_broadcast();
+    !odd && !is_local(info, IpAddress::from_v4(src))
+}
+
 /// Does the address of `port` belong to us alone, so that we speak ARP and ICMP there?
 pub(crate) fn is_own(mem: &LaneMem<'_>, port: u8) -> bool {
     port_info(mem, port).is_some_and(|p| p.flags & PORT_OWN_ADDRESS != 0)
@@ -153,9 +161,7 @@ fn parse(mem: &LaneMem<'_>, rx: &RxFrame) -> Result<Parsed, DropReason> {
     if !inside && !is_local(info, IpAddress::from_v4(ip.dst())) {
         return Err(DropReason::IpNotForUs);
     }
-    // RFC 1122 3.2.1.3: broadcast, multicast and loopback are no source addresses; and no packet of ours comes back.
-    let odd = src.is_unspecified() || src.is_loopback() || src.is_multicast() || src.is_broadcast();
-    if !inside && (odd || is_local(info, IpAddress::from_v4(src))) {
+    if !inside && !may_send(info, src) {
         return Err(DropReason::IpSourceBad);
     }
     Ok(Parsed {

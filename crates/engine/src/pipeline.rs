@@ -98,6 +98,9 @@ fn resume(mem: &mut LaneMem<'_>, now: Instant) {
 
 #[inline(never)]
 fn handle_frame(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame) {
+    if tcp::usual_syn::input(mem, now, rx) {
+        return;
+    }
     let reason = match EthFrame::parse(mem.frames.data(rx.head)).map(|eth| eth.ethertype()) {
         Ok(EtherType::IPV4) => return handle_ipv4(mem, now, rx),
         Ok(EtherType::IPV6) => return handle_ipv6(mem, now, rx),

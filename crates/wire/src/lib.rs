@@ -25,6 +25,7 @@ pub mod tcp_options;
 pub mod udp;
 pub mod unwire;
 pub mod usual;
+pub mod usual_syn;
 pub mod vlan;
 
 pub use arp::{ArpError, ArpHeader, ArpOperation, ArpPacket};
@@ -43,4 +44,5 @@ pub use tcp_options::{FastOpen, SackBlock, SackBlocks, Sign, TcpOptions, Timesta
 pub use udp::{UdpDatagram, UdpError, UdpHeader};
 pub use unwire::{UnwireError, UnwireHeader};
 pub use usual::{Usual, UsualHeader};
+pub use usual_syn::UsualSyn;
 pub use vlan::{Untagged, VlanError, VlanTag};

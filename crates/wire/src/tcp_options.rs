@@ -207,19 +207,40 @@ pub struct TcpOptions {
     pub sign: Sign,
 }
 
-/// The options of a SYN as Linux and we lay them out: MSS, SACK-permitted, timestamps, window scale.
-fn of_syn(bytes: &[u8]) -> Option<TcpOptions> {
-    let bytes: &[u8; 20] = bytes.try_into().ok()?;
-    let usual = be32::<0, _>(bytes) >> 16 == u32::from_be_bytes([0, 0, MSS, 4])
-        && be32::<4, _>(bytes) == u32::from_be_bytes([SACK_PERMITTED, 2, TIMESTAMPS, 10])
-        && be32::<16, _>(bytes) >> 8 == u32::from_be_bytes([0, NOP, WINDOW_SCALE, 3]);
-    usual.then(|| TcpOptions {
+/// Bytes of the options of a SYN as Linux and we lay them out: MSS, SACK-permitted, timestamps, window scale.
+pub(crate) const SYN_OPTIONS_LEN: usize = 20;
+/// The words of them before and behind the timestamps' values.
+const SYN_WORDS: [u32; 3] = [
+    u32::from_be_bytes([MSS, 4, 0, 0]),
+    u32::from_be_bytes([SACK_PERMITTED, 2, TIMESTAMPS, 10]),
+    u32::from_be_bytes([NOP, WINDOW_SCALE, 3, 0]),
+];
+
+/// [`SYN_WORDS`] with an MSS and the shift of the window.
+#[inline(always)]
+pub(crate) const fn syn_words(mss: u16, shift: u8) -> [u32; 3] {
+    let shift = if shift > WINDOW_SCALE_MAX { WINDOW_SCALE_MAX } else { shift };
+    [SYN_WORDS[0] | mss as u32, SYN_WORDS[1], SYN_WORDS[2] | shift as u32]
+}
+
+/// Are `bytes` the options of a SYN in that layout?
+#[inline]
+pub(crate) const fn is_syn_layout(bytes: &[u8; SYN_OPTIONS_LEN]) -> bool {
+    be32::<0, _>(bytes) >> 16 == SYN_WORDS[0] >> 16
+        && be32::<4, _>(bytes) == SYN_WORDS[1]
+        && be32::<16, _>(bytes) >> 8 == SYN_WORDS[2] >> 8
+}
+
+/// The options of a SYN in that layout.
+#[inline]
+pub(crate) fn syn_options(bytes: &[u8; SYN_OPTIONS_LEN]) -> TcpOptions {
+    TcpOptions {
         mss: Some(be32::<0, _>(bytes) as u16),
         sack_permitted: true,
         timestamps: Some(Timestamps { value: be32::<8, _>(bytes), echo: be32::<12, _>(bytes) }),
         window_scale: Some((be32::<16, _>(bytes) as u8).min(WINDOW_SCALE_MAX)),
         ..TcpOptions::NONE
-    })
+    }
 }
 
 /// The timestamps, if `options` is exactly the aligned timestamps option: what nearly every segment of an established
@@ -267,8 +288,8 @@ impl TcpOptions {
         if let Some(timestamps) = only_timestamps(bytes) {
             return Self { timestamps: Some(timestamps), ..Self::NONE };
         }
-        if let Some(options) = of_syn(bytes) {
-            return options;
+        if let Some(bytes) = bytes.as_array().filter(|bytes| is_syn_layout(bytes)) {
+            return syn_options(bytes);
         }
         Self::parse_all(bytes)
     }

@@ -19,10 +19,10 @@ pub const TCP_AT: usize = 34;
 pub const TCP_LEN: usize = HEADER_LEN - TCP_AT;
 
 /// EtherType IPv4, version and header length, any DSCP and ECN.
-const IPV4_PLAIN: u32 = 0x0800_4500;
+pub(crate) const IPV4_PLAIN: u32 = 0x0800_4500;
 /// Two NOPs, kind and length of timestamps (RFC 7323 appendix A).
 const TIMESTAMPS: u32 = 0x0101_080a;
-const DONT_FRAGMENT: u16 = 0x4000;
+pub(crate) const DONT_FRAGMENT: u16 = 0x4000;
 
 /// Addresses and ports of a usual segment, to compare.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -44,6 +44,12 @@ impl Ends {
             src: be32::<26, _>(head),
             dst: be32::<30, _>(head),
         })
+    }
+
+    /// Those of a segment with these words.
+    #[inline(always)]
+    pub(crate) const fn at(ports: u32, src: u32, dst: u32) -> Self {
+        Self { ports, src, dst }
     }
 
     /// Source address.
@@ -259,18 +265,19 @@ impl UsualHeader {
 }
 
 // The parts of [`UsualHeader::emit`], for who has the values at hand one after the other: all at once do not fit the registers.
+// Most are for headers of any length `N` in which the TCP header begins at `TCP_AT`.
 
 /// Writes the Ethernet header, but for its type.
 #[inline(always)]
-pub fn put_link(to: &mut [u8; HEADER_LEN], dst: MacAddr, src: MacAddr) {
+pub fn put_link<const N: usize>(to: &mut [u8; N], dst: MacAddr, src: MacAddr) {
     put::<0, 6, _>(to, dst.0);
     put::<6, 6, _>(to, src.0);
 }
 
 /// Writes addresses and ports.
 #[inline(always)]
-pub fn put_ends(
-    to: &mut [u8; HEADER_LEN],
+pub fn put_ends<const N: usize>(
+    to: &mut [u8; N],
     (src, src_port): ([u8; 4], Port),
     (dst, dst_port): ([u8; 4], Port),
 ) {
@@ -281,8 +288,8 @@ pub fn put_ends(
 
 /// Writes the rest of the IPv4 header and the unfinished TCP checksum of a packet whose addresses are there.
 #[inline(always)]
-pub fn put_network(to: &mut [u8; HEADER_LEN], tos: u8, ttl: u8, payload: u16) {
-    let tcp_bytes = TCP_LEN as u16 + payload;
+pub fn put_network<const N: usize>(to: &mut [u8; N], tos: u8, ttl: u8, payload: u16) {
+    let tcp_bytes = (N - TCP_AT) as u16 + payload;
     let ends = Sum::ZERO.plus_u32(be32::<26, _>(to)).plus_u32(be32::<30, _>(to));
     let pseudo = ends.plus_u32(u32::from(IpProtocol::TCP.0) << 16 | u32::from(tcp_bytes));
     // The pointer to urgent data behind it is 0.
@@ -298,18 +305,25 @@ pub fn put_network(to: &mut [u8; HEADER_LEN], tos: u8, ttl: u8, payload: u16) {
     put32::<22, _>(to, third | u32::from(check));
 }
 
-/// Writes the TCP header, but for ports and checksum, and the kind of its option.
+/// Writes the TCP header, but for ports, checksum and options.
 #[inline(always)]
-pub fn put_transport(to: &mut [u8; HEADER_LEN], seq: SeqNum, ack: SeqNum, flags: TcpFlags, window: u16) {
+pub fn put_transport<const N: usize>(
+    to: &mut [u8; N],
+    seq: SeqNum,
+    ack: SeqNum,
+    flags: TcpFlags,
+    window: u16,
+) {
+    let words = ((N - TCP_AT) / 4) as u16;
     put32::<38, _>(to, seq.0);
     put32::<42, _>(to, ack.0);
-    put32::<46, _>(to, u32::from(0x8000 | (flags.0 & TcpFlags::ALL.0)) << 16 | u32::from(window));
-    put32::<54, _>(to, TIMESTAMPS);
+    put32::<46, _>(to, u32::from(words << 12 | (flags.0 & TcpFlags::ALL.0)) << 16 | u32::from(window));
 }
 
-/// Writes the timestamps.
+/// Writes the timestamps option.
 #[inline(always)]
 pub fn put_timestamps(to: &mut [u8; HEADER_LEN], timestamps: Timestamps) {
+    put32::<54, _>(to, TIMESTAMPS);
     put32::<58, _>(to, timestamps.value);
     put32::<62, _>(to, timestamps.echo);
 }

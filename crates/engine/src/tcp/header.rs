@@ -181,7 +181,7 @@ impl Conn<'_, '_> {
     }
 
     /// The way of this connection's packets, while the next hop is known.
-    fn way(&self) -> Option<Way> {
+    pub(super) fn way(&self) -> Option<Way> {
         let hop = self.hops.get(self.hot.hop).filter(|h| h.state == HOP_KNOWN)?;
         let port = self.ports.get(base::Idx::new(u32::from(self.hot.port)))?;
         let options = &self.cold.options;
@@ -412,7 +412,7 @@ impl Conn<'_, '_> {
 
     /// A segment went out: whatever ACK was due went with it.
     #[inline]
-    fn note_sent(&mut self, bytes: u32) {
+    pub(super) fn note_sent(&mut self, bytes: u32) {
         self.clear(flag::ACK_NOW);
         self.hot.ack_at = Instant::NEVER;
         self.hot.rcv.ack_sent = self.hot.rcv.nxt;

@@ -33,24 +33,29 @@ pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, packet: &Packet) {
         return;
     }
     let mut seg = parsed.strip(&mut mem.frames, packet);
+    take(mem, now, found, &mut seg);
+    mem.frames.release_chain(seg.head);
+}
+
+/// Takes `seg`, whose headers are off, as that of the connection that was `found`.
+#[inline]
+pub(super) fn take(mem: &mut LaneMem<'_>, now: Instant, found: Whose, seg: &mut Seg) {
     match found {
         Whose::Of(at)
-            if strays(mem, mem.hot.get(at).map(|hot| hot.port), &seg)
-                && !unwire::takes(mem, now, at, &seg) =>
+            if strays(mem, mem.hot.get(at).map(|hot| hot.port), seg) && !unwire::takes(mem, now, at, seg) =>
         {
-            if !listen::replaces_time_wait(mem, now, at, &mut seg) {
+            if !listen::replaces_time_wait(mem, now, at, seg) {
                 mem.counters.drop_packet(DropReason::IpSourceBad);
             }
         }
-        Whose::Of(at) => for_connection(mem, now, at, &mut seg),
-        Whose::HalfOpen(at) if strays(mem, mem.dormant.get(at).map(|row| row.port), &seg) => {
+        Whose::Of(at) => for_connection(mem, now, at, seg),
+        Whose::HalfOpen(at) if strays(mem, mem.dormant.get(at).map(|row| row.port), seg) => {
             mem.counters.drop_packet(DropReason::IpSourceBad);
         }
-        Whose::HalfOpen(at) => half_open::segment(mem, now, at, &mut seg),
-        Whose::Nobody => listen::segment(mem, now, &mut seg),
+        Whose::HalfOpen(at) => half_open::segment(mem, now, at, seg),
+        Whose::Nobody => listen::segment(mem, now, seg),
         Whose::NoRow => mem.counters.drop_packet(DropReason::TcpNoTcb),
     }
-    mem.frames.release_chain(seg.head);
 }
 
 /// Came it by a wire that is not the connection's, which has this `port`, or beside the connection's wire? Who holds the other end of a wire speaks for nobody

@@ -6,6 +6,7 @@
 //! | `conn` | a connection in the hands of the code that works on it |
 //! | `segment` | a received segment, checked |
 //! | `usual` | the same for usual segments, a batch at a time |
+//! | `usual_syn` | usual SYNs, received and sent |
 //! | `input`, `handshake`, `ack`, `receive`, `queue` | what a received segment does |
 //! | `urgent` | urgent data, both ways |
 //! | `congestion`, `cubic`, `dctcp`, `bbr`, `rate`, `pace`, `slow_start`, `prr`, `ecn` | how much may be in flight |
@@ -78,6 +79,7 @@ pub(crate) mod urgent;
 pub(crate) mod usual;
 mod usual_io;
 mod usual_out;
+pub(crate) mod usual_syn;
 pub(crate) mod verbs;
 mod window;
 

@@ -129,14 +129,7 @@ impl Conn<'_, '_> {
             let first = state == State::SynSent;
             let flags = if first { TcpFlags::SYN } else { TcpFlags::SYN | TcpFlags::ACK };
             let flags = flags | self.ecn_of_syn(first);
-            let mut cut = Cut { seq: self.cold.iss, len: 0, flags, from: FrameIdx::NONE };
-            if self.cold.fast != 0 {
-                cut = self.with_first_data(cut);
-            }
-            let sent = self.send_segment(out, &cut)?;
-            if self.cold.fast != 0 {
-                self.first_syn_sent(&sent);
-            }
+            self.send_syn(out, flags)?;
             if self.cold.loss.backoff == 0 && !self.any(flag::TIMING) {
                 self.time(self.cold.iss.plus(1));
             }
@@ -149,6 +142,22 @@ impl Conn<'_, '_> {
         }
         self.clear(flag::SEND_PROBE);
         Ok(false)
+    }
+
+    /// Sends the SYN or SYN,ACK with control bits `flags`, and what goes with it.
+    fn send_syn(&mut self, out: &mut TxBatch, flags: TcpFlags) -> Result<(), Stop> {
+        if let Some(sent) = self.send_usual_syn(out, flags) {
+            return sent;
+        }
+        let mut cut = Cut { seq: self.cold.iss, len: 0, flags, from: FrameIdx::NONE };
+        if self.cold.fast != 0 {
+            cut = self.with_first_data(cut);
+        }
+        let sent = self.send_any(out, &cut)?;
+        if self.cold.fast != 0 {
+            self.first_syn_sent(&sent);
+        }
+        Ok(())
     }
 
     /// What makes the peer answer: the last segment again, what the window lets out, or nothing but a header.

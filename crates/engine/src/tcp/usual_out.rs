@@ -20,7 +20,7 @@ use super::{State, ecn, flag, rtt, window};
 pub(super) fn emit(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, out: &mut TxBatch) -> Option<bool> {
     let (hot, cold) = (mem.hot.get_mut(at)?, mem.cold.get_mut(cold_of(at))?);
     if !hot.snd.end.after(hot.snd.nxt) {
-        return emit_fin(mem, now, at, out);
+        return if has_nothing(hot) { Some(false) } else { emit_fin(mem, now, at, out) };
     }
     let len = next_len(hot, cold, now)?;
     let port = mem.ports.get(Idx::new(u32::from(hot.port)))?;
@@ -62,7 +62,7 @@ pub(super) fn emit_ack(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, out
     if hot.flags & flag::ACK_NOW == 0 {
         return true; // data that went out meanwhile carried it
     }
-    if hot.flags & flag::RING_DATA != 0 && cold.acks_owed == 0 {
+    if hot.flags & flag::RING_DATA != 0 && !has_nothing(hot) && cold.acks_owed == 0 {
         return emit(mem, now, at, out).is_some() && !owes_ack(mem, at);
     }
     let usual = State::from_raw(hot.state).is_synchronized()
@@ -77,22 +77,26 @@ pub(super) fn emit_ack(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, out
     true
 }
 
+/// Is there neither new data to send nor a FIN, nor anything again?
+#[inline(always)]
+fn has_nothing(hot: &TcbHot) -> bool {
+    !hot.snd.end.after(hot.snd.nxt)
+        && hot.flags & (flag::FIN_QUEUED | flag::FIN_SENT) != flag::FIN_QUEUED
+        && hot.flags & flag::RECOVERY == 0
+}
+
 /// Is an ACK of connection `at` still to be sent?
 #[inline]
 fn owes_ack(mem: &LaneMem<'_>, at: Idx<TcbHot>) -> bool {
     mem.hot.get(at).is_some_and(|hot| hot.flags & flag::ACK_NOW != 0)
 }
 
-/// Sends the FIN of connection `at`, which has no data to send, if one is queued. False: there is nothing more.
+/// Sends the queued FIN of connection `at`, which has no data to send. False: there is nothing more.
 #[inline(never)]
 fn emit_fin(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, out: &mut TxBatch) -> Option<bool> {
     const NEEDED: u32 = flag::TIMESTAMPS | flag::FIN_QUEUED;
     const UNUSUAL: u32 = flag::RECOVERY | flag::STALLED | flag::PERSIST | flag::FIN_SENT | flag::SPECIAL;
     let (hot, cold) = (mem.hot.get(at)?, mem.cold.get(cold_of(at))?);
-    if hot.flags & (flag::FIN_QUEUED | flag::FIN_SENT) != flag::FIN_QUEUED && hot.flags & flag::RECOVERY == 0
-    {
-        return Some(false);
-    }
     let state = State::from_raw(hot.state);
     let usual = state.is_synchronized()
         && state != State::TimeWait
