@@ -404,3 +404,28 @@ fn a_next_hop_that_comes_back_is_found_again() {
     net.run(Duration::from_secs(60));
     assert_eq!(net.recv(1, b, 100), Ok(b"are you there".to_vec()));
 }
+
+#[test]
+fn a_closed_connection_that_still_has_something_to_say_ends_by_reset_with_its_lane() {
+    let mut net = Net::new(40, &S);
+    let (listener, a, b) = net.open();
+    let (silent, other) = net.open_to(listener, 5001);
+    // The peer reads nothing, so there is more than can go.
+    while net.send(1, b, &[7; 4096]).is_ok_and(|sent| sent > 0) {
+        net.run(Duration::from_millis(10));
+    }
+    net.close(1, b);
+    net.run(Duration::from_millis(100));
+    assert_eq!(net.state(0, a), Some(State::Established));
+    assert_eq!(net.on(1, |e| (e.abort_closed(8), e.abort_closed(8))), (1, 0));
+    net.run(Duration::from_millis(1));
+    assert_eq!(net.state(0, a), Some(State::Closed));
+    assert_eq!(net.on(0, |e| e.take_error(a)), Some(SockError::Reset));
+    // One that the program has is not meant.
+    assert_eq!(net.state(1, other), Some(State::Established));
+    for (host, sock) in [(0, a), (0, silent), (1, other), (1, listener)] {
+        net.close(host, sock);
+    }
+    net.run(minutes(2));
+    net.assert_clean(&S);
+}

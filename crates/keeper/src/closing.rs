@@ -68,21 +68,14 @@ pub(crate) fn close_listener(session: &mut Session<'_>, local: Endpoint, over: b
     closes
 }
 
-/// Resets every connection and closes every listener; gives how many there were.
+/// As [`lane::abort_all`].
 pub fn abort_all(session: &mut Session<'_>) -> u32 {
-    let open = open_sockets(session);
-    let count = open.len() as u32;
-    session.engine(|engine| open.into_iter().for_each(|sock| engine.abort(sock)));
-    count
+    lane::abort_all(session)
 }
 
-/// Resets every connection; gives how many there were.
+/// Resets every connection, and says so to the peers; gives how many there were.
 pub(crate) fn abort_connections(session: &mut Session<'_>) -> u32 {
-    let mut open = open_sockets(session);
-    open.retain(|sock| sock.kind() != Some(SockKind::Listener));
-    let count = open.len() as u32;
-    session.engine(|engine| open.into_iter().for_each(|sock| engine.abort(sock)));
-    count
+    lane::abort(session, |kind| kind != SockKind::Listener)
 }
 
 /// Connections that still have something to say or to hear. One in TIME-WAIT has not: the kernel answers for it.

@@ -399,7 +399,7 @@ impl Care {
         if progress.asks {
             self.asks.extend(session.take_asks());
         }
-        let done = self.deaf && closing::unfinished(&mut session) == 0;
+        let done = self.deaf && closing::unfinished(&mut session) == 0 && !session.has_unsent();
         drop(session);
         self.ours_ns = self.lane.lane_ref().signals().last_held_ns.load(Ordering::Acquire);
         done

@@ -23,5 +23,5 @@ pub use engine::Leaver;
 pub use entrust::entrust;
 pub use lane::{Lane, LanePort, Poisoned, Wire, forked, lock};
 pub use resolve::Ask;
-pub use session::{Progress, Session, open_sockets};
+pub use session::{Progress, Session, abort, abort_all, open_sockets};
 pub use unwire::unwire;

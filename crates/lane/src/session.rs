@@ -1,5 +1,7 @@
 //! The lane, held.
 
+mod last;
+
 use std::sync::MutexGuard;
 use std::sync::atomic::Ordering;
 
@@ -8,11 +10,13 @@ use base::{Duration, Instant, LaneId};
 use engine::{Engine, Leaver};
 use region::{CarveError, Carved, Carver, FrameArea, Kept, LaneGuard, LaneRef};
 use state::ports::{PORT_ADDRESSES, PORT_UP};
-use state::{LaneMem, SockKind, SockRef, TxBatch};
+use state::{LaneMem, TxFrame};
 
 use crate::lane::{Held, StuckSince, sock_of, wake_one};
 use crate::resolve::port_info;
 use crate::{Ask, LanePort};
+
+pub use self::last::{abort, abort_all, open_sockets};
 
 /// Batches received in one step; more stays in the ports for the next one, so that a flood cannot keep the caller.
 const ROUNDS: usize = 4;
@@ -384,7 +388,7 @@ pub(crate) fn transmit(engine: &mut Engine<'_>, held: &mut Held, now: Instant) -
         if engine.poll_transmit(&mut held.tx) == 0 {
             break;
         }
-        let taken = send(engine, (&mut held.ports, &mut held.stuck_since), &held.tx, now);
+        let taken = send(engine, (&mut held.ports, &mut held.stuck_since), held.tx.items(), now);
         sent += taken;
         let left = held.tx.items().get(taken..).unwrap_or(&[]);
         if !left.is_empty() {
@@ -400,11 +404,11 @@ pub(crate) fn transmit(engine: &mut Engine<'_>, held: &mut Held, now: Instant) -
 fn send(
     engine: &mut Engine<'_>,
     (ports, stuck): (&mut [LanePort], &mut StuckSince),
-    batch: &TxBatch,
+    batch: &[TxFrame],
     now: Instant,
 ) -> usize {
     let mut taken = 0;
-    for run in batch.items().chunk_by(|a, b| a.port == b.port) {
+    for run in batch.chunk_by(|a, b| a.port == b.port) {
         let Some(at) = run.first().map(|first| first.port) else { break };
         let up = engine.mem().ports.rows().get(usize::from(at)).is_some_and(|p| p.flags & PORT_UP != 0);
         let frames = &mut engine.mem().frames;
@@ -434,29 +438,9 @@ fn send(
 }
 
 /// Loses packets that have nowhere to go; TCP sends them again if the device comes back.
-fn discard(frames: &mut region::Frames<'_>, packets: &[state::TxFrame]) -> usize {
+fn discard(frames: &mut region::Frames<'_>, packets: &[TxFrame]) -> usize {
     for packet in packets {
         frames.release(packet.head);
     }
     packets.len()
-}
-/// Every socket that a program still has in the lane, hibernating connections included.
-#[must_use]
-pub fn open_sockets(session: &mut Session<'_>) -> Vec<SockRef> {
-    session.engine(|engine| {
-        let mem = engine.mem();
-        let listeners = mem.listeners.rows().iter().enumerate();
-        let listeners = listeners.map(|(row, l)| SockRef::new(SockKind::Listener, row as u32, l.generation));
-        // Where connections hibernate each has a handle; else its row gives the name.
-        let rows = mem.hot.rows().iter().map(|c| c.generation);
-        let handles = mem.handles.rows().iter().map(|h| h.generation);
-        let handles = handles.take(mem.globals.dormant.fresh_handle as usize);
-        let rows = rows.take(if mem.handles.is_empty() { usize::MAX } else { 0 });
-        let connections = rows.chain(handles).enumerate();
-        let connections = connections.map(|(row, g)| SockRef::new(SockKind::Tcp, row as u32, g));
-        let udp = mem.udp_socks.rows().iter().enumerate();
-        let udp = udp.map(|(row, u)| SockRef::new(SockKind::Udp, row as u32, u.generation));
-        let all: Vec<SockRef> = listeners.chain(connections).chain(udp).collect();
-        all.into_iter().filter(|&sock| engine.exists(sock)).collect()
-    })
 }

@@ -3,7 +3,8 @@
 
 use std::net::Ipv4Addr;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use base::{Duration, Instant, IpAddress, LaneId, MacAddr, Port as PortNumber};
 use engine::{RouteTo, UdpOptions, UdpTo};
@@ -15,15 +16,18 @@ use state::{Endpoint, LAYOUT_VERSION, LaneMem, LaneShape, RxBatch, TxFrame};
 const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
 const NOW: Instant = Instant(1_000_000_000);
 
-/// A device whose ring is full.
-struct FullPort;
+/// A device that takes this many packets.
+struct Room(Arc<AtomicUsize>);
 
-impl Port for FullPort {
+impl Port for Room {
     fn rx(&mut self, _: &mut Frames<'_>, _: &mut RxBatch) -> Result<usize, PortError> {
         Ok(0)
     }
-    fn tx(&mut self, _: &mut Frames<'_>, _: &[TxFrame]) -> Result<usize, PortError> {
-        Ok(0)
+    fn tx(&mut self, frames: &mut Frames<'_>, packets: &[TxFrame]) -> Result<usize, PortError> {
+        let taken = packets.len().min(self.0.load(Ordering::Relaxed));
+        packets[..taken].iter().for_each(|packet| frames.release(packet.head));
+        self.0.fetch_sub(taken, Ordering::Relaxed);
+        Ok(taken)
     }
     fn release(&mut self, _: &mut Frames<'_>) {}
     fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
@@ -37,7 +41,12 @@ impl Port for FullPort {
     }
 }
 
+/// A lane on a device whose ring is full.
 fn lane() -> Lane {
+    lane_on(&[Arc::default()])
+}
+
+fn lane_on(rooms: &[Arc<AtomicUsize>]) -> Lane {
     let shape = LaneShape::for_socks(4);
     let region_shape = RegionShape { lanes: 1, lane_bytes: shape.lane_bytes(), frames: 256 };
     let words = sys::memory::map_anonymous(Region::bytes_needed(&region_shape)).unwrap();
@@ -45,8 +54,8 @@ fn lane() -> Lane {
     let mut guard = region.lane(LaneId(0)).unwrap().try_lock(Owner { pid: 1, tid: 1 }).unwrap();
     LaneMem::format(&mut guard, &shape, [3, 4], NOW).unwrap();
     drop(guard);
-    let port = LanePort { port: Box::new(FullPort), ifindex: 1, mac: MAC, wire: None };
-    Lane::new(region, LaneId(0), vec![port], None).unwrap()
+    let port = |room| LanePort { port: Box::new(Room(Arc::clone(room))), ifindex: 1, mac: MAC, wire: None };
+    Lane::new(region, LaneId(0), rooms.iter().map(port).collect(), None).unwrap()
 }
 
 fn end(host: u8) -> Endpoint {
@@ -55,11 +64,16 @@ fn end(host: u8) -> Endpoint {
 
 /// Something to send, which the port does not take.
 fn queue_a_datagram(session: &mut Session<'_>) {
-    session.set_addresses(0, &[end(1).addr]);
+    queue_a_datagram_by(session, 0);
+}
+
+fn queue_a_datagram_by(session: &mut Session<'_>, port: u8) {
+    session.set_addresses(port, &[end(1).addr]);
     session.engine(|engine| {
-        let sock = engine.udp_bind(end(1), &UdpOptions::default()).unwrap();
-        let route = RouteTo { port: 0, next_hop: end(2).addr, local_mac: MAC, mac: Some(MAC), mtu: 0 };
-        let to = UdpTo { local: end(1).addr, remote: end(2), route };
+        let local = Endpoint { port: PortNumber(7 + u16::from(port)), ..end(1) };
+        let sock = engine.udp_bind(local, &UdpOptions::default()).unwrap();
+        let route = RouteTo { port, next_hop: end(2).addr, local_mac: MAC, mac: Some(MAC), mtu: 0 };
+        let to = UdpTo { local: local.addr, remote: end(2), route };
         engine.udp_send_to(sock, b"hello", Some(&to)).unwrap();
     });
 }
@@ -99,4 +113,18 @@ fn what_a_port_does_not_take_for_long_is_lost_so_that_others_have_their_share() 
         session.flush();
         assert_eq!(session.engine(|engine| Some(engine.transmit_pending())), Some(waits), "{after_ms} ms");
     }
+}
+
+#[test]
+fn what_leaves_a_lane_for_the_last_time_is_not_held_up_by_a_port_that_takes_nothing() {
+    let rooms = [Arc::default(), Arc::new(AtomicUsize::new(1))];
+    let lane = lane_on(&rooms);
+    let mut session = lane.enter(NOW).unwrap();
+    queue_a_datagram_by(&mut session, 0);
+    queue_a_datagram_by(&mut session, 1);
+    session.flush();
+    assert!(session.has_unsent());
+    session.see_off();
+    assert!(!session.has_unsent());
+    assert_eq!(rooms[1].load(Ordering::Relaxed), 0, "the other port got its packet");
 }

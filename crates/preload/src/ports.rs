@@ -45,15 +45,20 @@ impl Devices {
 
     /// A lane with new ports on these devices. `again`: on copies of the descriptors, because the first lane has them.
     pub(crate) fn make_lane(&self, id: LaneId, again: bool) -> Option<Lane> {
-        let mut ports = Vec::new();
-        for (at, device) in (0..).zip(&self.list) {
-            ports.push(self.make_port(at, device, again)?);
-        }
-        let lane = Lane::new(self.region, id, ports, self.tables)?;
+        let lane = self.lane_without_wires(id, again)?;
         for (at, port) in self.wires.again(self.region) {
             lane.place_port(at, port);
         }
         Some(lane)
+    }
+
+    /// [`Devices::make_lane`] without the wires, which lead to one lane of the region alone.
+    pub(crate) fn lane_without_wires(&self, id: LaneId, again: bool) -> Option<Lane> {
+        let mut ports = Vec::new();
+        for (at, device) in (0..).zip(&self.list) {
+            ports.push(self.make_port(at, device, again)?);
+        }
+        Lane::new(self.region, id, ports, self.tables)
     }
 
     /// A port on a wire that the lane gets.

@@ -217,11 +217,12 @@ impl View {
         self.last_of_batch.store(0, Ordering::Relaxed);
     }
 
-    /// Ends every connection of the lane with ECONNRESET, at the peers too. The caller holds the home.
+    /// Ends every connection of the lane with ECONNRESET, at the peers too, and those of the dead beside it. The caller holds the home.
     pub(crate) fn poison(&self) {
         self.reset_all();
         self.lane().lane_ref().signals().poisoned.store(1, Ordering::Release);
         self.found_poisoned();
+        self.reset_orphans();
     }
 
     /// Its connections have failed; nobody polls its ports any more.

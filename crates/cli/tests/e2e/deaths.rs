@@ -9,6 +9,12 @@ const SERVER: &str = "import socketserver\nclass H(socketserver.StreamRequestHan
 /// A peer that says one line, and then waits in silence.
 const PEER: &str = "import socket,sys\ns=socket.create_connection((sys.argv[1],9002),20)\ns.sendall(b'a\\n')\nassert s.recv(9)==b'a\\n'\nopen('waits','w').close()\ntry:\n print('ended' if s.recv(1)==b'' else 'data')\nexcept ConnectionResetError:\n print('ended')\nexcept TimeoutError:\n print('silence')";
 
+/// Two processes with a listener; each answers with its number.
+const WORKERS: &str = "import os,socket\nl=socket.create_server(('',9002),backlog=64)\nkept=[]\nos.fork()\nwhile 1:\n c,_=l.accept()\n c.recv(1)\n c.sendall(b'%d\\n'%os.getpid())\n kept.append(c)";
+/// A peer that asks until both have answered often: the first connections may be the kernel's. Then it waits in silence for the end of those
+/// that the process with the greater number has.
+const ASKER: &str = "import os,socket,sys\nall={}\nfew=lambda: len(set(all.values()))<2 or min(list(all.values()).count(n) for n in all.values())<4\nwhile few():\n s=socket.create_connection((sys.argv[1],9002),20)\n s.sendall(b'a')\n all[s]=int(s.makefile().readline())\nopen('pids.tmp','w').write(' '.join(map(str,sorted(set(all.values())))))\nos.rename('pids.tmp','waits')\nfor s in [s for s in all if all[s]==max(all.values())]:\n s.settimeout(40)\n try:\n  assert s.recv(1)==b''\n except ConnectionResetError: pass\nprint('ended')";
+
 /// The keeper with the server under it, and a peer that waits.
 fn waiting_peer(world: &World) -> (Process, Process) {
     let mut line = World::corelane(&["python3", "-c", SERVER]);
@@ -68,4 +74,27 @@ fn a_steward_that_was_killed_has_a_successor_that_ends_the_dead_programs_connect
     assert_hears(peer);
     drop(server);
     world.assert_clean();
+}
+
+#[test]
+fn peers_of_a_killed_process_hear_from_another_one_when_keeper_and_steward_are_killed() {
+    let Some(world) = World::new(&["python3", "ip", "pgrep"]) else { return };
+    let mut line = World::corelane(&["python3", "-c", WORKERS]);
+    line.insert(2, "--verbose".to_owned());
+    let mut server = world.spawn(Side::Ours, "server", &line);
+    world.wait_for_port(&mut server, 9002);
+    let peer = world.spawn(Side::Peer, "peer", &["python3", "-c", ASKER, OURS]);
+    wait_until("the peer waits", 40, || world.dir.join("waits").exists());
+    let pids = std::fs::read_to_string(world.dir.join("waits")).expect("the servers' numbers");
+    let last = pids.split(' ').next_back().and_then(|pid| pid.parse().ok()).expect("a number");
+    let keeper = server.id();
+    wait_until("there is a steward", 20, || child(&world, keeper, true).is_some());
+    let steward = child(&world, keeper, true).expect("a steward");
+    // Stopped, so that it does nothing for the dead.
+    send_signal(steward, Signal::STOP);
+    send_signal(last, Signal::KILL);
+    wait_until("the keeper knows", 20, || server.output().contains("is gone"));
+    server.signal(Signal::KILL);
+    send_signal(steward, Signal::KILL);
+    assert_hears(peer);
 }

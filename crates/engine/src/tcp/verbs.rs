@@ -173,6 +173,33 @@ pub(crate) fn abort(mem: &mut LaneMem<'_>, now: Instant, s: SockRef) {
     table::orphan(mem, now, at);
 }
 
+/// [`Engine::abort_closed`](crate::Engine::abort_closed).
+pub(crate) fn abort_closed(mem: &mut LaneMem<'_>, now: Instant, most: u32) -> u32 {
+    let mut count = 0;
+    for at in (0..mem.hot.len()).map(Idx::new) {
+        if count == most {
+            break;
+        }
+        let closed = flag::HELD | flag::ORPHAN;
+        let Some(hot) = mem.hot.get(at).filter(|hot| hot.flags & closed == closed) else { continue };
+        let fate = match State::from_raw(hot.state) {
+            // Nobody waits for anything.
+            State::Closed | State::TimeWait | State::Listen => continue,
+            State::SynSent => Fate::Closed,
+            State::SynRcvd
+            | State::Established
+            | State::FinWait1
+            | State::FinWait2
+            | State::CloseWait
+            | State::Closing
+            | State::LastAck => Fate::Reset(SockError::Aborted),
+        };
+        table::settle(mem, now, at, fate);
+        count += 1;
+    }
+    count
+}
+
 /// [`Engine::set_tcp_options`](crate::Engine::set_tcp_options).
 pub(crate) fn set_options(mem: &mut LaneMem<'_>, now: Instant, s: SockRef, opts: &TcpOptions) -> bool {
     if let Some(row) = listen::lookup(mem, s).and_then(|at| mem.listeners.get_mut(at)) {

@@ -37,7 +37,6 @@ impl Care {
         let Ok(session) = self.lane.try_enter(sys::clock::now()) else { return true };
         let Some(mut session) = session else { return false };
         closing::abort_all(&mut session);
-        session.step();
         // While the lane is still ours: its program finds its connections gone, and uses the kernel from now on.
         self.lane.lane_ref().signals().poisoned.store(1, Ordering::Release);
         true

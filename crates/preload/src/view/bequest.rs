@@ -2,12 +2,27 @@
 
 use core::sync::atomic::Ordering;
 
-use base::Instant;
+use base::limits::LANES;
+use base::{Instant, LaneId};
 use engine::{Leaver, Stopped};
 use lane::{Lane, Session, twins};
+use region::LaneRef;
 use state::{Endpoint, FlowKey, SockRef};
 
 use super::{View, Wakes};
+
+/// Resets the connections of a lane whose process is gone, unless somebody else is at it.
+fn reset_orphan(lane: &Lane) {
+    let (at, now) = (lane.lane_ref(), sys::clock::now());
+    let session = match at.holder().filter(|owner| sys::process::is_gone(owner.pid, owner.tid)) {
+        Some(owner) => lane.take_over(owner, now),
+        None => lane.try_enter(now).ok().flatten(),
+    };
+    if let Some(mut session) = session {
+        lane::abort_all(&mut session);
+        at.signals().poisoned.store(1, Ordering::Release);
+    }
+}
 
 /// Event queues of a lane: one for each member of a family.
 const QUEUES: u16 = 63;
@@ -42,13 +57,32 @@ impl View {
     /// Resets every connection of the lane: the peers hear of it at once. The caller holds the home.
     pub(super) fn reset_all(&self) {
         let reset = |session: &mut Session<'_>| {
-            let open = lane::open_sockets(session);
-            session.engine(|engine| open.into_iter().for_each(|sock| engine.abort(sock)));
+            lane::abort_all(session);
         };
         if self.enter_at_home(reset).is_none() {
             // Not trusted any more, because a steward died with it; for this it is good enough.
             self.lane().lane_ref().signals().poisoned.store(0, Ordering::Release);
             self.enter_at_home(reset);
+        }
+    }
+
+    /// Resets the connections of those lanes of the region whose processes are gone: their steward, which would, may be gone as the keeper is.
+    pub(super) fn reset_orphans(&self) {
+        let region = self.lane().lane_ref().region();
+        for id in (0..LANES as u16).map(LaneId).filter(|id| *id != self.id) {
+            let Some(signals) = region.lane(id).as_ref().map(LaneRef::signals) else { break };
+            let pid = signals.owner_pid.load(Ordering::Acquire);
+            let lives =
+                signals.ready.load(Ordering::Acquire) == 0 || pid == 0 || !sys::process::is_gone(pid, pid);
+            if lives || signals.poisoned.load(Ordering::Acquire) != 0 {
+                continue;
+            }
+            // A device of ours sends what one of that process's would have sent.
+            if let Some(lane) = self.devices.lane_without_wires(id, true) {
+                reset_orphan(&lane);
+                // Its descriptors are on record as ours until the process ends.
+                core::mem::forget(lane);
+            }
         }
     }
 

@@ -1,0 +1,92 @@
+//! The last that is done in a lane: every socket ends, and what is to be said of that leaves by whichever ports take it.
+
+use base::limits::OUTBOX_PACKETS;
+use state::{SockKind, SockRef};
+
+use super::{Held, Session, discard, open, send};
+
+/// Batches that leave a lane to which nobody comes back.
+const BATCHES: usize = 1024;
+/// Connections that are reset between two looks at the ports: so many resets wait at most.
+const RESETS: usize = OUTBOX_PACKETS as usize / 4;
+
+impl Session<'_> {
+    /// Sends what is queued, for the last time: nobody comes back to the lane. What a port does not take is lost, and does not hold up what goes by
+    /// others.
+    pub fn see_off(&mut self) {
+        let Self { guard, area, held, kept, now, after, .. } = self;
+        *after = None;
+        let Some(engine) = open(kept, guard, area, *now) else { return };
+        let Held { ports, stuck_since, tx, .. } = &mut **held;
+        for _ in 0..BATCHES {
+            tx.clear();
+            if engine.poll_transmit(tx) == 0 {
+                break;
+            }
+            let mut rest = tx.items();
+            while let Some((first, behind)) = rest.split_first() {
+                let taken = send(engine, (&mut *ports, &mut *stuck_since), rest, *now);
+                rest = match taken {
+                    0 => {
+                        discard(&mut engine.mem().frames, core::slice::from_ref(first));
+                        behind
+                    }
+                    some => rest.get(some..).unwrap_or(&[]),
+                };
+            }
+        }
+    }
+
+    /// Does anything wait to be sent?
+    pub fn has_unsent(&mut self) -> bool {
+        self.engine(|engine| engine.transmit_pending())
+    }
+}
+
+/// Every socket that a program still has in the lane, hibernating connections included.
+#[must_use]
+pub fn open_sockets(session: &mut Session<'_>) -> Vec<SockRef> {
+    session.engine(|engine| {
+        let mem = engine.mem();
+        let listeners = mem.listeners.rows().iter().enumerate();
+        let listeners = listeners.map(|(row, l)| SockRef::new(SockKind::Listener, row as u32, l.generation));
+        // Where connections hibernate each has a handle; else its row gives the name.
+        let rows = mem.hot.rows().iter().map(|c| c.generation);
+        let handles = mem.handles.rows().iter().map(|h| h.generation);
+        let handles = handles.take(mem.globals.dormant.fresh_handle as usize);
+        let rows = rows.take(if mem.handles.is_empty() { usize::MAX } else { 0 });
+        let connections = rows.chain(handles).enumerate();
+        let connections = connections.map(|(row, g)| SockRef::new(SockKind::Tcp, row as u32, g));
+        let udp = mem.udp_socks.rows().iter().enumerate();
+        let udp = udp.map(|(row, u)| SockRef::new(SockKind::Udp, row as u32, u.generation));
+        let all: Vec<SockRef> = listeners.chain(connections).chain(udp).collect();
+        all.into_iter().filter(|&sock| engine.exists(sock)).collect()
+    })
+}
+
+/// Ends every connection of a lane by RST, those too that were closed and are not over, and every listener with what waits at it; their peers hear of it. Gives how many there were.
+pub fn abort_all(session: &mut Session<'_>) -> u32 {
+    let mut count = abort(session, |_| true);
+    loop {
+        let some = session.engine(|engine| engine.abort_closed(RESETS as u32));
+        if some == 0 {
+            return count;
+        }
+        session.see_off();
+        count += some;
+    }
+}
+
+/// Resets the connections for which `which` says so, closes such listeners, and sends the resets; gives how many sockets there were. Connections that wait
+/// at such a listener go with it.
+pub fn abort(session: &mut Session<'_>, which: impl Fn(SockKind) -> bool) -> u32 {
+    let open = open_sockets(session).into_iter();
+    let open: Vec<SockRef> = open.filter(|sock| sock.kind().is_some_and(&which)).collect();
+    let is_listener = |sock: &SockRef| sock.kind() == Some(SockKind::Listener);
+    let (listeners, others): (Vec<SockRef>, Vec<SockRef>) = open.iter().partition(|sock| is_listener(sock));
+    for some in listeners.chunks(1).chain(others.chunks(RESETS)) {
+        session.engine(|engine| some.iter().for_each(|sock| engine.abort(*sock)));
+        session.see_off();
+    }
+    open.len() as u32
+}
