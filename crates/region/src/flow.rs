@@ -102,6 +102,10 @@ impl FlowBucket {
     #[inline]
     fn matches(&self, tag: u16) -> u64 {
         let [a, b] = self.tags;
+        if b == 0 {
+            // Nothing lies behind the first four, as a rule.
+            return lanes(a, tag);
+        }
         lanes(a, tag) | lanes(b, tag) >> 1 | (lanes(u64::from(self.last_tags), tag) & 0x8000_8000) >> 2
     }
 

@@ -147,6 +147,20 @@ impl Sum {
         self.plus(Self { total: total.wrapping_add(u64::from(carry)), odd: false })
     }
 
+    /// The sum of 32-bit words, big-endian.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) const fn of_words<const N: usize>(words: [u32; N]) -> Self {
+        // So few cannot overflow: no carry is to be brought round.
+        const { assert!(N < 1 << 16) };
+        let (mut total, mut at) = (0, 0);
+        while at < N {
+            total += words[at].to_be() as u64;
+            at += 1;
+        }
+        Self { total, odd: false }
+    }
+
     /// The sum folded to 16 bits, not complemented, as a number to be stored big-endian: the content of an
     /// unfinished checksum field, when this is the pseudo-header's sum.
     #[inline]
@@ -174,7 +188,7 @@ impl Sum {
 #[inline]
 #[must_use]
 pub const fn pseudo_v4(src: Ipv4Addr, dst: Ipv4Addr, protocol: IpProtocol, len: u16) -> Sum {
-    Sum::ZERO.plus_u32(src.to_bits()).plus_u32(dst.to_bits()).plus_u16(protocol.0 as u16).plus_u16(len)
+    Sum::of_words([src.to_bits(), dst.to_bits(), (protocol.0 as u32) << 16 | len as u32])
 }
 
 /// Sum of the pseudo-header over IPv6 (RFC 8200 8.1). `len`: bytes of upper-layer header and payload.

@@ -290,15 +290,15 @@ pub fn put_ends<const N: usize>(
 #[inline(always)]
 pub fn put_network<const N: usize>(to: &mut [u8; N], tos: u8, ttl: u8, payload: u16) {
     let tcp_bytes = (N - TCP_AT) as u16 + payload;
-    let ends = Sum::ZERO.plus_u32(be32::<26, _>(to)).plus_u32(be32::<30, _>(to));
-    let pseudo = ends.plus_u32(u32::from(IpProtocol::TCP.0) << 16 | u32::from(tcp_bytes));
+    let (src, dst) = (be32::<26, _>(to), be32::<30, _>(to));
+    let pseudo = Sum::of_words([src, dst, u32::from(IpProtocol::TCP.0) << 16 | u32::from(tcp_bytes)]);
     // The pointer to urgent data behind it is 0.
     put32::<50, _>(to, u32::from(pseudo.fold()) << 16);
     let first = u32::from(0x4500 | u16::from(tos)) << 16 | u32::from(tcp_bytes + 20);
     let third = u32::from(ttl) << 24 | u32::from(IpProtocol::TCP.0) << 16;
     // RFC 6864 4.1: of a packet that may not be fragmented the identification means nothing.
     let second = u32::from(DONT_FRAGMENT);
-    let check = ends.plus_u32(first).plus_u32(second).plus_u32(third).finish();
+    let check = Sum::of_words([src, dst, first, second, third]).finish();
     put16::<12, _>(to, (IPV4_PLAIN >> 16) as u16);
     put32::<14, _>(to, first);
     put32::<18, _>(to, second);

@@ -119,7 +119,7 @@ impl Conn<'_, '_> {
             if news && fate == Fate::Keep && !self.any(flag::RECOVERY) {
                 self.on_dup_ack();
             }
-            if fate == Fate::Keep {
+            if fate == Fate::Keep && (!self.cold.board.is_none() || self.any(flag::RECOVERY)) {
                 self.after_ack(seg, false);
             }
             return fate;

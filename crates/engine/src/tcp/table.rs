@@ -1,7 +1,5 @@
 //! The table of connections: found by their four numbers, made, ended, and their rows given back.
 
-use core::hash::Hasher;
-
 use ::state::dormant::{DORMANT, HALF_OPEN, NAMELESS};
 use ::state::{
     Dormant, DropReason, FlowKey, LaneMem, Ready, SeqRange, SockKind, SockRef, TcbCold, TcbHot, TcbQueue,
@@ -487,14 +485,11 @@ pub(crate) fn hop_changed(mem: &mut LaneMem<'_>, now: Instant, hop: Idx<::state:
 /// the sequence number, a clock of 4 us.
 pub(super) fn initial_numbers(mem: &LaneMem<'_>, now: Instant, key: &FlowKey) -> (SeqNum, u32) {
     let [k0, k1] = mem.globals.tcp.isn_key;
-    let mut hasher = SipHasher13::new_with_keys(k0, k1);
-    // One write: each costs as much as hashing a few words.
     let mut name = [0; 36];
     let (addrs, ports) = name.split_at_mut(32);
     addrs.copy_from_slice([key.local.0, key.remote.0].as_flattened());
     ports.copy_from_slice(&(u32::from(key.local_port.0) << 16 | u32::from(key.remote_port.0)).to_be_bytes());
-    hasher.write(&name);
-    let hash = hasher.finish();
+    let hash = SipHasher13::new_with_keys(k0, k1).hash(&name);
     let clock = (now.as_micros() >> 2) as u32;
     (SeqNum((hash as u32).wrapping_add(clock)), (hash >> 32) as u32)
 }

@@ -13,11 +13,8 @@ const SYN_WINDOW_MAX: u32 = 65_535;
 
 /// The shift with which a buffer of `bytes` can be announced in 16 bits (RFC 7323 2.2, 2.3).
 pub(super) fn shift_for(bytes: u32) -> u8 {
-    let mut shift = 0;
-    while shift < 14 && bytes >> shift > SYN_WINDOW_MAX {
-        shift += 1;
-    }
-    shift
+    // Bits beyond the sixteen.
+    (u32::BITS - (bytes >> 16).leading_zeros()).min(14) as u8
 }
 
 /// Bytes of the window as last announced that are still open.
@@ -156,6 +153,7 @@ mod tests {
     fn the_shift_makes_the_buffer_fit_into_16_bits() {
         assert_eq!((shift_for(0), shift_for(65_535), shift_for(65_536)), (0, 0, 1));
         assert_eq!((shift_for(4 << 20), shift_for(6 << 20)), (7, 7));
+        assert_eq!((shift_for((65_536 << 13) - 1), shift_for(65_536 << 13)), (13, 14));
         assert_eq!(shift_for(u32::MAX), 14);
     }
 }
