@@ -86,6 +86,44 @@ fn conversation(seed: u64, faults: Faults, setup: &Setup) -> Vec<(base::Instant,
     net.trace.into_iter().map(|(at, from, packet)| (at, from, packet.bytes)).collect()
 }
 
+/// What the two ends of a short connection send from its SYN on until it is over, and when; and what they know of it while it is open and
+/// after the first FIN. `first`: who closes first.
+fn short_life(padding: usize, setup: &Setup, first: usize) -> (Vec<String>, Vec<String>) {
+    let mut net = Net::new(9, setup);
+    net.keep_trace = true;
+    net.faults = Faults { padding, ..Faults::NONE };
+    let (_, a, b) = net.open();
+    let socks = [a, b];
+    net.send(0, a, &[7; 64]).unwrap();
+    net.run(Duration::from_millis(1));
+    net.send(1, b, &[8; 64]).unwrap();
+    net.run(Duration::from_millis(1));
+    let mut known = Vec::new();
+    for host in [first, 1 - first] {
+        for (host, sock) in socks.into_iter().enumerate() {
+            let _ = net.recv(host, sock, 100);
+            known.push(net.on(host, |e| format!("{:?} {:?}", e.tcp_info(sock), e.ready(sock))));
+        }
+        net.close(host, socks[host]);
+        net.run(Duration::from_millis(1));
+    }
+    net.run(Duration::from_secs(100));
+    let sent = net.trace.iter().map(|(at, from, packet)| format!("{at:?} {from} {:?}", packet.bytes));
+    (sent.collect(), known)
+}
+
+#[test]
+fn usual_syns_and_fins_have_the_effect_they_have_on_the_general_way() {
+    for (n, super_segment_max) in [0, 61_440].into_iter().enumerate() {
+        let setup = Setup { super_segment_max, ..Setup::USUAL };
+        for first in 0..2 {
+            let (usual, general) = (short_life(0, &setup, first), short_life(7, &setup, first));
+            assert!(usual.0.len() >= 7, "{n}, {first}: {}", usual.0.len());
+            assert_eq!(usual, general, "{n}, {first}");
+        }
+    }
+}
+
 #[test]
 fn usual_segments_have_the_effect_they_have_on_the_general_way() {
     for seed in 0..40 {

@@ -429,7 +429,7 @@ impl Conn<'_, '_> {
     }
 
     /// The peer's FIN is in order (RFC 9293 3.10.7.4, eighth step).
-    fn on_fin(&mut self) -> Fate {
+    pub(super) fn on_fin(&mut self) -> Fate {
         self.clear(flag::FIN_AHEAD);
         self.set(flag::FIN_RCVD);
         self.hot.rcv.nxt = self.hot.rcv.nxt.plus(1);

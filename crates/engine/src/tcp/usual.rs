@@ -147,7 +147,7 @@ pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame, row: u32)
     if !is_ordinary(hot, cold, &facts) || (hot.rcv_bytes > 0 && must_refuse(hot, &mem.frames)) {
         return input_any(mem, now, rx, at);
     }
-    count(&mut mem.counters.tcp, 1);
+    count(&mut mem.counters.tcp, 1, u64::from(!facts.fin));
     if hot.flags & flag::KEEPALIVE != 0 {
         cold.heard_at = now;
         cold.loss.keep_probes = 0;
@@ -192,6 +192,9 @@ pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame, row: u32)
     if wants != 0 {
         enlist(mem, at, wants);
     }
+    if facts.fin {
+        take_fin(mem, now, at, facts.stamps.echo);
+    }
     true
 }
 
@@ -224,7 +227,7 @@ pub(crate) fn go_on(mem: &mut LaneMem<'_>, now: Instant, packets: &[RxFrame], ro
     if taken == 0 {
         return 0;
     }
-    count(&mut mem.counters.tcp, taken as u64);
+    count(&mut mem.counters.tcp, taken as u64, taken as u64);
     arm(hot, cold, &mut mem.wheel, at);
     let grows = tune::is_due(hot, cold);
     if hot.rcv_bytes >= cold.options.rcv_low_bytes.min(hot.rcv_buf / 2) {
@@ -240,9 +243,9 @@ pub(crate) fn go_on(mem: &mut LaneMem<'_>, now: Instant, packets: &[RxFrame], ro
 }
 
 #[inline(always)]
-fn count(tcp: &mut TcpCounters, taken: u64) {
+fn count(tcp: &mut TcpCounters, taken: u64, predicted: u64) {
     tcp.segments_in = tcp.segments_in.wrapping_add(taken);
-    tcp.predicted = tcp.predicted.wrapping_add(taken);
+    tcp.predicted = tcp.predicted.wrapping_add(predicted);
 }
 
 /// What the ACK and the window of an ordinary segment do. Gives what the program is told and the rings to be in.
@@ -323,7 +326,7 @@ fn input_any(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame, at: Idx<TcbHot>)
     true
 }
 
-/// Is the segment what header prediction takes?
+/// Is the segment what header prediction takes, or the FIN alone that follows what came?
 #[inline(always)]
 fn is_ordinary(hot: &TcbHot, cold: &TcbCold, facts: &Facts) -> bool {
     const NEEDED: u32 = flag::TIMESTAMPS;
@@ -331,12 +334,12 @@ fn is_ordinary(hot: &TcbHot, cold: &TcbCold, facts: &Facts) -> bool {
     let acked = facts.ack.since(hot.snd.una);
     hot.state == State::Established as u8
         && hot.flags & (NEEDED | UNUSUAL) == NEEDED
-        && !facts.fin
+        && (!facts.fin || facts.len == 0)
         && facts.seq == hot.rcv.nxt
         && hot.ooo_head.is_none()
         && facts.len <= window::rcv_wnd(hot)
         && acked <= hot.snd.nxt.since(hot.snd.una)
-        && acked | facts.len != 0
+        && (acked | facts.len != 0 || facts.fin)
         && (facts.stamps.value.wrapping_sub(hot.rcv.ts_recent) as i32) >= 0
         && cold.board.is_none()
         && hot.key == facts.key
@@ -374,6 +377,19 @@ fn grow(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, acked: u32, echo: 
     let rtt_us = rtt::echoed_us(now, cold.ts_offset, echo);
     if let Some(mut w) = congestion::window((hot, cold), &mut mem.cc, &mem.globals.tcp, at, now) {
         w.grow(acked, rtt_us);
+    }
+}
+
+/// The FIN of an ordinary segment, which echoed our timestamp `echo`, of connection `at`, which is in ESTABLISHED.
+#[inline(never)]
+fn take_fin(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, echo: u32) {
+    let Some(mut c) = conn(mem, now, at) else { return };
+    c.cold.fin_seq = c.hot.rcv.nxt;
+    // From ESTABLISHED it leads to CLOSE-WAIT, where the connection stays.
+    let _ = c.on_fin();
+    c.arm();
+    if tune::is_due(c.hot, c.cold) {
+        tune::look(mem, now, at, Some(echo));
     }
 }
 
