@@ -33,7 +33,7 @@ fn short_connections(concurrent: usize) -> Row {
             .counted(1_000)
             .goal(Goal::OfPeer("lwip", 1.0 / 3.0))
             .goal(Goal::Instructions(8_000.0))
-            .obstacle("seven packets of about 3 000 instructions each, both ends; no single part is much larger than the others.")
+            .obstacle("seven packets of about 2 600 instructions each, both ends; no single part is much larger than the others.")
             .in_short(),
 
         1 => row.counted(1_000),
