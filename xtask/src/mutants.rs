@@ -45,17 +45,26 @@ struct Finder {
     takes: Duration,
 }
 
+/// What may be asked for besides names. Anything else is an error: it would play them all.
+const OPTIONS: [&str; 2] = ["--check", "--quick"];
+
 const BUILD_SCRIPTS: &[&str] = &["build", "--package", "corelane-conformance"];
 const BUILD_SEEDS: &[&str] = &["build", "--package", "corelane-sim"];
 const BUILD_TESTS: &[&str] = &["test", "--no-run", "--package", "corelane-engine"];
 
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
+    if let Some(unknown) = args.iter().find(|a| a.starts_with('-') && !OPTIONS.contains(&a.as_str())) {
+        return Err(format!("mutants: unknown option {unknown}; there are {}", OPTIONS.join(" and ")));
+    }
     let mutants = check()?;
     if args.iter().any(|a| a == "--check") {
         println!("{} faults, each in its place", mutants.len());
         return Ok(());
     }
     let only: Vec<&str> = args.iter().filter(|a| !a.starts_with("--")).map(String::as_str).collect();
+    if let Some(nothing) = only.iter().find(|o| !mutants.iter().any(|m| m.name.contains(*o))) {
+        return Err(format!("mutants: no fault has `{nothing}` in its name"));
+    }
     let wanted = |m: &&Mutant| only.is_empty() || only.iter().any(|o| m.name.contains(o));
     let tree = run::root().join("target/mutants/tree");
     copy_tree(&tree)?;
@@ -296,7 +305,15 @@ fn write(path: &Path, text: &str) -> Result<(), String> {
 mod tests {
     use std::path::Path;
 
-    use super::{executables, parse};
+    use super::{executables, parse, run};
+
+    #[test]
+    fn what_is_not_known_is_an_error_and_plays_nothing() {
+        for (args, says) in [(["--list"], "--check and --quick"), (["no such fault"], "no such fault")] {
+            let said = run(&args.map(str::to_owned)).err().unwrap_or_default();
+            assert!(said.contains(says), "{said}");
+        }
+    }
 
     #[test]
     fn an_entry_is_a_name_a_file_a_text_and_its_replacement() {
