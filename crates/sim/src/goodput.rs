@@ -4,7 +4,7 @@
 
 use std::fmt::Write as _;
 
-use base::Duration;
+use base::{Duration, Rng};
 use engine::Algorithm;
 use state::TcpOptions;
 
@@ -21,6 +21,10 @@ const ALGORITHMS: [Algorithm; 3] = [Algorithm::Cubic, Algorithm::Reno, Algorithm
 const LOSSES: [u32; 4] = [0, 1_000, 10_000, 30_000];
 /// Of what Linux gets through the engine must get this share.
 pub const GOAL: f64 = 0.95;
+/// Time between the starts of two flows, at least, ...
+const APART: Duration = Duration::from_millis(500);
+/// ... and how much more it may be.
+const APART_MORE: Duration = Duration::from_millis(400);
 /// Runs of one seed on Linux until one is not spoilt.
 const TRIES: u32 = 4;
 
@@ -103,7 +107,7 @@ impl Case {
                 discipline: Discipline::DropTail,
             },
             link: LinkSpec { drop_ppm: self.drop_ppm, ..LinkSpec::ideal(Duration::from_millis(1)) },
-            stagger: Duration::from_millis(500),
+            stagger: APART,
             // Two flows need longer to find their shares.
             time: time.times(if self.flows > 1 { 3 } else { 1 }),
             options: TcpOptions { congestion: self.algorithm as u8, ..TcpOptions::default() },
@@ -111,15 +115,26 @@ impl Case {
         }
     }
 
+    /// The path and the flows of run `seed`: flows that share begin another time apart in each. In a queue that drops what comes when it is full, which
+    /// flow loses is a matter of microseconds (phase effects: Floyd and Jacobson 1992), and without losses of its own a path is the same in each run.
+    #[must_use]
+    pub fn plan_of(&self, time: Duration, seed: u64) -> BulkPlan {
+        let plan = self.plan(time);
+        let more = Rng::new(seed ^ 0x57a6).below(APART_MORE.as_micros());
+        let stagger = if self.flows > 1 { Duration(APART.0 + Duration::from_micros(more).0) } else { APART };
+        BulkPlan { stagger, ..plan }
+    }
+
     /// Is the rate about that of the link? Then Linux plays its runs one by one.
     fn is_steady(&self) -> bool {
         self.drop_ppm == 0 || self.algorithm == Algorithm::Bbr
     }
 
-    /// Runs that tell what there is to tell, of `runs`: random losses scatter, those of BBR less, a full link does not.
+    /// Runs that tell what there is to tell, of `runs`: random losses scatter, those of BBR less, a full link does not. How two share it does.
     #[must_use]
     pub fn runs(&self, runs: u64) -> u64 {
         match (self.is_steady(), self.drop_ppm) {
+            (_, 0) if self.flows > 1 => runs.min(12),
             (_, 0) => runs.min(3),
             (true, _) => runs.min(8),
             (false, _) => runs,
@@ -148,10 +163,10 @@ impl Outcome {
         mean(&self.rates)
     }
 
-    /// Jain's index, the mean of all runs.
+    /// Jain's index: lower quartile, median and upper quartile of all runs.
     #[must_use]
-    pub fn jain(&self) -> f64 {
-        mean(&self.fairness)
+    pub fn jain(&self) -> [f64; 3] {
+        quartiles(&self.fairness)
     }
 
     /// Standard error of [`Outcome::rate`], as a share of it.
@@ -161,6 +176,18 @@ impl Outcome {
         let squares: f64 = self.rates.iter().map(|r| (r - rate) * (r - rate)).sum();
         if n < 2.0 || rate == 0.0 { 0.0 } else { (squares / (n - 1.0) / n).sqrt() / rate }
     }
+}
+
+/// Values at a quarter, half and three quarters of all, the nearest ones.
+fn quartiles(values: &[f64]) -> [f64; 3] {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let last = sorted.len().saturating_sub(1);
+    [1, 2, 3].map(|quarter| sorted.get((last * quarter + 2) / 4).copied().unwrap_or_default())
+}
+
+fn shares([low, median, high]: [f64; 3]) -> String {
+    format!("{median:.3} ({low:.3} to {high:.3})")
 }
 
 fn mean(values: &[f64]) -> f64 {
@@ -199,8 +226,8 @@ impl Row {
         let _ = write!(line, "| {:>6.2} ", self.case.model());
         let theirs = self.linux.as_ref().and_then(|l| l.as_ref().ok());
         let _ = match theirs.filter(|_| self.case.flows > 1) {
-            Some(linux) => write!(line, "| {:.3}, Linux {:.3} |", self.ours.jain(), linux.jain()),
-            None if self.case.flows > 1 => write!(line, "| {:.3} |", self.ours.jain()),
+            Some(linux) => write!(line, "| {}, Linux {} |", shares(self.ours.jain()), shares(linux.jain())),
+            None if self.case.flows > 1 => write!(line, "| {} |", shares(self.ours.jain())),
             None => write!(line, "| |"),
         };
         line
@@ -209,7 +236,7 @@ impl Row {
 
 /// Head of the table that [`Row::line`] fills.
 pub const HEAD: &str = "\
-| case | Corelane, Mb/s | Linux, Mb/s | ratio | Reno's model | Jain's index |
+| case | Corelane, Mb/s | Linux, Mb/s | ratio | Reno's model | Jain's index: median (quartiles) |
 |---|---|---|---|---|---|";
 
 /// Plays one case on both stacks.
@@ -217,20 +244,20 @@ pub const HEAD: &str = "\
 /// # Errors
 /// What an oracle of the simulator found. That Linux could not be measured stands in the row.
 pub fn play(case: Case, plan: &Plan) -> Result<Row, String> {
-    let bulk = case.plan(plan.time);
     let mut ours = Outcome::default();
     for seed in 1..=case.runs(plan.runs) {
+        let bulk = case.plan_of(plan.time, seed);
         let report = world::run(&Scenario::bulk(&bulk, seed)).map_err(|failure| failure.to_string())?;
         ours.add(report.carried.iter().map(|c| c.up), bulk.time);
     }
     let mut row = Row { case, ours, linux: None, spoilt: 0, late: Lateness::default() };
     if plan.linux {
-        row.linux = Some(play_linux(&mut row, &bulk, plan));
+        row.linux = Some(play_linux(&mut row, plan));
     }
     Ok(row)
 }
 
-fn play_linux(row: &mut Row, bulk: &BulkPlan, plan: &Plan) -> Result<Outcome, String> {
+fn play_linux(row: &mut Row, plan: &Plan) -> Result<Outcome, String> {
     let case = row.case;
     let name = case.algorithm.name();
     if !kernel::algorithms()?.iter().any(|known| known == name) {
@@ -242,7 +269,8 @@ fn play_linux(row: &mut Row, bulk: &BulkPlan, plan: &Plan) -> Result<Outcome, St
     while !wanted.is_empty() {
         let now: Vec<(u64, u32)> = wanted.drain(..jobs.min(wanted.len())).collect();
         let done: Vec<_> = std::thread::scope(|scope| {
-            let runs = now.iter().map(|(seed, _)| scope.spawn(|| kernel::measure(bulk, name, *seed)));
+            let one = |seed| kernel::measure(&case.plan_of(plan.time, seed), name, seed);
+            let runs = now.iter().map(|(seed, _)| scope.spawn(move || one(*seed)));
             let runs: Vec<_> = runs.collect();
             runs.into_iter().map(|run| run.join().unwrap_or_else(|_| Err("panicked".to_owned()))).collect()
         });
@@ -262,8 +290,33 @@ fn play_linux(row: &mut Row, bulk: &BulkPlan, plan: &Plan) -> Result<Outcome, St
             row.late.packets += measured.late.packets;
             row.late.too_late += measured.late.too_late;
             row.late.most = row.late.most.max(measured.late.most);
-            outcome.add(measured.carried.into_iter(), bulk.time);
+            outcome.add(measured.carried.into_iter(), case.plan_of(plan.time, seed).time);
         }
     }
     Ok(outcome)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flows_that_share_begin_another_time_apart_in_each_run() {
+        let two = Case { algorithm: Algorithm::Reno, drop_ppm: 0, flows: 2 };
+        let apart = |seed| two.plan_of(Duration::from_secs(1), seed).stagger;
+        assert_eq!(apart(1), apart(1));
+        for seed in 1..20 {
+            assert!(apart(seed) != apart(seed + 1) && apart(seed) >= APART);
+            assert!(apart(seed).0 < APART.0 + APART_MORE.0);
+        }
+    }
+
+    #[test]
+    fn quartiles_are_values_that_were_measured() {
+        let near = |values: &[f64], wanted: [f64; 3]| {
+            quartiles(values).iter().zip(wanted).all(|(a, b)| (a - b).abs() < 1e-9)
+        };
+        assert!(near(&[5.0, 1.0, 4.0, 2.0, 3.0], [2.0, 3.0, 4.0]));
+        assert!(near(&[7.0], [7.0; 3]) && near(&[], [0.0; 3]));
+    }
 }
