@@ -5,7 +5,7 @@ mod many;
 mod net;
 
 use base::{Duration, IpAddress, LaneId, Port};
-use engine::{AcceptError, MoveError};
+use engine::{AcceptError, Algorithm, MoveError};
 use many::{Sock, Talk, World};
 use region::Group;
 use state::{DropReason, Endpoint, SockRef, TcpOptions};
@@ -213,6 +213,41 @@ fn urgent_data_move_with_their_connection() {
     world.close(talks[0].ends[0]);
     talks.clear();
     finish(&mut world, &mut talks, &listeners);
+}
+
+/// The program's limit, what BBR knows of the path, and when the next segment may go.
+#[test]
+fn a_connection_that_moves_keeps_its_pace() {
+    for (algorithm, limit) in
+        [(Algorithm::Reno, 2_000_000), (Algorithm::Bbr, u64::MAX), (Algorithm::Bbr, 2_000_000)]
+    {
+        let mut world = World::new(9, 2, 64);
+        world.misdirect = false;
+        let listeners = world.listen(80);
+        let mut talks = open(&mut world, &listeners, 1, 200_000);
+        let mut server = talks[0].ends[1];
+        let (from, to) = (server.lane, 1 - server.lane);
+        let mut options = TcpOptions { congestion: algorithm as u8, ..TcpOptions::default() };
+        options.set_max_pacing_rate(limit);
+        world.on((1, from), |e| e.set_tcp_options(server.name, &options));
+        for _ in 0..60 {
+            go_on(&mut talks, &mut world);
+            world.step();
+        }
+        let before = world.on((1, from), |e| e.tcp_info(server.name)).unwrap().congestion;
+        assert!(before.pacing_rate < u64::MAX && before.max_pacing_rate == limit, "{before:?}");
+        let (now, group) = (world.now, world.group_of(FIRST_PORT));
+        assert_eq!(world.machines[1].pair((from, to), now, |a, b| a.move_group(b, group)), Ok(1));
+        world.follow(&mut server);
+        talks[0].ends[1] = server;
+        let after = world.on((1, to), |e| e.tcp_info(server.name)).unwrap().congestion;
+        assert_eq!(after, before, "{algorithm:?}");
+        assert_eq!(world.on((1, to), |e| e.audit(true)), Ok(()));
+        while !go_on(&mut talks, &mut world) {
+            world.step();
+        }
+        finish(&mut world, &mut talks, &listeners);
+    }
 }
 
 #[test]
