@@ -320,6 +320,7 @@ fn set(sock: &OwnedFd, family: Family, option: Opt, value: u32) -> rustix::io::R
         Opt::FastOpen => sys::fast_open::set_max(sock, value),
         Opt::FastOpenConnect => sys::fast_open::set_connect(sock, value != 0),
         Opt::UrgentInline => sockopt::set_socket_oobinline(sock, value != 0),
+        Opt::RecvErr => sys::reports::set_told(sock, family == Family::V6, value != 0),
         Opt::FastOpenBare => sys::fast_open::set_no_cookie(sock, value != 0),
         Opt::Md5 => sys::md5::set_key(sock, std_addr(family.script()), &md5::key(value)),
         Opt::FastOpenKey => match fast_open_keys(value).as_slice() {
@@ -381,6 +382,12 @@ fn answer(done: rustix::io::Result<()>) -> Answer {
         (Errno::ALREADY, "EALREADY"),
         (Errno::OPNOTSUPP, "EOPNOTSUPP"),
         (Errno::NOENT, "ENOENT"),
+        (Errno::NETUNREACH, "ENETUNREACH"),
+        (Errno::NOPROTOOPT, "ENOPROTOOPT"),
+        (Errno::HOSTDOWN, "EHOSTDOWN"),
+        (Errno::NONET, "ENONET"),
+        (Errno::ACCESS, "EACCES"),
+        (Errno::PROTO, "EPROTO"),
     ];
     match names.iter().find(|(e, _)| *e == errno) {
         Some((_, name)) => word(name),

@@ -358,7 +358,8 @@ impl Ours {
             Opt::Ttl => o.ttl = value as u8,
             Opt::MaxPacingRate => o.set_max_pacing_rate(value.into()),
             Opt::FastOpenBare => o.fast_open_bare = value as u8,
-            Opt::UrgentInline => o.urgent_inline = value as u8,
+            Opt::UrgentInline => o.set_urgent_inline(value != 0),
+            Opt::RecvErr => o.set_tells_errors(value != 0),
             Opt::FastOpen | Opt::FastOpenKey | Opt::FastOpenConnect | Opt::Md5 => {
                 return Ok(word("ENOPROTOOPT"));
             }

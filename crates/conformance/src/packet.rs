@@ -61,6 +61,10 @@ pub enum Fault {
     TooBig(u16),
     /// The destination is unreachable, with this code of the family.
     Unreachable(u8),
+    /// It was on the way for too long: the code.
+    TimeExceeded(u8),
+    /// A router does not understand it: the code.
+    ParameterProblem(u8),
 }
 
 /// The packet of a segment: its source, its ECN field, its bytes. `None`: it is no TCP segment from `from`.
@@ -117,6 +121,8 @@ pub fn error(family: Family, fault: Fault, segment: &[u8]) -> Vec<u8> {
             let header = match fault {
                 Fault::TooBig(mtu) => Icmp4Header::Unreachable { code: 4, next_hop_mtu: mtu },
                 Fault::Unreachable(code) => Icmp4Header::Unreachable { code, next_hop_mtu: 0 },
+                Fault::TimeExceeded(code) => Icmp4Header::TimeExceeded { code },
+                Fault::ParameterProblem(code) => Icmp4Header::ParameterProblem { code, pointer: 0 },
             };
             let _ = header.emit(&mut message);
             message.extend(whole.iter().take(QUOTED));
@@ -127,6 +133,8 @@ pub fn error(family: Family, fault: Fault, segment: &[u8]) -> Vec<u8> {
             let header = match fault {
                 Fault::TooBig(mtu) => Icmp6Header::PacketTooBig { mtu: mtu.into() },
                 Fault::Unreachable(code) => Icmp6Header::Unreachable { code },
+                Fault::TimeExceeded(code) => Icmp6Header::TimeExceeded { code },
+                Fault::ParameterProblem(code) => Icmp6Header::ParameterProblem { code, pointer: 0 },
             };
             let _ = header.emit(&mut message);
             message.extend(whole.iter().take(QUOTED));

@@ -209,6 +209,7 @@ fn option_of(name: &str) -> Result<Opt, String> {
         "fastopen_connect" => Opt::FastOpenConnect,
         "fastopen_no_cookie" => Opt::FastOpenBare,
         "oobinline" => Opt::UrgentInline,
+        "recverr" => Opt::RecvErr,
         "md5" => Opt::Md5,
         _ => return Err(format!("no such option as {name}")),
     })
@@ -218,13 +219,15 @@ fn number<T: core::str::FromStr>(text: &str) -> Result<T, String> {
     text.parse().map_err(|_| format!("`{text}` is no number of the right size"))
 }
 
-/// `too-big MTU SEQ[:END]` or `unreachable CODE SEQ[:END]`.
+/// `too-big MTU SEQ[:END]` or `unreachable|time-exceeded|parameter-problem CODE SEQ[:END]`.
 fn report(text: &str) -> Result<Report, String> {
     let words: Vec<&str> = text.split_whitespace().collect();
     let (fault, numbers) = match words.as_slice() {
         ["too-big", mtu, numbers] => (Fault::TooBig(number(mtu)?), numbers),
         ["unreachable", code, numbers] => (Fault::Unreachable(number(code)?), numbers),
-        _ => return Err("expected `icmp too-big MTU SEQ:END` or `icmp unreachable CODE SEQ:END`".into()),
+        ["time-exceeded", code, numbers] => (Fault::TimeExceeded(number(code)?), numbers),
+        ["parameter-problem", code, numbers] => (Fault::ParameterProblem(number(code)?), numbers),
+        _ => return Err("expected `icmp too-big MTU SEQ:END` or `icmp unreachable|time-exceeded|parameter-problem CODE SEQ:END`".into()),
     };
     let (seq, len) = range(numbers)?;
     Ok(Report { fault, seq, len })

@@ -162,6 +162,8 @@ pub enum Opt {
     FastOpenBare,
     /// SO_OOBINLINE.
     UrgentInline,
+    /// IP_RECVERR or IPV6_RECVERR.
+    RecvErr,
     /// TCP_MD5SIG for the script's side: the key of this number; 0 takes it away.
     Md5,
 }

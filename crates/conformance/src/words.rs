@@ -55,6 +55,12 @@ pub(crate) fn errno(error: SockError) -> &'static str {
         SockError::NetUnreachable => "ENETUNREACH",
         SockError::MessageSize => "EMSGSIZE",
         SockError::Aborted => "ECONNABORTED",
+        SockError::NoProtocol => "ENOPROTOOPT",
+        SockError::Unsupported => "EOPNOTSUPP",
+        SockError::HostDown => "EHOSTDOWN",
+        SockError::NoNetwork => "ENONET",
+        SockError::Access => "EACCES",
+        SockError::Protocol => "EPROTO",
     }
 }
 

@@ -1,4 +1,4 @@
-//! The verbs of urgent data (MSG_OOB, SIOCATMARK). SO_OOBINLINE is `TcpOptions::urgent_inline`.
+//! The verbs of urgent data (MSG_OOB, SIOCATMARK). SO_OOBINLINE is `TcpOptions::set_urgent_inline`.
 
 use state::SockRef;
 

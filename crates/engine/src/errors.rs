@@ -20,6 +20,18 @@ pub enum SockError {
     MessageSize = 7,
     /// The connection was given up on our side (ECONNABORTED).
     Aborted = 8,
+    /// The host does not know the protocol (ENOPROTOOPT).
+    NoProtocol = 9,
+    /// Somebody on the way cannot do what the packet asks for (EOPNOTSUPP).
+    Unsupported = 10,
+    /// The host is known to be down (EHOSTDOWN).
+    HostDown = 11,
+    /// The host is cut off (ENONET).
+    NoNetwork = 12,
+    /// Not allowed, says somebody on the way (EACCES).
+    Access = 13,
+    /// Somebody on the way does not understand the packet (EPROTO).
+    Protocol = 14,
 }
 
 impl SockError {
@@ -35,6 +47,12 @@ impl SockError {
             6 => Some(Self::NetUnreachable),
             7 => Some(Self::MessageSize),
             8 => Some(Self::Aborted),
+            9 => Some(Self::NoProtocol),
+            10 => Some(Self::Unsupported),
+            11 => Some(Self::HostDown),
+            12 => Some(Self::NoNetwork),
+            13 => Some(Self::Access),
+            14 => Some(Self::Protocol),
             _ => None,
         }
     }

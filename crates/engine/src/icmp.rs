@@ -7,14 +7,15 @@ use core::net::Ipv4Addr;
 
 use base::{Duration, Instant, IpAddress, MacAddr};
 use state::ports::PORT_OWN_ADDRESS;
-use state::{DropReason, Endpoint, LaneMem};
+use state::{DropReason, Endpoint, FlowKey, LaneMem};
 use wire::icmp4::{self, unreachable};
 use wire::{Icmp4Header, Icmp4Message, IpProtocol, Ipv4Packet, UdpDatagram};
 
+use crate::errors::SockError;
 use crate::ip::Out;
 use crate::ipv4::{self, Packet};
 use crate::outbox::{self, Note};
-use crate::{ip, packet, udp};
+use crate::{away, ip, packet, tcp, udp};
 
 /// ICMP errors sent a second at most (RFC 1812 4.3.2.8; the figure is Linux's icmp_msgs_per_sec).
 const ERRORS_A_SECOND: u64 = 1000;
@@ -22,18 +23,18 @@ const ERRORS_A_SECOND: u64 = 1000;
 const ERRORS_AT_ONCE: u32 = 50;
 /// Longest IP packet that is an error, bytes (RFC 1812 4.3.2.3).
 const ERROR_BYTES: usize = 576;
+/// Code of Time Exceeded: not all fragments came in time.
+const FRAGMENTS_LATE: u8 = 1;
 /// Precedence "internetwork control" (RFC 1812 4.3.2.5).
 const ERROR_TOS: u8 = 0xc0;
 
 /// What an ICMP error says of a packet of ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// No such port, or no such protocol.
-    Refused,
-    /// The host cannot be reached.
-    HostUnreachable,
-    /// The network cannot be reached.
-    NetUnreachable,
+    /// It did not arrive, and may the next time (RFC 1122 4.2.3.9: a soft error).
+    Soft(SockError),
+    /// Nor will the next one (a hard error).
+    Hard(SockError),
     /// The packet is too long for a link; that link's MTU in bytes, 0 if the router did not say.
     TooBig(u16),
 }
@@ -51,6 +52,18 @@ pub(crate) struct Report {
     pub(crate) word: u32,
     /// What happened to it.
     pub(crate) fault: Fault,
+}
+
+impl Report {
+    /// The connection it is about.
+    pub(crate) const fn key(&self) -> FlowKey {
+        FlowKey {
+            local: self.local.addr,
+            remote: self.remote.addr,
+            local_port: self.local.port,
+            remote_port: self.remote.port,
+        }
+    }
 }
 
 /// Takes the ICMP message `whole`. An error about TCP is for the caller; all others are dealt with here.
@@ -77,6 +90,9 @@ pub(crate) fn input(mem: &mut LaneMem<'_>, whole: Packet) -> Option<Report> {
 /// What came of the message `whole`: a report for UDP is dealt with, one about another transport is the caller's.
 pub(crate) fn hand_on(mem: &mut LaneMem<'_>, whole: &Packet, report: Option<Report>) -> Option<Report> {
     let Some(report) = report else { return discard(mem, whole, DropReason::IcmpIgnored) };
+    if is_of_another(mem, whole, &report) {
+        return None;
+    }
     mem.frames.release_chain(whole.head);
     match report.protocol {
         IpProtocol::UDP => {
@@ -87,26 +103,43 @@ pub(crate) fn hand_on(mem: &mut LaneMem<'_>, whole: &Packet, report: Option<Repo
     }
 }
 
+/// Hands `whole` over if `report` is about a connection that another lane has.
+fn is_of_another(mem: &mut LaneMem<'_>, whole: &Packet, report: &Report) -> bool {
+    let key = report.key();
+    report.protocol == IpProtocol::TCP && !tcp::knows(mem, &key) && away::hand_over(mem, whole, &key)
+}
+
 pub(crate) fn discard(mem: &mut LaneMem<'_>, whole: &Packet, reason: DropReason) -> Option<Report> {
     mem.frames.release_chain(whole.head);
     mem.counters.drop_packet(reason);
     None
 }
 
-/// RFC 1122 3.2.2.1, RFC 1191 4: what the codes of "destination unreachable" mean for a transport.
+/// RFC 1122 3.2.2.1, RFC 1812 5.2.7.1, RFC 1191 4: what the messages mean for a transport; as Linux maps them to errno (icmp_err_convert).
 fn fault_of(header: &Icmp4Header) -> Option<Fault> {
+    use Fault::{Hard, Soft};
     match *header {
-        Icmp4Header::Unreachable { code, next_hop_mtu } => Some(match code {
-            unreachable::FRAGMENTATION_NEEDED => Fault::TooBig(next_hop_mtu),
-            unreachable::PORT | unreachable::PROTOCOL => Fault::Refused,
-            unreachable::NETWORK | 6 | 9 | 11 => Fault::NetUnreachable,
-            _ => Fault::HostUnreachable,
-        }),
-        Icmp4Header::TimeExceeded { .. } => Some(Fault::HostUnreachable),
+        Icmp4Header::Unreachable { code, next_hop_mtu } => match code {
+            unreachable::NETWORK | 11 => Some(Soft(SockError::NetUnreachable)),
+            unreachable::HOST | 12 => Some(Soft(SockError::HostUnreachable)),
+            unreachable::PROTOCOL => Some(Hard(SockError::NoProtocol)),
+            unreachable::PORT => Some(Hard(SockError::Refused)),
+            unreachable::FRAGMENTATION_NEEDED => Some(Fault::TooBig(next_hop_mtu)),
+            5 => Some(Soft(SockError::Unsupported)),
+            6 | 9 => Some(Hard(SockError::NetUnreachable)),
+            7 => Some(Hard(SockError::HostDown)),
+            8 => Some(Hard(SockError::NoNetwork)),
+            10 | 13..=15 => Some(Hard(SockError::HostUnreachable)),
+            _ => None,
+        },
+        // RFC 792: code 1 is about a fragment, which says nothing of the way.
+        Icmp4Header::TimeExceeded { code } => {
+            (code != FRAGMENTS_LATE).then_some(Soft(SockError::HostUnreachable))
+        }
+        Icmp4Header::ParameterProblem { .. } => Some(Hard(SockError::Protocol)),
         Icmp4Header::EchoReply { .. }
         | Icmp4Header::EchoRequest { .. }
         | Icmp4Header::Redirect { .. }
-        | Icmp4Header::ParameterProblem { .. }
         | Icmp4Header::Other { .. } => None,
     }
 }

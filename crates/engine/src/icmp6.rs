@@ -9,6 +9,7 @@ use wire::{
     EthFrame, Icmp6Header, Icmp6Message, IpProtocol, Ipv6Header, Ipv6Packet, UdpDatagram, checksum, ndp,
 };
 
+use crate::errors::SockError;
 use crate::icmp::{Fault, Report, discard, hand_on, send_back, send_quoting, strip, take_token};
 use crate::ipv4::{self, Packet};
 use crate::{ip, ipv6, nd, packet};
@@ -53,24 +54,21 @@ pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, whole: Packet) -> Optio
     hand_on(mem, &whole, report)
 }
 
-/// What the messages of RFC 4443 3 mean for a transport; as Linux maps them to errno.
+/// What the messages of RFC 4443 3 mean for a transport; as Linux maps them to errno (icmpv6_err_convert).
 fn fault_of(header: &Icmp6Header) -> Option<Fault> {
+    use Fault::{Hard, Soft};
     match *header {
         Icmp6Header::Unreachable { code } => Some(match code {
-            unreachable::PORT => Fault::Refused,
-            unreachable::NO_ROUTE => Fault::NetUnreachable,
-            _ => Fault::HostUnreachable,
+            unreachable::NO_ROUTE => Soft(SockError::NetUnreachable),
+            unreachable::SCOPE | unreachable::ADDRESS => Soft(SockError::HostUnreachable),
+            unreachable::PORT => Hard(SockError::Refused),
+            unreachable::PROHIBITED | 5 | 6 => Hard(SockError::Access),
+            _ => Hard(SockError::Protocol),
         }),
         Icmp6Header::PacketTooBig { mtu } => Some(Fault::TooBig(u16::try_from(mtu).unwrap_or(u16::MAX))),
-        Icmp6Header::TimeExceeded { .. } => Some(Fault::HostUnreachable),
-        // RFC 4443 3.4: somebody on the way does not know what the packet carries.
-        Icmp6Header::ParameterProblem { code: icmp6::parameter_problem::NEXT_HEADER, .. } => {
-            Some(Fault::Refused)
-        }
-        Icmp6Header::ParameterProblem { .. }
-        | Icmp6Header::EchoRequest { .. }
-        | Icmp6Header::EchoReply { .. }
-        | Icmp6Header::Other { .. } => None,
+        Icmp6Header::TimeExceeded { .. } => Some(Soft(SockError::HostUnreachable)),
+        Icmp6Header::ParameterProblem { .. } => Some(Hard(SockError::Protocol)),
+        Icmp6Header::EchoRequest { .. } | Icmp6Header::EchoReply { .. } | Icmp6Header::Other { .. } => None,
     }
 }
 

@@ -284,7 +284,7 @@ pub(crate) fn handle_report(mem: &mut LaneMem<'_>, report: &Report) {
     let Some(at) = find(mem, &ends) else { return };
     let Some(row) = mem.udp_socks.get_mut(at).filter(|r| r.flags & UDP_CONNECTED != 0) else { return };
     let error = match report.fault {
-        Fault::Refused => SockError::Refused,
+        Fault::Hard(error) => error,
         Fault::TooBig(mtu) => {
             // RFC 8201 4: never below the least MTU of IPv6.
             let least = if report.remote.addr.is_v4() { MTU_MIN } else { wire::ipv6::MTU_MIN as u16 };
@@ -294,7 +294,7 @@ pub(crate) fn handle_report(mem: &mut LaneMem<'_>, report: &Report) {
             }
             SockError::MessageSize
         }
-        Fault::HostUnreachable | Fault::NetUnreachable => return,
+        Fault::Soft(_) => return,
     };
     row.error = error as u16;
     let s = name(mem, at);

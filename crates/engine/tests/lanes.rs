@@ -5,10 +5,12 @@ mod many;
 mod net;
 
 use base::{Duration, IpAddress, LaneId, Port};
-use engine::{AcceptError, Algorithm, MoveError};
+use engine::{AcceptError, Algorithm, MoveError, SockError};
 use many::{Sock, Talk, World};
+use net::Packet;
 use region::Group;
 use state::{DropReason, Endpoint, SockRef, TcpOptions};
+use wire::{EthHeader, EtherType, Icmp4Header, IpProtocol, Ipv4Header, icmp4};
 
 const CLIENTS: u16 = 12;
 const FIRST_PORT: u16 = 40_000;
@@ -84,6 +86,64 @@ fn frames_that_come_to_any_lane_reach_the_one_that_has_their_flow() {
         finish(&mut world, &mut talks, &listeners);
         assert_eq!((world.resets, world.dropped(DropReason::LaneMailFull)), (0, 0));
     }
+}
+
+/// An ICMP error to machine 1 about `packet`, which it sent.
+fn unreachable(world: &World, packet: &Packet) -> Packet {
+    let [peer, host] = &world.machines;
+    let mut icmp = vec![0; 8];
+    Icmp4Header::Unreachable { code: icmp4::unreachable::HOST, next_hop_mtu: 0 }.emit(&mut icmp).unwrap();
+    icmp.extend_from_slice(&packet.bytes[14..14 + 28]);
+    icmp4::fill_checksum(&mut icmp).unwrap();
+    let mut bytes = vec![0; 34];
+    EthHeader { dst: host.mac, src: peer.mac, ethertype: EtherType::IPV4 }.emit(&mut bytes).unwrap();
+    let ends = (peer.addr, host.addr);
+    Ipv4Header::plain(ends, IpProtocol::ICMP4, icmp.len() as u16).emit(&mut bytes[14..]).unwrap();
+    bytes.extend_from_slice(&icmp);
+    Packet { bytes, gso_size: 0, port: 0 }
+}
+
+#[test]
+fn an_icmp_error_that_comes_to_any_lane_reaches_the_connection_it_is_about() {
+    let mut world = World::new(11, 3, 64);
+    world.misdirect = false;
+    let listeners = world.listen(80);
+    let mut talks = open(&mut world, &listeners, 6, 1000);
+    for talk in &talks {
+        let Sock { lane, name, .. } = talk.ends[1];
+        for to in 0..3 {
+            world.run(Duration::from_millis(100));
+            assert_eq!(world.on((1, lane), |e| e.tcp_send(name, b"lost", false)), Ok(4));
+            let sent = world.lose((1, lane)).pop().unwrap();
+            let (error, before) = (unreachable(&world, &sent), handed(&mut world));
+            world.receive((1, to), &error);
+            world.take_mail();
+            assert_eq!(handed(&mut world) - before, u64::from(to != lane));
+            assert_eq!(world.on((1, lane), |e| e.take_error(name)), Some(SockError::HostUnreachable));
+            // It is sent again, and read.
+            world.run(Duration::from_secs(1));
+            let Sock { lane: at, name: client, .. } = talk.ends[0];
+            assert_eq!(world.on((0, at), |e| e.tcp_recv(client, &mut [0; 10], false)), Ok(4));
+        }
+    }
+    // About a flow that nobody has: nobody is asked twice.
+    let Sock { lane, name, .. } = talks[0].ends[1];
+    world.on((1, lane), |e| e.tcp_send(name, b"x", false)).unwrap();
+    let mut nobodys = world.lose((1, lane)).pop().unwrap();
+    nobodys.bytes[35] ^= 1;
+    let (error, before) = (unreachable(&world, &nobodys), handed(&mut world));
+    for to in 0..3 {
+        world.receive((1, to), &error);
+        world.take_mail();
+    }
+    assert_eq!(handed(&mut world) - before, 2);
+    world.run(Duration::from_secs(1));
+    let Sock { lane, name, .. } = talks[0].ends[0];
+    assert_eq!(world.on((0, lane), |e| e.tcp_recv(name, &mut [0; 10], false)), Ok(1));
+    while !go_on(&mut talks, &mut world) {
+        world.step();
+    }
+    finish(&mut world, &mut talks, &listeners);
 }
 
 #[test]

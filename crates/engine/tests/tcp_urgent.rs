@@ -8,7 +8,7 @@ use base::{Duration, Instant};
 use engine::{RecvError, SendError, UrgentError};
 use net::{Faults, Net, Setup, pattern};
 use proptest::prelude::*;
-use state::{Event, Ready, SockRef, TcpOptions};
+use state::{Event, Ready, SockRef};
 use wire::TcpFlags;
 
 fn ms(n: u64) -> Duration {
@@ -34,7 +34,8 @@ fn with_urgent(urgent: &[u8], behind: &[u8]) -> (Net, SockRef, SockRef) {
 }
 
 fn inline(net: &mut Net, s: SockRef) {
-    let options = TcpOptions { urgent_inline: 1, ..net.on(1, |e| e.tcp_options(s)).unwrap() };
+    let mut options = net.on(1, |e| e.tcp_options(s)).unwrap();
+    options.set_urgent_inline(true);
     assert!(net.on(1, |e| e.set_tcp_options(s, &options)));
 }
 

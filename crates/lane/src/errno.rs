@@ -15,6 +15,12 @@ pub const fn of_sock(error: SockError) -> Errno {
         SockError::NetUnreachable => Errno::NETUNREACH,
         SockError::MessageSize => Errno::MSGSIZE,
         SockError::Aborted => Errno::CONNABORTED,
+        SockError::NoProtocol => Errno::NOPROTOOPT,
+        SockError::Unsupported => Errno::OPNOTSUPP,
+        SockError::HostDown => Errno::HOSTDOWN,
+        SockError::NoNetwork => Errno::NONET,
+        SockError::Access => Errno::ACCESS,
+        SockError::Protocol => Errno::PROTO,
     }
 }
 

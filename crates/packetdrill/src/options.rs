@@ -93,7 +93,7 @@ fn set_tcp(sock: &mut TcpSock, level: i32, name: i32, value: Value<'_>) -> Outco
         (SOCKET, libc::SO_RCVBUF | libc::SO_RCVBUFFORCE) => o.rcv_buf_bytes = value.int()?.max(0) as u32,
         (SOCKET, libc::SO_SNDBUF | libc::SO_SNDBUFFORCE) => o.snd_buf_bytes = value.int()?.max(0) as u32,
         (SOCKET, libc::SO_RCVLOWAT) => o.rcv_low_bytes = value.within(0, i32::MAX)?.max(1),
-        (SOCKET, libc::SO_OOBINLINE) => o.urgent_inline = value.on()?,
+        (SOCKET, libc::SO_OOBINLINE) => o.set_urgent_inline(value.on()? != 0),
         (SOCKET, libc::SO_RCVTIMEO) => sock.rcv_timeout = value.time()?,
         (SOCKET, libc::SO_SNDTIMEO) => sock.snd_timeout = value.time()?,
         (TCP, libc::TCP_NODELAY) => o.nodelay = value.on()?,
@@ -120,6 +120,7 @@ fn set_tcp(sock: &mut TcpSock, level: i32, name: i32, value: Value<'_>) -> Outco
         (TCP, TCP_FASTOPEN_NO_COOKIE) => o.fast_open_bare = value.on()?,
         (IP, libc::IP_TTL) => o.ttl = value.within(1, 255)? as u8,
         (IP, libc::IP_TOS) => o.tos = value.int()? as u8,
+        (IP, libc::IP_RECVERR) | (IPV6, libc::IPV6_RECVERR) => o.set_tells_errors(value.on()? != 0),
         _ => return Ok(false),
     }
     Ok(true)
@@ -163,14 +164,10 @@ fn is_harmless(level: i32, name: i32) -> bool {
                 | libc::TCP_THIN_LINEAR_TIMEOUTS
                 | libc::TCP_THIN_DUPACK
         ),
-        IP => matches!(name, libc::IP_BIND_ADDRESS_NO_PORT | libc::IP_MTU_DISCOVER | libc::IP_RECVERR),
+        IP => matches!(name, libc::IP_BIND_ADDRESS_NO_PORT | libc::IP_MTU_DISCOVER),
         IPV6 => matches!(
             name,
-            libc::IPV6_V6ONLY
-                | libc::IPV6_RECVERR
-                | libc::IPV6_TCLASS
-                | libc::IPV6_UNICAST_HOPS
-                | libc::IPV6_MTU_DISCOVER
+            libc::IPV6_V6ONLY | libc::IPV6_TCLASS | libc::IPV6_UNICAST_HOPS | libc::IPV6_MTU_DISCOVER
         ),
         _ => false,
     }
@@ -231,7 +228,7 @@ fn number(sock: &TcpSock, level: i32, name: i32) -> Outcome<u32> {
     Ok(match (level, name) {
         (SOCKET, libc::SO_ACCEPTCONN) => u32::from(matches!(sock.role, Role::Listener(_))),
         (SOCKET, libc::SO_KEEPALIVE) => u32::from(o.keepalive),
-        (SOCKET, libc::SO_OOBINLINE) => u32::from(o.urgent_inline),
+        (SOCKET, libc::SO_OOBINLINE) => u32::from(o.is_urgent_inline()),
         // Linux doubles what is asked for, for bookkeeping.
         (SOCKET, libc::SO_RCVBUF) => o.rcv_buf_bytes.saturating_mul(2),
         (SOCKET, libc::SO_SNDBUF) => or(o.snd_buf_bytes, SND_BUF).saturating_mul(2),

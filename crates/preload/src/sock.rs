@@ -307,7 +307,7 @@ impl Inner {
             fast_open_bare: 0,
             mss_max: 0,
             congestion: 0,
-            urgent_inline: 0,
+            switches: 0,
             pacing_limit: 0,
         };
         Self {

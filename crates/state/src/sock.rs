@@ -193,14 +193,43 @@ plain! {
         pub mss_max: u16,
         /// TCP_CONGESTION, as the engine numbers them; 0: the lane's default.
         pub congestion: u8,
-        /// SO_OOBINLINE: 1 leaves urgent bytes in the stream.
-        pub urgent_inline: u8,
+        /// Switches of few: see [`TcpOptions::is_urgent_inline`] and [`TcpOptions::tells_errors`].
+        pub switches: u8,
         /// SO_MAX_PACING_RATE with every bit turned over, so that 0 is no limit; see [`TcpOptions::max_pacing_rate`].
         pub pacing_limit: u64,
     }
 }
 
 impl TcpOptions {
+    const URGENT_INLINE: u8 = 1;
+    const TELLS_ERRORS: u8 = 2;
+
+    /// SO_OOBINLINE: are urgent bytes left in the stream?
+    #[must_use]
+    pub const fn is_urgent_inline(&self) -> bool {
+        self.switches & Self::URGENT_INLINE != 0
+    }
+
+    /// Sets SO_OOBINLINE.
+    pub const fn set_urgent_inline(&mut self, on: bool) {
+        self.put(Self::URGENT_INLINE, on);
+    }
+
+    /// IP_RECVERR, IPV6_RECVERR: does a router's word about an open connection end the next call?
+    #[must_use]
+    pub const fn tells_errors(&self) -> bool {
+        self.switches & Self::TELLS_ERRORS != 0
+    }
+
+    /// Sets IP_RECVERR.
+    pub const fn set_tells_errors(&mut self, on: bool) {
+        self.put(Self::TELLS_ERRORS, on);
+    }
+
+    const fn put(&mut self, switch: u8, on: bool) {
+        self.switches = self.switches & !switch | if on { switch } else { 0 };
+    }
+
     /// SO_MAX_PACING_RATE, bytes a second; `u64::MAX`: no limit.
     #[must_use]
     pub const fn max_pacing_rate(&self) -> u64 {

@@ -30,6 +30,7 @@ pub mod poll;
 pub mod process;
 pub mod raw;
 pub mod repair;
+pub mod reports;
 pub mod sandbox;
 mod seccomp;
 pub mod signals;

@@ -140,6 +140,9 @@ impl Conn<'_, '_> {
             // RFC 1122 4.2.2.17: a peer that answers probes of its closed window is alive.
             self.cold.loss.probes = 0;
             self.cold.loss.stalled_at = self.now;
+            if seg.space() == 0 {
+                self.forget_report();
+            }
         }
         Fate::Keep
     }
@@ -228,6 +231,7 @@ impl Conn<'_, '_> {
     /// The peer has answered after timeouts or probes.
     fn alive_again(&mut self) {
         self.clear(flag::STALLED);
+        self.forget_report();
         self.cold.loss.backoff = 0;
         self.cold.loss.probes = 0;
         self.cold.loss.keep_probes = 0;

@@ -92,7 +92,7 @@ pub(crate) use hibernate::hibernate_idle;
 pub(crate) use input::input;
 pub use keys::AoAlgorithm;
 pub(crate) use output::{pending, poll};
-pub(crate) use report::handle_report;
+pub(crate) use report::{handle_report, knows};
 pub use state::{Cause, State};
 pub(crate) use table::{drop_port, hop_changed};
 pub use timers::syn_ack_timeouts;
@@ -134,7 +134,7 @@ pub(crate) mod flag {
     pub(crate) const RECOVERY: u32 = 1 << 15;
     /// The recovery began with a timeout.
     pub(crate) const LOSS: u32 = 1 << 16;
-    /// `LossState::backoff`, `probes` or `keep_probes` is not 0.
+    /// `LossState::backoff`, `probes` or `keep_probes` is not 0, or a router has said that the way is shut.
     pub(crate) const STALLED: u32 = 1 << 17;
     /// `rexmit_at` is the persist timer's.
     pub(crate) const PERSIST: u32 = 1 << 18;

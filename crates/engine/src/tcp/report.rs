@@ -1,6 +1,6 @@
 //! ICMP errors about segments of ours (RFC 1122 4.2.3.9, RFC 1191, RFC 5927 4).
 
-use ::state::{DropReason, FlowKey, LaneMem};
+use ::state::{DropReason, FlowKey, LaneMem, Ready, TcbCold};
 use base::{Instant, SeqNum};
 use wire::Sign;
 
@@ -18,13 +18,7 @@ const PLATEAUS: [u16; 6] = [32_000, 17_914, 8166, 4352, 1492, 1006];
 
 /// Takes an error about a segment of ours.
 pub(crate) fn handle_report(mem: &mut LaneMem<'_>, now: Instant, report: &Report) {
-    let key = FlowKey {
-        local: report.local.addr,
-        remote: report.remote.addr,
-        local_port: report.local.port,
-        remote_port: report.remote.port,
-    };
-    let Some(at) = table::find(mem, &key) else { return };
+    let Some(at) = table::find(mem, &report.key()) else { return };
     let Some(mut c) = conn(mem, now, at) else { return };
     // RFC 5927 4.1: the quoted sequence number must be of something that is in flight.
     let quoted = SeqNum(report.word);
@@ -42,17 +36,85 @@ pub(crate) fn handle_report(mem: &mut LaneMem<'_>, now: Instant, report: &Report
             c.arm();
             return;
         }
-        Fault::Refused => SockError::Refused,
-        Fault::HostUnreachable => SockError::HostUnreachable,
-        Fault::NetUnreachable => SockError::NetUnreachable,
+        Fault::Soft(error) | Fault::Hard(error) => error,
     };
-    // RFC 1122 4.2.3.9, RFC 5927 5.2: an open connection goes on trying; an attempt to connect ends, as in Linux.
-    if c.state() == State::SynSent {
-        table::settle(mem, now, at, Fate::Dead(error));
+    match c.state() {
+        // As in Linux, an attempt to connect ends, whichever error it is.
+        State::SynSent => table::settle(mem, now, at, Fate::Dead(error)),
+        State::SynRcvd if !c.any(flag::IN_SYN_QUEUE) && !c.is_early() => {
+            table::settle(mem, now, at, Fate::Dead(error));
+        }
+        // What a listener's SYN has made is nobody's yet; it ends when its SYN,ACK was repeated in vain.
+        State::SynRcvd if c.any(flag::IN_SYN_QUEUE) => {}
+        // RFC 1122 4.2.3.9, RFC 5927 5.2: an open connection goes on trying, whichever error it is.
+        State::SynRcvd
+        | State::Established
+        | State::FinWait1
+        | State::FinWait2
+        | State::CloseWait
+        | State::Closing
+        | State::LastAck => c.hear_of(error),
+        State::Closed | State::Listen | State::TimeWait => {}
     }
 }
 
+/// Does this lane have the connection `key`, awake or not?
+pub(crate) fn knows(mem: &LaneMem<'_>, key: &FlowKey) -> bool {
+    table::value_of(mem, key).is_some()
+}
+
+/// [`TcbCold::error`] holds what ends calls in its low half, and in its high half what was heard of a way that may open again.
+const SOFT_SHIFT: u32 = 4;
+const HARD_MASK: u8 = (1 << SOFT_SHIFT) - 1;
+const _: () = assert!(SockError::from_raw(HARD_MASK).is_none());
+
+/// Is there an error that ends the next call?
+pub(super) const fn has_error(cold: &TcbCold) -> bool {
+    cold.error & HARD_MASK != 0
+}
+
+/// The error that ends this call.
+pub(super) fn take_error(cold: &mut TcbCold) -> Option<SockError> {
+    let error = SockError::from_raw(cold.error & HARD_MASK);
+    cold.error &= !HARD_MASK;
+    error
+}
+
+/// What SO_ERROR tells: the same, or else what was heard of the way (as in Linux).
+pub(super) fn take_any_error(cold: &mut TcbCold) -> Option<SockError> {
+    take_error(cold).or_else(|| SockError::from_raw(core::mem::take(&mut cold.error) >> SOFT_SHIFT))
+}
+
 impl Conn<'_, '_> {
+    /// What was sent last may not have arrived, says a router. The program hears of it by SO_ERROR, at once if it set IP_RECVERR, or when the
+    /// connection is given up.
+    fn hear_of(&mut self, error: SockError) {
+        if self.cold.options.tells_errors() {
+            self.cold.error = self.cold.error & !HARD_MASK | error as u8;
+            self.notify(Ready::IN | Ready::OUT | Ready::ERR);
+            return;
+        }
+        self.cold.error = self.cold.error & HARD_MASK | (error as u8) << SOFT_SHIFT;
+        if !self.any(flag::STALLED) {
+            // The next ACK is looked at, whether it is news that the way is open.
+            self.set(flag::STALLED);
+            self.cold.loss.stalled_at = self.now;
+        }
+    }
+
+    /// The peer has answered: what was heard of the way is history.
+    pub(super) fn forget_report(&mut self) {
+        self.cold.error &= HARD_MASK;
+    }
+
+    /// Why a connection whose peer answers no more ends: what was heard of the way to it, if anything was.
+    pub(super) const fn silence(&self) -> Fate {
+        match SockError::from_raw(self.cold.error >> SOFT_SHIFT) {
+            Some(heard) => Fate::Dead(heard),
+            None => Fate::Dead(SockError::TimedOut),
+        }
+    }
+
     /// A router dropped a segment as too long for a link of `mtu` bytes (RFC 1191 3, RFC 8201 4): smaller ones from now on.
     fn path_is_narrower(&mut self, mtu: u16) {
         let options = if self.any(flag::TIMESTAMPS) { TIMESTAMPS_BYTES } else { 0 };

@@ -7,12 +7,12 @@ use base::{FrameIdx, Idx, Instant};
 use super::conn::{Conn, conn};
 use super::fast_open::bit;
 use super::urgent::Reach;
-use super::{State, flag, handle, lookup, tune, usual_io, window};
-use crate::errors::{RecvError, SendError, SockError};
+use super::{State, flag, handle, lookup, report, tune, usual_io, window};
+use crate::errors::{RecvError, SendError};
 
 /// Why nothing can be written to the connection in its state.
 pub(super) fn send_refusal(c: &mut Conn<'_, '_>) -> Option<SendError> {
-    if let Some(error) = SockError::from_raw(core::mem::take(&mut c.cold.error)) {
+    if let Some(error) = report::take_error(c.cold) {
         return Some(SendError::Failed(error));
     }
     match c.state() {
@@ -98,7 +98,7 @@ fn send_any(
 
 /// Why nothing can be read from the connection, whose receive queue is empty. `Ok`: the stream is at its end.
 pub(super) fn recv_refusal(c: &mut Conn<'_, '_>) -> Result<usize, RecvError> {
-    if let Some(error) = SockError::from_raw(core::mem::take(&mut c.cold.error)) {
+    if let Some(error) = report::take_error(c.cold) {
         return Err(RecvError::Failed(error));
     }
     if c.any(flag::FIN_RCVD | flag::SHUT_READ) {

@@ -56,7 +56,7 @@ fn fired(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>) {
     let fate = c.on_timer();
     c.arm();
     c.arm_path();
-    if fate == Fate::Dead(SockError::TimedOut) && c.cold.fast != 0 {
+    if matches!(fate, Fate::Dead(_)) && c.cold.fast != 0 {
         fast_open::unanswered(mem, now, at);
     }
     table::settle(mem, now, at, fate);
@@ -206,7 +206,7 @@ impl Conn<'_, '_> {
     fn on_timeout(&mut self) -> Fate {
         if u32::from(self.cold.loss.backoff) >= self.retries() || self.is_past_user_timeout() {
             self.counters.tcp.aborts_on_timeout = self.counters.tcp.aborts_on_timeout.wrapping_add(1);
-            return Fate::Dead(SockError::TimedOut);
+            return self.silence();
         }
         let first = self.cold.loss.backoff == 0;
         self.note_timeout();
@@ -226,7 +226,7 @@ impl Conn<'_, '_> {
         if self.hot.snd.wnd == 0 {
             if u32::from(self.cold.loss.probes) >= self.retries() || self.is_past_user_timeout() {
                 self.counters.tcp.aborts_on_timeout = self.counters.tcp.aborts_on_timeout.wrapping_add(1);
-                return Fate::Dead(SockError::TimedOut);
+                return self.silence();
             }
             self.note_timeout();
             self.cold.loss.probes = self.cold.loss.probes.saturating_add(1);
@@ -316,7 +316,10 @@ impl Conn<'_, '_> {
         }
         if u32::from(self.cold.loss.keep_probes) >= most {
             self.counters.tcp.aborts_on_timeout = self.counters.tcp.aborts_on_timeout.wrapping_add(1);
-            return Fate::Reset(SockError::TimedOut);
+            return match self.silence() {
+                Fate::Dead(error) => Fate::Reset(error),
+                other => other,
+            };
         }
         self.cold.loss.keep_probes = self.cold.loss.keep_probes.saturating_add(1);
         self.counters.tcp.keepalives = self.counters.tcp.keepalives.wrapping_add(1);

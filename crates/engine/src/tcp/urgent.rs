@@ -63,7 +63,7 @@ pub(crate) fn recv(mem: &mut LaneMem<'_>, s: SockRef, peek: bool) -> Result<Opti
         return Err(if asleep { UrgentError::Nothing } else { UrgentError::Gone });
     };
     let c = conn(mem, Instant(0), at).ok_or(UrgentError::Gone)?;
-    if c.cold.options.urgent_inline != 0 || c.cold.ooo.urgent & (bit::AWAITED | bit::HERE) == 0 {
+    if c.cold.options.is_urgent_inline() || c.cold.ooo.urgent & (bit::AWAITED | bit::HERE) == 0 {
         return Err(UrgentError::Nothing);
     }
     let ended = c.any(flag::FIN_RCVD | flag::SHUT_READ);
@@ -96,7 +96,7 @@ pub(crate) fn readable(mem: &LaneMem<'_>, s: SockRef, unread: u32) -> u32 {
 pub(super) fn mark_of(mem: &LaneMem<'_>, s: SockRef) -> Option<u32> {
     let at = lookup(mem, s)?;
     let (hot, cold) = (mem.hot.get(at)?, mem.cold.get(super::conn::cold_of(at))?);
-    if cold.options.urgent_inline != 0 || cold.ooo.urgent & bit::MARK == 0 {
+    if cold.options.is_urgent_inline() || cold.ooo.urgent & bit::MARK == 0 {
         return None;
     }
     Some(mem.urgent.get(Idx::new(at.raw()))?.mark.since(first_unread(hot)))
@@ -194,7 +194,7 @@ impl Conn<'_, '_> {
         // RFC 9293 3.8.5, MUST-32: the program is told at once.
         self.notify(Ready::ALARM);
         // The urgent byte before was never read as data, and is not to be now that it is the mark no longer.
-        if ahead == Some(0) && self.cold.options.urgent_inline == 0 && self.hot.rcv_bytes > 0 {
+        if ahead == Some(0) && !self.cold.options.is_urgent_inline() && self.hot.rcv_bytes > 0 {
             self.consume(1, |_, _| {});
         }
         self.remember(self.cold.ooo.urgent & bit::OUT | bit::AWAITED, |row| row.mark = mark);
@@ -220,7 +220,7 @@ impl Conn<'_, '_> {
             Some(ahead) if (ahead as usize) < most => {
                 if ahead > 0 {
                     Reach { hole: 0, bytes: ahead as usize }
-                } else if self.cold.options.urgent_inline != 0 {
+                } else if self.cold.options.is_urgent_inline() {
                     Reach { hole: 0, bytes: most }
                 } else {
                     Reach { hole: 1, bytes: len.min(unread - 1) }

@@ -8,8 +8,8 @@ use super::conn::{Conn, Fate, cold_of, conn};
 use super::fast_open::bit;
 use super::receive::QUICK_ACKS;
 use super::{
-    Algorithm, Cause, State, cc_flag, ecn, flag, handle, hibernate, listen, lookup, pace, table, urgent,
-    window,
+    Algorithm, Cause, State, cc_flag, ecn, flag, handle, hibernate, listen, lookup, pace, report, table,
+    urgent, window,
 };
 use crate::errors::{ShutdownError, SockError};
 use crate::types::{CongestionInfo, How, Phase, TcpInfo};
@@ -58,7 +58,7 @@ fn ready_of(hot: &TcbHot, cold: &TcbCold, frames: &Frames<'_>, hole: u32) -> Rea
             ready |= Ready::OUT;
         }
     }
-    if cold.error != 0 {
+    if report::has_error(cold) {
         ready |= Ready::ERR;
     }
     ready
@@ -68,7 +68,7 @@ fn ready_of(hot: &TcbHot, cold: &TcbCold, frames: &Frames<'_>, hole: u32) -> Rea
 pub(crate) fn take_error(mem: &mut LaneMem<'_>, s: SockRef) -> Option<SockError> {
     let at = lookup(mem, s)?;
     let cold = mem.cold.get_mut(cold_of(at))?;
-    SockError::from_raw(core::mem::take(&mut cold.error))
+    report::take_any_error(cold)
 }
 
 /// [`Engine::shutdown`](crate::Engine::shutdown).

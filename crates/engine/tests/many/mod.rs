@@ -24,7 +24,7 @@ const DELAY: Duration = Duration::from_micros(50);
 pub struct Machine {
     guards: Vec<LaneGuard>,
     pub addr: Ipv4Addr,
-    mac: MacAddr,
+    pub mac: MacAddr,
 }
 
 impl Machine {
@@ -150,13 +150,7 @@ impl World {
     fn send_all(&mut self) {
         for at in self.lanes() {
             loop {
-                let packets = self.on(at, |e| {
-                    let mut out = TxBatch::new();
-                    e.poll_transmit(&mut out);
-                    let packets: Vec<Packet> = out.items().iter().map(|p| flatten(e, p)).collect();
-                    out.items().iter().for_each(|p| e.mem().frames.release(p.head));
-                    packets
-                });
+                let packets = self.lose(at);
                 if packets.is_empty() {
                     break;
                 }
@@ -173,6 +167,17 @@ impl World {
         }
     }
 
+    /// What the lane `at` has to send now, instead of sending it.
+    pub fn lose(&mut self, at: (usize, u16)) -> Vec<Packet> {
+        self.on(at, |e| {
+            let mut out = TxBatch::new();
+            e.poll_transmit(&mut out);
+            let packets: Vec<Packet> = out.items().iter().map(|p| flatten(e, p)).collect();
+            out.items().iter().for_each(|p| e.mem().frames.release(p.head));
+            packets
+        })
+    }
+
     fn lane_for(&mut self, machine: usize, packet: &Packet) -> u16 {
         let lanes = u64::from(self.machines[machine].lanes());
         if lanes == 1 || self.misdirect {
@@ -187,7 +192,12 @@ impl World {
 
     fn deliver(&mut self, machine: usize, packet: &Packet) {
         let lane = self.lane_for(machine, packet);
-        self.on((machine, lane), |e| {
+        self.receive((machine, lane), packet);
+    }
+
+    /// `packet` comes to the lane `at`.
+    pub fn receive(&mut self, at: (usize, u16), packet: &Packet) {
+        self.on(at, |e| {
             let Some(head) = chain(e, &packet.bytes) else { return };
             let mut batch = RxBatch::new();
             let (len, gso_size) = (packet.bytes.len() as u32, packet.gso_size);

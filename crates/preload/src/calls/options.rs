@@ -22,9 +22,12 @@ const IP: c_int = libc::IPPROTO_IP;
 const IPV6: c_int = libc::IPPROTO_IPV6;
 
 /// What became of an option.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Set {
     /// A lane's connection has it now.
     Done,
+    /// The same, and its value is to be remembered as it was given.
+    Noted,
     /// It changes nothing for a lane's connection.
     Harmless,
     /// A lane does not have it.
@@ -111,7 +114,7 @@ fn apply(
         (SOCKET, libc::SO_SNDBUF | libc::SO_SNDBUFFORCE) => options.snd_buf_bytes = buffer_bytes(value)?,
         (SOCKET, libc::SO_RCVLOWAT) => options.rcv_low_bytes = value.number()?,
         (SOCKET, libc::SO_MAX_PACING_RATE) => options.set_max_pacing_rate(value.pacing_rate()?),
-        (SOCKET, libc::SO_OOBINLINE) => options.urgent_inline = value.on()?,
+        (SOCKET, libc::SO_OOBINLINE) => options.set_urgent_inline(value.on()? != 0),
         (SOCKET, libc::SO_RCVTIMEO) => sock.set_rcv_timeout_ns(value.time_ns()?),
         (SOCKET, libc::SO_SNDTIMEO) => sock.set_snd_timeout_ns(value.time_ns()?),
         (TCP, libc::TCP_NODELAY) => options.nodelay = value.on()?,
@@ -145,6 +148,10 @@ fn apply(
             hops @ 0..=255 => options.ttl = hops as u8,
             _ => return Err(Errno(libc::EINVAL)),
         },
+        (IP, libc::IP_RECVERR) | (IPV6, libc::IPV6_RECVERR) => {
+            options.set_tells_errors(value.on()? != 0);
+            return Ok(Set::Noted);
+        }
         _ => return Ok(if is_harmless(level, name) { Set::Harmless } else { Set::Unknown }),
     }
     Ok(Set::Done)
@@ -175,11 +182,10 @@ fn is_harmless(level: c_int, name: c_int) -> bool {
                 | libc::TCP_FASTOPEN
                 | libc::TCP_FASTOPEN_KEY
         ),
-        IP => matches!(name, libc::IP_BIND_ADDRESS_NO_PORT | libc::IP_MTU_DISCOVER | libc::IP_RECVERR),
+        IP => matches!(name, libc::IP_BIND_ADDRESS_NO_PORT | libc::IP_MTU_DISCOVER),
         IPV6 => matches!(
             name,
-            libc::IPV6_RECVERR
-                | libc::IPV6_MTU_DISCOVER
+            libc::IPV6_MTU_DISCOVER
                 | libc::IPV6_RECVPKTINFO
                 | libc::IPV6_RECVTCLASS
                 | libc::IPV6_RECVHOPLIMIT
@@ -255,8 +261,11 @@ fn set_on_stream(
     let mut inner = sock.inner();
     let mut options = inner.options;
     match apply(sock, &mut options, level, name, value)? {
-        Set::Done => {
+        set @ (Set::Done | Set::Noted) => {
             inner.options = options;
+            if set == Set::Noted {
+                let _ = deferred::remember(&mut inner, level, name, value.bytes);
+            }
             drop(inner);
             stream::with(sock, seat, |engine| engine.set_tcp_options(seat.name, &options))?;
             Ok(())
@@ -274,8 +283,11 @@ fn set_before(sock: &Handle<Sock>, seat: Option<Seat>, level: c_int, name: c_int
     let mut inner = sock.inner();
     let mut options = inner.options;
     match apply(sock, &mut options, level, name, value) {
-        Ok(Set::Done) => {
+        Ok(set @ (Set::Done | Set::Noted)) => {
             inner.options = options;
+            if set == Set::Noted && !sock.has(flag::DEFERRED) {
+                let _ = deferred::remember(&mut inner, level, name, value.bytes);
+            }
             drop(inner);
             if let Some(seat) = seat {
                 let _ = stream::with(sock, seat, |engine| engine.set_tcp_options(seat.name, &options));
@@ -392,7 +404,7 @@ fn get_from_stream(
         (SOCKET, libc::SO_KEEPALIVE) => u32::from(options.keepalive),
         (SOCKET, libc::SO_RCVBUF | libc::SO_SNDBUF) => buffer(sock, seat, which.1 == libc::SO_RCVBUF)?,
         (SOCKET, libc::SO_RCVLOWAT) => or(options.rcv_low_bytes, 1),
-        (SOCKET, libc::SO_OOBINLINE) => u32::from(options.urgent_inline),
+        (SOCKET, libc::SO_OOBINLINE) => u32::from(options.is_urgent_inline()),
         (SOCKET, libc::SO_SNDLOWAT | libc::SO_REUSEADDR) => 1,
         (SOCKET, libc::SO_LINGER) => {
             let value =

@@ -48,7 +48,7 @@ pub(super) fn mix(scenario: &mut Scenario) {
     }
     let mut urgent = Rng::new(scenario.seed ^ 0x0b);
     if urgent.below(4) == 0 {
-        scenario.options.urgent_inline = 1;
+        scenario.options.set_urgent_inline(true);
         for stream in &mut scenario.streams {
             stream.up.urgent = urgent.below(6) as u32;
             stream.down.urgent = urgent.below(6) as u32;
