@@ -21,6 +21,7 @@ mod peers;
 mod relay;
 mod reload;
 mod servers;
+mod settings;
 mod shared;
 mod six;
 mod sockets;

@@ -1,0 +1,32 @@
+"""Says what connections agreed on and what their options are: `serve PORT`, `ask ADDRESS PORT`; `reach ADDRESS PORT` says how a connect ends."""
+import errno, os, select, socket, sys
+
+TCP_INFO_OPTIONS = 5
+AGREED = 1 | 2 | 4 | 8  # timestamps, SACK, window scaling, ECN
+
+
+def agreed(c):
+    return c.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)[TCP_INFO_OPTIONS] & AGREED
+
+
+if sys.argv[1] == 'serve':
+    s = socket.create_server(('', int(sys.argv[2])), backlog=64)
+    waits = select.poll()
+    waits.register(s, select.POLLIN)
+    names = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_SYNCNT)
+    print('serving', os.getpid(), flush=True)
+    while True:
+        waits.poll()
+        c, _ = s.accept()
+        if c.recv(1):
+            values = [str(c.getsockopt(socket.IPPROTO_TCP, name)) for name in names]
+            c.sendall(f'{agreed(c)} {" ".join(values)}\n'.encode())
+        c.close()
+elif sys.argv[1] == 'ask':
+    with socket.create_connection((sys.argv[2], int(sys.argv[3])), timeout=60) as c:
+        c.sendall(b'x')
+        answer = c.makefile().readline().strip()
+        print(agreed(c), answer)
+else:
+    c = socket.socket()
+    print(errno.errorcode[c.connect_ex((sys.argv[2], int(sys.argv[3])))])

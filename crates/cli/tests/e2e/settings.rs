@@ -1,0 +1,96 @@
+//! Settings of the program's network namespace that its connections on lanes go by.
+
+use crate::wires::{explain, kernel_segments, said, script};
+use crate::world::{DEVICE, OURS, Side, World, wait_until};
+
+/// What both ends of a connection say that it has, as tcpi_options numbers it.
+const TIMESTAMPS: u8 = 1;
+const SACK: u8 = 2;
+const SCALING: u8 = 4;
+const ECN: u8 = 8;
+const ALL: u8 = TIMESTAMPS | SACK | SCALING | ECN;
+
+fn set(world: &World, side: Side, setting: &str) {
+    world.check(side, 5, &["sysctl", "-q", "-w", setting]);
+}
+
+/// What a connection of the peer's to a server that is started now has: the peer says it, and the server.
+fn ask(world: &World, port: &str) -> (String, String) {
+    let settings = script("settings.py");
+    let server =
+        world.spawn(Side::Ours, port, &World::corelane(&["python3", settings.as_str(), "serve", port]));
+    let mut server = server;
+    wait_until("the lane listens", 30, || {
+        server.assert_running();
+        said(&server, "serving")
+            .is_some_and(|pid| explain(world, Side::Ours, &pid).contains("listens on port"))
+    });
+    let before = kernel_segments(world, Side::Ours);
+    let told = world.check(Side::Peer, 60, &["python3", &settings, "ask", OURS, port]);
+    assert_eq!(kernel_segments(world, Side::Ours), before, "the kernel took part");
+    let (here, there) = told.trim().split_once(' ').expect("two ends");
+    (here.to_owned(), there.to_owned())
+}
+
+#[test]
+fn connections_on_lanes_have_what_the_namespaces_settings_allow() {
+    let Some(world) = World::new(&["python3", "ip", "sysctl"]) else { return };
+    set(&world, Side::Peer, "net.ipv4.tcp_ecn=1");
+    for usual in ["tcp_sack=1", "tcp_timestamps=1", "tcp_window_scaling=1", "tcp_ecn=2"] {
+        set(&world, Side::Ours, &format!("net.ipv4.{usual}"));
+    }
+    let rounds = [
+        ("tcp_sack", "1", ALL),
+        ("tcp_sack", "0", ALL & !SACK),
+        ("tcp_timestamps", "0", ALL & !TIMESTAMPS),
+        ("tcp_window_scaling", "0", ALL & !SCALING),
+        ("tcp_ecn", "0", ALL & !ECN),
+    ];
+    for ((name, value, wanted), port) in rounds.into_iter().zip(9100..) {
+        let setting = format!("net.ipv4.{name}");
+        let was = world.check(Side::Ours, 5, &["sysctl", "-n", &setting]);
+        set(&world, Side::Ours, &format!("{setting}={value}"));
+        let (peer, server) = ask(&world, &port.to_string());
+        assert_eq!(peer, wanted.to_string(), "{name}={value}, by the peer");
+        assert_eq!(server.split(' ').next(), Some(peer.as_str()), "{name}={value}, by the server");
+        set(&world, Side::Ours, &format!("{setting}={}", was.trim()));
+    }
+    let numbers = [
+        ("tcp_keepalive_time", "711"),
+        ("tcp_keepalive_intvl", "12"),
+        ("tcp_keepalive_probes", "3"),
+        ("tcp_syn_retries", "4"),
+    ];
+    for (name, value) in numbers {
+        set(&world, Side::Ours, &format!("net.ipv4.{name}={value}"));
+    }
+    let (_, server) = ask(&world, "9110");
+    assert_eq!(server, format!("{ALL} 711 12 3 4"));
+    world.assert_clean();
+}
+
+/// Connections that the kernel of Corelane's side began.
+fn kernel_opens(world: &World) -> String {
+    let counters = world.check(Side::Ours, 5, &["cat", "/proc/net/snmp"]);
+    let mut rows = counters.lines().filter_map(|line| line.strip_prefix("Tcp: "));
+    let (names, values) = (rows.next().expect("names"), rows.next().expect("values"));
+    let at = names.split_whitespace().position(|name| name == "ActiveOpens").expect("such a counter");
+    values.split_whitespace().nth(at).expect("a number").to_owned()
+}
+
+/// With the kernel's own number of retransmissions this takes two minutes, and the call is ended long before.
+#[test]
+fn a_connect_from_a_lane_gives_up_after_as_many_syns_as_the_namespace_says() {
+    let Some(world) = World::new(&["python3", "ip", "sysctl"]) else { return };
+    set(&world, Side::Ours, "net.ipv4.tcp_syn_retries=1");
+    // The peer takes its frames and has no such address.
+    let shown = world.check(Side::Peer, 5, &["cat", "/sys/class/net/peer0/address"]);
+    let nobody = "10.77.0.99";
+    let neighbour = ["ip", "neigh", "add", nobody, "lladdr", shown.trim(), "nud", "permanent", "dev", DEVICE];
+    world.check(Side::Ours, 5, &neighbour);
+    let before = kernel_opens(&world);
+    let reach = ["python3", &script("settings.py"), "reach", nobody, "9120"];
+    assert_eq!(world.check(Side::Ours, 60, &World::corelane(&reach)).trim(), "ETIMEDOUT");
+    assert_eq!(kernel_opens(&world), before, "the kernel took part");
+    world.assert_clean();
+}
