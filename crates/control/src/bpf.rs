@@ -64,6 +64,8 @@ pub enum Op {
     Add = 0x00,
     /// dst *= src
     Mul = 0x20,
+    /// dst |= src
+    Or = 0x40,
     /// dst &= src
     And = 0x50,
     /// dst <<= src

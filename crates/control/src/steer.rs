@@ -112,10 +112,11 @@ impl FamilyMaps {
         };
         let (flow, listener) = (maps::flow_key_bytes(address), maps::listener_key_bytes(address));
         let (flow_value, listener_value) = (maps::FLOW_VALUE_BYTES, maps::LISTENER_VALUE_BYTES);
+        let pin_value = maps::PIN_VALUE_BYTES;
         Ok(Self {
             flows: make(MapKind::Hash, flow, flow_value, FLOWS, "corelane_flows")?,
             listeners: make(MapKind::Hash, listener, listener_value, LISTENERS, "corelane_listen")?,
-            pins: make(MapKind::LruHash, flow, flow_value, PINS, "corelane_pins")?,
+            pins: make(MapKind::LruHash, flow, pin_value, PINS, "corelane_pins")?,
         })
     }
 }
@@ -431,9 +432,9 @@ impl Steering {
     /// [`SteerError::NotExact`]; what the kernel says.
     pub fn pin(&self, flow: Flow, lane: SteerLane) -> Result<(), SteerError> {
         let key = flow.key().ok_or(SteerError::NotExact)?;
-        let value = u32::from(lane.number()).to_ne_bytes();
         let pins = &self.maps.of(flow.remote).pins;
-        pins.update(key.bytes(), &value).map_err(kernel("moving a connection to another lane"))
+        pins.update(key.bytes(), &maps::pin_value(lane.number()))
+            .map_err(kernel("moving a connection to another lane"))
     }
 
     /// Takes [`Steering::add_flow`] back.

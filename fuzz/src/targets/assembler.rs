@@ -103,6 +103,7 @@ fn step(input: &mut Input<'_>) -> Step {
         3 => Op::Shl,
         4 => Op::Shr,
         5 => Op::Xor,
+        6 => Op::Or,
         _ => Op::Mov,
     };
     let cond = match kind >> 4 & 7 {
@@ -269,6 +270,7 @@ fn calculate(wide: bool, op: Op, a: u64, b: u64) -> u64 {
         Op::Shl => a << (b & bits),
         Op::Shr => a >> (b & bits),
         Op::Xor => a ^ b,
+        Op::Or => a | b,
         Op::Mov => b,
     };
     if wide { value } else { value & 0xffff_ffff }

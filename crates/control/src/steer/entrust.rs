@@ -12,7 +12,8 @@ impl Steering {
         let value = u32::from(maps::NO_LANE).to_ne_bytes();
         let entrusting = kernel("entrusting a connection over to the kernel");
         // Its pin would draw what follows back to the lane.
-        self.maps.of(flow.remote).pins.update(key.bytes(), &value).map_err(&entrusting)?;
+        let pin = maps::pin_value(maps::NO_LANE);
+        self.maps.of(flow.remote).pins.update(key.bytes(), &pin).map_err(&entrusting)?;
         self.write_state(1)?;
         self.maps.of(flow.remote).flows.update(key.bytes(), &value).map_err(&entrusting)?;
         self.flow_rows.remove(&flow);
@@ -47,10 +48,9 @@ impl Steering {
     #[must_use]
     pub fn may_be_of(&self, flow: &Flow, is: impl Fn(SteerLane) -> bool) -> bool {
         let Some(key) = flow.key() else { return false };
-        let mut pin = [0; maps::FLOW_VALUE_BYTES];
+        let mut pin = [0; maps::PIN_VALUE_BYTES];
         if self.maps.of(flow.remote).pins.lookup(key.bytes(), &mut pin).is_ok() {
-            let number = u8::try_from(u32::from_ne_bytes(pin)).ok();
-            return number.and_then(SteerLane::new).is_some_and(is);
+            return SteerLane::new(maps::lane_of_pin(pin)).is_some_and(is);
         }
         let rows = [self.listener_rows.get(&flow.local), self.block_rows.get(&flow.local.block())];
         self.flow_rows.get(flow).is_some_and(|lane| is(*lane))

@@ -23,6 +23,20 @@ pub(super) const BLOCK_KEY: u8 = 1;
 /// Bytes of an address in the keys of a family.
 pub(super) const ADDRESS_BYTES: [usize; 2] = [4, 16];
 pub(super) const FLOW_VALUE_BYTES: usize = 4;
+/// A pin: the lane, and the mark of the SYN that the lane's tap has taken while TCX, which comes after the taps, has not seen it ([`pin_value`]).
+pub(super) const PIN_VALUE_BYTES: usize = 8;
+/// Offset of the mark in a pin: sequence number of the SYN, with the lowest bit set; 0: none.
+pub(super) const PIN_TAKEN: i16 = 4;
+
+/// The pin of a connection to `lane`.
+pub(super) fn pin_value(lane: u8) -> [u8; PIN_VALUE_BYTES] {
+    u64::from(lane).to_le_bytes()
+}
+
+/// The lane of a pin.
+pub(super) fn lane_of_pin(pin: [u8; PIN_VALUE_BYTES]) -> u8 {
+    pin[0]
+}
 /// Longest key.
 const KEY_MAX: usize = flow_key_bytes(16);
 

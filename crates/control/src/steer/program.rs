@@ -2,13 +2,14 @@
 //!
 //! Classifier: Ethernet without tag, to a single station; IPv4 with any options, no fragment, or IPv6 without extension headers; TCP or UDP. First the flow map, then the
 //! listener map with the slot of the remote end: the port's own rule, then that of its block. The SYN that opens a connection leaves a pin, which the connection's other segments follow
-//! when the listener has several lanes or is gone: lanes come and go without breaking what runs. Whatever is not found, or not understood, goes on to the kernel. Fragments go to the
+//! when the listener has several lanes or is gone: lanes come and go without breaking what runs. The maps may change while such a SYN goes past the taps to TCX: the lane whose
+//! tap takes it says so in the pin, no other takes it then, and TCX goes by that. Whatever is not found, or not understood, goes on to the kernel. Fragments go to the
 //! kernel because only the first has ports (RFC 791 3.2); nothing is lost, the kernel reassembles and answers for itself. An ICMP error goes where the packet
 //! that it quotes came from (`quoted`). The two families have maps of their own; the code for each is made by the same functions, by a [`Shape`].
 
 use super::maps::{
-    BLOCK_KEY, BLOCK_MASK, LISTENER_PINS, MIX, NO_LANE, PINS_FIRST, PINS_UNUSED, SLOT_SHIFT, STATE_BLOCKS,
-    STATE_FLOWS, STATE_LANES,
+    BLOCK_KEY, BLOCK_MASK, LISTENER_PINS, MIX, NO_LANE, PIN_TAKEN, PINS_FIRST, PINS_UNUSED, SLOT_SHIFT,
+    STATE_BLOCKS, STATE_FLOWS, STATE_LANES,
 };
 use super::shape::{FOUR, IP, SIX, Shape};
 use super::{FamilyMaps, Maps, STEER_LANES, SteerLane, quoted};
@@ -30,7 +31,8 @@ const ETH_TYPE: i16 = 12;
 const IP_FRAGMENT: i16 = IP + 6;
 /// Source and destination port.
 const PORTS: i32 = 4;
-/// The TCP header up to and with its flags (RFC 9293 3.1).
+/// The sequence number in the TCP header, and the header up to and with its flags (RFC 9293 3.1).
+const TCP_SEQ: i16 = 4;
 const TCP_START: i32 = 14;
 const TCP_FLAGS: i16 = 13;
 const TCP_SYN: i32 = 0x02;
@@ -302,6 +304,7 @@ pub(super) fn find_rule(
     a.alu(Op::Mov, SLOTS, Reg::R0);
     if !quoted {
         opens_connection(a);
+        follow_tap(a, kind, family, found);
     }
     a.jump_if(If::Eq, SLOTS, 0, no_listener);
     a.jump_if(If::Ne, OPENS, SEGMENT, pick);
@@ -319,14 +322,54 @@ pub(super) fn find_rule(
     leave_pin(a, kind, family, pass);
     a.place(pick);
     pick_slot(a, family.shape, seed, pass);
+    a.jump_if(If::Ne, OPENS, OPENING, found);
     match kind {
-        // Taps run before TCX, so it is enough that TCX pins.
-        Kind::SocketFilter(_) => {}
-        Kind::Xdp(_) | Kind::TcxIngress => {
-            a.jump_if(If::Ne, OPENS, OPENING, found);
-            pin(a, family);
+        Kind::SocketFilter(lane) => take(a, family, *lane, pass),
+        // No tap took it, because the lanes changed: the peer sends it again.
+        Kind::Xdp(_) | Kind::TcxIngress => pin(a, family, false),
+    }
+}
+
+/// At TCX: goes on at `found` with the lane whose tap took this SYN, and takes the mark back, so that the SYN goes by the rules if it comes again.
+fn follow_tap(a: &mut Assembler, kind: &Kind<'_>, family: &Family<'_>, found: Label) {
+    match kind {
+        Kind::SocketFilter(_) | Kind::Xdp(_) => {}
+        Kind::TcxIngress => {
+            let missed = a.label();
+            a.jump_if(If::Ne, OPENS, OPENING, missed);
+            find_mark(a, family, missed);
+            a.store_imm(Size::Word, Reg::R0, PIN_TAKEN, 0);
+            a.load(Size::Word, LANE, Reg::R0, 0);
+            a.jump(found);
+            a.place(missed);
         }
     }
+}
+
+/// At the tap of `lane`, to which the SYN goes if LANE says so: takes it, but not from another tap.
+fn take(a: &mut Assembler, family: &Family<'_>, lane: SteerLane, pass: Label) {
+    let free = a.label();
+    a.jump_if(If::Ne, LANE, i32::from(lane.number()), pass);
+    find_mark(a, family, free);
+    a.load(Size::Word, Reg::R2, Reg::R0, 0);
+    a.jump_if(If::Ne, Reg::R2, i32::from(lane.number()), pass);
+    a.place(free);
+    pin(a, family, true);
+}
+
+/// Leaves the pin of this SYN that a tap has taken in R0; goes on at `missed` if none has.
+fn find_mark(a: &mut Assembler, family: &Family<'_>, missed: Label) {
+    look_up(a, &family.own.pins, family.shape.flow_key);
+    a.jump_if(If::Eq, Reg::R0, 0, missed);
+    read_mark(a, family);
+    a.load(Size::Word, Reg::R2, Reg::R0, PIN_TAKEN);
+    a.jump_if_reg(If::Ne, Reg::R2, Reg::R3, missed);
+}
+
+/// The mark of the SYN to R3, from the copy of its header that programs for socket buffers make.
+fn read_mark(a: &mut Assembler, family: &Family<'_>) {
+    a.load(Size::Word, Reg::R3, Reg::Fp, family.shape.ports_copy + TCP_SEQ);
+    a.alu_imm(Op::Or, Reg::R3, 1);
 }
 
 /// A port without a rule of its own may lie in a block that has one.
@@ -407,9 +450,14 @@ fn pick_slot(a: &mut Assembler, shape: &Shape, seed: u32, pass: Label) {
     a.jump_if(If::Eq, LANE, i32::from(NO_LANE), pass);
 }
 
-/// Remembers LANE for the flow. Should the map refuse, the segments go by their slot.
-fn pin(a: &mut Assembler, family: &Family<'_>) {
+/// Remembers LANE for the flow, and if it is `taken` the SYN. Should the map refuse, the segments go by their slot.
+fn pin(a: &mut Assembler, family: &Family<'_>, taken: bool) {
     a.store(Size::Word, Reg::Fp, family.shape.pin_value, LANE);
+    a.store_imm(Size::Word, Reg::Fp, family.shape.pin_value + PIN_TAKEN, 0);
+    if taken {
+        read_mark(a, family);
+        a.store(Size::Word, Reg::Fp, family.shape.pin_value + PIN_TAKEN, Reg::R3);
+    }
     a.load_map(Reg::R1, &family.own.pins);
     a.alu(Op::Mov, Reg::R2, Reg::Fp);
     a.alu_imm(Op::Add, Reg::R2, i32::from(family.shape.flow_key));

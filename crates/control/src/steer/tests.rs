@@ -260,6 +260,8 @@ struct Bench {
     left: usize,
     /// Packets of connections that were handed over to the kernel.
     entrusted: usize,
+    /// SYNs so far.
+    opened: u32,
     _keep: Vec<(Map, std::os::fd::OwnedFd)>,
 }
 
@@ -287,20 +289,40 @@ fn bench() -> Bench {
         in_blocks: 0,
         left: 0,
         entrusted: 0,
+        opened: 0,
         _keep: keep,
     }
 }
 
+fn run(program: &Program, frame: &[u8]) -> u32 {
+    program.test_run(frame, &[], 1).unwrap().result
+}
+
+/// The test run strips the Ethernet header for a filter; a tap's filter sees it.
+fn for_filter(frame: &[u8]) -> Vec<u8> {
+    [&[0; 14], frame].concat()
+}
+
 impl Bench {
+    /// A SYN with a sequence number that none had before.
+    fn numbered(&mut self, frame: &[u8]) -> Vec<u8> {
+        let mut frame = frame.to_vec();
+        if matches!(read(&frame), Some((_, _, true))) {
+            self.opened += 2;
+            let ip = if frame[12] == 8 { usize::from(frame[14] & 15) * 4 } else { 40 };
+            frame[14 + ip + 4..][..4].copy_from_slice(&self.opened.to_be_bytes());
+        }
+        frame
+    }
+
     fn check(&mut self, frame: &[u8]) -> bool {
+        let frame = &self.numbered(frame);
         let wanted = self.model(frame);
-        let run = |program: &Program, frame: &[u8]| program.test_run(frame, &[], 1).unwrap().result;
         for (lane, program) in (0..LANES).zip(&self.xdp) {
             let verdict = if wanted == Some(lane) { 4 } else { 2 };
             assert_eq!(run(program, frame), verdict, "XDP, lane {lane} of {wanted:?}, {frame:02x?}");
         }
-        // The test run strips the Ethernet header for a filter; a tap's filter sees it.
-        let with_header = [&[0; 14], frame].concat();
+        let with_header = for_filter(frame);
         for (lane, program) in (0..LANES).zip(&self.filters) {
             let verdict = if wanted == Some(lane) { u32::MAX } else { 0 };
             let result = run(program, &with_header);
@@ -441,4 +463,96 @@ fn an_end_is_elsewhere_only_while_other_lanes_have_it_alone() {
     assert!(elsewhere(&bench.steering));
     bench.steering.remove_lane(lane(3)).unwrap();
     assert!(!elsewhere(&bench.steering));
+}
+
+/// A TCP segment with `flags` from 10.0.0.2, `port`, to port 80 of 10.0.0.1.
+fn segment(port: u16, flags: u8, seq: u32) -> Vec<u8> {
+    let mut frame = vec![0; 12];
+    frame.extend([8, 0, 0x45, 0, 0, 40, 0, 1, 0x40, 0, 64, 6, 0, 0, 10, 0, 0, 2, 10, 0, 0, 1]);
+    frame.extend(port.to_be_bytes());
+    frame.extend([0, 80]);
+    frame.extend(seq.to_be_bytes());
+    frame.extend([0, 0, 0, 0, 0x50, flags, 0xff, 0xff]);
+    frame.resize(80, 0);
+    frame
+}
+
+impl Bench {
+    /// The lanes that take `frame`, each looking in turn, with `change` after `after` of them have looked.
+    fn taken_by(&mut self, frame: &[u8], after: u8, mut change: impl FnMut(&mut Steering)) -> Vec<u8> {
+        let with_header = for_filter(frame);
+        let mut takers = Vec::new();
+        for lane in 0..LANES {
+            if lane == after {
+                change(&mut self.steering);
+            }
+            if run(&self.filters[usize::from(lane)], &with_header) == u32::MAX {
+                takers.push(lane);
+            }
+        }
+        takers
+    }
+}
+
+/// Lanes that come and go while a SYN passes the taps: it belongs to one of them at most, and its connection's segments go to the one that took it.
+#[test]
+fn a_syn_belongs_to_the_lane_that_took_it_whatever_changes_on_its_way() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let local =
+        LocalEnd { proto: Proto::Tcp, addr: IpAddress::from_v4([10, 0, 0, 1].into()), port: Port(80) };
+    let lane = |number| SteerLane::new(number).unwrap();
+    let (mut lost, mut whole) = (0, 0);
+    for after in 0..=LANES {
+        // A lane leaves, one comes, the only one leaves.
+        for (before, comes, leaves) in
+            [(vec![1, 2], None, Some(1)), (vec![1], Some(2), None), (vec![1], None, Some(1))]
+        {
+            let mut bench = bench();
+            before.iter().for_each(|number| bench.steering.add_listener(local, lane(*number)).unwrap());
+            // Others were there, so that pins count.
+            bench.steering.add_listener(LocalEnd { port: Port(81), ..local }, lane(3)).unwrap();
+            bench.steering.add_listener(local, lane(3)).unwrap();
+            bench.steering.remove_listener(local, lane(3)).unwrap();
+            let change = |steering: &mut Steering| {
+                comes.iter().for_each(|number| steering.add_listener(local, lane(*number)).unwrap());
+                leaves.iter().for_each(|number| steering.remove_listener(local, lane(*number)).unwrap());
+            };
+            let undo = |steering: &mut Steering| {
+                leaves.iter().for_each(|number| steering.add_listener(local, lane(*number)).unwrap());
+                comes.iter().for_each(|number| steering.remove_listener(local, lane(*number)).unwrap());
+            };
+            for port in 40_000..40_032 {
+                let syn = segment(port, 2, 2 * u32::from(port));
+                let takers = bench.taken_by(&syn, after, change);
+                if after == LANES {
+                    change(&mut bench.steering);
+                }
+                let at_kernel = run(&bench.tcx, &syn) != 2;
+                assert!(
+                    takers.len() + usize::from(at_kernel) <= 1,
+                    "{takers:?}, the kernel: {at_kernel}, port {port}"
+                );
+                let ack = segment(port, 0x10, 2 * u32::from(port) + 1);
+                let followers = bench.taken_by(&ack, LANES, |_| ());
+                if let [taker] = takers[..] {
+                    assert_eq!(followers, [taker], "port {port}");
+                    whole += 1;
+                } else {
+                    lost += usize::from(!at_kernel);
+                }
+                // Sent again, it goes by the rules as they are now, and so does another one between the same ends.
+                for seq in [0, 2] {
+                    let again = segment(port, 2, 2 * u32::from(port) + seq);
+                    let takers = bench.taken_by(&again, LANES, |_| ());
+                    let at_kernel = run(&bench.tcx, &again) != 2;
+                    assert_eq!(takers.len() + usize::from(at_kernel), 1, "{takers:?}, port {port}");
+                    assert_eq!(at_kernel, !bench.steering.listener_rows.contains_key(&local));
+                }
+                undo(&mut bench.steering);
+            }
+        }
+    }
+    assert!(whole > 100 && lost < whole, "{whole} taken, {lost} taken by nobody");
 }
