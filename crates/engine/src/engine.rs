@@ -45,9 +45,10 @@ impl<'a> Engine<'a> {
         true
     }
 
-    /// The port numbered `index` is gone for good: its connections end as by a reset, and its row says nothing any more. Gives the
+    /// The port numbered `index` is gone for good: its connections end as by a reset, but for those of a wire that had no answer yet and go on by the device beside it, and its row says nothing any more. Gives the
     /// number of connections.
     pub fn drop_port(&mut self, index: u8) -> u32 {
+        crate::tcp::syns_go_over(&mut self.mem, self.now, index);
         let addrs = [IpAddress::ANY; PORT_ADDRESSES];
         let none = PortInfo {
             addrs,

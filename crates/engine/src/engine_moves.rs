@@ -49,7 +49,17 @@ impl Engine<'_> {
         bequest::is_waiting(&self.mem, s)
     }
 
-    /// Is there a listener at exactly `local`?
+    /// Listener `s` is about to close. What comes to it is still taken, but no other lane may hand it anything: [`Engine::listens_at`] says no.
+    pub fn tcp_begin_close(&mut self, s: SockRef) {
+        bequest::begin_close(&mut self.mem, s);
+    }
+
+    /// Closes listener `s` unless a connection waits at it, half open or to be accepted. True: it is closed.
+    pub fn tcp_close_if_idle(&mut self, s: SockRef) -> bool {
+        bequest::close_if_idle(&mut self.mem, self.now, s)
+    }
+
+    /// Is there a listener at exactly `local` that goes on listening?
     #[must_use]
     pub fn listens_at(&self, local: Endpoint) -> bool {
         bequest::has_twin(&self.mem, local)

@@ -570,6 +570,46 @@ fn what_waits_goes_to_the_twin(shape: state::LaneShape) -> (u32, u32) {
     (before, after)
 }
 
+/// Two that close at once: what the first hands to the second after that has looked for the last time would be reset.
+#[test]
+fn a_listener_that_is_about_to_close_is_handed_nothing_and_closes_only_when_nothing_waits() {
+    for shape in [many::shape(64, 0), many::shape(64, 128)] {
+        let mut world = World::with(79, 2, shape);
+        let listeners = world.listen(80);
+        let local = Endpoint { addr: IpAddress::ANY, port: Port(80) };
+        assert!(world.on((1, 1), |e| e.listens_at(local)));
+        world.on((1, 1), |e| e.tcp_begin_close(listeners[1]));
+        assert!(!world.on((1, 1), |e| e.listens_at(local)), "nothing is to be handed to it");
+        // What the steering has sent there already is taken, half open, then whole.
+        for n in 0..16 {
+            world.connect((0, 0), FIRST_PORT + n, 80);
+        }
+        let waits = |world: &mut World| {
+            let mut count = 0;
+            world.on((1, 1), |e| e.waiting_flows(listeners[1], |_| count += 1));
+            count
+        };
+        while waits(&mut world) == 0 {
+            world.step();
+        }
+        assert!(!world.on((1, 1), |e| e.tcp_close_if_idle(listeners[1])), "half open ones wait");
+        let unaccepted = |world: &mut World| {
+            let mut count = 0;
+            world.on((1, 1), |e| e.unaccepted_flows(listeners[1], |_| count += 1));
+            count
+        };
+        while unaccepted(&mut world) < waits(&mut world) {
+            world.step();
+        }
+        assert!(!world.on((1, 1), |e| e.tcp_close_if_idle(listeners[1])), "whole ones wait");
+        while world.on((1, 1), |e| e.tcp_accept(listeners[1])).is_ok() {}
+        assert!(world.on((1, 1), |e| e.tcp_close_if_idle(listeners[1])));
+        assert!(world.on((1, 1), |e| e.tcp_close_if_idle(listeners[1])), "it is closed");
+        assert_eq!(world.on((1, 1), |e| e.tcp_accept(listeners[1])), Err(AcceptError::Gone));
+        assert_eq!(world.resets, 0);
+    }
+}
+
 #[test]
 fn a_half_open_connection_moves_with_its_group() {
     let mut world = World::with(78, 2, many::shape(64, 64));

@@ -3,11 +3,11 @@
 
 mod net;
 
-use base::{Duration, IpAddress, MacAddr, SeqNum};
-use engine::{Leaver, State, Unwired};
+use base::{Duration, Idx, IpAddress, MacAddr, SeqNum};
+use engine::{Leaver, SockError, State, Unwired};
 use net::{Net, Setup, forged, pattern};
 use state::ports::{PORT_ADDRESSES, PORT_LOCAL_PEER, PORT_UP, PORT_WIRE};
-use state::{DropReason, FlowKey, PortInfo, SockRef};
+use state::{DropReason, FlowKey, PortInfo, SockRef, port_beside};
 use wire::TcpFlags;
 
 const S: Setup = Setup::USUAL;
@@ -26,7 +26,8 @@ fn net(seed: u64) -> Net {
         let mut addrs = [IpAddress::ANY; PORT_ADDRESSES];
         addrs[0] = net.hosts[host].addr;
         let mac = net.hosts[host].mac;
-        for (port, flags, mtu) in [(WIRE, PORT_WIRE, WIRE_MTU), (DEVICE, 0, DEVICE_MTU)] {
+        for (port, flags, mtu) in [(WIRE, PORT_WIRE | port_beside(DEVICE), WIRE_MTU), (DEVICE, 0, DEVICE_MTU)]
+        {
             let flags = flags | PORT_UP | PORT_LOCAL_PEER;
             let info =
                 PortInfo { addrs, addr_count: 1, flags, super_segment_max: S.super_segment_max, mac, mtu };
@@ -297,4 +298,103 @@ fn many_connections_can_leave_at_once() {
         assert_eq!(ports(&mut net, [a, b]), [Some(DEVICE); 2]);
         net.transfer(a, b, 3000, 3000);
     }
+}
+
+/// Segments that came to host 1 from the other one: by which port.
+fn ways(net: &Net) -> Vec<u8> {
+    net.trace.iter().filter(|(_, from, _)| *from == 0).map(|(_, _, packet)| packet.port).collect()
+}
+
+/// As the lane does it that reads the kernel's neighbours.
+fn find_neighbours(net: &mut Net) {
+    let mac = net.hosts[1].mac;
+    while let Some((hop, key)) = net.on(0, |e| e.poll_unresolved()) {
+        assert_eq!((key.port, key.addr), (DEVICE, net.hosts[1].addr));
+        net.on(0, |e| e.handle_hop(hop, &key, Some(mac)));
+    }
+}
+
+/// The lane at the other end of a wire has just closed its listener; by the device another lane, or the kernel, answers.
+#[test]
+fn a_syn_that_a_wire_refuses_goes_by_the_device() {
+    let mut net = net(10);
+    net.keep_trace = true;
+    let a = net.connect(0, 40_000, 80).unwrap();
+    net.run(Duration::from_millis(1));
+    assert_eq!(net.state(0, a), Some(State::SynSent), "the program hears nothing yet");
+    let listener = net.listen(1, 80, 4);
+    find_neighbours(&mut net);
+    net.run(Duration::from_millis(1));
+    assert_eq!(net.state(0, a), Some(State::Established));
+    let accepted = net.on(1, |e| e.tcp_accept(listener)).unwrap();
+    assert_eq!(ways(&net)[..2], [WIRE, DEVICE]);
+    let info = net.on(0, |e| e.tcp_info(a)).unwrap();
+    assert_eq!((info.retransmits, info.snd_mss), (0, net::MSS));
+    assert_eq!(ports(&mut net, [a, accepted.sock]), [Some(DEVICE); 2]);
+    net.transfer(a, accepted.sock, 100_000, 100_000);
+}
+
+#[test]
+fn a_syn_that_the_device_refuses_too_is_refused() {
+    let mut net = net(11);
+    net.keep_trace = true;
+    let a = net.connect(0, 40_000, 80).unwrap();
+    net.run(Duration::from_millis(1));
+    find_neighbours(&mut net);
+    net.run(Duration::from_millis(1));
+    assert_eq!(net.on(0, |e| e.take_error(a)), Some(SockError::Refused));
+    assert_eq!(ways(&net), [WIRE, DEVICE]);
+}
+
+/// What the wire says after that is not heard: a SYN that was sent twice is refused twice.
+#[test]
+fn a_second_refusal_by_the_wire_does_not_count() {
+    let mut net = net(12);
+    net.keep_trace = true;
+    let a = net.connect(0, 40_000, 80).unwrap();
+    net.run(Duration::from_millis(1));
+    let refusal = net.trace.iter().find(|(_, from, _)| *from == 1).unwrap().2.clone();
+    assert_eq!(refusal.port, WIRE);
+    net.put(0, refusal);
+    net.run(Duration::from_millis(1));
+    assert_eq!(net.state(0, a), Some(State::SynSent));
+    assert_eq!(net.dropped(0, DropReason::IpSourceBad), 1);
+}
+
+/// A wire whose other end is gone says no more than one that refuses.
+#[test]
+fn a_syn_under_way_by_a_wire_that_ends_goes_by_the_device() {
+    let mut net = net(13);
+    net.filter = Some(Box::new(|from, _| from == 0));
+    let a = net.connect(0, 40_000, 80).unwrap();
+    net.run(Duration::from_millis(1));
+    net.filter = None;
+    assert_eq!(net.on(0, |e| e.drop_port(WIRE)), 0);
+    let listener = net.listen(1, 80, 4);
+    find_neighbours(&mut net);
+    net.run(Duration::from_millis(1));
+    assert_eq!(net.state(0, a), Some(State::Established));
+    assert!(net.on(1, |e| e.tcp_accept(listener)).is_ok());
+}
+
+#[test]
+fn without_a_device_beside_it_a_wire_says_the_last_word() {
+    for flags in [PORT_UP | PORT_WIRE, PORT_UP | PORT_WIRE | port_beside(5)] {
+        let mut net = net(14);
+        net.on(0, |e| e.mem().ports.get_mut(Idx::new(WIRE.into())).unwrap().flags = flags);
+        let a = net.connect(0, 40_000, 80).unwrap();
+        net.run(Duration::from_millis(1));
+        assert_eq!(net.on(0, |e| e.take_error(a)), Some(SockError::Refused));
+    }
+}
+
+#[test]
+fn a_neighbour_that_cannot_be_found_ends_the_attempt() {
+    let mut net = net(15);
+    let a = net.connect(0, 40_000, 80).unwrap();
+    net.run(Duration::from_millis(1));
+    let (hop, key) = net.on(0, |e| e.poll_unresolved()).unwrap();
+    net.on(0, |e| e.handle_hop(hop, &key, None));
+    net.run(Duration::from_millis(1));
+    assert_eq!(net.on(0, |e| e.take_error(a)), Some(SockError::HostUnreachable));
 }

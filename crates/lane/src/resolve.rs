@@ -7,7 +7,7 @@ use base::{Duration, Idx, Instant, IpAddress};
 use control::tables::{NeighbourEntry, Tables};
 use engine::{Engine, HopKey, Leaver};
 use state::ports::{PORT_ADDRESSES, PORT_LOCAL_PEER, PORT_LOOPBACK, PORT_OWN_ADDRESS, PORT_UP, PORT_WIRE};
-use state::{Hop, PortInfo};
+use state::{Hop, PortInfo, port_beside};
 
 use crate::{LanePort, Wire};
 
@@ -146,14 +146,15 @@ impl Resolver {
         }
         self.generation = Some(generation);
         for (at, port) in (0..).zip(ports).filter(|(_, port)| !port.is_absent()) {
-            self.describe(engine, at, port);
+            self.describe(engine, ports, at, port);
         }
     }
 
-    /// Tells the engine the addresses and abilities of port `at`.
-    pub(crate) fn describe(&self, engine: &mut Engine<'_>, at: u8, port: &LanePort) {
+    /// Tells the engine the addresses and abilities of `port`, which is at index `at` of `ports`.
+    pub(crate) fn describe(&self, engine: &mut Engine<'_>, ports: &[LanePort], at: u8, port: &LanePort) {
         let Some(tables) = &self.tables else { return };
         let mut info = port_info(port);
+        info.flags |= device_beside(ports, port).map_or(0, port_beside);
         let own = match port.wire {
             Some(Wire { ifindex: 0, .. }) => tables.host_addresses(),
             Some(Wire { ifindex, .. }) => addresses_on(tables, ifindex),
@@ -165,6 +166,13 @@ impl Resolver {
         }
         engine.set_port(at, &info);
     }
+}
+
+/// The device beside the wire `port`, by its index in `ports`; `None`: it is no wire, the lane has none, or the wire stays inside one network namespace.
+pub(crate) fn device_beside(ports: &[LanePort], port: &LanePort) -> Option<u8> {
+    let ifindex = port.wire.map(|wire| wire.ifindex).filter(|at| *at != 0)?;
+    let at = ports.iter().position(|port| port.wire.is_none() && port.ifindex == ifindex)?;
+    u8::try_from(at).ok()
 }
 
 fn addresses_on(tables: &Tables, ifindex: u32) -> Vec<IpAddress> {

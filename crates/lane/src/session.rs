@@ -214,7 +214,7 @@ impl<'a> Session<'a> {
             return false;
         }
         if let Some(port) = held.ports.get(usize::from(at)) {
-            held.resolver.describe(engine, at, port);
+            held.resolver.describe(engine, &held.ports, at, port);
         }
         true
     }

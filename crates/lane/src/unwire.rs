@@ -6,6 +6,7 @@ use engine::{Leaver, Unwired};
 use state::FlowKey;
 
 use crate::lane::{Lane, Poisoned};
+use crate::resolve;
 use crate::session::Session;
 
 /// How long the peer has: its steward answers for it when it computes, or is stopped.
@@ -19,9 +20,7 @@ impl Session<'_> {
     /// The device beside the wire at index `wire`, by its index among the ports; `None`: the lane has none, or the wire stays inside one network namespace.
     fn device_beside(&self, wire: u8) -> Option<u8> {
         let ports = self.ports();
-        let ifindex = ports.get(usize::from(wire))?.wire.map(|wire| wire.ifindex).filter(|at| *at != 0)?;
-        let at = ports.iter().position(|port| port.wire.is_none() && port.ifindex == ifindex)?;
-        u8::try_from(at).ok()
+        resolve::device_beside(ports, ports.get(usize::from(wire))?)
     }
 
     /// The device to which connection `flow` can go over from its wire.

@@ -21,7 +21,7 @@ use region::Region;
 use state::{Endpoint, LaneMem, LaneShape};
 use sys::fds::Fd;
 
-pub(crate) use self::bequest::{bequeath, entrust, fetch, offer, resume, rouse};
+pub(crate) use self::bequest::{Bequest, bequeath, entrust, fetch, offer, resume, rouse};
 pub(crate) use self::fork::{Frozen, after_fork_in_child, freeze};
 pub(crate) use self::local_ports::{take_port, take_ports};
 use self::talk::{Answer, Notice, exchange, steering_is_kept};

@@ -475,15 +475,8 @@ impl View {
         if !family::let_go(self, name) || (shared && self.has_moved(name)) {
             return;
         }
-        if name.kind() == Some(SockKind::Listener) {
-            // First, so that nobody is sent here any more.
-            let names = self.enter_as(Visit::taking(sock), |session, _| session.engine(|e| e.names(name)));
-            if let Some(Some((local, _))) = names {
-                home::unlisten(self, local);
-                if home::bequeath(self, name, local) {
-                    return;
-                }
-            }
+        if name.kind() == Some(SockKind::Listener) && self.end_listener(name, sock) {
+            return;
         }
         self.enter_as(Visit::closing(sock), |session, _| session.engine(|engine| engine.close(name)));
     }

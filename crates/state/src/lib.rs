@@ -41,7 +41,7 @@ pub use listener::{LISTEN_BUCKETS, Listener, SmallQueue, TcbQueue};
 pub use load::LaneLoad;
 pub use mem::{LaneMem, buffer_max};
 pub use outbox::Outbox;
-pub use ports::PortInfo;
+pub use ports::{PortInfo, port_beside};
 pub use rate::{Bbr, RATE_MARKS, Rate, RateMark};
 pub use reassembly::{Reassembly, ReassemblyGlobals};
 pub use sock::{Endpoint, Event, Ready, SockKind, SockRef, TcpOptions};

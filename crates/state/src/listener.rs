@@ -72,8 +72,8 @@ plain! {
         pub options: TcpOptions,
         /// Connections in SYN-RECEIVED that have small rows.
         pub half_open: SmallQueue,
-        /// Room.
-        pub spare: u32,
+        /// 1: its program is about to close it, and no other lane hands connections to it.
+        pub closing: u32,
     }
 }
 

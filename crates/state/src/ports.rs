@@ -17,6 +17,8 @@ pub const PORT_WIRE: u32 = 8;
 /// Flag: both ends of the wire are in one network namespace, so that packets go between its own addresses, those of
 /// 127.0.0.0/8 included, and between no others.
 pub const PORT_LOOPBACK: u32 = 16;
+/// Bits of a wire's flags: the port of the device beside it, plus one; 0: there is none.
+const PORT_BESIDE: u32 = 0xff00;
 
 plain! {
     /// One port of the lane, as its lane described it.
@@ -37,3 +39,18 @@ plain! {
     }
 }
 const _: () = assert!(size_of::<PortInfo>() == 16 * PORT_ADDRESSES + 20);
+
+/// The flags of a wire that say: the port numbered `device` leads beside it to the same network namespace.
+#[must_use]
+pub const fn port_beside(device: u8) -> u32 {
+    ((device as u32 + 1) << PORT_BESIDE.trailing_zeros()) & PORT_BESIDE
+}
+
+impl PortInfo {
+    /// The port of the device beside this wire; `None`: there is none.
+    #[must_use]
+    pub fn device_beside(&self) -> Option<u8> {
+        let plus_one = (self.flags & PORT_BESIDE) >> PORT_BESIDE.trailing_zeros();
+        u8::try_from(plus_one.checked_sub(1)?).ok()
+    }
+}

@@ -89,9 +89,27 @@ fn members<'m>(mem: &'m LaneMem<'_>, queue: TcbQueue) -> impl Iterator<Item = Id
     core::iter::from_fn(next).take(queue.len as usize)
 }
 
-/// Is there a listener at exactly `local`?
+/// Is there a listener at exactly `local` that goes on listening?
 pub(crate) fn has_twin(to: &LaneMem<'_>, local: ::state::Endpoint) -> bool {
-    listen::at_exactly(to, local).is_some()
+    let twin = listen::at_exactly(to, local).and_then(|at| to.listeners.get(at));
+    twin.is_some_and(|row| row.closing == 0)
+}
+
+/// [`Engine::tcp_begin_close`](crate::Engine::tcp_begin_close).
+pub(crate) fn begin_close(mem: &mut LaneMem<'_>, s: SockRef) {
+    if let Some(row) = listen::lookup(mem, s).and_then(|at| mem.listeners.get_mut(at)) {
+        row.closing = 1;
+    }
+}
+
+/// [`Engine::tcp_close_if_idle`](crate::Engine::tcp_close_if_idle).
+pub(crate) fn close_if_idle(mem: &mut LaneMem<'_>, now: Instant, s: SockRef) -> bool {
+    let row = listen::lookup(mem, s).and_then(|at| mem.listeners.get(at));
+    let idle = row.is_none_or(|row| row.accept_queue.len == 0 && row.half_open_count() == 0);
+    if idle {
+        listen::close(mem, now, s);
+    }
+    idle
 }
 
 /// Is connection `s` in a queue of a listener?

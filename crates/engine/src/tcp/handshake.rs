@@ -12,7 +12,7 @@ use super::receive::QUICK_ACKS;
 use super::segment::Seg;
 use super::{
     Cause, MSS_DEFAULT, MSS_DEFAULT_V6, MSS_MIN, State, TIMESTAMPS_BYTES, cc_flag, fast_open, flag,
-    headers_to, reset, rtt, table, window,
+    headers_to, reset, rtt, table, unwire, window,
 };
 use crate::errors::SockError;
 
@@ -185,10 +185,10 @@ pub(super) fn syn_sent(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, seg
     }
     if seg.flags.is_rst() {
         // RFC 5961 3.2: only a RST that acknowledges our SYN counts.
-        if acks {
-            table::settle(mem, now, at, Fate::Dead(SockError::Refused));
-        } else {
+        if !acks {
             c.drop_packet(DropReason::TcpRstBad);
+        } else if !unwire::syn_goes_over(mem, now, at) {
+            table::settle(mem, now, at, Fate::Dead(SockError::Refused));
         }
         return;
     }

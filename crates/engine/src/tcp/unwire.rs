@@ -5,24 +5,28 @@
 //! goes over to its device and sends an ACK by it ([`follow`]); with that ACK the first one goes over, too ([`takes`]). Until then either end
 //! goes on over the wire, so whatever is lost of this costs time alone: who asks repeats it.
 //!
-//! Left out: connections whose handshake is not complete, or that are over, and signed ones.
+//! A SYN needs none of this: one that is refused by a wire is sent again by the device ([`syn_goes_over`]), because a wire leads to one lane, and another one, or
+//! the kernel, may listen at the same end.
+//!
+//! Left out: connections whose handshake is not complete otherwise, or that are over, and signed ones.
 
 use ::state::hop::HOP_KNOWN;
 use ::state::ports::{PORT_UP, PORT_WIRE};
 use ::state::unwire::{UNWIRES, Unwire};
-use ::state::{DropReason, FlowKey, LaneMem, RxFrame, TcbHot};
+use ::state::{DropReason, FlowKey, Hop, LaneMem, PortInfo, RxFrame, TcbHot};
 use base::{Idx, Instant, MacAddr};
 use wire::{EthFrame, EthHeader, EtherType, UnwireHeader, eth, ipv4, tcp, unwire};
 
-use super::conn::{Ring, cold_of, conn};
+use super::conn::{Conn, Ring, cold_of, conn};
 use super::entrust::may_leave;
 use super::header::header_frame;
 use super::segment::Seg;
 use super::table::{self, Whose};
 use super::{State, flag};
+use crate::hop::{self, HopMac};
+use crate::ip;
 use crate::outbox::{self, Note};
-use crate::types::{Leaver, Unwired};
-use crate::{hop, ip};
+use crate::types::{Leaver, RouteTo, Unwired};
 
 /// [`Unwire::stage`].
 mod stage {
@@ -187,16 +191,66 @@ fn go_over(
 ) -> bool {
     let Some(own) = mem.ports.get(Idx::new(device.into())).map(|info| info.mtu) else { return false };
     let Some(hop) = hop::for_source(mem, now, device, mac) else { return false };
-    table::leave_hop(mem, at);
-    let Some(mut c) = conn(mem, now, at) else { return false };
-    (c.hot.hop, c.hot.port) = (hop, device);
-    // RFC 9293 3.7.1: what the way takes, from the layer below, limits a segment, whatever was announced.
-    let headers = ip::headers(c.hot.key.remote) - eth::HEADER_LEN + tcp::HEADER_LEN;
-    c.cold.mss_local = c.cold.mss_local.min(own.min(mtu).saturating_sub(headers as u16)).max(super::MSS_MIN);
-    c.hot.mss = c.hot.mss.min(c.mss_of_links());
+    let Some(mut c) = by_way(mem, now, at, (hop, device, own.min(mtu))) else { return false };
     c.kick();
     answer(mem, now, at);
     true
+}
+
+/// Connection `at`, which goes by port `device` and `hop` from now on. `mtu`: of that way.
+fn by_way<'m, 'a>(
+    mem: &'m mut LaneMem<'a>,
+    now: Instant,
+    at: Idx<TcbHot>,
+    (hop, device, mtu): (Idx<Hop>, u8, u16),
+) -> Option<Conn<'m, 'a>> {
+    table::leave_hop(mem, at);
+    let c = conn(mem, now, at)?;
+    (c.hot.hop, c.hot.port) = (hop, device);
+    // RFC 9293 3.7.1: what the way takes, from the layer below, limits a segment, whatever was announced.
+    let headers = ip::headers(c.hot.key.remote) - eth::HEADER_LEN + tcp::HEADER_LEN;
+    c.cold.mss_local = c.cold.mss_local.min(mtu.saturating_sub(headers as u16)).max(super::MSS_MIN);
+    c.hot.mss = c.hot.mss.min(c.mss_of_links());
+    Some(c)
+}
+
+/// The wire by which connection `at`, in SYN-SENT, goes has refused it, or is gone: its SYN is sent again, by the device beside the wire, and what that says
+/// counts. False: it goes by no wire, or there is no device.
+pub(super) fn syn_goes_over(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>) -> bool {
+    let Some((port, next_hop)) = mem.hot.get(at).map(|hot| (hot.port, hot.key.remote)) else { return false };
+    let of = |port: u8| mem.ports.get(Idx::new(port.into()));
+    let wire = of(port).filter(|info| info.flags & PORT_WIRE != 0);
+    let Some(device) = wire.and_then(PortInfo::device_beside) else { return false };
+    let Some(info) = of(device).filter(|info| info.flags & (PORT_UP | PORT_WIRE) == PORT_UP) else {
+        return false;
+    };
+    // A wire beside a device leads to a neighbour there.
+    let (local_mac, mtu) = (info.mac, info.mtu);
+    let route = RouteTo { port: device, next_hop, local_mac, mac: None, mtu };
+    let Some(hop) = hop::for_route(mem, now, &route) else { return false };
+    if hop::mac(mem, hop) == HopMac::Failed {
+        hop::release(mem, hop);
+        return false;
+    }
+    let Some(mut c) = by_way(mem, now, at, (hop, device, mtu)) else { return false };
+    c.cold.loss.backoff = 0;
+    // The way is another one: its first SYN was not sent twice.
+    c.clear(flag::TIMING);
+    c.set(flag::SEND_SYN);
+    c.enqueue(Ring::Control);
+    true
+}
+
+/// The wire at index `port` is about to go: connections that have had no answer by it are asked for by the device beside it.
+pub(crate) fn syns_go_over(mem: &mut LaneMem<'_>, now: Instant, port: u8) {
+    for at in (0..mem.hot.len()).map(Idx::new) {
+        let opens = |hot: &TcbHot| {
+            hot.port == port && hot.flags & flag::HELD != 0 && State::from_raw(hot.state) == State::SynSent
+        };
+        if mem.hot.get(at).is_some_and(opens) {
+            syn_goes_over(mem, now, at);
+        }
+    }
 }
 
 /// An ACK by the way that `at` has.

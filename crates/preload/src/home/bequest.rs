@@ -16,23 +16,36 @@ use crate::ports::Devices;
 use crate::sock::Seat;
 use crate::view::View;
 
-/// Hands the connections that wait at `listener`, whose rule is gone already, on to the other lanes of the region that listen at `local`. True: there
-/// is none yet that takes them, and the listener is left to the steward, who waits for one.
-pub(crate) fn bequeath(view: &View, listener: SockRef, local: Endpoint) -> bool {
+/// What became of connections that waited at a listener.
+pub(crate) enum Bequest {
+    /// None waits there.
+    Done,
+    /// Nobody takes them yet; the listener is left to the steward, who waits for somebody.
+    Left,
+    /// Nobody takes them.
+    Refused,
+}
+
+/// Hands the connections that wait at `listener`, whose rule is gone already, on to the other lanes of the region that listen at `local`.
+pub(crate) fn bequeath(view: &View, listener: SockRef, local: Endpoint) -> Bequest {
     let mut home = home();
-    let Some((_, region)) = home.region else { return false };
+    let Some((_, region)) = home.region else { return Bequest::Refused };
     for to in twins::others(region, view.id) {
         if !view.has_waiting(listener) {
-            return false;
+            return Bequest::Done;
         }
         let Some(heir) = twins::without_ports(to) else { continue };
         home.unwire(view, &view.waiting_at(listener, u32::MAX));
         view.hand_on(&heir, listener, |flows| home.hand_on(rule(view, local), to.id(), flows));
         home.hear_later();
     }
-    view.has_waiting(listener) && {
-        view.leave_listener(listener);
-        matches!(home.ask(&Request::Leave(rule(view, local)), &[]), Ok(Answer::Done))
+    if !view.has_waiting(listener) {
+        return Bequest::Done;
+    }
+    view.leave_listener(listener);
+    match home.ask(&Request::Leave(rule(view, local)), &[]) {
+        Ok(Answer::Done) => Bequest::Left,
+        Ok(_) | Err(_) => Bequest::Refused,
     }
 }
 

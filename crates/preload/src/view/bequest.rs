@@ -9,7 +9,14 @@ use lane::{Lane, Session, twins};
 use region::LaneRef;
 use state::{Endpoint, FlowKey, SockRef};
 
-use super::{View, Wakes};
+use super::{View, Visit, Wakes};
+use crate::home::{self, Bequest};
+use crate::sock::Sock;
+
+/// Times that what waits at a listener is handed on before it closes, if more has come meanwhile.
+const HANDS: u32 = 4;
+/// Event queues of a lane: one for each member of a family.
+const QUEUES: u16 = 63;
 
 /// Resets the connections of a lane whose process is gone, unless somebody else is at it.
 fn reset_orphan(lane: &Lane) {
@@ -23,9 +30,6 @@ fn reset_orphan(lane: &Lane) {
         at.signals().poisoned.store(1, Ordering::Release);
     }
 }
-
-/// Event queues of a lane: one for each member of a family.
-const QUEUES: u16 = 63;
 
 impl View {
     /// [`View::enter`] for a caller that holds the home: neighbours are asked for when the lane is entered next.
@@ -95,6 +99,33 @@ impl View {
             waiting
         };
         self.enter_at_home(waits).unwrap_or(false)
+    }
+
+    /// Closes `listener`, once what waits at it has gone elsewhere. False: what still waits there nobody takes.
+    pub(super) fn end_listener(&self, listener: SockRef, sock: &Sock) -> bool {
+        // First, so that nobody is sent here any more, by the steering or by another process that closes its listener.
+        let names = self.enter_as(Visit::taking(sock), |session, _| {
+            session.engine(|engine| {
+                engine.tcp_begin_close(listener);
+                engine.names(listener)
+            })
+        });
+        let Some(Some((local, _))) = names else { return false };
+        home::unlisten(self, local);
+        for _ in 0..HANDS {
+            match home::bequeath(self, listener, local) {
+                Bequest::Left => return true,
+                Bequest::Refused => return false,
+                Bequest::Done => {}
+            }
+            // What came in since the look is seen by this one.
+            let close =
+                |session: &mut Session<'_>| session.engine(|engine| engine.tcp_close_if_idle(listener));
+            if self.enter_as(Visit::closing(sock), |session, _| close(session)) == Some(true) {
+                return true;
+            }
+        }
+        false
     }
 
     /// The listeners at which connections wait to be accepted.
