@@ -38,6 +38,12 @@ fn pid_in(world: &World, file: &str) -> Option<u32> {
     std::fs::read_to_string(world.dir.join(file)).ok()?.trim().parse().ok()
 }
 
+/// The master of nginx, once it has written its number: clients are let in before.
+fn nginx_master(world: &World) -> u32 {
+    wait_until("nginx says its pid", 20, || pid_in(world, "nginx.pid").is_some());
+    pid_in(world, "nginx.pid").expect("a pid")
+}
+
 /// The children of `parent`, oldest first.
 fn children(world: &World, parent: u32) -> Vec<u32> {
     let out = world.run(Side::Ours, 5, &["pgrep", "-P", &parent.to_string()]);
@@ -48,7 +54,7 @@ fn children(world: &World, parent: u32) -> Vec<u32> {
 fn nginx_reloads_under_load_without_a_failed_request() {
     let Some(world) = World::new(&["nginx", "wrk", "ip", "pgrep"]) else { return };
     let (mut server, url) = nginx(&world, 2);
-    let master = pid_in(&world, "nginx.pid").expect("a pid");
+    let master = nginx_master(&world);
     let seconds = reloads() + 3;
     let wrk = load(&world, seconds, &url);
     for _ in 0..reloads() {
@@ -134,7 +140,7 @@ fn nginx_is_replaced_by_a_new_binary_under_load_without_a_failed_request() {
     let line = World::corelane(&["/usr/sbin/nginx", "-c", &daemon.display().to_string()]);
     let mut server = world.spawn(Side::Ours, "daemon", &line);
     world.wait_for_port(&mut server, 80);
-    let old = pid_in(&world, "nginx.pid").expect("a pid");
+    let old = nginx_master(&world);
     let wrk = load(&world, 6, &url);
     std::thread::sleep(Duration::from_secs(1));
     send_signal(old, Signal::USR2);
