@@ -142,6 +142,37 @@ fn data_may_complete_a_handshake_by_cookie() {
 }
 
 #[test]
+fn a_cookies_client_that_finds_the_accept_queue_full_waits_and_is_not_reset() {
+    let mut net = Net::new(4, &S);
+    let mut rng = Rng::new(8);
+    let listener = net.listen(1, 80, 1);
+    flood(&mut net, &mut rng, 20);
+    let syn = |net: &mut Net, port| {
+        hosts_only(net);
+        net.connect(0, port, 80).unwrap()
+    };
+    let a = syn(&mut net, 40_000);
+    // Its handshake ends when the queue is full.
+    let bare_ack = |from, p: &Packet| {
+        from == 0 && p.tcp().is_some_and(|t| t.src_port() == Port(40_000) && !t.flags().is_syn())
+    };
+    net.filter = Some(Box::new(move |from, p| bare_ack(from, p)));
+    net.run(Duration::from_millis(5));
+    assert_eq!(net.state(0, a), Some(State::Established));
+    let others = [40_001, 40_002].map(|port| syn(&mut net, port));
+    net.run(Duration::from_millis(5));
+    net.send(0, a, &pattern(1, 7000)).unwrap();
+    net.run(Duration::from_millis(50));
+    assert_eq!(net.state(0, a), Some(State::Established), "its segments wait");
+    // What comes after the first segment waits, too, when there is room again.
+    let first = [net.accept(1, listener).unwrap(), net.accept(1, listener).unwrap()];
+    net.run(Duration::from_secs(5));
+    let b = net.accept(1, listener).unwrap();
+    assert_eq!(net.recv(1, b, 8000), Ok(pattern(1, 7000)));
+    assert_eq!((others.len(), first.len()), (2, 2));
+}
+
+#[test]
 fn a_cookie_is_good_for_its_connection_and_for_two_minutes_only() {
     for (late, other, good) in [(10, 0, true), (0, 1, false), (130, 0, false)] {
         let mut net = Net::new(4, &S);

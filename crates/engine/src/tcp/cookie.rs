@@ -171,7 +171,12 @@ pub(super) fn accept(mem: &mut LaneMem<'_>, now: Instant, listener: Idx<Listener
     }
     let Some(mss) = mss_in(mem, now, seg) else {
         mem.counters.tcp.cookies_bad = mem.counters.tcp.cookies_bad.wrapping_add(1);
-        return false;
+        // Only the first segment behind the handshake shows its cookie. One that comes after it is lost, instead of answered as RFC 9293 3.10.7.2 has it by RST: the first may
+        // have found the accept queue full, and comes again.
+        if seg.len > 0 {
+            mem.counters.drop_packet(DropReason::TcpAckBad);
+        }
+        return seg.len > 0;
     };
     if !listen::may_accept(mem, listener) {
         return true;
