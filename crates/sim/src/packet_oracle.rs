@@ -186,13 +186,26 @@ impl FlowOracle {
 
     /// Is `segment` of the connection before, overtaken by this one's SYN? A host that waits for its device sends control segments before ACKs, and those
     /// before data. Whoever gets it sees an old duplicate (RFC 9293 3.4).
-    fn is_overtaken(&self, key: &Ends, segment: &TcpSegment<'_>) -> bool {
-        let (Some(&ended), Some(first)) = (self.ended.get(key), self.ways.get(key).and_then(|w| w.first))
-        else {
-            return false;
-        };
+    fn is_overtaken(&mut self, key: &Ends, segment: &TcpSegment<'_>) -> bool {
+        let Some(&ended) = self.ended.get(key) else { return false };
         let end = segment.seq().plus(segment.payload().len() as u32 + u32::from(segment.flags().is_fin()));
-        segment.seq().before(first) && end.at_or_before(ended)
+        let first = match self.ways.get(key) {
+            Some(way) => way.first,
+            None => {
+                // The peer has asked for a new connection, and this end still speaks of the old one.
+                self.ended.insert(*key, end.later(ended));
+                return false;
+            }
+        };
+        if !first.is_some_and(|first| segment.seq().before(first) && end.at_or_before(first)) {
+            return false;
+        }
+        // New data may have waited, too: it follows what went out before.
+        let follows = segment.seq() == ended;
+        if follows {
+            self.ended.insert(*key, end);
+        }
+        follows || end.at_or_before(ended)
     }
 }
 
