@@ -7,7 +7,7 @@ use crate::attack::AttackPlan;
 use crate::bottleneck::BottleneckSpec;
 use crate::host::HostSpec;
 use crate::link::LinkSpec;
-use crate::scenario::{Family, Scenario};
+use crate::scenario::{Family, Keys, Scenario};
 use crate::stream::{Close, SidePlan, StreamPlan};
 
 /// Bytes that no flow gets through in its time.
@@ -69,6 +69,7 @@ impl Scenario {
             knows_macs: true,
             streams_a_port: 1,
             six: false,
+            keys: Keys::None,
             mixed: false,
             bottleneck: Some(BottleneckSpec { left: plan.flows, ..plan.bottleneck }),
             stop_at: Instant(0).plus(plan.time),

@@ -31,7 +31,7 @@ pub use bottleneck::{BottleneckSpec, Discipline};
 pub use bulk::{BulkPlan, jain};
 pub use link::{Burst, LinkSpec, Narrowing};
 pub use network::NetworkCounts;
-pub use scenario::{Family, MIXED_SEEDS, SPECIAL_SEEDS, Scenario};
+pub use scenario::{Family, Keys, MIXED_SEEDS, SPECIAL_SEEDS, Scenario};
 pub use seeds::kept_seeds;
 pub use stream::{Close, SidePlan, StreamPlan};
 pub use udp::DatagramPlan;

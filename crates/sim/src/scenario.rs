@@ -1,10 +1,12 @@
 //! Plans of worlds, drawn from a seed.
 
+mod keys;
 mod mix;
 
 use base::{Duration, Instant, Rng};
 use state::TcpOptions;
 
+pub use self::keys::Keys;
 use crate::attack::AttackPlan;
 use crate::bottleneck::BottleneckSpec;
 use crate::host::HostSpec;
@@ -68,6 +70,8 @@ pub struct Scenario {
     pub streams_a_port: usize,
     /// The hosts speak IPv6, not IPv4.
     pub six: bool,
+    /// Keys that sign segments.
+    pub keys: Keys,
     /// Each host's path is one of its own, with whatever paths can do.
     pub mixed: bool,
     /// What the hosts have between them.
@@ -122,6 +126,7 @@ impl Scenario {
             // From a generator of its own, so that seeds that once failed stay what they were.
             streams_a_port: if Rng::new(seed ^ 1).below(4) == 0 { 3 } else { 1 },
             six: false,
+            keys: Keys::None,
             mixed: false,
             bottleneck: None,
             stop_at: Instant::NEVER,

@@ -2,6 +2,7 @@
 //! end, host by host in order. So a run depends on its scenario only.
 
 mod crash;
+mod keys;
 #[cfg(test)]
 mod oracle_tests;
 mod verdict;
@@ -217,7 +218,7 @@ impl<'s> World<'s> {
     }
 
     fn open_servers(&mut self) -> Result<(), String> {
-        for host in &self.hosts {
+        for (at, host) in self.hosts.iter().enumerate() {
             let local = Endpoint { addr: base::IpAddress::ANY, port: SERVICE };
             let options = self.scenario.options;
             let backlog = self.scenario.backlog;
@@ -229,6 +230,7 @@ impl<'s> World<'s> {
                         false => Ok(SockRef::NONE),
                     };
                     let listener = listener.map_err(|error| format!("tcp_listen: {error:?}"))?;
+                    keys::of_listener(e, listener, at, self.scenario)?;
                     let echo = udp::open_server(e)?;
                     e.set_event_queue(listener, QUEUE, LISTENER);
                     e.set_event_queue(echo, QUEUE, ECHO);
@@ -397,6 +399,7 @@ impl<'s> World<'s> {
                 }
                 Err(error) => return Err(format!("tcp_connect: {error:?}")),
             };
+            keys::of_stream(e, sock, plan, self.scenario)?;
             self.adopt(host, e, Side::new(sock, Role::Client, Some(at)));
         }
         for (at, plan) in self.scenario.datagrams.iter().enumerate() {
@@ -426,6 +429,7 @@ impl<'s> World<'s> {
             LISTENER => {
                 let Some(listener) = self.listeners.get(host).copied() else { return Ok(()) };
                 while let Ok(accepted) = e.tcp_accept(listener) {
+                    keys::check(self.scenario, host, accepted.remote)?;
                     let options: TcpOptions = self.scenario.options;
                     e.set_tcp_options(accepted.sock, &options);
                     self.adopt(host, e, Side::new(accepted.sock, Role::Server, None));

@@ -2,7 +2,7 @@
 
 use base::{Duration, Instant, Rng};
 
-use super::{Family, Scenario};
+use super::{Family, Keys, Scenario};
 use crate::bottleneck::{BottleneckSpec, Discipline};
 use crate::link::{Burst, LinkSpec, Narrowing};
 
@@ -46,6 +46,7 @@ pub(super) fn mix(scenario: &mut Scenario) {
             }
         }
     }
+    scenario.keys = Keys::draw(&mut Rng::new(scenario.seed ^ 0x2385), scenario.hosts.len());
     let mut urgent = Rng::new(scenario.seed ^ 0x0b);
     if urgent.below(4) == 0 {
         scenario.options.set_urgent_inline(true);

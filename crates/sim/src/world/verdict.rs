@@ -115,6 +115,13 @@ impl World<'_> {
         for program in &self.programs {
             let side = &program.side;
             let plan = side.plan.and_then(|at| self.scenario.streams.get(at));
+            let forbidden = plan.is_some_and(|plan| self.scenario.keys.forbid(plan));
+            if forbidden {
+                if side.received() > 0 || side.outcome == Some(Outcome::Finished) {
+                    return Err(format!("{}: connected with a wrong key", side.progress()));
+                }
+                continue;
+            }
             let clean = self.scenario.must_succeed() && plan.is_some_and(crate::StreamPlan::is_clean);
             // Three questions for a MAC may all be lost.
             let unasked = !self.scenario.knows_macs && !self.scenario.is_lossless();
@@ -126,7 +133,8 @@ impl World<'_> {
         }
         let servers = self.programs.iter().filter(|p| p.side.role == Role::Server);
         let served = servers.filter(|p| p.side.plan.is_some()).count();
-        let due = self.scenario.streams.iter().filter(|p| p.is_clean()).count();
+        let due =
+            self.scenario.streams.iter().filter(|p| p.is_clean() && !self.scenario.keys.forbid(p)).count();
         if self.scenario.must_succeed() && served + unreachable < due {
             return Err(format!("{served} streams served of {due}"));
         }
