@@ -76,6 +76,7 @@ mod tests {
     use base::{IpAddress, LaneId};
     use control::proto::Proto;
     use std::net::{Ipv4Addr, TcpListener};
+    use std::time::{Duration, Instant};
 
     #[test]
     fn blocks_lie_in_the_range_and_spare_kept_ports() {
@@ -103,6 +104,11 @@ mod tests {
         assert_ne!(one.first, two.first);
         let first = one.first.0;
         drop(one);
-        assert!(TcpListener::bind((here, first)).is_ok());
+        // A child that another test has forked holds copies of the sockets until it executes its program.
+        let until = Instant::now() + Duration::from_secs(30);
+        while let Err(error) = TcpListener::bind((here, first)) {
+            assert!(Instant::now() < until, "port {first} is still taken: {error}");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
