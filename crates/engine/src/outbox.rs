@@ -103,44 +103,30 @@ pub(crate) fn push(mem: &mut LaneMem<'_>, head: FrameIdx, note: &Note) -> bool {
 /// [`push`] for a packet that goes before all but others of its kind: part of a handshake, which a queue of datagrams must not hold up.
 /// There is room for a batch of these where there is none for others.
 pub(crate) fn push_early(mem: &mut LaneMem<'_>, head: FrameIdx, note: &Note) -> bool {
-    annotate(mem, head, note);
-    if mem.ip.outbox.packets >= OUTBOX_PACKETS + BATCH_FRAMES as u32 {
-        mem.counters.drop_packet(DropReason::OutboxFull);
-        discard(mem, head);
-        return false;
+    let queued = push_few(mem, mem.ip.outbox.early_tail, head, note);
+    if queued {
+        mem.ip.outbox.early_tail = head;
     }
-    let before = mem.ip.outbox.early_tail;
-    if before.is_none() {
-        link_first(mem, head);
-    } else {
-        link_behind(mem, before, head);
-    }
-    mem.ip.outbox.early_tail = head;
-    true
+    queued
 }
 
 /// Queues the packet `head` in front of all others: for a few bytes that others wait for, such as a question for a MAC.
 /// There is room for a batch of these where there is none for others.
 pub(crate) fn push_first(mem: &mut LaneMem<'_>, head: FrameIdx, note: &Note) {
-    annotate(mem, head, note);
-    if mem.ip.outbox.packets >= OUTBOX_PACKETS + BATCH_FRAMES as u32 {
-        mem.counters.drop_packet(DropReason::OutboxFull);
-        discard(mem, head);
-        return;
-    }
-    link_first(mem, head);
+    push_few(mem, FrameIdx::NONE, head, note);
 }
 
-fn link_first(mem: &mut LaneMem<'_>, head: FrameIdx) {
-    let first = mem.ip.outbox.head;
-    if let Some(meta) = mem.frames.meta_mut(head) {
-        meta.seq = first.0;
+/// Queues the packet `head` behind `before`, or in front of all others if that is none; up to a batch more than there is room for. False: it was released.
+fn push_few(mem: &mut LaneMem<'_>, before: FrameIdx, head: FrameIdx, note: &Note) -> bool {
+    annotate(mem, head, note);
+    let room = mem.ip.outbox.packets < OUTBOX_PACKETS + BATCH_FRAMES as u32;
+    if room {
+        link_behind(mem, before, head);
+    } else {
+        mem.counters.drop_packet(DropReason::OutboxFull);
+        discard(mem, head);
     }
-    mem.ip.outbox.head = head;
-    if first.is_none() {
-        mem.ip.outbox.tail = head;
-    }
-    mem.ip.outbox.packets += 1;
+    room
 }
 
 /// [`push`] for a packet that [`annotate`] was called for before.
@@ -154,7 +140,7 @@ pub(crate) fn push_annotated(mem: &mut LaneMem<'_>, head: FrameIdx) -> bool {
     true
 }
 
-/// Links the packet `head` in behind `before`; if that is none the queue is empty.
+/// Links the packet `head` in behind `before`, or in front of all others if that is none.
 fn link_behind(mem: &mut LaneMem<'_>, before: FrameIdx, head: FrameIdx) {
     let next = match mem.frames.meta_mut(before) {
         Some(meta) => FrameIdx(core::mem::replace(&mut meta.seq, head.0)),
@@ -265,6 +251,6 @@ pub(crate) fn requeue(mem: &mut LaneMem<'_>, packet: &TxFrame) -> bool {
     }
     let note = Note { sock: Idx::NONE, held: 0, ..Note::read(&mem.frames, head) };
     note.write(&mut mem.frames, head);
-    link_first(mem, head);
+    link_behind(mem, FrameIdx::NONE, head);
     true
 }

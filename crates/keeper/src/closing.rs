@@ -68,11 +68,6 @@ pub(crate) fn close_listener(session: &mut Session<'_>, local: Endpoint, over: b
     closes
 }
 
-/// As [`lane::abort_all`].
-pub fn abort_all(session: &mut Session<'_>) -> u32 {
-    lane::abort_all(session)
-}
-
 /// Resets every connection, and says so to the peers; gives how many there were.
 pub(crate) fn abort_connections(session: &mut Session<'_>) -> u32 {
     lane::abort(session, |kind| kind != SockKind::Listener)

@@ -35,13 +35,14 @@ mod steward;
 mod stewards;
 mod wires;
 
-pub use closing::{abort_all, unfinished};
+pub use closing::unfinished;
 pub use command::{
     Linkage, Program, check_readable, exit_code, find_preload, find_user, linkage, linkage_at_last,
 };
 pub use describe::{AskError, ask_keeper_of};
 pub use devices::{Choice, PortKind, choose};
 pub use error::{StartError, StartFailure};
+pub use lane::abort_all;
 pub use mirror::links;
 pub use run::{Keeper, Run, run};
 pub use settings::{DeviceSpec, OwnSpec, PortChoice, RegionSizes, Spin};

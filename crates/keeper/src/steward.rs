@@ -409,7 +409,7 @@ impl Care {
     fn reset_poisoned(&mut self) {
         self.lane.lane_ref().signals().poisoned.store(0, Ordering::Release);
         if let Ok(Some(mut session)) = self.lane.try_enter(sys::clock::now()) {
-            self.aborted += closing::abort_all(&mut session);
+            self.aborted += lane::abort_all(&mut session);
             session.step();
         }
     }
@@ -467,7 +467,7 @@ impl Care {
         {
             // A program that lives goes on with its listeners.
             self.aborted += match self.dead_since {
-                Some(_) => closing::abort_all(&mut session),
+                Some(_) => lane::abort_all(&mut session),
                 None => closing::abort_connections(&mut session),
             };
         }

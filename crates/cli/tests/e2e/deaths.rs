@@ -17,12 +17,17 @@ const ASKER: &str = "import os,socket,sys\nall={}\nfew=lambda: len(set(all.value
 
 /// The keeper with the server under it, and a peer that waits.
 fn waiting_peer(world: &World) -> (Process, Process) {
-    let mut line = World::corelane(&["python3", "-c", SERVER]);
+    waiting(world, SERVER, PEER, 20)
+}
+
+/// The keeper with `server` under it, and `peer`, which waits within `seconds`.
+fn waiting(world: &World, server: &str, peer: &str, seconds: u64) -> (Process, Process) {
+    let mut line = World::corelane(&["python3", "-c", server]);
     line.insert(2, "--verbose".to_owned());
     let mut server = world.spawn(Side::Ours, "server", &line);
     world.wait_for_port(&mut server, 9002);
-    let peer = world.spawn(Side::Peer, "peer", &["python3", "-c", PEER, OURS]);
-    wait_until("the peer waits", 20, || world.dir.join("waits").exists());
+    let peer = world.spawn(Side::Peer, "peer", &["python3", "-c", peer, OURS]);
+    wait_until("the peer waits", seconds, || world.dir.join("waits").exists());
     (server, peer)
 }
 
@@ -79,12 +84,7 @@ fn a_steward_that_was_killed_has_a_successor_that_ends_the_dead_programs_connect
 #[test]
 fn peers_of_a_killed_process_hear_from_another_one_when_keeper_and_steward_are_killed() {
     let Some(world) = World::new(&["python3", "ip", "pgrep"]) else { return };
-    let mut line = World::corelane(&["python3", "-c", WORKERS]);
-    line.insert(2, "--verbose".to_owned());
-    let mut server = world.spawn(Side::Ours, "server", &line);
-    world.wait_for_port(&mut server, 9002);
-    let peer = world.spawn(Side::Peer, "peer", &["python3", "-c", ASKER, OURS]);
-    wait_until("the peer waits", 40, || world.dir.join("waits").exists());
+    let (server, peer) = waiting(&world, WORKERS, ASKER, 40);
     let pids = std::fs::read_to_string(world.dir.join("waits")).expect("the servers' numbers");
     let last = pids.split(' ').next_back().and_then(|pid| pid.parse().ok()).expect("a number");
     let keeper = server.id();

@@ -164,13 +164,23 @@ pub(crate) fn abort(mem: &mut LaneMem<'_>, now: Instant, s: SockRef) {
         Err(None) => return,
     };
     let state = mem.hot.get(at).map_or(State::Closed, |t| State::from_raw(t.state));
-    let fate = match state {
+    table::settle(mem, now, at, fate_of_aborted(state));
+    table::orphan(mem, now, at);
+}
+
+/// What becomes of a connection in `state` that is aborted (RFC 9293 3.10.5).
+const fn fate_of_aborted(state: State) -> Fate {
+    match state {
         State::Closed => Fate::Keep,
         State::SynSent | State::TimeWait | State::Listen => Fate::Closed,
-        _ => Fate::Reset(SockError::Aborted),
-    };
-    table::settle(mem, now, at, fate);
-    table::orphan(mem, now, at);
+        State::SynRcvd
+        | State::Established
+        | State::FinWait1
+        | State::FinWait2
+        | State::CloseWait
+        | State::Closing
+        | State::LastAck => Fate::Reset(SockError::Aborted),
+    }
 }
 
 /// [`Engine::abort_closed`](crate::Engine::abort_closed).
@@ -182,19 +192,11 @@ pub(crate) fn abort_closed(mem: &mut LaneMem<'_>, now: Instant, most: u32) -> u3
         }
         let closed = flag::HELD | flag::ORPHAN;
         let Some(hot) = mem.hot.get(at).filter(|hot| hot.flags & closed == closed) else { continue };
-        let fate = match State::from_raw(hot.state) {
-            // Nobody waits for anything.
-            State::Closed | State::TimeWait | State::Listen => continue,
-            State::SynSent => Fate::Closed,
-            State::SynRcvd
-            | State::Established
-            | State::FinWait1
-            | State::FinWait2
-            | State::CloseWait
-            | State::Closing
-            | State::LastAck => Fate::Reset(SockError::Aborted),
-        };
-        table::settle(mem, now, at, fate);
+        let state = State::from_raw(hot.state);
+        if matches!(state, State::Closed | State::TimeWait | State::Listen) {
+            continue; // nobody waits for anything
+        }
+        table::settle(mem, now, at, fate_of_aborted(state));
         count += 1;
     }
     count

@@ -5,7 +5,6 @@ use base::Duration;
 use std::sync::atomic::Ordering;
 
 use super::Care;
-use crate::closing;
 
 /// How long a lane may be held by somebody else, who ends its connections then.
 const CUT_MAX: Duration = Duration::from_secs(1);
@@ -36,7 +35,7 @@ impl Care {
         // Poisoned: its program saw to it.
         let Ok(session) = self.lane.try_enter(sys::clock::now()) else { return true };
         let Some(mut session) = session else { return false };
-        closing::abort_all(&mut session);
+        lane::abort_all(&mut session);
         // While the lane is still ours: its program finds its connections gone, and uses the kernel from now on.
         self.lane.lane_ref().signals().poisoned.store(1, Ordering::Release);
         true
