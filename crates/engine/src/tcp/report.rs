@@ -108,10 +108,10 @@ impl Conn<'_, '_> {
     }
 
     /// Why a connection whose peer answers no more ends: what was heard of the way to it, if anything was.
-    pub(super) const fn silence(&self) -> Fate {
+    pub(super) const fn silence(&self) -> SockError {
         match SockError::from_raw(self.cold.error >> SOFT_SHIFT) {
-            Some(heard) => Fate::Dead(heard),
-            None => Fate::Dead(SockError::TimedOut),
+            Some(heard) => heard,
+            None => SockError::TimedOut,
         }
     }
 

@@ -206,7 +206,7 @@ impl Conn<'_, '_> {
     fn on_timeout(&mut self) -> Fate {
         if u32::from(self.cold.loss.backoff) >= self.retries() || self.is_past_user_timeout() {
             self.counters.tcp.aborts_on_timeout = self.counters.tcp.aborts_on_timeout.wrapping_add(1);
-            return self.silence();
+            return Fate::Dead(self.silence());
         }
         let first = self.cold.loss.backoff == 0;
         self.note_timeout();
@@ -226,7 +226,7 @@ impl Conn<'_, '_> {
         if self.hot.snd.wnd == 0 {
             if u32::from(self.cold.loss.probes) >= self.retries() || self.is_past_user_timeout() {
                 self.counters.tcp.aborts_on_timeout = self.counters.tcp.aborts_on_timeout.wrapping_add(1);
-                return self.silence();
+                return Fate::Dead(self.silence());
             }
             self.note_timeout();
             self.cold.loss.probes = self.cold.loss.probes.saturating_add(1);
@@ -316,10 +316,7 @@ impl Conn<'_, '_> {
         }
         if u32::from(self.cold.loss.keep_probes) >= most {
             self.counters.tcp.aborts_on_timeout = self.counters.tcp.aborts_on_timeout.wrapping_add(1);
-            return match self.silence() {
-                Fate::Dead(error) => Fate::Reset(error),
-                other => other,
-            };
+            return Fate::Reset(self.silence());
         }
         self.cold.loss.keep_probes = self.cold.loss.keep_probes.saturating_add(1);
         self.counters.tcp.keepalives = self.counters.tcp.keepalives.wrapping_add(1);
