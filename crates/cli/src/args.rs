@@ -102,6 +102,11 @@ pub(crate) struct SettingArgs {
     /// Packet buffers (4 KiB each) of one process at most; memory is taken as they are used and given back
     #[arg(long, value_name = "N")]
     pub(crate) frames: Option<u32>,
+    /// Regions on huge pages of 2 MiB: off (the default), try (else on ordinary pages; `explain` says how many were missing) or
+    /// need (else sockets stay with the kernel). They have to be there before (sysctl vm.nr_hugepages); a region takes all of
+    /// its own at once
+    #[arg(long, value_name = "WHEN")]
+    pub(crate) huge_pages: Option<String>,
     /// How long a thread looks for packets before it sleeps, us: auto, 0 (never) or a number
     #[arg(long, value_name = "US")]
     pub(crate) spin_us: Option<String>,

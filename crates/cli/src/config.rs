@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use keeper::{DeviceSpec, PortChoice, RegionSizes, Spin};
+use keeper::{DeviceSpec, HugePages, PortChoice, RegionSizes, Spin};
 use serde::Deserialize;
 
 use crate::args::SettingArgs;
@@ -21,6 +21,7 @@ struct Layer {
     user: Option<String>,
     sockets: Option<u32>,
     frames: Option<u32>,
+    huge_pages: Option<String>,
     spin_us: Option<NumberOrWord>,
     keeper: Option<String>,
 }
@@ -68,6 +69,7 @@ impl Layer {
             user: other.user.or(self.user),
             sockets: other.sockets.or(self.sockets),
             frames: other.frames.or(self.frames),
+            huge_pages: other.huge_pages.or(self.huge_pages),
             spin_us: other.spin_us.or(self.spin_us),
             keeper: other.keeper.or(self.keeper),
         }
@@ -80,6 +82,7 @@ impl Layer {
             user: args.user.clone(),
             sockets: args.sockets,
             frames: args.frames,
+            huge_pages: args.huge_pages.clone(),
             spin_us: args.spin_us.clone().map(NumberOrWord::Word),
             keeper: args.keeper.clone(),
         }
@@ -100,6 +103,7 @@ impl Layer {
             user: get("CORELANE_USER"),
             sockets: number("CORELANE_SOCKETS")?,
             frames: number("CORELANE_FRAMES")?,
+            huge_pages: get("CORELANE_HUGE_PAGES"),
             spin_us: get("CORELANE_SPIN_US").map(NumberOrWord::Word),
             // CORELANE_KEEPER is for the programs: the name of their run's keeper.
             keeper: get("CORELANE_USE_KEEPER"),
@@ -232,10 +236,17 @@ fn finish(layer: Layer, socket: Option<String>) -> Result<Config, Failure> {
                 .fix("use auto, shared, private, or the path of a shared keeper's socket")
         })?,
     };
+    let huge_pages = match layer.huge_pages {
+        None => HugePages::default(),
+        Some(text) => HugePages::parse(&text).ok_or_else(|| {
+            Failure::new(format!("huge_pages `{text}`"), "unknown").fix("use off, try or need")
+        })?,
+    };
     let defaults = RegionSizes::default();
     let sizes = RegionSizes {
         sockets: layer.sockets.unwrap_or(defaults.sockets),
         frames: layer.frames.unwrap_or(defaults.frames),
+        huge_pages,
     };
     sizes.check().map_err(|why| Failure::new("the size of a region", why))?;
     Ok(Config { devices, device_texts, port, user: layer.user, sizes, spin, keeper })
@@ -261,7 +272,8 @@ mod tests {
     #[test]
     fn flags_win_over_the_environment_and_that_over_the_file() {
         let dir = std::env::temp_dir().join(format!("corelane-config-{}", std::process::id()));
-        std::fs::write(&dir, "port = \"xdp\"\nuser = \"a\"\nsockets = 1000\n").expect("write");
+        std::fs::write(&dir, "port = \"xdp\"\nuser = \"a\"\nsockets = 1000\nhuge_pages = \"need\"\n")
+            .expect("write");
         let env = |name: &str| match name {
             "CORELANE_USER" => Some("b".to_owned()),
             "CORELANE_SOCKETS" => Some("2000".to_owned()),
@@ -272,7 +284,19 @@ mod tests {
         std::fs::remove_file(dir).expect("remove");
         assert_eq!(config.port, PortChoice::Xdp);
         assert_eq!(config.user.as_deref(), Some("b"));
-        assert_eq!(config.sizes.sockets, 3000);
+        assert_eq!((config.sizes.sockets, config.sizes.huge_pages), (3000, HugePages::Need));
+    }
+
+    #[test]
+    fn huge_pages_are_off_tried_or_needed() {
+        let read = |text: Option<&str>| {
+            let args = SettingArgs { huge_pages: text.map(str::to_owned), ..SettingArgs::default() };
+            load_with(&args, &|_| None, Path::new("/nonexistent")).map(|config| config.sizes.huge_pages)
+        };
+        assert_eq!(read(None).ok(), Some(HugePages::Off));
+        assert_eq!(read(Some("try")).ok(), Some(HugePages::Try));
+        let error = read(Some("yes")).expect_err("no such word");
+        assert!(error.to_string().contains("huge_pages `yes`"), "{error}");
     }
 
     #[test]

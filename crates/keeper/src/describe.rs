@@ -26,7 +26,7 @@ impl Session {
             let _ = writeln!(out, "process {}", client.pid);
             for (region, home) in &self.regions {
                 for (lane, handle) in home.lanes.iter().filter(|(_, l)| l.owner == *id) {
-                    let _ = writeln!(out, "lane {} of region {}", lane.0, region.0);
+                    let _ = writeln!(out, "lane {} of region {}{}", lane.0, region.0, home.memory.pages);
                     for wire in self.wires.of((*region, *lane)) {
                         let _ = writeln!(out, "wire to process {}", wire.end.peer_pid);
                     }

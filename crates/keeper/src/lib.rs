@@ -45,7 +45,7 @@ pub use error::{StartError, StartFailure};
 pub use lane::abort_all;
 pub use mirror::links;
 pub use run::{Keeper, Run, run};
-pub use settings::{DeviceSpec, OwnSpec, PortChoice, RegionSizes, Spin};
+pub use settings::{DeviceSpec, HugePages, OwnSpec, PortChoice, RegionSizes, Spin};
 pub use shared::{
     Asked, POLICY, Policy, PolicyError, SOCKET, Service, WORKER_COMMAND, Wish, ask, keep_run, serve,
 };

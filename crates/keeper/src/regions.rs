@@ -1,5 +1,6 @@
 //! Making regions: sealed shared memory of a size the keeper agrees to, formatted and then unmapped.
 
+use std::fmt;
 use std::sync::atomic::AtomicU64;
 
 use base::limits::{CONNECTIONS_MAX, FRAME_BYTES, LANES};
@@ -24,6 +25,36 @@ pub(crate) struct RegionMemory {
     pub(crate) bytes: u64,
     /// Lanes and frames.
     pub(crate) shape: RegionShape,
+    /// What it lies on.
+    pub(crate) pages: Pages,
+}
+
+/// What a region lies on; shown behind its name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Pages {
+    /// Ordinary pages, as wanted.
+    Ordinary,
+    /// Pages of 2 MiB.
+    Huge,
+    /// Ordinary ones, for want of so many huge ones; so many are free, if the system says.
+    TooFew { needed: u64, free: Option<u64> },
+}
+
+impl fmt::Display for Pages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ordinary => Ok(()),
+            Self::Huge => f.write_str(", on pages of 2 MiB"),
+            Self::TooFew { needed, free } => {
+                write!(f, ", on ordinary pages: it needs {needed} of 2 MiB, and ")?;
+                match free {
+                    Some(free) => write!(f, "{free} are free")?,
+                    None => f.write_str("too few are free")?,
+                }
+                f.write_str(" (raise sysctl vm.nr_hugepages, or ask for fewer --sockets or --frames)")
+            }
+        }
+    }
 }
 
 impl RegionMemory {
@@ -94,13 +125,21 @@ pub(crate) fn make(
     }
     let failed = |errno: Errno| Refusal::new(errno, format!("region of {bytes} bytes: {errno}"));
     let memory = memfd("corelane-region", bytes, wish.hugepages).map_err(failed)?;
+    let pages = match (memory.huge, wish.hugepages) {
+        (true, _) => Pages::Huge,
+        (false, true) => {
+            let needed = bytes.div_ceil(sys::memory::HUGE_PAGE_BYTES);
+            Pages::TooFew { needed, free: sys::memory::free_huge_pages() }
+        }
+        (false, false) => Pages::Ordinary,
+    };
     let mapping = Mapping::shared(&memory.fd, memory.bytes, Access::Write).map_err(failed)?;
     Region::prepare(mapping.words(), &shape, LAYOUT_VERSION, key)
         .map_err(|e| Refusal::new(Errno::INVAL, format!("region: {e}")))?;
     if elastic && !memory.huge {
         Region::make_elastic(mapping.words());
     }
-    Ok(RegionMemory { fd: memory.fd, bytes: memory.bytes, shape })
+    Ok(RegionMemory { fd: memory.fd, bytes: memory.bytes, shape, pages })
 }
 
 #[cfg(test)]
@@ -131,6 +170,28 @@ mod tests {
         let region = Region::open(words, LAYOUT_VERSION).expect("a region");
         assert_eq!(region.shape(), made.shape);
         assert_eq!(region.key(), [1, 2]);
+    }
+
+    #[test]
+    fn huge_pages_are_used_or_it_is_said_how_many_are_missing() {
+        let wish = RegionWish { hugepages: true, ..wish() };
+        let made = make((&wish, None), [1, 2], true).expect("made");
+        let needed = made.bytes / sys::memory::HUGE_PAGE_BYTES;
+        match made.pages {
+            Pages::Huge => {}
+            Pages::TooFew { needed: said, free } => {
+                assert_eq!(said, needed);
+                assert!(free.is_none_or(|free| free < needed), "{free:?} of {needed}");
+            }
+            Pages::Ordinary => panic!("it was wished for"),
+        }
+        let words = sys::memory::map_shared(&made.fd, made.bytes).expect("mapped");
+        assert!(Region::open(words, LAYOUT_VERSION).is_ok());
+        let text = Pages::TooFew { needed: 9, free: Some(2) }.to_string();
+        assert!(
+            text.contains("needs 9 of 2 MiB, and 2 are free") && text.contains("vm.nr_hugepages"),
+            "{text}"
+        );
     }
 
     #[test]

@@ -11,7 +11,7 @@ use sys::fds::Fd;
 use crate::blocks;
 use crate::client::{Incoming, Refusal};
 use crate::introduce::Introduced;
-use crate::regions;
+use crate::regions::{self, Pages};
 use crate::rules::{self, End, Slot};
 use crate::session::{ClientId, LaneHandle, REGIONS_MAX, RegionHandle, RegionId, Session};
 use crate::shared::check_namespace;
@@ -201,7 +201,11 @@ impl Session {
         }
         let (wish, left) = self.allowed_region(wish);
         let memory = regions::make((&wish, left), random_key()?, !self.devices.has_xdp())?;
+        if self.needs_huge_pages() && memory.pages != Pages::Huge {
+            return Err(Refusal::new(Errno::NOMEM, format!("region{}", memory.pages)));
+        }
         let region = RegionId(self.next_number());
+        self.say(&format!("region {}: {} MiB{}", region.0, memory.bytes >> 20, memory.pages));
         let handle = RegionHandle {
             memory,
             lanes: Default::default(),

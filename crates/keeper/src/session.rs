@@ -21,7 +21,7 @@ use crate::memif::MemifLink;
 use crate::mirror::Mirror;
 use crate::regions::RegionMemory;
 use crate::rules::{RuleBook, Slot};
-use crate::settings::{DeviceSpec, PortChoice, RegionSizes, Spin};
+use crate::settings::{DeviceSpec, HugePages, PortChoice, RegionSizes, Spin};
 use crate::shared::Guard;
 use crate::stewards::{START_DELAY, Steward};
 use crate::wires::WireBook;
@@ -245,13 +245,18 @@ impl Session {
 
     /// Settings for a program, as it gets them in Welcome.
     pub(crate) fn program_config(&self) -> String {
-        let RegionSizes { sockets, frames } = self.settings.sizes;
+        let RegionSizes { sockets, frames, huge_pages } = self.settings.sizes;
         format!(
-            "CORELANE_SOCKETS={sockets}\nCORELANE_FRAMES={frames}\nCORELANE_PORT={}\nCORELANE_SPIN_US={}\nCORELANE_STEERING={}\n",
+            "CORELANE_SOCKETS={sockets}\nCORELANE_FRAMES={frames}\nCORELANE_HUGE_PAGES={huge_pages}\nCORELANE_PORT={}\nCORELANE_SPIN_US={}\nCORELANE_STEERING={}\n",
             self.settings.port,
             self.settings.spin,
             if self.can_outlive() { "kept" } else { "lost" },
         )
+    }
+
+    /// Must regions lie on huge pages, or be none?
+    pub(crate) fn needs_huge_pages(&self) -> bool {
+        self.settings.sizes.huge_pages == HugePages::Need
     }
 
     /// Does `token` open the door? Compared without a hint by time.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use port::memif::Role;
+use region::{Region, RegionShape};
 
 /// Longest interface name (IFNAMSIZ - 1), bytes.
 const NAME_BYTES_MAX: usize = 15;
@@ -243,6 +244,41 @@ impl fmt::Display for Spin {
     }
 }
 
+/// Whether regions lie on huge pages (2 MiB), which have to be reserved (vm.nr_hugepages).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum HugePages {
+    /// On ordinary pages.
+    #[default]
+    Off,
+    /// If there are enough; else on ordinary pages, with the reason on record.
+    Try,
+    /// Only if there are enough; else sockets stay with the kernel, with the reason on record.
+    Need,
+}
+
+impl HugePages {
+    /// Reads `off`, `try` or `need`.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        match text {
+            "off" => Some(Self::Off),
+            "try" => Some(Self::Try),
+            "need" => Some(Self::Need),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for HugePages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Off => "off",
+            Self::Try => "try",
+            Self::Need => "need",
+        })
+    }
+}
+
 /// How large one process's lane is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RegionSizes {
@@ -250,11 +286,13 @@ pub struct RegionSizes {
     pub sockets: u32,
     /// Frames of 4 KiB.
     pub frames: u32,
+    /// On huge pages?
+    pub huge_pages: HugePages,
 }
 
 impl Default for RegionSizes {
     fn default() -> Self {
-        Self { sockets: 16_384, frames: 16_384 }
+        Self { sockets: 16_384, frames: 16_384, huge_pages: HugePages::Off }
     }
 }
 
@@ -263,6 +301,14 @@ impl RegionSizes {
     pub const SOCKETS_MAX: u32 = 4 << 20;
     /// Frames: at most this many (16 GiB).
     pub const FRAMES_MAX: u32 = 4 << 20;
+
+    /// Bytes of a region of these sizes for an unmodified program, with as many lanes as it may have.
+    #[must_use]
+    pub fn region_bytes(&self) -> u64 {
+        let lane_bytes = state::LaneShape::for_program(self.sockets).lane_bytes();
+        let shape = RegionShape { lanes: base::limits::LANES as u16, lane_bytes, frames: self.frames };
+        Region::bytes_needed(&shape)
+    }
 
     /// Are these sizes possible?
     ///

@@ -24,7 +24,7 @@ use sys::fds::Fd;
 pub(crate) use self::bequest::{Bequest, bequeath, entrust, fetch, offer, resume, rouse};
 pub(crate) use self::fork::{Frozen, after_fork_in_child, freeze};
 pub(crate) use self::local_ports::{take_port, take_ports};
-use self::talk::{Answer, Notice, exchange, steering_is_kept};
+use self::talk::{Answer, Notice, Sizes, exchange, steering_is_kept};
 pub(crate) use self::unwire::pass_on;
 use crate::ports::Devices;
 use crate::reason::Reason;
@@ -35,12 +35,6 @@ use crate::{exec, family, hub, sysctl, wires};
 
 /// Lanes in a region: this process's and its forks'.
 const REGION_LANES: u16 = base::limits::LANES as u16;
-/// Connections a lane has room for unless the keeper's settings say otherwise.
-const SOCKETS: u32 = 16_384;
-/// Frames of a region unless the keeper's settings say otherwise.
-const FRAMES: u32 = 16_384;
-/// Connections of which each has a row of its own.
-const AWAKE: u32 = 65_536;
 
 /// How to reach the keeper, from the environment.
 struct Way {
@@ -54,8 +48,7 @@ struct Home {
     refused: Option<Reason>,
     /// There is another way if it refuses: it is not worth a line.
     hushed: bool,
-    sockets: u32,
-    frames: u32,
+    sizes: Sizes,
     region: Option<(u32, Region)>,
     own: Option<&'static View>,
     /// What the keeper said unasked while a lane was held: [`Home::ask_holding_lanes`].
@@ -68,8 +61,7 @@ static HOME: Mutex<Home> = Mutex::new(Home {
     link: None,
     refused: None,
     hushed: false,
-    sockets: SOCKETS,
-    frames: FRAMES,
+    sizes: Sizes::DEFAULT,
     region: None,
     own: None,
     unheard: Vec::new(),
@@ -222,8 +214,8 @@ impl Home {
         LINK.store(self.link.as_ref().map_or(-1, Fd::as_raw_fd), Ordering::Relaxed);
         let hello = Request::Hello { version: VERSION, pid: sys::process::pid(), token: way.token };
         match self.ask(&hello, &[]) {
-            Ok(Answer::Welcome(sockets, frames, fds)) => {
-                (self.sockets, self.frames) = (sockets, frames);
+            Ok(Answer::Welcome(sizes, fds)) => {
+                self.sizes = sizes;
                 if let Some(fd) = fds.first()
                     && TABLES.get().is_none()
                     && let Ok(words) = sys::memory::map_shared_readonly(fd, TABLES_BYTES as u64)
@@ -258,7 +250,7 @@ impl Home {
         if let Some(region) = self.region {
             return Ok(region);
         }
-        let shape = shape_for(self.sockets);
+        let shape = LaneShape::for_program(self.sizes.sockets);
         let mut words = [0; SHAPE_WORDS];
         let fields = [
             shape.socks,
@@ -273,7 +265,8 @@ impl Home {
         for (to, from) in words.iter_mut().zip(fields) {
             *to = from;
         }
-        let wish = RegionWish { lanes: REGION_LANES, frames: self.frames, hugepages: false, shape: words };
+        let Sizes { frames, hugepages, .. } = self.sizes;
+        let wish = RegionWish { lanes: REGION_LANES, frames, hugepages, shape: words };
         let (id, fds) = match self.ask(&Request::NewRegion(wish), &[])? {
             Answer::Number(id, fds) => (id, fds),
             Answer::Refused(text) => return self.refuse(&text),
@@ -293,7 +286,7 @@ impl Home {
         let words = sys::memory::map_shared(fd, sys::memory::size(fd).ok()?).ok()?;
         let region = Region::open(words, state::LAYOUT_VERSION).ok()?;
         // Names of connections that may hibernate go beyond the rows.
-        let shape = shape_for(self.sockets);
+        let shape = LaneShape::for_program(self.sizes.sockets);
         family::found(shape.handles().max(shape.socks));
         self.region = Some((id, region));
         Some(region)
@@ -325,7 +318,7 @@ impl Home {
                 return self.refuse("no lane");
             }
         };
-        if format(region, lane, &shape_for(self.sockets)).is_none() {
+        if format(region, lane, &LaneShape::for_program(self.sizes.sockets)).is_none() {
             return self.refuse("its lane cannot be formatted");
         }
         family::begin_lane(lane);
@@ -336,12 +329,6 @@ impl Home {
         self.own = Some(view);
         Ok(view)
     }
-}
-
-/// A lane for so many connections. Of very many only a part can be busy at one time; the rest hibernates.
-const fn shape_for(connections: u32) -> LaneShape {
-    let busy = connections / 4;
-    LaneShape::for_connections(connections, if busy < AWAKE { AWAKE } else { busy })
 }
 
 /// Brings a lane of ours to its first state, whoever had it before.

@@ -61,6 +61,15 @@ impl LaneShape {
         Self { dormant: connections - socks, ..Self::for_socks(socks) }
     }
 
+    /// A shape for an unmodified program with so many connections. Of very many only a part can be busy at one time; the rest hibernates.
+    #[must_use]
+    pub const fn for_program(connections: u32) -> Self {
+        /// Connections that a lane keeps awake, if it is made for so many or more.
+        const AWAKE: u32 = 65_536;
+        let busy = connections / 4;
+        Self::for_connections(connections, if busy < AWAKE { AWAKE } else { busy })
+    }
+
     /// TCP connections that fit, hibernating ones included.
     #[must_use]
     pub const fn connections(&self) -> u32 {

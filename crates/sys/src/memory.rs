@@ -42,6 +42,16 @@ pub fn memfd(name: &str, bytes: u64, huge: bool) -> Result<Memfd> {
     Ok(Memfd { fd: sealed(name, bytes, MemfdFlags::empty())?, bytes, huge: false })
 }
 
+/// Huge pages that are neither used nor promised to somebody. `None`: the system does not say.
+#[must_use]
+pub fn free_huge_pages() -> Option<u64> {
+    let value = |name: &str| -> Option<u64> {
+        let file = format!("/sys/kernel/mm/hugepages/hugepages-2048kB/{name}");
+        std::fs::read_to_string(file).ok()?.trim().parse().ok()
+    };
+    Some(value("free_hugepages")?.saturating_sub(value("resv_hugepages")?))
+}
+
 fn sealed(name: &str, bytes: u64, flags: MemfdFlags) -> Result<Fd> {
     let fd = Fd::from(memfd_create(name, flags | MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?);
     ftruncate(&fd, bytes)?;
@@ -216,6 +226,8 @@ mod tests {
         assert_eq!(made.bytes, if made.huge { HUGE_PAGE_BYTES } else { 4096 });
         let words = Mapping::shared(&made.fd, made.bytes, Access::Write).unwrap();
         assert_eq!(words.words()[511].load(Ordering::Relaxed), 0);
+        // Never so many that there is one for each byte of the address space's half.
+        assert!(free_huge_pages().is_none_or(|free| free < 1 << 27));
     }
 
     #[test]

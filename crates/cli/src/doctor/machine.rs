@@ -1,6 +1,6 @@
 //! Kernel, capabilities, limits.
 
-use keeper::find_preload;
+use keeper::{RegionSizes, find_preload};
 use rustix::process::{Resource, getrlimit};
 use rustix::thread::{CapabilitySet, capabilities};
 use sys::bpf::{Map, MapKind};
@@ -131,19 +131,17 @@ fn user_namespaces() -> Finding {
 }
 
 fn huge_pages() -> Finding {
-    let info = read("/proc/meminfo");
-    let value = |key: &str| {
-        let line = info.lines().find_map(|l| l.strip_prefix(key))?;
-        line.trim_start_matches(':').split_whitespace().next()?.parse::<u64>().ok()
-    };
-    match (value("HugePages_Free"), value("Hugepagesize")) {
-        (Some(free), Some(kib)) if free * kib * 1024 >= REGION_BYTES => {
-            Finding::new("huge pages", State::Good, format!("{free} free of {kib} KiB"))
-        }
-        (free, _) => Finding::new("huge pages", State::Limited, format!("{} free", free.unwrap_or(0)))
-            .means("regions lie on 4 KiB pages; more TLB misses with many connections")
-            .fix("sysctl vm.nr_hugepages=64 (for one process of the default size)"),
+    let needed = RegionSizes::default().region_bytes().div_ceil(sys::memory::HUGE_PAGE_BYTES);
+    let free = sys::memory::free_huge_pages().unwrap_or(0);
+    let found = format!("{free} free of 2 MiB");
+    if free >= needed {
+        return Finding::new("huge pages", State::Good, found);
     }
+    Finding::new("huge pages", State::Limited, found)
+        .means("regions lie on 4 KiB pages, with --huge-pages try too; more TLB misses with many connections")
+        .fix(format!(
+            "sysctl vm.nr_hugepages={needed} (for a program of the default size), then --huge-pages try"
+        ))
 }
 
 fn locked_memory() -> Finding {

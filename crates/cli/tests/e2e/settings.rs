@@ -94,3 +94,35 @@ fn a_connect_from_a_lane_gives_up_after_as_many_syns_as_the_namespace_says() {
     assert_eq!(kernel_opens(&world), before, "the kernel took part");
     world.assert_clean();
 }
+
+/// A region of as many frames as there may be is larger than what machines have reserved.
+#[test]
+fn a_region_that_needs_more_huge_pages_than_there_are_says_so_and_goes_on() {
+    let Some(world) = World::new(&["python3", "ip"]) else { return };
+    let settings = script("settings.py");
+    let serve = |when: &str, port: &str| {
+        let mut line = World::corelane(&["python3", settings.as_str(), "serve", port]);
+        let at = line.iter().position(|word| word == "--").expect("the end of the flags");
+        let flags = ["--huge-pages", when, "--frames", "4194304"].map(str::to_owned);
+        line.splice(at..at, flags);
+        world.spawn(Side::Ours, when, &line)
+    };
+    let mut server = serve("try", "9130");
+    let mut explained = String::new();
+    wait_until("the lane listens", 30, || {
+        server.assert_running();
+        explained =
+            said(&server, "serving").map_or_else(String::new, |pid| explain(&world, Side::Ours, &pid));
+        explained.contains("listens on port")
+    });
+    assert!(explained.contains("on ordinary pages: it needs"), "{explained}");
+    assert!(explained.contains("vm.nr_hugepages"), "{explained}");
+    let mut server = serve("need", "9131");
+    wait_until("the library says why", 30, || {
+        server.assert_running();
+        said(&server, "serving").is_some() && server.output().contains("the keeper refused: region")
+    });
+    let output = server.output();
+    assert!(output.contains("it needs") && output.contains("sockets stay with the kernel"), "{output}");
+    world.check(Side::Peer, 60, &["python3", &settings, "ask", OURS, "9131"]);
+}

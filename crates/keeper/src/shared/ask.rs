@@ -96,6 +96,7 @@ pub fn ask(socket: &Path, wish: &Wish) -> Asked {
         port: wish.port.to_string(),
         sockets: wish.sizes.sockets,
         frames: wish.sizes.frames,
+        huge_pages: wish.sizes.huge_pages.to_string(),
         spin: wish.spin.to_string(),
         identity: wish.identity,
     };

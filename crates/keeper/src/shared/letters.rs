@@ -11,6 +11,7 @@ use sys::fds::{self, Fd};
 
 use super::guard::Guard;
 use crate::error::StartError;
+use crate::settings::HugePages;
 
 /// Longest letter, bytes.
 const LETTER_BYTES_MAX: usize = 32 * 1024;
@@ -55,10 +56,17 @@ pub(super) struct Plea {
     pub(super) port: String,
     pub(super) sockets: u32,
     pub(super) frames: u32,
+    /// Missing: on ordinary pages.
+    #[serde(default = "off")]
+    pub(super) huge_pages: String,
     pub(super) spin: String,
     /// The user under whom the command will run, when root asks.
     #[serde(default)]
     pub(super) identity: Option<(u32, u32)>,
+}
+
+fn off() -> String {
+    HugePages::Off.to_string()
 }
 
 /// One letter.

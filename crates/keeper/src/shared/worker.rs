@@ -16,7 +16,7 @@ use super::guard::Guard;
 use super::letters::{self, Heard, Letter, Plea};
 use crate::error::StartError;
 use crate::session::{Session, Terms};
-use crate::settings::{DeviceSpec, PortChoice, RegionSizes, Spin};
+use crate::settings::{DeviceSpec, HugePages, PortChoice, RegionSizes, Spin};
 
 /// Time between two attempts to find a service, when there is none.
 const LOOK: Duration = Duration::from_millis(500);
@@ -105,9 +105,11 @@ fn terms(order: &Order) -> Result<Terms, StartError> {
         let why = format!("none of {} is in the caller's network namespace", plea.devices.join(", "));
         return Err(StartError::new("devices", why, "add the device to `devices` of the policy's rule"));
     }
-    let sizes = RegionSizes { sockets: plea.sockets, frames: plea.frames };
-    sizes.check().map_err(|why| wrong("the size of a region", why))?;
     let unknown = |what: &str, text: &str| wrong(what, format!("`{text}` is unknown"));
+    let huge_pages =
+        HugePages::parse(&plea.huge_pages).ok_or_else(|| unknown("huge_pages", &plea.huge_pages))?;
+    let sizes = RegionSizes { sockets: plea.sockets, frames: plea.frames, huge_pages };
+    sizes.check().map_err(|why| wrong("the size of a region", why))?;
     let (uid, gid) = plea.identity.unwrap_or((guard.uid(), guard.gid()));
     Ok(Terms {
         devices,

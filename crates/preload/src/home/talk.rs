@@ -8,7 +8,6 @@ use base::{LaneId, Port};
 use control::proto::{DeviceList, Reply, Request, WireEnd};
 use sys::fds::Fd;
 
-use super::{FRAMES, SOCKETS};
 use crate::hub;
 
 /// Do lanes go on when the keeper is gone?
@@ -22,7 +21,7 @@ pub(super) fn steering_is_kept() -> bool {
 /// What the keeper said, with whatever descriptors came along.
 pub(super) enum Answer {
     Done,
-    Welcome(u32, u32, Vec<Fd>),
+    Welcome(Sizes, Vec<Fd>),
     Number(u32, Vec<Fd>),
     Lane(LaneId, Box<DeviceList>, Vec<Fd>),
     Ports(Port, u16),
@@ -80,8 +79,7 @@ fn answer(reply: &Reply<'_>, fds: Vec<Fd>) -> Option<Answer> {
             if config.lines().any(|line| line == "CORELANE_STEERING=kept") {
                 KEPT.store(true, Ordering::Relaxed);
             }
-            let (sockets, frames) = sizes(config);
-            Answer::Welcome(sockets, frames, fds)
+            Answer::Welcome(Sizes::read(config), fds)
         }
         Reply::Region { id } => Answer::Number(id, fds),
         Reply::Lane { lane, devices } => Answer::Lane(lane, Box::new(devices), fds),
@@ -95,21 +93,42 @@ fn answer(reply: &Reply<'_>, fds: Vec<Fd>) -> Option<Answer> {
     })
 }
 
-/// What the keeper's `KEY=VALUE` lines say about sizes: connections a lane and frames a region.
-fn sizes(config: &str) -> (u32, u32) {
-    let number = |key: &str, default: u32| {
-        let value = config.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
-        value.and_then(|v| v.trim().parse().ok()).unwrap_or(default)
-    };
-    (number("CORELANE_SOCKETS", SOCKETS), number("CORELANE_FRAMES", FRAMES))
+/// What the keeper's settings say of a region.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Sizes {
+    /// Connections a lane has room for.
+    pub(super) sockets: u32,
+    /// Frames of a region.
+    pub(super) frames: u32,
+    /// On huge pages, if there are enough.
+    pub(super) hugepages: bool,
+}
+
+impl Sizes {
+    /// Of a keeper that says nothing of them.
+    pub(super) const DEFAULT: Self = Self { sockets: 16_384, frames: 16_384, hugepages: false };
+
+    /// From the keeper's `KEY=VALUE` lines.
+    fn read(config: &str) -> Self {
+        let value = |key: &str| config.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        let number =
+            |key: &str, default: u32| value(key).and_then(|v| v.trim().parse().ok()).unwrap_or(default);
+        Self {
+            sockets: number("CORELANE_SOCKETS", Self::DEFAULT.sockets),
+            frames: number("CORELANE_FRAMES", Self::DEFAULT.frames),
+            hugepages: value("CORELANE_HUGE_PAGES").is_some_and(|v| v != "off"),
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{FRAMES, sizes};
+    use super::Sizes;
 
     #[test]
     fn sizes_come_from_the_keepers_lines_or_have_defaults() {
-        assert_eq!(sizes("A=1\nCORELANE_SOCKETS=20\nCORELANE_FRAMES=x\n"), (20, FRAMES));
+        let sizes = Sizes::read("A=1\nCORELANE_SOCKETS=20\nCORELANE_FRAMES=x\nCORELANE_HUGE_PAGES=try\n");
+        assert_eq!(sizes, Sizes { sockets: 20, hugepages: true, ..Sizes::DEFAULT });
+        assert_eq!(Sizes::read("CORELANE_HUGE_PAGES=off\n"), Sizes::DEFAULT);
     }
 }
