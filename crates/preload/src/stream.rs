@@ -83,6 +83,19 @@ pub(crate) fn look<R>(
     looked.unwrap_or(Err(POISONED))
 }
 
+/// What `f` says once what has arrived was let in.
+pub(crate) fn after_arrivals<R>(
+    sock: &Handle<Sock>,
+    seat: Seat,
+    mut f: impl FnMut(&mut Engine<'_>) -> Outcome<R>,
+) -> Outcome<R> {
+    let mut looked = false;
+    let look_twice = |engine: &mut Engine<'_>| {
+        if core::mem::replace(&mut looked, true) { f(engine) } else { Err(Errno(libc::EAGAIN)) }
+    };
+    look(seat, Visit::taking(sock), look_twice, true)
+}
+
 pub(crate) fn is_nonblocking(sock: &Sock, flags: i32) -> bool {
     sock.has(flag::NONBLOCK) || flags & libc::MSG_DONTWAIT != 0
 }
@@ -104,8 +117,13 @@ pub(crate) fn recv(sock: &Handle<Sock>, seat: Seat, parts: &Parts<'_>, flags: i3
         let seen = hub::seen();
         // A program that waits by epoll lets packets in there.
         let step = !(nonblocking && sock.has(flag::WATCHED));
-        let taken =
-            look(seat, Visit::taking(sock), |engine| take(engine, seat.name, parts, done, flags), step);
+        let taking = |engine: &mut Engine<'_>| take(engine, seat.name, parts, done, flags);
+        // Who looks again and again until enough is there finds something each time, and has to see more of it come.
+        let taken = if flags & libc::MSG_PEEK != 0 {
+            after_arrivals(sock, seat, taking)
+        } else {
+            look(seat, Visit::taking(sock), taking, step)
+        };
         match taken {
             Ok(n) => {
                 done += n;

@@ -6,14 +6,11 @@
 use core::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use engine::Engine;
-
 use crate::errno::{Errno, Outcome, of_urgent};
 use crate::object::Handle;
 use crate::sock::{Seat, Sock, flag};
-use crate::stream::look;
+use crate::stream::after_arrivals;
 use crate::user::Parts;
-use crate::view::Visit;
 
 /// Who gets SIGURG.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -172,19 +169,6 @@ pub(crate) fn recv(sock: &Handle<Sock>, seat: Seat, parts: &Parts<'_>, flags: i3
 /// SIOCATMARK.
 pub(crate) fn at_mark(sock: &Handle<Sock>, seat: Seat) -> Outcome<u32> {
     after_arrivals(sock, seat, |engine| Ok(engine.tcp_at_mark(seat.name).into()))
-}
-
-/// What `f` says once what has arrived was let in.
-fn after_arrivals<R>(
-    sock: &Handle<Sock>,
-    seat: Seat,
-    mut f: impl FnMut(&mut Engine<'_>) -> Outcome<R>,
-) -> Outcome<R> {
-    let mut looked = false;
-    let look_twice = |engine: &mut Engine<'_>| {
-        if core::mem::replace(&mut looked, true) { f(engine) } else { Err(Errno(libc::EAGAIN)) }
-    };
-    look(seat, Visit::taking(sock), look_twice, true)
 }
 
 #[cfg(test)]

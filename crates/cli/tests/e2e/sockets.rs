@@ -26,6 +26,49 @@ fn socket_calls_give_the_same_on_a_lane_as_on_the_kernel() {
     world.assert_clean();
 }
 
+/// Reads nothing, sends nothing and never sleeps until all of a message is there.
+const PEEKS: &str = "
+import socket, sys
+server = socket.create_server(('', 9100))
+server.setblocking(False)
+def wait(call):
+    while True:
+        try:
+            got = call()
+        except BlockingIOError:
+            continue
+        if got is not None:
+            return got
+try:
+    server.accept()
+except BlockingIOError:
+    print('waits', flush=True)
+while True:
+    c, _ = wait(server.accept)
+    c.setblocking(False)
+    def whole():
+        data = c.recv(32768, socket.MSG_PEEK)
+        return data if len(data) == 32768 else None
+    wait(whole)
+    c.close()
+";
+
+/// Each needs several windows. Where the peer hears of the first one only when it asks, that takes it a second or two.
+#[test]
+fn a_program_that_only_peeks_is_told_of_what_arrives_meanwhile() {
+    let Some(world) = World::new(&["python3", "ip"]) else { return };
+    let mut server = world.spawn(Side::Ours, "server", &World::corelane(&["python3", "-c", PEEKS]));
+    wait_until("the lane listens", 30, || {
+        server.assert_running();
+        server.output().contains("waits")
+    });
+    let send = format!(
+        "import socket\nfor _ in range(60):\n c = socket.create_connection(('{OURS}', 9100))\n c.sendall(bytes(32768))\n try: c.recv(1)\n except ConnectionResetError: pass"
+    );
+    world.check(Side::Peer, 60, &["python3", "-c", &send]);
+    server.assert_running();
+}
+
 /// Two sockets with one inode are placeholders; a kernel socket has an inode of its own.
 const TWO_CLIENTS: &str = "
 import os, socket, sys
