@@ -3,12 +3,15 @@
 
 use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::process::Child;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
+use crate::count::{self, TUNABLES};
 use crate::place::{Side, Under, World};
 use crate::rows::{OURS, Outcome, Row, Sample, Trouble, Unit};
+use crate::usage;
 
 /// Bytes of a read or write.
 const BYTES: usize = 64;
@@ -55,6 +58,7 @@ pub(crate) fn rows() -> Vec<Row> {
     let row = |(id, words, call, count): (&'static str, &'static str, Call, u64)| {
         Row::new(id, words, Unit::CpuNs)
             .stack(OURS, move |job| run(call, job.count, Under::Corelane))
+            .counter(move || instructions(call))
             .stack("linux veth", move |job| run(call, job.count, Under::Linux))
             .stack("a system call", move |job| run(Call::Raw, job.count, Under::Linux))
             .count(count)
@@ -65,10 +69,42 @@ pub(crate) fn rows() -> Vec<Row> {
 /// Starts the program on its side and is its client.
 fn run(call: Call, count: u64, under: Under) -> Outcome {
     let world = World::two_hosts(1500, true)?;
+    let child = world.spawn(Side::Server, under, &words(call, count)?)?;
+    driven(&world, child).map(Sample::of)
+}
+
+/// The program's command line.
+fn words(call: Call, count: u64) -> Result<Vec<String>, Trouble> {
     let program = std::env::current_exe().map_err(|e| Trouble::failed("this program's name", e))?;
     let name = call.to_possible_value().map_or_else(String::new, |v| v.get_name().to_owned());
-    let words = [program.display().to_string(), "calls-program".to_owned(), name, count.to_string()];
-    let mut child = world.spawn(Side::Server, under, &words)?;
+    Ok(vec![program.display().to_string(), "calls-program".to_owned(), name, count.to_string()])
+}
+
+/// Instructions of one call on a lane, by callgrind: the program's own and those of the library, inside [`timed`].
+fn instructions(call: Call) -> Result<f64, Trouble> {
+    /// A multiple of what a round of each kind of call makes.
+    const CALLS: u64 = 2_048;
+    let world = World::two_hosts(1500, true)?;
+    let log = std::env::temp_dir().join(format!("corelane-bench-calls-{}", std::process::id()));
+    let mut line: Vec<String> =
+        ["env", "valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"].map(str::to_owned).to_vec();
+    line.insert(1, format!("GLIBC_TUNABLES={TUNABLES}"));
+    line.push("--toggle-collect=*calls*timed*".to_owned());
+    line.push(format!("--log-file={}", log.display()));
+    line.extend(words(call, CALLS)?);
+    let child = world.spawn(Side::Server, Under::Corelane, &line)?;
+    let done = driven(&world, child);
+    let said = std::fs::read_to_string(&log).unwrap_or_default();
+    // It may never have been made.
+    let _ = std::fs::remove_file(&log);
+    done?;
+    let total =
+        count::total(&said).ok_or_else(|| Trouble::failed("valgrind", format!("no count: {said}")))?;
+    Ok(total as f64 / CALLS as f64)
+}
+
+/// Is the client of the program, and gives its figure.
+fn driven(world: &World, mut child: Child) -> Result<f64, Trouble> {
     let out = child.stdout.take().ok_or_else(|| Trouble::failed("the program", "no output"))?;
     let mut lines = BufReader::new(out).lines();
     let mut number = move || lines.next()?.ok()?.trim().parse::<f64>().ok();
@@ -80,11 +116,9 @@ fn run(call: Call, count: u64, under: Under) -> Outcome {
         drive((address, port as u16))
     });
     let ns = number();
-    // It has ended, or is of no more use.
-    let _ = child.kill();
-    let _ = child.wait();
+    usage::stop(&mut child);
     driven.map_err(|e| Trouble::failed("the client", e))?;
-    ns.map(Sample::of).ok_or_else(|| Trouble::failed("the program", "it gave no figure"))
+    ns.ok_or_else(|| Trouble::failed("the program", "it gave no figure"))
 }
 
 /// The client: does what the server asks for in one byte, until it hangs up.
@@ -160,6 +194,7 @@ pub(crate) fn program(args: &CallsArgs) -> std::io::Result<()> {
 }
 
 /// CPU time of one `call`, ns.
+#[inline(never)]
 fn timed(count: u64, mut call: impl FnMut()) -> f64 {
     let begin = cpu_ns();
     for _ in 0..count {

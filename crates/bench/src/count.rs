@@ -16,7 +16,7 @@ pub(crate) struct Instructions(pub(crate) f64);
 
 /// glibc picks its string functions by processor and their thresholds by cache size (glibc manual, "Hardware Capability
 /// Tunables"): here always the ones for plain x86-64.
-const TUNABLES: &str = "glibc.cpu.hwcaps=-AVX2,-AVX2_Usable,-AVX_Fast_Unaligned_Load,-ERMS,-FSRM\
+pub(crate) const TUNABLES: &str = "glibc.cpu.hwcaps=-AVX2,-AVX2_Usable,-AVX_Fast_Unaligned_Load,-ERMS,-FSRM\
 :glibc.cpu.x86_non_temporal_threshold=0x4000000\
 :glibc.cpu.x86_rep_movsb_threshold=0x4000000:glibc.cpu.x86_rep_stosb_threshold=0x4000000";
 
@@ -47,9 +47,13 @@ fn collected(row: &Row, stack: &str, operations: u64) -> Result<u64, Trouble> {
     command.args(["one", &row.id, stack, "--json", "--count", &operations.to_string()]);
     command.env("GLIBC_TUNABLES", TUNABLES).stderr(Stdio::null());
     let said = runner::finish(&mut command, LIMIT)?;
-    // ==123== Collected : 4567
-    let number = said.lines().find_map(|line| line.split("Collected :").nth(1)?.trim().parse().ok());
-    number.ok_or_else(|| Trouble::failed("valgrind", format!("no count in its output: {}", said.trim())))
+    total(&said)
+        .ok_or_else(|| Trouble::failed("valgrind", format!("no count in its output: {}", said.trim())))
+}
+
+/// What callgrind says that it counted: `==123== Collected : 4567`.
+pub(crate) fn total(said: &str) -> Option<u64> {
+    said.lines().find_map(|line| line.split("Collected :").nth(1)?.trim().parse().ok())
 }
 
 /// Is valgrind there?

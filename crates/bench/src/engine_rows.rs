@@ -4,7 +4,7 @@ use crate::lanes::Lanes;
 use crate::rows::{Goal, Job, OURS, Outcome, Row, Sample, Unit};
 use crate::smol::Smoltcp;
 use crate::work::{Figure, Rig, Setting, Work};
-use crate::{lwip, place};
+use crate::{kernel, lwip, place};
 
 /// Every kind of work with its peers.
 pub(crate) fn rows() -> Vec<Row> {
@@ -16,7 +16,7 @@ pub(crate) fn rows() -> Vec<Row> {
         let row = row(work, setting, "-no-checksums", ", without checksums");
         rows.push(if matches!(work, Work::Bulk(_)) { row.count(256 << 20) } else { row.count(50_000) });
     }
-    for (ppm, id, words) in [(1_000, "-loss-0.1", ", 0.1 % lost"), (10_000, "-loss-1", ", 1 % lost")] {
+    for (ppm, id, words) in kernel::LOSSES {
         for work in [Work::RequestResponse(64), Work::Bulk(1_500)] {
             let row = row(work, Setting { lost_ppm: ppm, ..Setting::of(work) }, id, words);
             rows.push(if matches!(work, Work::Bulk(_)) { row.count(256 << 20) } else { row.count(100_000) });

@@ -61,7 +61,24 @@ pub(crate) enum Hosts {
     One,
     /// Two hosts, over a veth pair of MTU 1500.
     Two,
+    /// The same; so many packets of a million are lost, either way.
+    Losing(u32),
 }
+
+impl Hosts {
+    /// The hosts; `parted`: each receives on its own processor.
+    pub(crate) fn world(self, parted: bool) -> Result<World, Trouble> {
+        match self {
+            Self::One => World::one_host(),
+            Self::Two => World::two_hosts(1_500, parted),
+            Self::Losing(ppm) => World::two_hosts(1_500, parted)?.losing(ppm),
+        }
+    }
+}
+
+/// What is lost in the rows with loss, packets of a million; ends of their ids; words.
+pub(crate) const LOSSES: [(u32, &str, &str); 2] =
+    [(1_000, "-loss-0.1", ", 0.1 % lost"), (10_000, "-loss-1", ", 1 % lost")];
 
 /// On Linux, over loopback. For [`crate::rows::Row::stack`].
 pub(crate) fn lo(load: Load) -> impl Fn(&Job) -> Outcome {
@@ -76,10 +93,7 @@ pub(crate) fn veth(load: Load) -> impl Fn(&Job) -> Outcome {
 /// The server under one stack, the client under another.
 pub(crate) fn run(load: Load, hosts: Hosts, server: Under, client: Under) -> impl Fn(&Job) -> Outcome {
     move |job| {
-        let world = match hosts {
-            Hosts::One => World::one_host()?,
-            Hosts::Two => World::two_hosts(1_500, load.unit == Unit::ServerCpuUs)?,
-        };
+        let world = hosts.world(load.unit == Unit::ServerCpuUs)?;
         once(&world, load, (server, client), job.count / load.less)
     }
 }

@@ -23,8 +23,8 @@ const PIECE: usize = 256 << 10;
 const LISTENER: Token = Token(usize::MAX);
 /// How often a server looks whether it is over.
 const LOOK: Duration = Duration::from_millis(100);
-/// Nothing for so long means that something is stuck.
-const STUCK: Duration = Duration::from_secs(5);
+/// Nothing for so long means that something is stuck. On paths with loss a SYN may be sent four times, over 15 s (RFC 6298).
+const STUCK: Duration = Duration::from_secs(20);
 
 /// What the client does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]

@@ -9,6 +9,7 @@ use std::sync::mpsc::{Sender, channel};
 
 use sys::launch::Launch;
 
+use crate::losses::Losses;
 use crate::rows::Trouble;
 
 /// Address of the server between namespaces.
@@ -94,12 +95,14 @@ pub(crate) struct World {
     /// None: both are on one host.
     client: Option<Place>,
     cores: (usize, usize),
+    /// What loses packets on the way.
+    losses: Vec<Losses>,
 }
 
 impl World {
     /// One host: server and client meet over loopback.
     pub(crate) fn one_host() -> Result<Self, Trouble> {
-        Ok(Self { server: Place::new()?, client: None, cores: cores() })
+        Ok(Self { server: Place::new()?, client: None, cores: cores(), losses: Vec::new() })
     }
 
     /// Two hosts joined by a veth pair with this MTU. `parted`: each side's packets are received on its own processor, as those of
@@ -120,7 +123,16 @@ impl World {
                 receive_on(place, device, core)?;
             }
         }
-        Ok(Self { server, client: Some(client), cores })
+        Ok(Self { server, client: Some(client), cores, losses: Vec::new() })
+    }
+
+    /// Of two hosts: the way between them loses so many packets of a million, either way.
+    pub(crate) fn losing(mut self, ppm: u32) -> Result<Self, Trouble> {
+        for (side, device) in [(Side::Server, SERVER_DEVICE), (Side::Client, CLIENT_DEVICE)] {
+            let losses = self.place(side).run(move || Losses::at(device, ppm))?;
+            self.losses.push(losses);
+        }
+        Ok(self)
     }
 
     /// Where the client finds the server.

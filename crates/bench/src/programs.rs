@@ -38,26 +38,27 @@ pub(crate) fn rows() -> Vec<Row> {
     let kept = "nginx + wrk, 64 connections kept";
     let closed = "nginx + wrk, Connection: close";
     let redis = Pair::Redis { pipelined: 1 };
-    vec![
+    let mut rows = vec![
         both_ends("program-nginx-kept", kept, Pair::NginxKept).goal(Goal::OfPeer("linux lo", 2.5)).in_short(),
         both_ends("program-nginx-close", closed, Pair::NginxClosed),
         both_ends("program-redis", "redis + redis-benchmark -P 1", redis).goal(Goal::OfPeer("linux lo", 4.0)),
         both_ends("program-redis-16", "redis + redis-benchmark -P 16", Pair::Redis { pipelined: 16 }),
         both_ends("program-memcached", "memcached, 64 connections", Pair::Memcached),
-        one_end("veth-nginx-close", closed, Pair::NginxClosed, Unit::ServerCpuUs)
+        streams("program-iperf3", "iperf3, one stream", Pair::IperfIn),
+        one_end("veth-nginx-close", closed, (Pair::NginxClosed, Hosts::Two), Unit::ServerCpuUs)
             .goal(Goal::OfPeer("linux veth", 0.4))
             .obstacle(
                 "of the server's samples (perf, before packet ports had a receive ring) 27 % were interrupts of the receive path, 12 % \
                  sendmmsg, 7 % recvmmsg, 15 % the preload library; nginx itself makes five file system calls a request.",
             )
             .in_short(),
-        one_end("veth-nginx-kept", kept, Pair::NginxKept, Unit::ServerCpuUs),
-        one_end("veth-redis", "redis + redis-benchmark -P 1", redis, Unit::ServerCpuUs),
-        one_end("veth-memcached", "memcached, 64 connections", Pair::Memcached, Unit::ServerCpuUs),
-        one_end("veth-bulk-in", "iperf3, the server receives", Pair::IperfIn, Unit::Gbit)
+        one_end("veth-nginx-kept", kept, (Pair::NginxKept, Hosts::Two), Unit::ServerCpuUs),
+        one_end("veth-redis", "redis + redis-benchmark -P 1", (redis, Hosts::Two), Unit::ServerCpuUs),
+        one_end("veth-memcached", "memcached, 64 connections", (Pair::Memcached, Hosts::Two), Unit::ServerCpuUs),
+        one_end("veth-bulk-in", "iperf3, the server receives", (Pair::IperfIn, Hosts::Two), Unit::Gbit)
             .goal(Goal::OfPeer("linux veth", 1.0))
             .in_short(),
-        one_end("veth-bulk-out", "iperf3, the server sends", Pair::IperfOut, Unit::Gbit)
+        one_end("veth-bulk-out", "iperf3, the server sends", (Pair::IperfOut, Hosts::Two), Unit::Gbit)
             .goal(Goal::OfPeer("linux veth", 1.0))
             .in_short(),
         Row::new("idle-nginx", "nginx with nothing to do", Unit::CpuPercent)
@@ -65,24 +66,43 @@ pub(crate) fn rows() -> Vec<Row> {
             .stack("linux", |job| idle(Linux, job))
             .goal(Goal::Value(0.1))
             .obstacle("the steward wakes about ten times a second while a lane is open."),
-    ]
+    ];
+    for (ppm, end, lost) in kernel::LOSSES {
+        for (id, work, pair) in [
+            ("veth-bulk-in", "iperf3, the server receives", Pair::IperfIn),
+            ("veth-bulk-out", "iperf3, the server sends", Pair::IperfOut),
+        ] {
+            let hosts = Hosts::Losing(ppm);
+            rows.push(one_end(&format!("{id}{end}"), &format!("{work}{lost}"), (pair, hosts), Unit::Gbit));
+        }
+    }
+    rows
 }
 
 /// Server and client on the stack named.
 fn both_ends(id: &str, work: &str, pair: Pair) -> Row {
-    Row::new(id, work, Unit::PerSecond)
-        .stack(OURS, move |job| run(pair, Hosts::One, (Corelane, Corelane), Unit::PerSecond, job))
-        .stack("corelane veth", move |job| run(pair, Hosts::Two, (Corelane, Corelane), Unit::PerSecond, job))
-        .stack("linux lo", move |job| run(pair, Hosts::One, (Linux, Linux), Unit::PerSecond, job))
-        .stack("linux veth", move |job| run(pair, Hosts::Two, (Linux, Linux), Unit::PerSecond, job))
+    on_each_stack(id, work, pair, Unit::PerSecond)
+}
+
+/// The same of a stream.
+fn streams(id: &str, work: &str, pair: Pair) -> Row {
+    on_each_stack(id, work, pair, Unit::Gbit)
+}
+
+fn on_each_stack(id: &str, work: &str, pair: Pair, unit: Unit) -> Row {
+    Row::new(id, work, unit)
+        .stack(OURS, move |job| run(pair, Hosts::One, (Corelane, Corelane), unit, job))
+        .stack("corelane veth", move |job| run(pair, Hosts::Two, (Corelane, Corelane), unit, job))
+        .stack("linux lo", move |job| run(pair, Hosts::One, (Linux, Linux), unit, job))
+        .stack("linux veth", move |job| run(pair, Hosts::Two, (Linux, Linux), unit, job))
         .count(100_000)
 }
 
 /// The server on the stack named, the client on the kernel.
-fn one_end(id: &str, work: &str, pair: Pair, unit: Unit) -> Row {
+fn one_end(id: &str, work: &str, (pair, hosts): (Pair, Hosts), unit: Unit) -> Row {
     Row::new(id, work, unit)
-        .stack(OURS, move |job| run(pair, Hosts::Two, (Corelane, Linux), unit, job))
-        .stack("linux veth", move |job| run(pair, Hosts::Two, (Linux, Linux), unit, job))
+        .stack(OURS, move |job| run(pair, hosts, (Corelane, Linux), unit, job))
+        .stack("linux veth", move |job| run(pair, hosts, (Linux, Linux), unit, job))
         .count(100_000)
 }
 
@@ -188,10 +208,7 @@ fn words(list: &[&str]) -> Vec<String> {
 }
 
 fn run(pair: Pair, hosts: Hosts, (server, client): (Under, Under), unit: Unit, job: &Job) -> Outcome {
-    let world = match hosts {
-        Hosts::One => World::one_host()?,
-        Hosts::Two => World::two_hosts(1_500, unit == Unit::ServerCpuUs)?,
-    };
+    let world = hosts.world(unit == Unit::ServerCpuUs)?;
     let mut running = start(&world, server, &pair.server()?, pair.port())?;
     let words = pair.client(world.address(), job)?;
     let core = world.core(Side::Server);

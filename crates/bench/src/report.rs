@@ -22,7 +22,8 @@ pub(crate) const MODES: &[(&str, &str)] = &[
     ),
     (
         "memory",
-        "Memory of open connections, both ends in one process, each connection proven alive by one exchange of 64 bytes each way.",
+        "Memory of open connections, both ends in one process, each connection proven alive by one exchange of 64 bytes each way. \
+         linux lo: growth of the kernel's slabs (socket, inode, dentry, file), buffers apart.",
     ),
     (
         "cores",
@@ -57,7 +58,8 @@ pub(crate) const MODES: &[(&str, &str)] = &[
     (
         "veth",
         "Over a veth pair: the server on the stack named, the client on the kernel unless said otherwise. Server CPU: all that the \
-         server's processor did, on which also its device's packets are received, keeper and steward included.",
+         server's processor did, on which also its device's packets are received, keeper and steward included. With loss: a program at each \
+         device drops packets that arrive, one by one, the same ones by count for each stack.",
     ),
     ("idle", "A program with nothing to do: CPU time of its processes, on Corelane with keeper and steward."),
 ];

@@ -124,6 +124,8 @@ pub(crate) struct Stack {
     pub(crate) name: &'static str,
     /// One run, in a process of its own that ends afterwards.
     pub(crate) run: Box<dyn Fn(&Job) -> Outcome>,
+    /// Counts the instructions of an operation, where the work is not all in one process.
+    pub(crate) counter: Option<Box<dyn Fn() -> Result<f64, Trouble>>>,
     /// Not run above this many connections or the like would make sense to nobody: the reason, in place of a run.
     pub(crate) left_out: Option<&'static str>,
 }
@@ -190,14 +192,22 @@ impl Row {
 
     /// Adds a stack; the first one is to be [`OURS`].
     pub(crate) fn stack(mut self, name: &'static str, run: impl Fn(&Job) -> Outcome + 'static) -> Self {
-        self.stacks.push(Stack { name, run: Box::new(run), left_out: None });
+        self.stacks.push(Stack { name, run: Box::new(run), counter: None, left_out: None });
+        self
+    }
+
+    /// Says how the instructions of the stack added last are counted.
+    pub(crate) fn counter(mut self, count: impl Fn() -> Result<f64, Trouble> + 'static) -> Self {
+        if let Some(stack) = self.stacks.last_mut() {
+            stack.counter = Some(Box::new(count));
+        }
         self
     }
 
     /// Adds a stack that is not run, and why.
     pub(crate) fn left_out(mut self, name: &'static str, why: &'static str) -> Self {
         let run = Box::new(move |_: &Job| Err(Trouble::Skipped(why.to_owned())));
-        self.stacks.push(Stack { name, run, left_out: Some(why) });
+        self.stacks.push(Stack { name, run, counter: None, left_out: Some(why) });
         self
     }
 

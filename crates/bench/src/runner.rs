@@ -90,6 +90,17 @@ pub(crate) fn measure(row: &Row, plan: &Plan) -> Vec<Runs> {
             }
         }
     }
+    if plan.instructions {
+        for (stack, runs) in row.stacks.iter().zip(&mut all) {
+            match stack.counter.as_ref().filter(|_| runs.trouble.is_none()).map(|count| count()) {
+                Some(Ok(each)) => runs.instructions = Some(each),
+                Some(Err(trouble)) => {
+                    eprintln!("  {} {}: no instruction count: {trouble:?}", row.id, runs.name);
+                }
+                None => {}
+            }
+        }
+    }
     if plan.instructions
         && let Some(operations) = row.counted
     {

@@ -8,6 +8,7 @@ use base::limits::BATCH_FRAMES;
 use engine::Engine;
 use state::Ready;
 
+use crate::kernel_memory;
 use crate::lanes::{Lanes, MESSAGE, QUEUE, World, serve};
 use crate::rows::{Goal, Job, OURS, Outcome, Row, Sample, Trouble, Unit};
 use crate::work::{Cpu, Setting};
@@ -25,6 +26,7 @@ pub(crate) fn rows() -> Vec<Row> {
             let connections = (job.count as usize).min(400_000);
             many(connections, connections as u32 + 64, |found| found.bytes_per_end())
         })
+        .stack("linux lo", kernel_memory::run)
         .count(100_000)
         .goal(Goal::Value(512.0)),
         row("memory-hibernating", "a hibernating connection, a lane's end", Unit::Bytes, |job| {

@@ -47,6 +47,7 @@ pub(crate) fn rows() -> Vec<Row> {
                 .count(20_000),
         );
     }
+    rows.extend(with_losses());
     let spinning = kernel::ping_pong(true);
     rows.push(
         Row::new("veth-pingpong-spinning", "one exchange, both ends on Corelane, neither sleeps", Unit::Us)
@@ -60,6 +61,28 @@ pub(crate) fn rows() -> Vec<Row> {
             .count(40_000)
             .in_short(),
     );
+    rows
+}
+
+/// A server with a client on the kernel, over a path that loses packets.
+fn with_losses() -> Vec<Row> {
+    let mut rows = Vec::new();
+    for (ppm, end, lost) in kernel::LOSSES {
+        for (id, load) in [("conn", kernel::short_connections(64)), ("rr", kernel::request_response(64))] {
+            // Not the processor's time: much of a run is waiting, in which whatever else it does would count.
+            rows.push(
+                Row::new(
+                    format!("veth-{id}-64{end}"),
+                    format!("{}, client on the kernel{lost}", words(load)),
+                    load.unit,
+                )
+                .stack(OURS, kernel::run(load, Hosts::Losing(ppm), Corelane, Linux))
+                .stack("linux veth", kernel::run(load, Hosts::Losing(ppm), Linux, Linux))
+                .count(if id == "conn" { 2_000 } else { 20_000 })
+                .limit_s(120),
+            );
+        }
+    }
     rows
 }
 

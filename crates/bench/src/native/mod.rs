@@ -114,7 +114,33 @@ pub(crate) fn rows() -> Vec<Row> {
         rows.extend(two_cores(wire));
         rows.extend(one_thread(wire));
     }
+    rows.extend([1, 1_000].map(short_connections));
+    rows.extend([1_000, 10_000].map(request_response));
     rows
+}
+
+/// Other numbers of connections over memif.
+fn short_connections(concurrent: u64) -> Row {
+    let words = format!("short connections, {concurrent} at a time");
+    let linux = kernel::short_connections(concurrent as usize).less(40);
+    Row::new(format!("memif-short-{concurrent}"), words, Unit::PerSecond)
+        .stack(OURS, move |job| short(Place::Threads, Wire::Memif, concurrent, job.count))
+        .stack("corelane, processes", move |job| short(Place::Processes, Wire::Memif, concurrent, job.count))
+        .stack(LINUX, kernel::lo(linux))
+        .count(200_000)
+}
+
+fn request_response(connections: u64) -> Row {
+    let words = format!("request/response, {connections} connections");
+    let rate = move |place, job: &Job| {
+        exchanges(place, Wire::Memif, connections, job.count).map(|c| Sample::of(c.per_second()))
+    };
+    let linux = kernel::request_response(connections as usize).less(40);
+    Row::new(format!("memif-rr-{connections}"), words, Unit::PerSecond)
+        .stack(OURS, move |job| rate(Place::Threads, job))
+        .stack("corelane, processes", move |job| rate(Place::Processes, job))
+        .stack(LINUX, kernel::lo(linux))
+        .count(1_000_000)
 }
 
 /// Client and server on a core each.
