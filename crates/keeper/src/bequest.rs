@@ -22,7 +22,8 @@ pub(crate) fn flow_of(ends: &FlowEnds) -> Flow {
 }
 
 impl Session {
-    /// Has the segments of `flows`, which came in at the end of `rule`, come to lane `to` of the region from now on, and its process look.
+    /// Has the segments of `flows`, which came in at the end of `rule`, come to lane `to` of the region from now on, and its process look. After an
+    /// error some may be steered there; who asked has them steered back.
     pub(crate) fn hand_on(
         &mut self,
         (from, rule): (Slot, &Rule),
@@ -34,23 +35,21 @@ impl Session {
         let home = self.regions.get(&RegionId(rule.region)).ok_or_else(gone)?;
         let heir = home.lanes.get(&to).filter(|heir| !heir.orphan && heir.slot != from).ok_or_else(gone)?;
         let client = self.clients.get(&heir.owner).ok_or_else(gone)?;
-        for flow in flows {
-            // Other ports are not the listener's to give away.
-            if flow.local_port != rule.port || !rule.addr.covers(flow.local) {
-                return Err(Refusal::new(Errno::ACCESS, "hand on: a connection of another end"));
-            }
-            if let Some(steering) = self.devices.steering() {
-                let lane = steer_lane(heir.slot)?;
-                steering
-                    .pin(flow_of(flow), lane)
-                    .map_err(|e| Refusal::new(Errno::NOBUFS, format!("hand on: {e}")))?;
-            }
+        // Other ports are not the listener's to give away.
+        if flows.iter().any(|flow| flow.local_port != rule.port || !rule.addr.covers(flow.local)) {
+            return Err(Refusal::new(Errno::ACCESS, "hand on: a connection of another end"));
         }
+        let lane = steer_lane(heir.slot)?;
+        // Before anything is steered there: the process may be ending. Who asks holds its lane, so it looks after the connections have come.
         client.send(&Reply::Look { lane: to }, &[]).map_err(|errno| {
             Refusal::new(errno, format!("telling process {} of connections: {errno}", client.pid))
         })?;
         self.mirror.count_notice();
-        Ok(())
+        let Some(steering) = self.devices.steering() else { return Ok(()) };
+        flows.iter().try_for_each(|flow| {
+            let refused = |e| Refusal::new(Errno::NOBUFS, format!("hand on: {e}"));
+            steering.pin(flow_of(flow), lane).map_err(refused)
+        })
     }
 
     /// Has the processes of `lanes`, a bit each, of a region in which client `id` has a lane, look.

@@ -4,7 +4,7 @@
 use base::LaneId;
 use control::proto::{Proto, Rule};
 
-use lane::{Lane, Leaver, twins};
+use lane::{Lane, Leaver, Way, twins};
 use region::Region;
 use state::{Endpoint, FlowKey, SockRef};
 
@@ -12,8 +12,11 @@ use crate::closing;
 use crate::desk::Desk;
 use crate::orders::Report;
 
-/// Has the keeper steer `flows`, which came in at `local` of lane `id`, to lane `to`.
-fn steer((id, local): (LaneId, Endpoint), to: LaneId, flows: &[FlowKey], desk: &Desk) -> bool {
+/// Has the keeper steer `flows`, which came in at `local` of lane `id`, to lane `to`, or back.
+fn steer((id, local): (LaneId, Endpoint), (way, to): (Way, LaneId), flows: &[FlowKey], desk: &Desk) -> bool {
+    if way == Way::Back {
+        return pin(id, flows, desk);
+    }
     let rule = Rule { region: 0, lane: id, proto: Proto::Tcp, addr: local.addr, port: local.port };
     twins::lists(flows).all(|flows| desk.ask(&Report::HandOn { rule, to, flows }))
 }
@@ -54,8 +57,8 @@ pub(crate) fn hand_on(
     for to in twins::others(region, id) {
         let Some(heir) = twins::without_ports(to) else { continue };
         unwire(from, (listener, u32::MAX), desk);
-        let moved = lane::hand_on(from, &heir, listener, sys::clock::now(), |flows| {
-            steer((id, local), to.id(), flows, desk)
+        let moved = lane::hand_on(from, &heir, listener, sys::clock::now(), |way, flows| {
+            steer((id, local), (way, to.id()), flows, desk)
         });
         if moved.is_ok_and(|moved| moved > 0) {
             return;
@@ -71,7 +74,8 @@ pub(crate) fn offer(from: &Lane, (listener, local): (SockRef, Endpoint), desk: &
         unwire(from, (listener, most), desk);
         let now = sys::clock::now();
         // A poisoned lane's connections are reset by whoever finds it so.
-        let _ =
-            twins::share_out(from, heir, listener, (now, most), |flows| steer((id, local), to, flows, desk));
+        let _ = twins::share_out(from, heir, listener, (now, most), |way, flows| {
+            steer((id, local), (way, to), flows, desk)
+        });
     });
 }

@@ -7,14 +7,24 @@ use crate::lane::{Lane, Poisoned};
 use crate::rebalance::enter_both;
 use crate::session::Session;
 
+/// Where segments of connections are to come from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// To the lane that gets the connections, whose process is told to look.
+    There,
+    /// To the lane that has them, as before: they cannot go.
+    Back,
+}
+
 /// Rounds of looking for connections that came meanwhile.
 const ROUNDS: usize = 8;
 /// Steps of a round, when the ports go on giving full batches.
 const STEPS: usize = 64;
 
 /// Moves the connections that wait at `listener` of `from`, half open or to be accepted, to the listener of `to` at the same local end, and gives their
-/// number. `steer` has the segments of some of them come to `to` from now on, and tells its process to look; it is called while both lanes
-/// are held, so no segment finds a lane without its connection. False from it: they stay. New connections must not come to `listener` any more.
+/// number. `steer` has the segments of some of them go a [`Way`]; it is called while both lanes are held, so no segment finds a lane without its
+/// connection. False from it: they stay, as do those that `to` has no room for, and all that stay are steered back. New connections must not
+/// come to `listener` any more.
 ///
 /// What waits in the ports of `to` goes on waiting. The caller holds neither lane.
 ///
@@ -25,10 +35,10 @@ pub fn hand_on(
     to: &Lane,
     listener: SockRef,
     now: Instant,
-    mut steer: impl FnMut(&[FlowKey]) -> bool,
+    mut steer: impl FnMut(Way, &[FlowKey]) -> bool,
 ) -> Result<u32, Poisoned> {
     let Some((mut giver, mut taker)) = enter_twins(from, to, listener, now)? else { return Ok(0) };
-    let mut known: Vec<FlowKey> = Vec::new();
+    let (mut known, mut refused) = (Vec::<FlowKey>::new(), Vec::new());
     for _ in 0..ROUNDS {
         // What came while the listener was open, or before `steer` had its effect.
         let_in(&mut giver);
@@ -46,20 +56,38 @@ pub fn hand_on(
         if fresh.is_empty() {
             break;
         }
-        if !steer(&fresh) {
-            return Ok(0);
+        if !steer(Way::There, &fresh) {
+            refused = fresh;
+            break;
         }
         known.append(&mut fresh);
     }
-    if known.is_empty() {
-        return Ok(0);
-    }
-    Ok(giver
-        .engine(|giver| taker.engine(|taker| giver.hand_on(taker, listener, |flow| known.contains(flow)))))
+    let moved = giver
+        .engine(|giver| taker.engine(|taker| giver.hand_on(taker, listener, |flow| known.contains(flow))));
+    known.append(&mut refused);
+    steer_back(&mut giver, listener, &known, steer);
+    Ok(moved)
 }
 
-/// Moves connection `name` of `from` to lane `to`, and gives its name there. `steer` has its segments come to `to` from now on; it is called while both
-/// lanes are held. False from it: it stays, as does a connection that came by a wire. The caller holds neither lane.
+/// Has the segments of those of `flows` that still wait at `listener` come to their lane again: some may be steered to another one already.
+pub(crate) fn steer_back(
+    giver: &mut Session<'_>,
+    listener: SockRef,
+    flows: &[FlowKey],
+    mut steer: impl FnMut(Way, &[FlowKey]) -> bool,
+) {
+    let mut left = Vec::new();
+    giver.engine(|giver| {
+        giver.waiting_flows(listener, |flow| left.extend(flows.contains(flow).then_some(*flow)));
+    });
+    if !left.is_empty() {
+        // Without a keeper nobody steers, and the lane's connections are over.
+        let _ = steer(Way::Back, &left);
+    }
+}
+
+/// Moves connection `name` of `from` to lane `to`, and gives its name there. `steer` has its segments go a [`Way`]; it is called while both lanes
+/// are held. False from it: it stays, as does a connection that came by a wire or that `to` has no room for. The caller holds neither lane.
 ///
 /// # Errors
 /// [`Poisoned`], one of the two.
@@ -68,19 +96,28 @@ pub fn fetch(
     to: &Lane,
     name: SockRef,
     now: Instant,
-    steer: impl FnOnce(&FlowKey) -> bool,
+    mut steer: impl FnMut(Way, &FlowKey) -> bool,
 ) -> Result<Option<SockRef>, Poisoned> {
     let (mut giver, mut taker) = enter_both(from, to, now)?;
     let Some((local, remote)) = giver.engine(|giver| giver.names(name)) else { return Ok(None) };
     let key =
         FlowKey { local: local.addr, local_port: local.port, remote: remote.addr, remote_port: remote.port };
     let by_wire = giver.engine(|giver| giver.wire_of(&key).is_some());
-    if by_wire || !taker.engine(|taker| taker.make_way(&key)) || !steer(&key) {
+    if by_wire || !taker.engine(|taker| taker.make_way(&key)) {
         return Ok(None);
     }
-    // What came before `steer` had its effect.
-    let_in(&mut giver);
-    Ok(giver.engine(|giver| taker.engine(|taker| giver.move_connection(taker, name))))
+    let moved = if steer(Way::There, &key) {
+        // What came before `steer` had its effect.
+        let_in(&mut giver);
+        giver.engine(|giver| taker.engine(|taker| giver.move_connection(taker, name)))
+    } else {
+        None
+    };
+    if moved.is_none() {
+        // Without a keeper nobody steers, and the lane's connections are over.
+        let _ = steer(Way::Back, &key);
+    }
+    Ok(moved)
 }
 
 /// Takes both lanes, of which `to` must listen where `listener` of `from` does; `None`: it does not.

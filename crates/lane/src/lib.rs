@@ -17,7 +17,7 @@ mod session;
 pub mod twins;
 mod unwire;
 
-pub use bequest::{fetch, hand_on};
+pub use bequest::{Way, fetch, hand_on};
 pub use devices::{OpenError, open_device, open_wire, parse_faults, wire_route};
 pub use engine::Leaver;
 pub use entrust::entrust;

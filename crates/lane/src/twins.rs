@@ -13,7 +13,7 @@ use control::proto::{FLOWS_MAX, FlowEnds, FlowList};
 use region::{LaneRef, Region};
 use state::{Endpoint, FlowKey, Listener, SockKind, SockRef};
 
-use crate::bequest::{enter_twins, let_in};
+use crate::bequest::{Way, enter_twins, let_in, steer_back};
 use crate::lane::{Lane, Poisoned};
 use crate::session::Session;
 
@@ -96,8 +96,8 @@ pub fn offer(from: LaneRef, left: impl Fn() -> bool, mut share: impl FnMut(&Lane
 }
 
 /// Moves the oldest `most` connections that wait at `listener` of `from` to be accepted to the listener of `to` at the same local end, and gives their
-/// number. `steer` has their segments come to `to` from now on, and tells its process to look; it is called while both lanes are held.
-/// False from it: they stay, as do those that go by a wire ([`unwire`](crate::unwire)). `listener` goes on listening. The caller holds neither lane.
+/// number. `steer` has their segments go a [`Way`]; it is called while both lanes are held. False from it: they stay, as do those that `to` has no room
+/// for, and are steered back; so do those that go by a wire ([`unwire`](crate::unwire)). `listener` goes on listening. The caller holds neither lane.
 ///
 /// # Errors
 /// [`Poisoned`], one of the two.
@@ -106,7 +106,7 @@ pub fn share_out(
     to: &Lane,
     listener: SockRef,
     (now, most): (Instant, u32),
-    steer: impl FnOnce(&[FlowKey]) -> bool,
+    mut steer: impl FnMut(Way, &[FlowKey]) -> bool,
 ) -> Result<u32, Poisoned> {
     let Some((mut giver, mut taker)) = enter_twins(from, to, listener, now)? else { return Ok(0) };
     let mut oldest = Vec::new();
@@ -117,11 +117,16 @@ pub fn share_out(
     });
     oldest.truncate(most as usize);
     oldest.retain(|flow| taker.engine(|taker| taker.make_way(flow)));
-    if oldest.is_empty() || !steer(&oldest) {
+    if oldest.is_empty() {
         return Ok(0);
     }
-    // What came before `steer` had its effect.
-    let_in(&mut giver);
-    let is_one = |flow: &FlowKey| oldest.contains(flow);
-    Ok(giver.engine(|giver| taker.engine(|taker| giver.hand_on(taker, listener, is_one))))
+    let mut moved = 0;
+    if steer(Way::There, &oldest) {
+        // What came before `steer` had its effect.
+        let_in(&mut giver);
+        let is_one = |flow: &FlowKey| oldest.contains(flow);
+        moved = giver.engine(|giver| taker.engine(|taker| giver.hand_on(taker, listener, is_one)));
+    }
+    steer_back(&mut giver, listener, &oldest, steer);
+    Ok(moved)
 }

@@ -2,11 +2,11 @@
 //! goes on with what the image before had.
 
 use base::LaneId;
-use control::proto::{FlowList, Request, Rule};
+use control::proto::{Request, Rule};
 use core::sync::atomic::Ordering;
 use std::os::fd::AsFd;
 
-use lane::twins;
+use lane::{Way, twins};
 use state::{Endpoint, FlowKey, SockRef};
 use sys::fds::Fd;
 
@@ -36,7 +36,7 @@ pub(crate) fn bequeath(view: &View, listener: SockRef, local: Endpoint) -> Beque
         }
         let Some(heir) = twins::without_ports(to) else { continue };
         home.unwire(view, &view.waiting_at(listener, u32::MAX));
-        view.hand_on(&heir, listener, |flows| home.hand_on(rule(view, local), to.id(), flows));
+        view.hand_on(&heir, listener, |way, flows| home.steer(view, (way, to.id()), local, flows));
         home.hear_later();
     }
     if !view.has_waiting(listener) {
@@ -55,7 +55,7 @@ pub(crate) fn offer(view: &View, listener: SockRef, local: Endpoint) {
     let left = || view.unaccepted_at_home().iter().any(|(name, _)| *name == listener);
     twins::offer(view.lane().lane_ref(), left, |heir, to, most| {
         home.unwire(view, &view.waiting_at(listener, most));
-        view.share_out(heir, listener, most, |flows| home.hand_on(rule(view, local), to, flows));
+        view.share_out(heir, listener, most, |way, flows| home.steer(view, (way, to), local, flows));
         home.hear_later();
     });
 }
@@ -69,10 +69,12 @@ pub(crate) fn rouse(view: &View, lanes: u64) {
 pub(crate) fn fetch(seat: Seat, own: &View) -> Option<SockRef> {
     let mut home = home();
     home.unwire(seat.view, seat.view.flow_of(seat.name).as_slice());
-    let moved = seat.view.move_to(own, seat.name, |flow| {
-        let local = Endpoint { addr: flow.local, port: flow.local_port };
-        let request = Request::Fetch { rule: rule(own, local), flows: FlowList::of(&[twins::ends_of(flow)]) };
-        matches!(home.ask_holding_lanes(&request, &[]), Ok(Answer::Done))
+    let moved = seat.view.move_to(own, seat.name, |way, flow| {
+        let to = match way {
+            Way::There => own,
+            Way::Back => seat.view,
+        };
+        home.pin(to, core::slice::from_ref(flow))
     });
     home.hear_later();
     moved
@@ -139,7 +141,14 @@ const fn stopped(at: &engine::Stopped, v6: bool, scope: u32) -> control::proto::
 }
 
 impl Home {
-    /// Has the segments of `flows`, which came in by `rule`, come to lane `to`.
+    /// Has the segments of `flows`, which came in at `local` of the lane of `view`, come to lane `to`, or back.
+    fn steer(&mut self, view: &View, (way, to): (Way, LaneId), local: Endpoint, flows: &[FlowKey]) -> bool {
+        match way {
+            Way::There => self.hand_on(rule(view, local), to, flows),
+            Way::Back => self.pin(view, flows),
+        }
+    }
+
     fn hand_on(&mut self, rule: Rule, to: LaneId, flows: &[FlowKey]) -> bool {
         let ask = |flows| {
             matches!(self.ask_holding_lanes(&Request::HandOn { rule, to, flows }, &[]), Ok(Answer::Done))

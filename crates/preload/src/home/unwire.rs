@@ -19,7 +19,7 @@ impl Home {
     }
 
     /// Has the segments of `flows` that come by a device come to the lane of `view`.
-    fn pin(&mut self, view: &View, flows: &[FlowKey]) -> bool {
+    pub(super) fn pin(&mut self, view: &View, flows: &[FlowKey]) -> bool {
         let Some(first) = flows.first() else { return true };
         let rule = rule(view, Endpoint { addr: first.local, port: first.local_port });
         let ask =

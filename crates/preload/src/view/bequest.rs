@@ -5,7 +5,7 @@ use core::sync::atomic::Ordering;
 use base::limits::LANES;
 use base::{Instant, LaneId};
 use engine::{Leaver, Stopped};
-use lane::{Lane, Session, twins};
+use lane::{Lane, Session, Way, twins};
 use region::LaneRef;
 use state::{Endpoint, FlowKey, SockRef};
 
@@ -153,7 +153,7 @@ impl View {
         &self,
         own: &Self,
         name: SockRef,
-        steer: impl FnOnce(&FlowKey) -> bool,
+        steer: impl FnMut(Way, &FlowKey) -> bool,
     ) -> Option<SockRef> {
         let gates = (self.close_gate(), own.close_gate());
         let moved = lane::fetch(self.lane(), own.lane(), name, sys::clock::now(), steer).ok().flatten();
@@ -228,7 +228,12 @@ impl View {
     }
 
     /// Hands the connections that wait at `listener` on to lane `to`; as [`lane::hand_on`]. The caller holds the home.
-    pub(crate) fn hand_on(&self, to: &Lane, listener: SockRef, steer: impl FnMut(&[FlowKey]) -> bool) -> u32 {
+    pub(crate) fn hand_on(
+        &self,
+        to: &Lane,
+        listener: SockRef,
+        steer: impl FnMut(Way, &[FlowKey]) -> bool,
+    ) -> u32 {
         self.beside(|lane, now| lane::hand_on(lane, to, listener, now, steer).unwrap_or(0))
     }
 
@@ -238,7 +243,7 @@ impl View {
         to: &Lane,
         listener: SockRef,
         most: u32,
-        steer: impl FnOnce(&[FlowKey]) -> bool,
+        steer: impl FnMut(Way, &[FlowKey]) -> bool,
     ) -> u32 {
         self.beside(|lane, now| twins::share_out(lane, to, listener, (now, most), steer).unwrap_or(0))
     }
