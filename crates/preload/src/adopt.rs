@@ -85,7 +85,7 @@ fn adopt(fd: c_int) {
     {
         let mut inner = sock.inner();
         inner.reason = Reason::NotWaitedOn;
-        inner.backlog = backlog(fd);
+        inner.backlog = backlog(fd).unwrap_or(BACKLOG);
         let on = |level, name| u8::from(number(fd, level, name).is_some_and(|n| n != 0));
         inner.options.nodelay = on(libc::IPPROTO_TCP, libc::TCP_NODELAY);
         inner.options.keepalive = on(libc::SOL_SOCKET, libc::SO_KEEPALIVE);
@@ -104,7 +104,8 @@ fn number(fd: c_int, level: c_int, name: c_int) -> Option<c_int> {
     (result == 0).then_some(value)
 }
 
-fn backlog(fd: c_int) -> u32 {
+/// The backlog of the kernel's listener `fd`, as the kernel has it. `None`: it does not say, or there is none.
+pub(crate) fn backlog(fd: c_int) -> Option<u32> {
     let mut info = [0_u32; INFO_BYTES / 4];
     let mut len = INFO_BYTES as socklen_t;
     let at = info.as_mut_ptr().cast::<c_void>();
@@ -112,7 +113,7 @@ fn backlog(fd: c_int) -> u32 {
     let result = unsafe { real::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, at, &raw mut len) };
     // tcpi_sacked of a listener is its longest queue (tcp(7), struct tcp_info).
     let told = if result == 0 { info.get(7).copied() } else { None };
-    told.filter(|n| *n > 0).unwrap_or(BACKLOG)
+    told.filter(|n| *n > 0)
 }
 
 /// A message came on a kernel socket: takes the listeners that were sent with it.

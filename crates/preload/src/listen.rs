@@ -21,12 +21,13 @@ use crate::sock::{Inner, Seat, Sock, State, flag};
 use crate::stream;
 use crate::table::{self, Entry};
 use crate::view::Visit;
-use crate::{explain, family, fast_open, home, keys, park};
+use crate::{adopt, explain, family, fast_open, home, keys, park};
 
 /// `listen(2)` succeeded in the kernel.
 pub(crate) fn begin(sock: &Handle<Sock>, fd: i32, backlog: i32) {
     let mut inner = sock.inner();
-    inner.backlog = backlog.max(0) as u32;
+    // The kernel takes it as unsigned, and cuts it to net.core.somaxconn.
+    inner.backlog = adopt::backlog(fd).unwrap_or(backlog as u32);
     if sock.state() == State::Listening {
         if let Some(seat) = sock.seat.get() {
             let backlog = inner.backlog;

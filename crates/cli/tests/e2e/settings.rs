@@ -1,7 +1,7 @@
 //! Settings of the program's network namespace that its connections on lanes go by.
 
 use crate::wires::{explain, kernel_segments, said, script};
-use crate::world::{DEVICE, OURS, Side, World, wait_until};
+use crate::world::{DEVICE, OURS, Process, Side, World, wait_until};
 
 /// What both ends of a connection say that it has, as tcpi_options numbers it.
 const TIMESTAMPS: u8 = 1;
@@ -14,17 +14,23 @@ fn set(world: &World, side: Side, setting: &str) {
     world.check(side, 5, &["sysctl", "-q", "-w", setting]);
 }
 
-/// What a connection of the peer's to a server that is started now has: the peer says it, and the server.
-fn ask(world: &World, port: &str) -> (String, String) {
+/// A program whose listener at `port` is a lane's.
+fn serve(world: &World, what: &str, port: &str) -> Process {
     let settings = script("settings.py");
-    let server =
-        world.spawn(Side::Ours, port, &World::corelane(&["python3", settings.as_str(), "serve", port]));
-    let mut server = server;
+    let line = World::corelane(&["python3", settings.as_str(), what, port]);
+    let mut server = world.spawn(Side::Ours, port, &line);
     wait_until("the lane listens", 30, || {
         server.assert_running();
         said(&server, "serving")
             .is_some_and(|pid| explain(world, Side::Ours, &pid).contains("listens on port"))
     });
+    server
+}
+
+/// What a connection of the peer's to a server that is started now has: the peer says it, and the server.
+fn ask(world: &World, port: &str) -> (String, String) {
+    let settings = script("settings.py");
+    let _server = serve(world, "serve", port);
     let before = kernel_segments(world, Side::Ours);
     let told = world.check(Side::Peer, 60, &["python3", &settings, "ask", OURS, port]);
     assert_eq!(kernel_segments(world, Side::Ours), before, "the kernel took part");
@@ -125,4 +131,18 @@ fn a_region_that_needs_more_huge_pages_than_there_are_says_so_and_goes_on() {
     let output = server.output();
     assert!(output.contains("it needs") && output.contains("sockets stay with the kernel"), "{output}");
     world.check(Side::Peer, 60, &["python3", &settings, "ask", OURS, "9131"]);
+    world.assert_clean();
+}
+
+#[test]
+fn a_backlog_of_minus_one_is_the_longest_that_the_namespace_allows() {
+    let Some(world) = World::new(&["python3", "ip", "sysctl"]) else { return };
+    // As in Linux one connection more than the backlog waits.
+    for (most, port) in [("5", "9140"), ("8", "9141")] {
+        set(&world, Side::Ours, &format!("net.core.somaxconn={most}"));
+        let _server = serve(&world, "hold", port);
+        let taken = world.check(Side::Peer, 60, &["python3", &script("settings.py"), "fill", OURS, port]);
+        assert_eq!(taken.trim().parse::<u32>().map(|n| n - 1), most.parse(), "somaxconn {most}");
+    }
+    world.assert_clean();
 }
