@@ -4,8 +4,8 @@ use state::SockRef;
 
 use crate::Engine;
 use crate::errors::KeyError;
-use crate::tcp::{ao_keys, keys};
-use crate::types::{AoKey, KeyPeer};
+use crate::tcp::{ao_keys, ao_socket, keys};
+use crate::types::{AoCounters, AoKey, AoKeyState, AoSocket, KeyPeer};
 
 impl Engine<'_> {
     /// Segments of listener or connection `s` from and to `peer` are signed with `key` by MD5 (RFC 2385; TCP_MD5SIG), 80 bytes at most; an empty
@@ -60,6 +60,32 @@ impl Engine<'_> {
     #[must_use]
     pub fn tcp_ao_keys(&self, s: SockRef) -> Option<(u8, u8)> {
         ao_keys::ao_in_use(&self.mem, s)
+    }
+
+    /// What `s`, a listener or connection that uses TCP-AO, is told and has counted (TCP_AO_INFO). `None`: it does not use TCP-AO, or does not exist.
+    #[must_use]
+    pub fn tcp_ao(&self, s: SockRef) -> Option<AoSocket> {
+        ao_socket::get(&self.mem, s)
+    }
+
+    /// Does `s` take `required`ly nothing that TCP-AO does not sign, and does it hear ICMP errors about open connections? And what its counters
+    /// are from now on. A listener's connections inherit the two, with counters of their own.
+    ///
+    /// # Errors
+    /// [`KeyError`].
+    pub fn tcp_set_ao(
+        &mut self,
+        s: SockRef,
+        required: bool,
+        hears_icmp: bool,
+        counters: Option<AoCounters>,
+    ) -> Result<(), KeyError> {
+        ao_socket::set(&mut self.mem, self.now, s, (required, hears_icmp), counters)
+    }
+
+    /// Calls `take` with every key of TCP-AO that `s` has, the youngest first (TCP_AO_GET_KEYS).
+    pub fn tcp_each_ao_key(&self, s: SockRef, take: impl FnMut(&AoKeyState<'_>)) {
+        ao_socket::each_key(&self.mem, s, take);
     }
 
     /// Are segments that TCP-AO signs taken as if they were not signed where there is no key (RFC 5925 7.3)? They are until set otherwise.

@@ -44,7 +44,7 @@ pub use load::Load;
 pub use tcp::audit::Finding;
 pub use tcp::{Algorithm, AoAlgorithm, Cause, Ecn, State, syn_ack_timeouts};
 pub use types::{
-    Accepted, AoKey, Buffers, CongestionInfo, HopKey, How, KeyPeer, Leaver, Phase, RouteTo, Stopped, TcpInfo,
-    Unwired,
+    Accepted, AoCounters, AoKey, AoKeyState, AoSocket, Buffers, CongestionInfo, HopKey, How, KeyPeer, Leaver,
+    Phase, RouteTo, Stopped, TcpInfo, Unwired,
 };
 pub use udp_types::{Datagram, UdpBindError, UdpConnectError, UdpOptions, UdpRecvError, UdpSendError, UdpTo};

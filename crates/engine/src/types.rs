@@ -70,6 +70,51 @@ pub struct AoKey<'k> {
     pub key: &'k [u8],
 }
 
+/// A key of a socket, as [`Engine::tcp_each_ao_key`](crate::Engine::tcp_each_ao_key) gives it.
+#[derive(Clone, Copy, Debug)]
+pub struct AoKeyState<'k> {
+    /// The key; one for AES-128-CMAC has 16 bytes (RFC 5926 3.1.1.2).
+    pub key: AoKey<'k>,
+    /// Is what is sent signed with it?
+    pub is_current: bool,
+    /// Is the peer asked to sign with it?
+    pub is_next: bool,
+    /// Segments that came with its number and were signed rightly.
+    pub good: u64,
+    /// The same, signed wrongly.
+    pub bad: u64,
+}
+
+/// What a socket that uses TCP-AO is told and has counted (TCP_AO_INFO).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct AoSocket {
+    /// Takes nothing that is not signed, whoever sends it.
+    pub required: bool,
+    /// Hears ICMP errors about open connections, which RFC 5925 7.8 has ignored.
+    pub hears_icmp: bool,
+    /// SendID of the key that signs what is sent.
+    pub current: Option<u8>,
+    /// RecvID of the key that the peer is asked to sign with.
+    pub next: Option<u8>,
+    /// What came.
+    pub counters: AoCounters,
+}
+
+/// What came to a socket that uses TCP-AO.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct AoCounters {
+    /// Segments signed rightly.
+    pub good: u64,
+    /// Segments signed wrongly.
+    pub bad: u64,
+    /// Signed segments for whose number there is no key.
+    pub no_key: u64,
+    /// Segments that should have been signed.
+    pub unsigned: u64,
+    /// ICMP errors that were not heard.
+    pub icmp: u64,
+}
+
 /// Which directions [`Engine::shutdown`](crate::Engine::shutdown) closes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum How {

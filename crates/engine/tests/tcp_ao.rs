@@ -5,7 +5,7 @@
 mod net;
 
 use base::{Duration, Instant, Port, SeqNum};
-use engine::{AoAlgorithm, AoKey, KeyError, KeyPeer, SockError, State};
+use engine::{AoAlgorithm, AoCounters, AoKey, KeyError, KeyPeer, SockError, State};
 use net::{MSS, Net, Packet, Setup, TCP_AT, finish_checksum, forged_with, pattern};
 use state::{DropReason, SockRef};
 use wire::tcp_options::signature_at;
@@ -308,6 +308,90 @@ fn keys_that_cannot_be_are_refused() {
     let b = net.accept(1, plain).unwrap();
     assert_eq!(add(&mut net, 1, b, &good), Err(KeyError::Invalid));
     assert_eq!((net.state(0, a), net.state(1, b)), (Some(State::Established), Some(State::Established)));
+}
+
+#[test]
+fn a_socket_counts_what_came_and_its_connections_begin_anew() {
+    let mut net = Net::new(21, &S);
+    let (listener, a, b) = open(&mut net, |_| {});
+    let b = b.unwrap();
+    carry(&mut net, (0, a), (1, b));
+    let of = |net: &mut Net, host, s| net.on(host, |e| e.tcp_ao(s)).unwrap();
+    let (here, there) = (of(&mut net, 0, a), of(&mut net, 1, b));
+    assert_eq!(
+        (here.current, here.next, there.current, there.next),
+        (Some(61), Some(84), Some(84), Some(61))
+    );
+    assert!(here.counters.good > 0 && there.counters.good > 0);
+    assert_eq!((here.counters.bad, there.counters.bad, there.counters.no_key), (0, 0, 0));
+    assert_eq!(of(&mut net, 1, listener).counters, AoCounters { good: 1, ..AoCounters::default() });
+    // One with another secret, one with another number, and one without a signature.
+    for (port, ids, secret) in
+        [(40_001, IDS, Some(&b"other"[..])), (40_002, (1, 2), Some(SECRET)), (40_003, IDS, None)]
+    {
+        let c = net.connect(0, port, 80).unwrap();
+        if let Some(secret) = secret {
+            let key = key(&net, 0, ids, secret);
+            add(&mut net, 0, c, &key).unwrap();
+        }
+        net.run(Duration::from_millis(10));
+        net.on(0, |e| e.abort(c));
+    }
+    let wanted = AoCounters { good: 1, bad: 1, no_key: 1, unsigned: 1, icmp: 0 };
+    assert_eq!(of(&mut net, 1, listener).counters, wanted);
+    let mut keys = Vec::new();
+    net.on(1, |e| {
+        e.tcp_each_ao_key(listener, |k| keys.push((k.key.send_id, k.key.key.to_vec(), k.good, k.bad)))
+    });
+    assert_eq!(keys, [(84, SECRET.to_vec(), 1, 1)]);
+    let set = AoCounters { good: 5, bad: 6, no_key: 7, unsigned: 8, icmp: 9 };
+    net.on(1, |e| e.tcp_set_ao(listener, true, true, Some(set))).unwrap();
+    let now = of(&mut net, 1, listener);
+    assert_eq!((now.required, now.hears_icmp, now.counters), (true, true, set));
+    net.on(1, |e| e.tcp_set_ao(listener, false, false, None)).unwrap();
+    assert_eq!(of(&mut net, 1, listener).counters, set);
+}
+
+#[test]
+fn a_listener_that_requires_signatures_takes_nobody_without() {
+    let mut net = Net::new(22, &S);
+    let listener = net.listen(1, 80, 16);
+    net.on(1, |e| e.tcp_set_ao(listener, true, true, None)).unwrap();
+    let elsewhere = KeyPeer { addr: net.hosts[1].addr, prefix: 128 };
+    let there = key(&net, 1, IDS, SECRET);
+    add(&mut net, 1, listener, &AoKey { peer: elsewhere, ..there }).unwrap();
+    // Neither unsigned nor signed: it has no key for this peer.
+    let plain = net.connect(0, 40_000, 80).unwrap();
+    let signed = net.connect(0, 40_001, 80).unwrap();
+    let here = key(&net, 0, IDS, SECRET);
+    add(&mut net, 0, signed, &here).unwrap();
+    net.run(Duration::from_millis(10));
+    assert_eq!((net.state(0, plain), net.state(0, signed)), (Some(State::SynSent), Some(State::SynSent)));
+    let counters = net.on(1, |e| e.tcp_ao(listener)).unwrap().counters;
+    assert_eq!((counters.unsigned, counters.no_key), (1, 1));
+    assert_eq!(net.on(1, |e| e.tcp_set_md5_key(listener, elsewhere, b"k")), Err(KeyError::OtherKind));
+    // With the key the connection goes on, and has what its listener has.
+    let there = key(&net, 1, (1, 2), SECRET);
+    add(&mut net, 1, listener, &there).unwrap();
+    let good = net.connect(0, 40_002, 80).unwrap();
+    let here = key(&net, 0, (1, 2), SECRET);
+    add(&mut net, 0, good, &here).unwrap();
+    net.run(Duration::from_millis(10));
+    let heir = net.accept(1, listener).unwrap();
+    let state = net.on(1, |e| e.tcp_ao(heir)).unwrap();
+    assert!(state.required && state.hears_icmp);
+    assert_eq!((state.counters.unsigned, state.counters.bad), (0, 0));
+}
+
+#[test]
+fn keys_for_peers_in_common_have_numbers_of_their_own() {
+    let mut net = Net::new(23, &S);
+    let listener = net.listen(1, 80, 16);
+    let one = key(&net, 1, IDS, SECRET);
+    add(&mut net, 1, listener, &one).unwrap();
+    let wide = KeyPeer { prefix: 104, ..one.peer };
+    assert_eq!(add(&mut net, 1, listener, &AoKey { peer: wide, ..one }), Err(KeyError::Exists));
+    add(&mut net, 1, listener, &AoKey { peer: wide, send_id: 1, recv_id: 2, ..one }).unwrap();
 }
 
 #[test]

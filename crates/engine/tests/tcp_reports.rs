@@ -119,4 +119,10 @@ fn a_router_that_speaks_of_a_signed_connection_is_not_listened_to() {
     net.deliver(0, &p);
     assert_eq!(net.on(0, |e| e.tcp_info(a)).unwrap().snd_mss, mss);
     assert_eq!(net.dropped(0, state::DropReason::IcmpIgnored), 1);
+    assert_eq!(net.on(0, |e| e.tcp_ao(a)).unwrap().counters.icmp, 1);
+    // Unless the program wants it to be.
+    net.on(0, |e| e.tcp_set_ao(a, false, true, None)).unwrap();
+    net.deliver(0, &p);
+    assert!(net.on(0, |e| e.tcp_info(a)).unwrap().snd_mss < mss);
+    assert_eq!(net.on(0, |e| e.tcp_ao(a)).unwrap().counters.icmp, 1);
 }

@@ -20,7 +20,7 @@ use crate::stream;
 use crate::urgent::Owner;
 use crate::view::View;
 use crate::wires::{self, Spread};
-use crate::{explain, family, home, keys};
+use crate::{ao, explain, family, home, keys};
 
 /// Ports tried before the keeper is asked for more.
 const TRIES: usize = 8;
@@ -73,6 +73,9 @@ pub(crate) fn over_lane(sock: &Handle<Sock>, fd: i32, named: &Named, fast: bool)
         }
         Err(reason) => {
             inner.reason = reason;
+            if ao::is_for_lanes_only(&inner) {
+                return Err(reason);
+            }
             sock.become_state(State::Kernel);
             drop(inner);
             if home::active() {
@@ -204,14 +207,14 @@ fn try_connect(plan: &Plan, inner: &Inner) -> Result<(SockRef, bool), ConnectErr
         session.engine(|engine| {
             let (local, remote) = (plan.local, plan.remote);
             // Beside a signature the SYN has no room for a cookie.
-            if plan.fast && inner.keys.is_empty() {
+            if plan.fast && inner.keys.is_empty() && inner.ao.is_none() {
                 return Some(engine.tcp_connect_fast(local, remote, &route, &inner.options));
             }
             let name = match engine.tcp_connect(local, remote, &route, &inner.options) {
                 Ok(name) => name,
                 Err(error) => return Some(Err(error)),
             };
-            if keys::give_all(engine, name, inner) {
+            if keys::give_all(engine, name, inner, Some(remote.addr)) {
                 return Some(Ok((name, false)));
             }
             engine.abort(name);

@@ -15,7 +15,7 @@ use crate::errno::{Errno, Outcome};
 use crate::interpose::real;
 use crate::object::Handle;
 use crate::sock::{Inner, Seat, Sock, flag};
-use crate::stream;
+use crate::{ao, stream};
 
 /// TCP_MD5SIG_EXT.
 const MD5_EXT: c_int = 32;
@@ -89,7 +89,7 @@ fn keep(keys: &mut Vec<Key>, key: &Key) {
     }
 }
 
-fn errno_of(error: KeyError) -> Errno {
+pub(crate) fn errno_of(error: KeyError) -> Errno {
     Errno(match error {
         KeyError::Invalid => libc::EINVAL,
         KeyError::NoSuchKey => libc::ENOENT,
@@ -105,9 +105,19 @@ fn set(engine: &mut Engine<'_>, name: SockRef, key: &Key) -> Outcome<()> {
     engine.tcp_set_md5_key(name, key.peer, &key.bytes).map_err(errno_of)
 }
 
-/// Gives `name`, a listener or connection just made, every key of `inner`. False: there was no room for them.
-pub(crate) fn give_all(engine: &mut Engine<'_>, name: SockRef, inner: &Inner) -> bool {
-    inner.keys.iter().all(|key| set(engine, name, key).is_ok())
+/// Gives `name`, a listener or a connection to `remote` just made, every key of `inner`. False: there was no room for them.
+pub(crate) fn give_all(
+    engine: &mut Engine<'_>,
+    name: SockRef,
+    inner: &Inner,
+    remote: Option<IpAddress>,
+) -> bool {
+    inner.keys.iter().all(|key| set(engine, name, key).is_ok()) && ao::give_all(engine, name, inner, remote)
+}
+
+/// Has `inner` a key for peers that are `wanted`?
+pub(crate) fn any(inner: &Inner, wanted: impl Fn(KeyPeer) -> bool) -> bool {
+    inner.keys.iter().any(|key| wanted(key.peer))
 }
 
 /// The option for a connection of a lane.
@@ -128,6 +138,10 @@ pub(crate) fn set_before(sock: &Handle<Sock>, fd: c_int, name: c_int, value: &[u
     if given.in_domain {
         sock.inner().foreign_option = true;
         return Ok(());
+    }
+    if !given.key.bytes.is_empty() && ao::forbids_md5(&sock.inner(), given.key.peer) {
+        take_back(fd, name, value);
+        return Err(Errno(libc::EKEYREJECTED));
     }
     for seat in [sock.seat.get(), sock.older.get()].into_iter().flatten() {
         let done = stream::with(sock, seat, |engine| set(engine, seat.name, &given.key))?;
@@ -151,7 +165,7 @@ fn take_back(fd: c_int, name: c_int, value: &[u8]) {
     unsafe { real::setsockopt(fd, libc::IPPROTO_TCP, name, value.as_ptr().cast(), value.len() as socklen_t) };
 }
 
-fn mark(fd: c_int) {
+pub(crate) fn mark(fd: c_int) {
     let on: c_int = 1;
     // SAFETY: one live int.
     unsafe { real::setsockopt(fd, libc::SOL_SOCKET, MARK, (&raw const on).cast::<c_void>(), 4) };

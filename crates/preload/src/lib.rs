@@ -20,6 +20,7 @@
 
 mod address;
 mod adopt;
+mod ao;
 mod boundary;
 mod buffers;
 mod calls;

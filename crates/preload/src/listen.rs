@@ -125,7 +125,7 @@ fn open(inner: &mut Inner, fd: i32) -> Result<Seat, Reason> {
     let name = view.enter(|session| {
         session.engine(|engine| {
             let name = engine.tcp_listen(local, inner.backlog, &inner.options).ok()?;
-            if !keys::give_all(engine, name, inner) {
+            if !keys::give_all(engine, name, inner, None) {
                 engine.close(name);
                 return None;
             }

@@ -5,6 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use state::{Endpoint, SockRef, TcpOptions};
 
+use crate::ao::Ao;
 use crate::deferred::{NOTED_MAX, Noted};
 use crate::keys::Key;
 use crate::object::{Counted, Handle};
@@ -114,6 +115,8 @@ pub(crate) struct Inner {
     pub(crate) foreign_option: bool,
     /// Keys that sign its segments.
     pub(crate) keys: Vec<Key>,
+    /// What it has of TCP-AO.
+    pub(crate) ao: Option<Box<Ao>>,
     /// Why it is a kernel socket, or the connections it accepts are.
     pub(crate) reason: Reason,
     /// Backlog of a listener.
@@ -316,6 +319,7 @@ impl Inner {
             options: zero,
             foreign_option: false,
             keys: Vec::new(),
+            ao: None,
             reason: Reason::NotConnected,
             backlog: 0,
             noted: [Noted::NONE; NOTED_MAX],

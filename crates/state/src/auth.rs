@@ -38,6 +38,10 @@ plain! {
         pub room: u8,
         /// The key.
         pub key: [u8; KEY_BYTES],
+        /// Segments that it signed rightly (TCP-AO).
+        pub good: u64,
+        /// Segments that name it and are signed wrongly (TCP-AO).
+        pub bad: u64,
     }
 }
 

@@ -4,6 +4,7 @@
 //! packages, installed by `cargo xtask test`. The release build is used when CORELANE_BIN_DIR names it.
 #![allow(clippy::expect_used, clippy::panic, reason = "a test ends where its world cannot be made")]
 
+mod ao;
 mod busy;
 mod clients;
 mod deaths;

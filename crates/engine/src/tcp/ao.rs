@@ -70,20 +70,20 @@ impl Algorithm {
     }
 }
 
+/// RFC 5926 3.1.1.2: of a master key that has not the length of one for AES-128, one of that length is made, in `room`.
+pub(super) fn shortened<'k>(master: &'k [u8], room: &'k mut [u8; AES_KEY]) -> Option<&'k [u8]> {
+    if master.len() == AES_KEY {
+        return Some(master);
+    }
+    let mut cmac = Algorithm::with(AES_CMAC, &[0; AES_KEY])?;
+    cmac.add(master);
+    room.copy_from_slice(cmac.end().0.get(..AES_KEY)?);
+    Some(room)
+}
+
 /// The traffic key of `row` for `context` (RFC 5926 3.1.1), and how long it is.
 fn traffic_key(row: &KeyRow, context: &Context) -> Option<([u8; OUTPUT_MAX], usize)> {
-    let master = keys::bytes(row);
-    let mut aes_key = [0; OUTPUT_MAX];
-    let mut kdf = if row.kind == AES_CMAC && master.len() != AES_KEY {
-        // RFC 5926 3.1.1.2: a master key of another length is made one of that length first.
-        let mut shorten = Algorithm::with(row.kind, &[0; AES_KEY])?;
-        shorten.add(master);
-        aes_key = shorten.end().0;
-        Algorithm::with(row.kind, aes_key.get(..AES_KEY)?)?
-    } else {
-        Algorithm::with(row.kind, master)?
-    };
-    aes_key.fill(0);
+    let mut kdf = Algorithm::with(row.kind, keys::bytes(row))?;
     let bits: u16 = if row.kind == AES_CMAC { 128 } else { 160 };
     kdf.add(&[1]);
     kdf.add(LABEL);

@@ -8,7 +8,7 @@ use super::keys::{
     AES_CMAC, AoAlgorithm, CURRENT, MD5, NEXT, Owner, PLAIN_OPTIONS, SHA1, add, find, has, is_ao, meets,
     owner_named, peer_of, row_of, settle, take_out,
 };
-use super::{State, auth, lookup};
+use super::{State, ao_socket, auth, lookup};
 use crate::errors::KeyError;
 use crate::types::{AoKey, KeyPeer};
 
@@ -37,7 +37,8 @@ pub(crate) fn add_ao(
         return Err(KeyError::OtherKind);
     }
     let clashes = |row: &KeyRow| row.send_id == key.send_id || row.recv_id == key.recv_id;
-    if has(mem, owner, |row| is_ao(row.kind) && peer_of(row) == key.peer && clashes(row)) {
+    // RFC 5925 3.1: for one peer no two keys have the same number.
+    if has(mem, owner, |row| is_ao(row.kind) && meets(row, key.peer) && clashes(row)) {
         return Err(KeyError::Exists);
     }
     let first = at.and_then(|at| mem.hot.get(at)).is_some_and(|hot| key.peer.covers(hot.key.remote))
@@ -46,14 +47,16 @@ pub(crate) fn add_ao(
         AoAlgorithm::HmacSha1 => SHA1,
         AoAlgorithm::AesCmac => AES_CMAC,
     };
+    let mut room = [0; 16];
+    let bytes = key.algorithm.master(key.key, &mut room);
     let row = KeyRow {
         flags: if key.covers_options { 0 } else { PLAIN_OPTIONS } | if first { CURRENT | NEXT } else { 0 },
         send_id: key.send_id,
         recv_id: key.recv_id,
         mac_len: key.mac_len,
-        ..row_of(key.peer, kind, key.key)
+        ..row_of(key.peer, kind, bytes)
     };
-    if !add(mem, owner, &row) {
+    if !ao_socket::begin(mem, owner) || !add(mem, owner, &row) {
         return Err(KeyError::NoRoom);
     }
     if let Some(at) = at {
@@ -106,6 +109,15 @@ pub(crate) fn use_ao(
 ) -> Result<(), KeyError> {
     let (_, at) = owner_named(mem, now, s)?;
     let at = at.ok_or(KeyError::Invalid)?;
+    let peer = mem.hot.get(at).map(|hot| hot.key.remote).ok_or(KeyError::Gone)?;
+    let known = |wanted: &dyn Fn(&KeyRow) -> bool| {
+        find(mem, Owner::of(at), peer, |row| is_ao(row.kind) && wanted(row)).is_some()
+    };
+    if current.is_some_and(|id| !known(&|row| row.send_id == id))
+        || next.is_some_and(|id| !known(&|row| row.recv_id == id))
+    {
+        return Err(KeyError::NoSuchKey);
+    }
     if let Some(id) = next
         && !pass(mem, at, NEXT, |row| row.recv_id == id)
     {

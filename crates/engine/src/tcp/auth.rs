@@ -11,6 +11,7 @@ use wire::{Sign, TcpFlags, TcpSegment, tcp};
 
 use super::ao::{self, Context};
 use super::ao_keys;
+use super::ao_socket::{self, Count};
 use super::conn::cold_of;
 use super::keys::{self, Owner, is_ao};
 use super::md5;
@@ -33,7 +34,19 @@ pub(super) fn admits(
     parsed: &Parsed,
     found: Whose,
 ) -> bool {
-    if let Some(reason) = judge(mem, packet, parsed, found) {
+    let owner = owner_of(mem, &parsed.seg, found);
+    let (reason, key) = judge(mem, packet, parsed, (found, owner));
+    let noted = match (reason, key) {
+        (None, Some(key)) => Some(ao_socket::Found::Good(key)),
+        (Some(_), Some(key)) => Some(ao_socket::Found::Bad(key)),
+        (Some(DropReason::TcpAoKeyNotFound), None) => Some(ao_socket::Found::Other(Count::NoKey)),
+        (Some(DropReason::TcpAoNotFound), None) => Some(ao_socket::Found::Other(Count::Unsigned)),
+        _ => None,
+    };
+    if let Some((owner, noted)) = owner.zip(noted) {
+        ao_socket::count(mem, owner, noted);
+    }
+    if let Some(reason) = reason {
         mem.counters.drop_packet(reason);
         return false;
     }
@@ -43,14 +56,20 @@ pub(super) fn admits(
     true
 }
 
-fn judge(mem: &LaneMem<'_>, packet: &Packet, parsed: &Parsed, found: Whose) -> Option<DropReason> {
+/// Why the segment is not taken, and the key of TCP-AO that it names, if its owner has that.
+fn judge(
+    mem: &LaneMem<'_>,
+    packet: &Packet,
+    parsed: &Parsed,
+    (found, owner): (Whose, Option<Owner>),
+) -> (Option<DropReason>, Option<Idx<KeyRow>>) {
     let (seg, peer) = (&parsed.seg, parsed.seg.key.remote);
-    let owner = owner_of(mem, seg, found);
+    let required = || owner.is_some_and(|owner| ao_socket::is_required(mem, owner));
     let has = |kind: fn(u8) -> bool| owner.and_then(|o| keys::find(mem, o, peer, |row| kind(row.kind)));
     let (by_md5, by_ao) = (has(|kind| kind == keys::MD5), has(is_ao));
-    match seg.options.sign {
+    let reason = match seg.options.sign {
         Sign::Bad => Some(DropReason::TcpAuthBad),
-        Sign::None if by_ao.is_some() => Some(DropReason::TcpAoNotFound),
+        Sign::None if by_ao.is_some() || required() => Some(DropReason::TcpAoNotFound),
         Sign::None => by_md5.map(|_| DropReason::TcpMd5NotFound),
         Sign::Md5 => match by_md5.and_then(|key| mem.keys.get(key)) {
             None => Some(DropReason::TcpMd5Unexpected),
@@ -60,21 +79,21 @@ fn judge(mem: &LaneMem<'_>, packet: &Packet, parsed: &Parsed, found: Whose) -> O
         },
         Sign::Ao { .. } if by_ao.is_none() && by_md5.is_some() => Some(DropReason::TcpMd5NotFound),
         // RFC 5925 7.3: without a key it is as if it were not signed, unless that is not wanted.
+        Sign::Ao { .. } if by_ao.is_none() && required() => Some(DropReason::TcpAoKeyNotFound),
         Sign::Ao { .. } if by_ao.is_none() => {
             (mem.globals.keys.strict != 0).then_some(DropReason::TcpAoUnexpected)
         }
         Sign::Ao { key_id, mac_len, .. } => {
             let wanted = |row: &KeyRow| is_ao(row.kind) && row.recv_id == key_id;
             let key = owner.and_then(|owner| keys::find(mem, owner, peer, wanted));
-            match key.and_then(|key| mem.keys.get(key)) {
-                None => Some(DropReason::TcpAoKeyNotFound),
-                Some(row) => {
-                    let good = row.mac_len == mac_len && is_signed_by(mem, packet, parsed, (found, row));
-                    (!good).then_some(DropReason::TcpAoFailure)
-                }
-            }
+            let Some(row) = key.and_then(|key| mem.keys.get(key)) else {
+                return (Some(DropReason::TcpAoKeyNotFound), None);
+            };
+            let good = row.mac_len == mac_len && is_signed_by(mem, packet, parsed, (found, row));
+            return ((!good).then_some(DropReason::TcpAoFailure), key);
         }
-    }
+    };
+    (reason, None)
 }
 
 /// Whose keys `seg` is to be signed with.
@@ -342,9 +361,12 @@ pub(super) fn sign_by(mem: &LaneMem<'_>, key: Option<Idx<KeyRow>>) -> Sign {
     key.and_then(|key| mem.keys.get(key)).map_or(Sign::None, keys::sign_of)
 }
 
-/// Why a segment without a signature is none for connection `at`, whose segments are signed.
+/// A segment without a signature is none for connection `at`, whose segments are signed: counts it.
 #[cold]
-pub(super) fn reason_of_unsigned(mem: &LaneMem<'_>, at: Idx<TcbHot>) -> DropReason {
+pub(super) fn refuse_unsigned(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
     let md5 = mem.cold.get(cold_of(at)).is_some_and(|cold| cold.ooo.sign == keys::MD5);
-    if md5 { DropReason::TcpMd5NotFound } else { DropReason::TcpAoNotFound }
+    if !md5 {
+        ao_socket::count(mem, Owner::of(at), ao_socket::Found::Other(Count::Unsigned));
+    }
+    mem.counters.drop_packet(if md5 { DropReason::TcpMd5NotFound } else { DropReason::TcpAoNotFound });
 }

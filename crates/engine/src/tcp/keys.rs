@@ -8,7 +8,7 @@ use base::{Idx, Instant, IpAddress};
 use wire::Sign;
 
 use super::conn::{Conn, conn};
-use super::{handle, listen};
+use super::{ao, handle, listen};
 use crate::errors::KeyError;
 use crate::types::KeyPeer;
 
@@ -18,12 +18,18 @@ pub(super) const MD5: u8 = 1;
 pub(super) const SHA1: u8 = 2;
 /// The same, TCP-AO with AES-128-CMAC (RFC 5926).
 pub(super) const AES_CMAC: u8 = 3;
+/// Not a key: what a socket that uses TCP-AO has one of; see [`super::ao_socket`].
+pub(super) const AO_SOCKET: u8 = 4;
 /// Bit of [`KeyRow::flags`]: only the option of the signature is signed, not the others.
 pub(super) const PLAIN_OPTIONS: u8 = 1;
 /// The same: what is sent is signed with this key (RFC 5925 3.3, current_key).
 pub(super) const CURRENT: u8 = 2;
 /// The same: the peer is asked to sign with this key (rnext_key).
 pub(super) const NEXT: u8 = 4;
+/// The same of a row of [`AO_SOCKET`]: nothing is taken that TCP-AO does not sign.
+pub(super) const REQUIRED: u8 = 8;
+/// The same: ICMP errors are heard.
+pub(super) const HEARS_ICMP: u8 = 16;
 /// `OutOfOrder::sign` of a connection that uses TCP-AO; the rest is the length of its signatures.
 const SIGN_AO: u8 = 0x40;
 /// Bits of [`IpAddress`] in front of an IPv4 address.
@@ -36,6 +42,17 @@ pub enum AoAlgorithm {
     HmacSha1,
     /// AES-128-CMAC, with KDF_AES_128_CMAC.
     AesCmac,
+}
+
+impl AoAlgorithm {
+    /// The master key that it uses of `key`, perhaps in `room`: RFC 5926 3.1.1.2 makes 16 bytes of one that AES-128-CMAC shall use.
+    #[must_use]
+    pub fn master<'k>(self, key: &'k [u8], room: &'k mut [u8; 16]) -> &'k [u8] {
+        match self {
+            Self::HmacSha1 => key,
+            Self::AesCmac => ao::shortened(key, room).unwrap_or(&[]),
+        }
+    }
 }
 
 /// Is [`KeyRow::kind`] one of TCP-AO?
@@ -63,7 +80,8 @@ impl Owner {
 
 impl KeyPeer {
     /// Is it `addr`, or one of many that `addr` is among? A key for IPv6 addresses is for none of IPv4, however many it is for.
-    pub(super) fn covers(&self, addr: IpAddress) -> bool {
+    #[must_use]
+    pub fn covers(&self, addr: IpAddress) -> bool {
         let apart = u128::from_be_bytes(self.addr.0) ^ u128::from_be_bytes(addr.0);
         let alike = match self.prefix {
             0 => true,
@@ -92,7 +110,7 @@ pub(super) const fn sign_of(row: &KeyRow) -> Sign {
 }
 
 /// The keys of `owner`.
-fn all<'m>(mem: &'m LaneMem<'_>, owner: Owner) -> impl Iterator<Item = Idx<KeyRow>> + 'm {
+pub(super) fn all<'m>(mem: &'m LaneMem<'_>, owner: Owner) -> impl Iterator<Item = Idx<KeyRow>> + 'm {
     let mut at = mem.globals.keys.buckets.get(owner.bucket()).copied().unwrap_or(Idx::NONE);
     let next = move || {
         let this = at.some()?;
@@ -187,7 +205,7 @@ pub(super) fn row_of(peer: KeyPeer, kind: u8, key: &[u8]) -> KeyRow {
 }
 
 /// A row that is in use for nothing.
-const FREE: KeyRow = KeyRow {
+pub(super) const FREE: KeyRow = KeyRow {
     peer: IpAddress::ANY,
     owner: 0,
     next: Idx::NONE,
@@ -200,6 +218,8 @@ const FREE: KeyRow = KeyRow {
     mac_len: 0,
     room: 0,
     key: [0; KEY_BYTES],
+    good: 0,
+    bad: 0,
 };
 
 /// Takes the keys of `owner` that `goes` names out, and leaves nothing of them in their rows. Gives their number.
@@ -242,7 +262,9 @@ pub(super) fn heritage(mem: &LaneMem<'_>, listener: Owner, peer: IpAddress, sign
         Sign::Md5 => u32::from(find(mem, listener, peer, |row| row.kind == MD5).is_some()),
         Sign::Ao { .. } => {
             let fits = |at: &Idx<KeyRow>| {
-                mem.keys.get(*at).is_some_and(|row| is_ao(row.kind) && peer_of(row).covers(peer))
+                mem.keys
+                    .get(*at)
+                    .is_some_and(|row| row.kind == AO_SOCKET || is_ao(row.kind) && peer_of(row).covers(peer))
             };
             if mem.globals.keys.used == 0 { 0 } else { all(mem, listener).filter(fits).count() as u32 }
         }
@@ -269,13 +291,18 @@ pub(super) fn inherit(mem: &mut LaneMem<'_>, now: Instant, listener: Owner, to: 
             for _ in 0..mem.keys.len() {
                 let (at, Some(row)) = (next, mem.keys.get(next).copied()) else { break };
                 next = row.next;
+                if row.owner == listener.0 && row.kind == AO_SOCKET {
+                    let fresh = KeyRow { flags: row.flags, kind: AO_SOCKET, ..FREE };
+                    add(mem, Owner::of(to), &fresh);
+                    continue;
+                }
                 if row.owner != listener.0 || !is_ao(row.kind) || !peer_of(&row).covers(peer) {
                     continue;
                 }
                 let mut flags = row.flags & PLAIN_OPTIONS;
                 flags |= if Some(at) == answers { CURRENT } else { 0 };
                 flags |= if row.recv_id == key_id { NEXT } else { 0 };
-                add(mem, Owner::of(to), &KeyRow { flags, ..row });
+                add(mem, Owner::of(to), &KeyRow { flags, good: 0, bad: 0, ..row });
             }
         }
     }
@@ -339,7 +366,8 @@ pub(crate) fn set_md5(
             return Err(KeyError::NoSuchKey);
         }
     } else {
-        if has(mem, owner, |row| is_ao(row.kind) && meets(row, peer)) {
+        let required = |row: &KeyRow| row.kind == AO_SOCKET && row.flags & REQUIRED != 0;
+        if has(mem, owner, |row| is_ao(row.kind) && meets(row, peer) || required(row)) {
             return Err(KeyError::OtherKind);
         }
         if !known && room(mem) == 0 {

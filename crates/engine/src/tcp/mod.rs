@@ -26,6 +26,7 @@
 mod ack;
 mod ao;
 pub(crate) mod ao_keys;
+pub(crate) mod ao_socket;
 pub(crate) mod audit;
 mod auth;
 mod bbr;

@@ -4,7 +4,9 @@ use ::state::{DropReason, FlowKey, LaneMem, Ready, TcbCold};
 use base::{Instant, SeqNum};
 use wire::Sign;
 
+use super::ao_socket::{self, Count, Found};
 use super::conn::{Conn, Fate, conn};
+use super::keys::Owner;
 use super::{State, TIMESTAMPS_BYTES, flag, headers_to, table};
 use crate::errors::SockError;
 use crate::icmp::{Fault, Report};
@@ -19,17 +21,19 @@ const PLATEAUS: [u16; 6] = [32_000, 17_914, 8166, 4352, 1492, 1006];
 /// Takes an error about a segment of ours.
 pub(crate) fn handle_report(mem: &mut LaneMem<'_>, now: Instant, report: &Report) {
     let Some(at) = table::find(mem, &report.key()) else { return };
-    let Some(mut c) = conn(mem, now, at) else { return };
+    let Some(c) = conn(mem, now, at) else { return };
     // RFC 5927 4.1: the quoted sequence number must be of something that is in flight.
     let quoted = SeqNum(report.word);
     if quoted.before(c.hot.snd.una) || quoted.at_or_after(c.hot.snd.nxt) {
         return;
     }
     // RFC 5925 7.8: who can forge nothing else must not end or slow a signed connection by an error message; while it is being opened it may, as in Linux.
-    if matches!(c.sign(), Sign::Ao { .. }) && c.state().is_synchronized() {
-        c.drop_packet(DropReason::IcmpIgnored);
+    if matches!(c.sign(), Sign::Ao { .. }) && c.state().is_synchronized() && !ao_socket::hears_icmp(mem, at) {
+        ao_socket::count(mem, Owner::of(at), Found::Other(Count::Icmp));
+        mem.counters.drop_packet(DropReason::IcmpIgnored);
         return;
     }
+    let Some(mut c) = conn(mem, now, at) else { return };
     let error = match report.fault {
         Fault::TooBig(mtu) => {
             c.path_is_narrower(mtu);

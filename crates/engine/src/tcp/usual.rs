@@ -296,7 +296,7 @@ fn input_any(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame, at: Idx<TcbHot>)
     let signed =
         mem.globals.keys.used != 0 && mem.cold.get(cold_of(at)).is_some_and(|cold| cold.ooo.sign != 0);
     if signed {
-        mem.counters.drop_packet(auth::reason_of_unsigned(mem, at));
+        auth::refuse_unsigned(mem, at);
         mem.frames.release_chain(rx.head);
         return true;
     }

@@ -14,7 +14,7 @@ use crate::errno::{self, Errno, Outcome};
 use crate::interpose::plain;
 use crate::object::Handle;
 use crate::sock::{Seat, Sock, State, flag};
-use crate::{deferred, fast_open, info, keys, stream, sysctl, table, user};
+use crate::{ao, deferred, fast_open, info, keys, stream, sysctl, table, user};
 
 const TCP: c_int = libc::IPPROTO_TCP;
 const SOCKET: c_int = libc::SOL_SOCKET;
@@ -226,7 +226,10 @@ pub(crate) unsafe fn setsockopt(
                 // The kernel does not have it, or not for this user; a lane does.
                 result = 0;
             }
-            if result == 0 && keys::is_key(level, name) {
+            if ao::is_option(level, name) {
+                let said = if result == 0 { Ok(()) } else { Err(errno::last()) };
+                result = errno::small(ao::set_before(&sock, fd, name, value.bytes, said).map(|()| 0));
+            } else if result == 0 && keys::is_key(level, name) {
                 result = errno::small(keys::set_before(&sock, fd, name, value.bytes).map(|()| 0));
             } else if result == 0 {
                 set_before(&sock, seat, level, name, &value);
@@ -254,6 +257,9 @@ fn set_on_stream(
     }
     if keys::is_key(level, name) {
         return keys::set_on_stream(sock, seat, name, value.bytes);
+    }
+    if ao::is_option(level, name) {
+        return ao::set_on_stream(sock, seat, name, value.bytes);
     }
     if let Some(errno) = fast_open::refusal(name, value.bytes).filter(|_| level == TCP) {
         return Err(errno);
@@ -312,6 +318,10 @@ pub(crate) unsafe fn getsockopt(
     len: *mut socklen_t,
 ) -> c_int {
     let sock = table::sock(fd);
+    if let Some(sock) = sock.as_ref().filter(|_| ao::is_option(level, name)) {
+        // SAFETY: the C caller's promise.
+        return unsafe { ao::get(sock, fd, name, value, len) };
+    }
     if (level, name) == (TCP, libc::TCP_CONGESTION)
         && let Some(chosen) = sock.as_ref().and_then(chosen_before)
     {

@@ -12,7 +12,7 @@ use crate::reason::Reason;
 use crate::sock::{Sock, State, flag};
 use crate::table::{self, Entry};
 use crate::user::Parts;
-use crate::{address, connect as connecting, deferred, fast_open, home, listen as listening, stream};
+use crate::{address, ao, connect as connecting, deferred, fast_open, home, listen as listening, stream};
 
 pub(crate) unsafe fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
     if is_tcp(kind, protocol)
@@ -129,6 +129,9 @@ pub(crate) unsafe fn connect(fd: c_int, addr: *const sockaddr, len: socklen_t) -
         State::Undecided => {
             // SAFETY: the C caller's promise.
             let named = unsafe { address::read(addr, len) };
+            if let Some(errno) = ao::refusal(&sock, &named) {
+                return errno::small(Err(errno));
+            }
             match connecting::over_lane(&sock, fd, &named, sock.has(flag::FAST_CONNECT)) {
                 Ok(()) => {
                     deferred::learn(true);
@@ -139,6 +142,8 @@ pub(crate) unsafe fn connect(fd: c_int, addr: *const sockaddr, len: socklen_t) -
                         None => errno::small(Err(Errno(libc::EBADF))),
                     }
                 }
+                // The kernel could connect only without signatures.
+                Err(_) if ao::is_for_lanes_only(&sock.inner()) => errno::small(Err(Errno(libc::ENOPROTOOPT))),
                 Err(reason) => {
                     deferred::learn(false);
                     if let Err(errno) = deferred::make(&sock, fd) {
@@ -165,6 +170,9 @@ pub(super) unsafe fn send_fast(
     let sock = table::sock_as_is(fd).filter(|sock| sock.state() == State::Undecided)?;
     // SAFETY: the caller's promise.
     let named = unsafe { address::read(addr, len) };
+    if let Some(errno) = ao::refusal(&sock, &named) {
+        return Some(Err(errno));
+    }
     let over = match named {
         // The kernel says what is wrong.
         Named::Other => None,
@@ -178,6 +186,7 @@ pub(super) unsafe fn send_fast(
             let seat = sock.stream().ok_or(Errno(libc::EBADF));
             return Some(seat.and_then(|seat| fast_open::send_first(&sock, seat, parts, flags)));
         }
+        Some(Err(_)) if ao::is_for_lanes_only(&sock.inner()) => return Some(Err(Errno(libc::ENOPROTOOPT))),
         Some(Err(_)) | None => {
             if let Err(errno) = deferred::make(&sock, fd) {
                 return Some(Err(errno));
