@@ -76,6 +76,17 @@ static void connections(long concurrent, uint64_t count, double *start, uint64_t
             if (client->idle(i)) client->open(i, 2, 80, port = next_port(port), 0);
     }
 }
+static long exchanges(long n, uint64_t count, long active, long first, uint64_t *done) {
+    uint64_t before = client->done();
+    *done = 0;
+    while (*done < count) {
+        for (long j = 0; j < active; j++) client->request((first + j) % n);
+        first = (first + active) % n;
+        uint64_t until = *done + active;
+        while (*done < until) { step(); *done = client->done() - before; }
+    }
+    return first;
+}
 static void requests(long n, uint64_t count, long active, double *start, uint64_t *done) {
     int port = 1024;
     for (long i = 0; i < n; i++) {
@@ -83,16 +94,10 @@ static void requests(long n, uint64_t count, long active, double *start, uint64_
         if (i == 0 || i % 64 == 63) for (int j = 0; j < 8; j++) step();
     }
     while (client->opened() != n) step();
-    uint64_t before = client->done();
-    long first = 0;
-    *done = 0;
+    /* As many first as there are connections: what is touched for the first time then does not count. */
+    long first = exchanges(n, n, active, 0, done);
     *start = cpu_seconds();
-    while (*done < count) {
-        for (long j = 0; j < active; j++) client->request((first + j) % n);
-        first = (first + active) % n;
-        uint64_t until = *done + active;
-        while (*done < until) { step(); *done = client->done() - before; }
-    }
+    exchanges(n, count, active, first, done);
 }
 int main(int argc, char **argv) {
     if (argc < 4) { fprintf(stderr, "lwiprig conn|rr|bulk N COUNT [ACTIVE]\n"); return 2; }

@@ -365,6 +365,43 @@ fn answer(engine: &mut Engine<'_>, event: &Event, buffer: &mut [u8]) {
     }
 }
 
+/// The client's side of request and response, over connections that take turns.
+struct Turns<'c> {
+    clients: &'c [SockRef],
+    /// Whose turn is next.
+    first: usize,
+}
+
+impl Turns<'_> {
+    /// At least `count` exchanges; gives their number.
+    fn exchange(&mut self, world: &mut World<'_>, count: u64) -> u64 {
+        let connections = self.clients.len();
+        let active = Work::active(connections);
+        let mut buffer = [0u8; MESSAGE];
+        let mut done = 0;
+        while done < count {
+            for n in self.first..self.first + active {
+                let sock = self.clients[if n < connections { n } else { n - connections }];
+                assert_eq!(world.client.engine.tcp_send(sock, &[7; MESSAGE], false), Ok(MESSAGE));
+            }
+            self.first = (self.first + active) % connections;
+            let mut missing = active;
+            while missing > 0 {
+                world.turn(serve);
+                let engine = &mut world.client.engine;
+                while let Some(event) = engine.poll_event(QUEUE) {
+                    if event.ready.any(Ready::IN) {
+                        assert_eq!(engine.tcp_recv(event.sock, &mut buffer, false), Ok(MESSAGE));
+                        missing -= 1;
+                    }
+                }
+            }
+            done += active as u64;
+        }
+        done
+    }
+}
+
 impl Rig for Lanes {
     fn short_connections(mut self, concurrent: usize, count: u64) -> Figure {
         let mut world = self.world();
@@ -409,29 +446,10 @@ impl Rig for Lanes {
             }
         }
         while world.client.engine.poll_event(QUEUE).is_some() {}
-        let active = Work::active(connections);
-        let (mut done, mut first) = (0, 0);
-        let mut buffer = [0u8; MESSAGE];
+        let mut turns = Turns { clients: &clients, first: 0 };
+        turns.exchange(&mut world, connections as u64);
         let cpu = Cpu::now();
-        while done < count {
-            for n in first..first + active {
-                let sock = clients[if n < connections { n } else { n - connections }];
-                assert_eq!(world.client.engine.tcp_send(sock, &[7; MESSAGE], false), Ok(MESSAGE));
-            }
-            first = (first + active) % connections;
-            let mut missing = active;
-            while missing > 0 {
-                world.turn(serve);
-                let engine = &mut world.client.engine;
-                while let Some(event) = engine.poll_event(QUEUE) {
-                    if event.ready.any(Ready::IN) {
-                        assert_eq!(engine.tcp_recv(event.sock, &mut buffer, false), Ok(MESSAGE));
-                        missing -= 1;
-                    }
-                }
-            }
-            done += active as u64;
-        }
+        let done = turns.exchange(&mut world, count);
         cpu.figure(done)
     }
 

@@ -10,6 +10,9 @@ use crate::{arp, hop, icmp, icmp6, ip_timers, ipv4, ipv6, load, tcp, transmit, u
 /// The note of a packet that is no usual segment.
 const UNUSUAL: u32 = u32::MAX;
 
+/// So many packets in front of the one being processed, what its connection has queued is fetched.
+const AHEAD: usize = 6;
+
 /// Takes every packet of `batch`.
 #[inline]
 pub(crate) fn handle_frames(mem: &mut LaneMem<'_>, now: Instant, batch: &mut RxBatch) {
@@ -34,10 +37,9 @@ fn count(mem: &mut LaneMem<'_>, packets: usize, bytes: u64) {
 /// A packet that came alone.
 #[inline]
 fn handle_one(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame) {
-    let hash = tcp::usual::verify(mem, rx, &mut tcp::usual::Before::default());
-    let row = hash.and_then(|hash| tcp::usual::row_of(mem, hash));
-    if !row.is_some_and(|row| tcp::usual::input(mem, now, rx, row)) {
-        handle_frame(mem, now, rx);
+    match tcp::usual::verify_alone(mem, rx) {
+        Some(row) if tcp::usual::input(mem, now, rx, row) => mem.guess = Idx::new(row),
+        _ => handle_frame(mem, now, rx),
     }
 }
 
@@ -51,6 +53,9 @@ fn handle_many(mem: &mut LaneMem<'_>, now: Instant, batch: &mut RxBatch) {
     let (packets, notes) = batch.items_and_notes();
     let mut at = 0;
     while let (Some(rx), Some(row)) = (packets.get(at), notes.get(at)) {
+        if let Some(row) = notes.get(at + AHEAD) {
+            tcp::usual::fetch_queued(mem, *row);
+        }
         at += 1;
         if *row == UNUSUAL || !tcp::usual::input(mem, now, rx, *row) {
             handle_frame(mem, now, rx);

@@ -164,6 +164,12 @@ impl<'a> Wheel<'a> {
         self.expire_by(target, budget)
     }
 
+    /// The timer that most likely fires after `row`, which just fired. For prefetching only.
+    #[must_use]
+    pub fn behind(&self, row: u32) -> Option<u32> {
+        self.timers.get(Idx::new(row)).map(|timer| timer.next.raw())
+    }
+
     fn expire_by(&mut self, target: u64, budget: &mut u32) -> Option<u32> {
         self.head.settled = 0;
         while *budget > 0 {

@@ -67,6 +67,8 @@ pub struct LaneMem<'a> {
     pub keys: Table<'a, KeyRow>,
     /// Frames.
     pub frames: Frames<'a>,
+    /// The row of the connection that the last segment was of, which is likely that of the next one. A guess: to be checked.
+    pub guess: Idx<TcbHot>,
 }
 
 impl<'a> LaneMem<'a> {
@@ -109,6 +111,7 @@ impl<'a> LaneMem<'a> {
                 Wheel::new(carver.one(at.dormant_wheel.head)?, timers)
             },
             keys: carver.table(at.keys)?,
+            guess: Idx::NONE,
         })
     }
 

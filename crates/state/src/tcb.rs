@@ -1,6 +1,8 @@
 //! The state of one TCP connection (RFC 9293 3.3.1's TCB), split in what each segment touches (hot) and the rest
 //! (cold), and the SACK scoreboard that only a connection with losses holds.
 
+use core::mem::offset_of;
+
 use base::{FrameIdx, Idx, Instant, IpAddress, Port, SeqNum};
 use region::plain;
 
@@ -194,24 +196,24 @@ plain! {
     /// Loss recovery (RFC 6675, RFC 6582, RFC 6298 5).
     #[derive(Debug, Default)]
     pub struct LossState {
-        /// RecoveryPoint: recovery ends when SND.UNA reaches it.
-        pub recover: SeqNum,
-        /// HighRxt: one past the highest number retransmitted in this recovery.
-        pub high_rxt: SeqNum,
-        /// Everything before this that is not SACKed is taken as lost (after a retransmission timeout).
-        pub lost_edge: SeqNum,
         /// Least round-trip time of the path, us; 0: nothing measured yet (RFC 8985 6.2, RACK.min_RTT).
         pub min_rtt_us: u32,
-        /// Segments retransmitted.
-        pub retransmits: u32,
+        /// Round trips measured since `min_rtt_us` was last seen.
+        pub min_rtt_age: u8,
         /// Timeouts in a row.
         pub backoff: u8,
         /// Zero-window probes in a row.
         pub probes: u8,
         /// Keepalive probes in a row.
         pub keep_probes: u8,
-        /// Round trips measured since `min_rtt_us` was last seen.
-        pub min_rtt_age: u8,
+        /// RecoveryPoint: recovery ends when SND.UNA reaches it.
+        pub recover: SeqNum,
+        /// HighRxt: one past the highest number retransmitted in this recovery.
+        pub high_rxt: SeqNum,
+        /// Everything before this that is not SACKed is taken as lost (after a retransmission timeout).
+        pub lost_edge: SeqNum,
+        /// Segments retransmitted.
+        pub retransmits: u32,
         /// Since when the peer has acknowledged nothing.
         pub stalled_at: Instant,
     }
@@ -233,7 +235,7 @@ plain! {
 }
 
 plain! {
-    /// What only set-up, tear-down, losses and options touch; the first cache line, every segment with payload.
+    /// What only set-up, tear-down, losses and options touch; the first two cache lines, ordinary segments too.
     #[derive(Debug, Default)]
     pub struct TcbCold {
         /// Payload bytes received in order.
@@ -276,6 +278,8 @@ plain! {
         pub path: u8,
         /// When RCV.NXT reaches this, it is looked at whether the receive buffer is to grow.
         pub tune_at: SeqNum,
+        /// Loss recovery; the first words, every measured round trip.
+        pub loss: LossState,
         /// When a state that may not last ends: keepalive, FIN-WAIT-2 of an orphan, want of frames.
         pub idle_at: Instant,
         /// Sequence number of a FIN that came out of order.
@@ -290,12 +294,13 @@ plain! {
         pub handle: u32,
         /// Its sequence numbers when the sweep for idle connections last came by.
         pub sweep_mark: u32,
-        /// Loss recovery.
-        pub loss: LossState,
+        /// Zeros, up to whole cache lines.
+        pub spare: [u32; 2],
     }
 }
-const _: () = assert!(size_of::<TcbCold>() == 248);
-const _: () = assert!(size_of::<TcbCold>().is_multiple_of(8));
+const _: () = assert!(size_of::<TcbCold>() == 4 * base::CACHE_LINE);
+// What ordinary segments touch is in the two lines that are fetched for them.
+const _: () = assert!(offset_of!(TcbCold, loss) + offset_of!(LossState, min_rtt_age) < 2 * base::CACHE_LINE);
 
 /// Runs one scoreboard can hold.
 pub const BOARD_RANGES: usize = 62;

@@ -37,6 +37,10 @@ pub(crate) fn deadline(mem: &LaneMem<'_>) -> Instant {
 pub(crate) fn handle_timers(mem: &mut LaneMem<'_>, now: Instant) {
     let mut budget = BUDGET;
     while let Some(row) = mem.wheel.expire(now, &mut budget) {
+        if let Some(next) = mem.wheel.behind(row) {
+            mem.hot.prefetch_lines(Idx::new(next), 0, 3);
+            mem.cold.prefetch_lines(Idx::new(next), 0, 2);
+        }
         fired(mem, now, Idx::new(row));
     }
     hibernate::handle_timers(mem, now);

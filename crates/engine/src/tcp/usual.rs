@@ -33,13 +33,7 @@ pub(crate) struct Before {
 /// has the hash's bucket loaded.
 #[inline(always)]
 pub(crate) fn verify(mem: &LaneMem<'_>, rx: &RxFrame, before: &mut Before) -> Option<u32> {
-    let data = mem.frames.data(rx.head);
-    let segment = Usual::parse(data)?;
-    mem.frames.meta(rx.head).filter(|meta| meta.next.is_none())?;
-    let total = eth::HEADER_LEN + usize::from(segment.total_len());
-    if rx.len as usize != total || data.len() != total {
-        return None;
-    }
+    let segment = whole(mem, rx)?;
     let (ends, port) = (segment.ends(), u16::from(rx.port) + 1);
     if before.ends != ends || before.port != port || before.to != segment.dst_mac() {
         if !is_for_us(mem, rx, &segment) {
@@ -49,13 +43,43 @@ pub(crate) fn verify(mem: &LaneMem<'_>, rx: &RxFrame, before: &mut Before) -> Op
         *before = Before { ends, to: segment.dst_mac(), port, hash };
         mem.flows.prefetch(hash);
     }
-    if rx.csum == CsumState::Unknown {
-        let tcp = data.get(usual::TCP_AT..).unwrap_or(&[]);
-        if !is_intact(rx, Sum::of(tcp), segment.pseudo(), segment.checksum()) {
-            return None;
-        }
+    has_good_sum(mem, rx, &segment).then_some(before.hash)
+}
+
+/// [`verify`] of a segment that came alone; gives the row that most likely belongs to it: that of the last one, if it is of the
+/// same connection, which is found without a hash.
+#[inline(always)]
+pub(crate) fn verify_alone(mem: &LaneMem<'_>, rx: &RxFrame) -> Option<u32> {
+    let segment = whole(mem, rx).filter(|segment| is_for_us(mem, rx, segment))?;
+    let key = key_of(&segment);
+    let again = |hot: &TcbHot| hot.state == State::Established as u8 && hot.key == key;
+    if mem.hot.get(mem.guess).is_some_and(again) {
+        return has_good_sum(mem, rx, &segment).then_some(mem.guess.raw());
     }
-    Some(before.hash)
+    let hash = table::hash_of(mem, &key);
+    mem.flows.prefetch(hash);
+    has_good_sum(mem, rx, &segment).then_some(())?;
+    mem.flows.candidate(hash).filter(|row| row & DORMANT == 0)
+}
+
+/// The segment in `rx`, if it is a usual one, whole in one frame.
+#[inline(always)]
+fn whole<'m>(mem: &'m LaneMem<'_>, rx: &RxFrame) -> Option<Usual<'m>> {
+    let data = mem.frames.data(rx.head);
+    let segment = Usual::parse(data)?;
+    mem.frames.meta(rx.head).filter(|meta| meta.next.is_none())?;
+    let total = eth::HEADER_LEN + usize::from(segment.total_len());
+    (rx.len as usize == total && data.len() == total).then_some(segment)
+}
+
+/// Is the checksum of the `segment` in `rx` right, or known to be?
+#[inline(always)]
+fn has_good_sum(mem: &LaneMem<'_>, rx: &RxFrame, segment: &Usual<'_>) -> bool {
+    if rx.csum != CsumState::Unknown {
+        return true;
+    }
+    let tcp = mem.frames.data(rx.head).get(usual::TCP_AT..).unwrap_or(&[]);
+    is_intact(rx, Sum::of(tcp), segment.pseudo(), segment.checksum())
 }
 
 /// Does the checksum of the segment in `rx`, whose bytes have the sum `tcp`, say that it is as it was sent? A peer on this machine may leave
@@ -84,12 +108,6 @@ pub(crate) fn expect(mem: &LaneMem<'_>, rx: &RxFrame) {
     mem.flows.prefetch(table::hash_of(mem, &FlowKey { local, remote, local_port, remote_port }));
 }
 
-/// The row that most likely belongs to `hash`.
-#[inline(always)]
-pub(crate) fn row_of(mem: &LaneMem<'_>, hash: u32) -> Option<u32> {
-    mem.flows.candidate(hash).filter(|row| row & DORMANT == 0)
-}
-
 /// The row that most likely belongs to `hash`, on its way into the cache.
 #[inline]
 pub(crate) fn fetch(mem: &LaneMem<'_>, hash: u32) -> Option<u32> {
@@ -100,7 +118,17 @@ pub(crate) fn fetch(mem: &LaneMem<'_>, hash: u32) -> Option<u32> {
     }
     mem.hot.prefetch_lines(Idx::new(row), 0, 3);
     mem.cold.prefetch_lines(Idx::new(row), 0, 2);
+    mem.events.prefetch(Idx::new(row));
     Some(row)
+}
+
+/// What the connection of `row`, which was fetched, has queued is on its way into the cache: its segment will likely free
+/// the first frame, and the answer to it will be written there.
+#[inline(always)]
+pub(crate) fn fetch_queued(mem: &LaneMem<'_>, row: u32) {
+    if let Some(hot) = mem.hot.get(Idx::new(row)) {
+        mem.frames.prefetch(hot.snd_queue.head);
+    }
 }
 
 /// A usual segment in its connection's terms.

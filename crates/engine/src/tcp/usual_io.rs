@@ -1,12 +1,16 @@
 //! The usual write and read: a message that fits into one frame, on an open connection about which nothing is unusual.
 
 use ::state::{LaneMem, SockRef, TcbCold, TcbHot};
-use base::limits::FRAME_BYTES;
+use base::limits::{FRAME_BYTES, FRAME_HEADROOM};
 use base::{FrameIdx, Idx};
 use region::Frames;
 
 use super::conn::{Ring, cold_of, push_ring};
 use super::{RESERVE_FRAMES, State, flag, lookup, window};
+
+/// A message of at most so many bytes lies where headers and received segments begin, which is in the cache when the frame held one
+/// before, as most have.
+const SMALL_MAX: usize = 1024;
 
 /// Queues all of `data`. False: it is not the usual case, and nothing was done.
 #[inline]
@@ -39,12 +43,15 @@ fn may_send(hot: &TcbHot, cold: &TcbCold, len: usize) -> bool {
 #[inline]
 fn append(hot: &mut TcbHot, frames: &mut Frames<'_>, data: &[u8]) -> bool {
     let queue = &mut hot.snd_queue;
-    let mut used = 0;
+    let used;
     if queue.head.is_none() {
         if frames.is_short(RESERVE_FRAMES) {
             return false;
         }
-        let Some(frame) = frames.alloc_at(0, data.len() as u16, hot.snd.end.0) else { return false };
+        used = if data.len() <= SMALL_MAX { FRAME_HEADROOM } else { 0 };
+        let Some(frame) = frames.alloc_at(used as u16, data.len() as u16, hot.snd.end.0) else {
+            return false;
+        };
         queue.head = frame;
         queue.tail = frame;
     } else {
