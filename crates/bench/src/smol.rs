@@ -8,7 +8,7 @@ use smoltcp::socket::tcp;
 use smoltcp::time::Instant;
 use smoltcp::wire::{EthernetAddress, HardwareAddress, IpAddress, IpCidr};
 
-use crate::work::{Cpu, Figure, Loss, Rig, Setting, Work};
+use crate::work::{Cpu, Figure, Loss, Rig, Setting, WARM_ROUNDS, Work};
 
 const SERVER: IpAddress = IpAddress::v4(198, 18, 0, 2);
 
@@ -249,8 +249,8 @@ impl Rig for Smoltcp {
         let (request, mut buffer) = ([7u8; BYTES], [0u8; BYTES]);
         let active = Work::active(connections);
         let (mut done, mut first, mut cpu) = (0, 0, Cpu::now());
-        // As many first as there are connections: what is touched for the first time then does not count.
-        for count in [connections as u64, count] {
+        // What is touched for the first time, at the first exchanges of each connection, does not count.
+        for count in [WARM_ROUNDS * connections as u64, count] {
             (done, cpu) = (0, Cpu::now());
             while done < count {
                 let turn: Vec<usize> = (first..first + active).map(|n| n % connections).collect();

@@ -39,6 +39,9 @@ impl Work {
     }
 }
 
+/// Exchanges of each connection before those that count: the first are acknowledged at once, so only with the second all frames are in use.
+pub(crate) const WARM_ROUNDS: u64 = 2;
+
 /// What the hosts and the wire between them are like.
 #[derive(Clone, Copy, PartialEq, Debug)]
 pub(crate) struct Setting {
