@@ -411,11 +411,6 @@ impl<'a> Engine<'a> {
         }
     }
 
-    /// Ends at most `most` of the connections that were closed and still have something to say or to hear, by RST; gives how many. No name leads to them.
-    pub fn abort_closed(&mut self, most: u32) -> u32 {
-        verbs::abort_closed(&mut self.mem, self.now, most)
-    }
-
     /// Replaces the options of a connection or listener. False: no such socket.
     pub fn set_tcp_options(&mut self, s: SockRef, opts: &TcpOptions) -> bool {
         verbs::set_options(&mut self.mem, self.now, s, opts)

@@ -8,6 +8,7 @@ mod arp;
 mod away;
 mod engine;
 mod engine_keys;
+mod engine_last;
 mod engine_moves;
 mod engine_udp;
 mod engine_urgent;

@@ -51,10 +51,13 @@ impl Desk {
     fn read(&self) -> Result<Option<(Order, Vec<Fd>)>, Broken> {
         let mut buffer = [0; KEEPER_MESSAGE_BYTES];
         let got = match fds::recv(&self.socket, &mut buffer) {
-            Ok(got) if got.bytes == 0 => return Ok(None),
-            Err(Errno::CONNRESET) => return Ok(None),
+            // The keeper died with reports of ours unread. That is said first, and only once: what it sent before it died comes behind.
+            Err(Errno::CONNRESET) => fds::recv(&self.socket, &mut buffer)?,
             other => other?,
         };
+        if got.bytes == 0 {
+            return Ok(None);
+        }
         let order = Order::decode(buffer.get(..got.bytes).unwrap_or(&[]));
         let order = order.map_err(|_| Broken("an order that is none".to_owned()))?;
         Ok(Some((order, got.fds)))
@@ -80,5 +83,24 @@ impl Desk {
                 Ok(None) | Err(_) => return false,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base::LaneId;
+
+    #[test]
+    fn orders_of_a_keeper_that_died_with_reports_unread_are_heard() {
+        let (keeper, steward) = fds::pair().expect("a pair of sockets");
+        let desk = Desk::new(steward);
+        let order = Order::Dead { lane: LaneId(3), heirs: false };
+        fds::send(&keeper, &order.encode(), &[]).expect("sent");
+        desk.report(&Report::Done { lane: LaneId(1), aborted: 0 }).expect("sent");
+        drop(keeper);
+        let heard = desk.receive().expect("not broken").map(|(order, _)| order);
+        assert!(matches!(heard, Some(Order::Dead { lane: LaneId(3), heirs: false })));
+        assert!(desk.receive().expect("not broken").is_none());
     }
 }

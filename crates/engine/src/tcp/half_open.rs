@@ -387,12 +387,20 @@ pub(super) fn end(mem: &mut LaneMem<'_>, at: Idx<Dormant>) {
 pub(super) fn reset_all(mem: &mut LaneMem<'_>, listener: Idx<Listener>) {
     for _ in 0..mem.dormant.len() {
         let Some(at) = mem.listeners.get(listener).and_then(|l| l.half_open.head.some()) else { break };
-        let Some(row) = mem.dormant.get(at).copied() else { break };
-        if let Some(way) = way_of(mem, &row) {
-            let numbers = (TcpFlags::RST | TcpFlags::ACK, row.snd_nxt, row.rcv_nxt);
-            reset::push(mem, row.port, &way, &key_of(&row), (numbers, None));
+        if mem.dormant.get(at).is_none() {
+            break;
         }
+        tell(mem, at);
         end(mem, at);
+    }
+}
+
+/// Tells the peer of half-open connection `at` that it is reset.
+pub(super) fn tell(mem: &mut LaneMem<'_>, at: Idx<Dormant>) {
+    let Some(row) = mem.dormant.get(at).copied() else { return };
+    if let Some(way) = way_of(mem, &row) {
+        let numbers = (TcpFlags::RST | TcpFlags::ACK, row.snd_nxt, row.rcv_nxt);
+        reset::push(mem, row.port, &way, &key_of(&row), (numbers, None));
     }
 }
 

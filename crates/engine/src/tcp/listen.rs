@@ -122,16 +122,7 @@ pub(crate) fn close(mem: &mut LaneMem<'_>, now: Instant, s: SockRef) {
     for _ in 0..mem.hot.len() {
         let Some(row) = mem.listeners.get(at) else { break };
         let Some(each) = row.syn_queue.head.some().or(row.accept_queue.head.some()) else { break };
-        leave_queues(mem, each);
-        if let Some(mut c) = conn(mem, now, each) {
-            c.set(flag::ORPHAN);
-            let fate = if c.state() == State::Closed {
-                Fate::Closed
-            } else {
-                Fate::Reset(crate::SockError::Aborted)
-            };
-            table::settle(mem, now, each, fate);
-        }
+        drop_waiting(mem, now, each, Fate::Reset(crate::SockError::Aborted));
     }
     if mem.globals.keys.used != 0 {
         keys::forget(mem, Owner::of_listener(at));
@@ -142,6 +133,15 @@ pub(crate) fn close(mem: &mut LaneMem<'_>, now: Instant, s: SockRef) {
     *row = Listener { generation, next: mem.globals.tcp.free_listener, ..Listener::default() };
     mem.globals.tcp.free_listener = at;
     unlink(mem, port, at, next);
+}
+
+/// Ends connection `at`, which waits at a listener, by `fate` unless it is over already.
+pub(super) fn drop_waiting(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, fate: Fate) {
+    leave_queues(mem, at);
+    let Some(mut c) = conn(mem, now, at) else { return };
+    c.set(flag::ORPHAN);
+    let fate = if c.state() == State::Closed { Fate::Closed } else { fate };
+    table::settle(mem, now, at, fate);
 }
 
 /// Takes `at`, whose successor is `next`, out of the bucket of `port`.

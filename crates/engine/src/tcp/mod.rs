@@ -19,7 +19,7 @@
 //! | `entrust` | connections that leave for the kernel |
 //! | `bequest` | connections not yet accepted, from a listener that closes to its twin on another lane |
 //! | `keys`, `ao_keys`, `auth`, `md5`, `ao` | signed segments |
-//! | `table`, `listen`, `cookie`, `connect`, `fast_open`, `verbs`, `stream`, `usual_io`, `borrow` | what programs do |
+//! | `table`, `listen`, `cookie`, `connect`, `fast_open`, `verbs`, `last_words`, `stream`, `usual_io`, `borrow` | what programs do |
 //! | `hibernate`, `time_wait`, `half_open`, `frozen`, `handle` | idle connections, TIME-WAIT and SYN-RECEIVED in small rows, and names |
 //! | `audit` | what must hold of every connection, for oracles |
 
@@ -50,6 +50,7 @@ mod header;
 mod hibernate;
 mod input;
 pub(crate) mod keys;
+pub(crate) mod last_words;
 pub(crate) mod listen;
 mod md5;
 mod output;

@@ -169,7 +169,7 @@ pub(crate) fn abort(mem: &mut LaneMem<'_>, now: Instant, s: SockRef) {
 }
 
 /// What becomes of a connection in `state` that is aborted (RFC 9293 3.10.5).
-const fn fate_of_aborted(state: State) -> Fate {
+pub(super) const fn fate_of_aborted(state: State) -> Fate {
     match state {
         State::Closed => Fate::Keep,
         State::SynSent | State::TimeWait | State::Listen => Fate::Closed,
@@ -181,25 +181,6 @@ const fn fate_of_aborted(state: State) -> Fate {
         | State::Closing
         | State::LastAck => Fate::Reset(SockError::Aborted),
     }
-}
-
-/// [`Engine::abort_closed`](crate::Engine::abort_closed).
-pub(crate) fn abort_closed(mem: &mut LaneMem<'_>, now: Instant, most: u32) -> u32 {
-    let mut count = 0;
-    for at in (0..mem.hot.len()).map(Idx::new) {
-        if count == most {
-            break;
-        }
-        let closed = flag::HELD | flag::ORPHAN;
-        let Some(hot) = mem.hot.get(at).filter(|hot| hot.flags & closed == closed) else { continue };
-        let state = State::from_raw(hot.state);
-        if matches!(state, State::Closed | State::TimeWait | State::Listen) {
-            continue; // nobody waits for anything
-        }
-        table::settle(mem, now, at, fate_of_aborted(state));
-        count += 1;
-    }
-    count
 }
 
 /// [`Engine::set_tcp_options`](crate::Engine::set_tcp_options).

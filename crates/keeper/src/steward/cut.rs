@@ -32,9 +32,13 @@ impl Care {
             return true;
         }
         self.inherit();
-        // Poisoned: its program saw to it.
-        let Ok(session) = self.lane.try_enter(sys::clock::now()) else { return true };
-        let Some(mut session) = session else { return false };
+        // Who poisoned it may have told nobody: one that panicked, or found its holder dead.
+        let poisoned = signals.poisoned.swap(0, Ordering::AcqRel);
+        let session = self.lane.try_enter(sys::clock::now());
+        let Some(mut session) = session.ok().flatten() else {
+            signals.poisoned.fetch_max(poisoned, Ordering::AcqRel);
+            return false;
+        };
         lane::abort_all(&mut session);
         // While the lane is still ours: its program finds its connections gone, and uses the kernel from now on.
         self.lane.lane_ref().signals().poisoned.store(1, Ordering::Release);

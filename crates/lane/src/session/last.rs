@@ -9,6 +9,8 @@ use super::{Held, Session, discard, open, send};
 const BATCHES: usize = 1024;
 /// Connections that are reset between two looks at the ports: so many resets wait at most.
 const RESETS: usize = OUTBOX_PACKETS as usize / 4;
+/// Connections that wait at one listener and are told: a list in disorder may have no end.
+const WAITING_MAX: usize = 1 << 20;
 
 impl Session<'_> {
     /// Sends what is queued, for the last time: nobody comes back to the lane. What a port does not take is lost, and does not hold up what goes by
@@ -65,16 +67,19 @@ pub fn open_sockets(session: &mut Session<'_>) -> Vec<SockRef> {
 }
 
 /// Ends every connection of a lane by RST, those too that were closed and are not over, and every listener with what waits at it; their peers hear of it. Gives how many there were.
+/// Should the caller be killed meanwhile, whoever takes the lane over and calls this tells the rest.
 pub fn abort_all(session: &mut Session<'_>) -> u32 {
     let mut count = abort(session, |_| true);
-    loop {
-        let some = session.engine(|engine| engine.abort_closed(RESETS as u32));
-        if some == 0 {
-            return count;
-        }
+    while session.engine(|engine| engine.tell_closed(RESETS as u32)) > 0 {
         session.see_off();
-        count += some;
+        let ended = session.engine(|engine| engine.end_closed(RESETS as u32));
+        // In a lane in disorder they may stay.
+        if ended == 0 {
+            break;
+        }
+        count += ended;
     }
+    count
 }
 
 /// Resets the connections for which `which` says so, closes such listeners, and sends the resets; gives how many sockets there were. Connections that wait
@@ -84,9 +89,29 @@ pub fn abort(session: &mut Session<'_>, which: impl Fn(SockKind) -> bool) -> u32
     let open: Vec<SockRef> = open.filter(|sock| sock.kind().is_some_and(&which)).collect();
     let is_listener = |sock: &SockRef| sock.kind() == Some(SockKind::Listener);
     let (listeners, others): (Vec<SockRef>, Vec<SockRef>) = open.iter().partition(|sock| is_listener(sock));
-    for some in listeners.chunks(1).chain(others.chunks(RESETS)) {
-        session.engine(|engine| some.iter().for_each(|sock| engine.abort(*sock)));
+    for listener in listeners {
+        abort_listener(session, listener);
+    }
+    for some in others.chunks(RESETS) {
+        session.engine(|engine| some.iter().for_each(|sock| engine.tell_reset(*sock)));
         session.see_off();
+        session.engine(|engine| some.iter().for_each(|sock| engine.end_told(*sock)));
     }
     open.len() as u32
+}
+
+/// Closes `listener`; what waits there is reset, so many at a time as the outbox holds.
+fn abort_listener(session: &mut Session<'_>, listener: SockRef) {
+    let mut waiting = Vec::new();
+    session.engine(|engine| {
+        let most = WAITING_MAX;
+        engine.waiting_flows(listener, |ends| if waiting.len() < most { waiting.push(*ends) });
+    });
+    for some in waiting.chunks(RESETS) {
+        session.engine(|engine| some.iter().for_each(|ends| engine.tell_waiting(ends)));
+        session.see_off();
+        session.engine(|engine| some.iter().for_each(|ends| engine.end_waiting(ends)));
+    }
+    session.engine(|engine| engine.abort(listener));
+    session.see_off();
 }

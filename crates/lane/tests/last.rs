@@ -1,0 +1,159 @@
+//! The end of a lane: each peer is told, whoever dies on the way.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "tests stop at what they do not expect; a holder's death is a panic here")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::os::fd::BorrowedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+
+use base::limits::FRAME_HEADROOM;
+use base::{Instant, IpAddress, LaneId, MacAddr, Port as PortNumber, SeqNum};
+use engine::Engine;
+use lane::{Lane, LanePort};
+use port::{Port, PortCaps, PortError, PortStats};
+use region::{Frames, Owner, Region, RegionShape};
+use state::{CsumState, Endpoint, LAYOUT_VERSION, LaneMem, LaneShape, RxBatch, RxFrame, TcpOptions, TxFrame};
+use wire::{EthHeader, EtherType, IpProtocol, Ipv4Header, TcpFlags, TcpHeader};
+
+const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
+const PEER_MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 2]);
+const HERE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+const THERE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+const NOW: Instant = Instant(1_000_000_000);
+
+/// What left by a device, by the peer's port: the last sequence number, and who was reset.
+#[derive(Default)]
+struct Left {
+    seq: BTreeMap<u16, u32>,
+    reset: BTreeSet<u16>,
+    /// Calls until the process that sends dies in one.
+    lives: Option<u32>,
+}
+
+#[derive(Clone, Default)]
+struct Device(Arc<Mutex<Left>>);
+
+impl Port for Device {
+    fn rx(&mut self, _: &mut Frames<'_>, _: &mut RxBatch) -> Result<usize, PortError> {
+        Ok(0)
+    }
+    fn tx(&mut self, frames: &mut Frames<'_>, packets: &[TxFrame]) -> Result<usize, PortError> {
+        let mut left = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(lives) = &mut left.lives {
+            if *lives == 0 {
+                panic!("killed");
+            }
+            *lives -= 1;
+        }
+        for packet in packets {
+            let from = usize::from(frames.meta(packet.head).unwrap().offset);
+            let tcp = &frames.cell(packet.head)[from + 34..];
+            let word = |at: usize| u16::from_be_bytes([tcp[at], tcp[at + 1]]);
+            left.seq.insert(word(2), u32::from(word(4)) << 16 | u32::from(word(6)));
+            if tcp[13] & 4 != 0 {
+                left.reset.insert(word(2));
+            }
+            frames.release(packet.head);
+        }
+        Ok(packets.len())
+    }
+    fn release(&mut self, _: &mut Frames<'_>) {}
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+    fn caps(&self) -> PortCaps {
+        PortCaps { mtu: 1500, super_segment_max: 0, local_peer: false, own_address: false }
+    }
+    fn stats(&self) -> PortStats {
+        PortStats::default()
+    }
+}
+
+impl Device {
+    fn left(&self) -> std::sync::MutexGuard<'_, Left> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+fn region() -> Region {
+    let shape = LaneShape::for_socks(2048);
+    let region_shape = RegionShape { lanes: 1, lane_bytes: shape.lane_bytes(), frames: 4096 };
+    let words = sys::memory::map_anonymous(Region::bytes_needed(&region_shape)).unwrap();
+    let region = Region::format(words, &region_shape, LAYOUT_VERSION, [1, 2]).unwrap();
+    let mut guard = region.lane(LaneId(0)).unwrap().try_lock(Owner { pid: 1, tid: 1 }).unwrap();
+    LaneMem::format(&mut guard, &shape, [3, 4], NOW).unwrap();
+    region
+}
+
+/// A process's view of the lane, by `device`.
+fn view(region: Region, device: &Device) -> Lane {
+    let port = LanePort { port: Box::new(device.clone()), ifindex: 1, mac: MAC, wire: None };
+    let lane = Lane::new(region, LaneId(0), vec![port], None).unwrap();
+    lane.enter(NOW).unwrap().set_addresses(0, &[IpAddress::from_v4(HERE)]);
+    lane
+}
+
+/// A segment from `port` of the peer arrives.
+fn segment(engine: &mut Engine<'_>, port: u16, (flags, seq, ack): (TcpFlags, u32, u32)) {
+    let mut bytes = [0; 54];
+    EthHeader { dst: MAC, src: PEER_MAC, ethertype: EtherType::IPV4 }.emit(&mut bytes).unwrap();
+    Ipv4Header::plain((THERE, HERE), IpProtocol::TCP, 20).emit(&mut bytes[14..]).unwrap();
+    let (src_port, dst_port) = (PortNumber(port), PortNumber(80));
+    let (seq, ack) = (SeqNum(seq), SeqNum(ack));
+    let tcp = TcpHeader { src_port, dst_port, seq, ack, flags, window: 9000, urgent: 0 };
+    tcp.emit(&wire::TcpOptions::NONE, &mut bytes[34..]).unwrap();
+    let frames = &mut engine.mem().frames;
+    let head = frames.alloc().unwrap();
+    frames.cell_mut(head)[FRAME_HEADROOM..FRAME_HEADROOM + bytes.len()].copy_from_slice(&bytes);
+    frames.meta_mut(head).unwrap().len = bytes.len() as u16;
+    let mut batch = RxBatch::new();
+    let csum = CsumState::Verified;
+    assert!(batch.push(RxFrame { head, len: 54, gso_size: 0, port: 0, local_peer: false, csum }));
+    engine.handle_frames(&mut batch);
+}
+
+/// Connections from `ports` to one listener; the first `accepted` are the program's, as many more wait to be accepted, the rest is half open.
+fn connections(lane: &Lane, device: &Device, ports: std::ops::Range<u16>, accepted: usize) {
+    let local = Endpoint { addr: IpAddress::ANY, port: PortNumber(80) };
+    let listen = |e: &mut Engine<'_>| Some(e.tcp_listen(local, 4096, &TcpOptions::default()).unwrap());
+    let listener = lane.enter(NOW).unwrap().engine(listen).unwrap();
+    for port in ports.clone() {
+        lane.enter(NOW).unwrap().engine(|engine| segment(engine, port, (TcpFlags::SYN, 1, 0)));
+    }
+    for port in ports.take(2 * accepted) {
+        let ack = device.left().seq[&port].wrapping_add(1);
+        lane.enter(NOW).unwrap().engine(|engine| segment(engine, port, (TcpFlags::ACK, 2, ack)));
+    }
+    let mut session = lane.enter(NOW).unwrap();
+    for _ in 0..accepted {
+        assert!(session.engine(|engine| engine.tcp_accept(listener).is_ok()));
+    }
+}
+
+#[test]
+fn a_holder_that_dies_while_it_resets_its_connections_leaves_no_peer_untold() {
+    for lives in 0..7 {
+        let (region, dying, heirs) = (region(), Device::default(), Device::default());
+        let lane = view(region, &dying);
+        connections(&lane, &dying, 1000..1400, 150);
+        dying.left().lives = Some(lives);
+        let died = catch_unwind(AssertUnwindSafe(|| lane::abort_all(&mut lane.enter(NOW).unwrap())));
+        assert!(died.is_err(), "it goes on after {lives} batches");
+        lane.lane_ref().signals().poisoned.store(0, Ordering::Release);
+        let heir = view(region, &heirs);
+        lane::abort_all(&mut heir.enter(NOW).unwrap());
+        let told: BTreeSet<u16> = dying.left().reset.union(&heirs.left().reset).copied().collect();
+        assert!(told.into_iter().eq(1000..1400), "killed in batch {lives}");
+    }
+}
+
+#[test]
+fn more_connections_than_the_outbox_holds_are_all_reset_with_their_listener() {
+    let (region, device) = (region(), Device::default());
+    let lane = view(region, &device);
+    connections(&lane, &device, 1000..2000, 0);
+    lane::abort_all(&mut lane.enter(NOW).unwrap());
+    assert!(device.left().reset.iter().copied().eq(1000..2000), "{} were told", device.left().reset.len());
+}
