@@ -152,6 +152,8 @@ pub struct Steering {
     entrusted: HashSet<Flow>,
     /// A bit for each lane that was named by a rule and not removed.
     lanes: u64,
+    /// A bit for each of those that fetched connections: their pins would outlive them, and be in the way of others that get their ports.
+    fetchers: u64,
 }
 
 impl Steering {
@@ -174,6 +176,7 @@ impl Steering {
             flow_rows: HashMap::new(),
             entrusted: HashSet::new(),
             lanes: 0,
+            fetchers: 0,
         })
     }
 
@@ -426,17 +429,6 @@ impl Steering {
         self.write_state(0)
     }
 
-    /// Makes `lane` the one of a TCP connection that came in by a listener, whichever had it: as if it had opened there.
-    ///
-    /// # Errors
-    /// [`SteerError::NotExact`]; what the kernel says.
-    pub fn pin(&self, flow: Flow, lane: SteerLane) -> Result<(), SteerError> {
-        let key = flow.key().ok_or(SteerError::NotExact)?;
-        let pins = &self.maps.of(flow.remote).pins;
-        pins.update(key.bytes(), &maps::pin_value(lane.number()))
-            .map_err(kernel("moving a connection to another lane"))
-    }
-
     /// Takes [`Steering::add_flow`] back.
     ///
     /// # Errors
@@ -467,6 +459,7 @@ impl Steering {
         for flow in flows {
             outcome = outcome.and(self.remove_flow(flow));
         }
+        outcome = outcome.and(self.forget_pins(lane));
         let holds = |row: &Listener| row.lanes().any(|member| member == lane);
         let blocks: Vec<LocalEnd> =
             self.block_rows.iter().filter(|(_, row)| holds(row)).map(|(end, _)| *end).collect();

@@ -1,5 +1,9 @@
 //! The end of a lane: each peer is told, whoever dies on the way.
-#![allow(clippy::unwrap_used, clippy::panic, reason = "tests stop at what they do not expect; a holder's death is a panic here")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "tests stop at what they do not expect; a holder's death is a panic here"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;

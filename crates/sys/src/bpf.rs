@@ -14,6 +14,7 @@ const MAP_CREATE: usize = 0;
 const MAP_LOOKUP: usize = 1;
 const MAP_UPDATE: usize = 2;
 const MAP_DELETE: usize = 3;
+const MAP_NEXT_KEY: usize = 4;
 const PROG_LOAD: usize = 5;
 const PROG_TEST_RUN: usize = 10;
 const LINK_CREATE: usize = 28;
@@ -254,6 +255,32 @@ impl Map {
         // SAFETY: the key has the map's size; the command writes one value, and there is room for exactly one
         // (no per-CPU kind can be made here).
         unsafe { bpf(MAP_LOOKUP, &mut attr) }.map(drop)
+    }
+
+    /// Its keys, as far as `most` of them, in no order. While others change the map, some may be missing or come twice.
+    ///
+    /// # Errors
+    /// What bpf(2) gives but for the end.
+    pub fn keys(&self, most: u32) -> Result<Vec<Vec<u8>>> {
+        let mut keys: Vec<Vec<u8>> = Vec::new();
+        while keys.len() < most as usize {
+            let mut next = vec![0; self.key_bytes];
+            // Without a key it gives the first.
+            let after = keys.last().map_or(0, |key| address(key));
+            let mut attr = MapElement {
+                map_fd: number(&self.fd),
+                key: after,
+                value: address_mut(&mut next),
+                ..MapElement::default()
+            };
+            // SAFETY: the command reads a key of the map's size, if there is one, and writes one of that size.
+            match unsafe { bpf(MAP_NEXT_KEY, &mut attr) } {
+                Ok(_) => keys.push(next),
+                Err(Errno::NOENT) => break,
+                Err(errno) => return Err(errno),
+            }
+        }
+        Ok(keys)
     }
 
     fn element(&self, key: &[u8]) -> Result<MapElement> {

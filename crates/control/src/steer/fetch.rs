@@ -1,6 +1,7 @@
 //! Single connections that go to another lane.
 
-use super::{Flow, SteerError, SteerLane, Steering, kernel};
+use super::maps::{PIN_VALUE_BYTES, lane_of_pin};
+use super::{Flow, PINS, SteerError, SteerLane, Steering, kernel, maps};
 
 impl Steering {
     /// Is the local end of the connection one that only lanes have which are not `ours`?
@@ -11,6 +12,17 @@ impl Steering {
         all.peek().is_some() && !all.any(ours)
     }
 
+    /// Makes `lane` the one of a TCP connection that came in by a listener, whichever had it: as if it had opened there.
+    ///
+    /// # Errors
+    /// [`SteerError::NotExact`]; what the kernel says.
+    pub fn pin(&self, flow: Flow, lane: SteerLane) -> Result<(), SteerError> {
+        let key = flow.key().ok_or(SteerError::NotExact)?;
+        let pins = &self.maps.of(flow.remote).pins;
+        pins.update(key.bytes(), &maps::pin_value(lane.number()))
+            .map_err(kernel("moving a connection to another lane"))
+    }
+
     /// Makes `lane` the one of a TCP connection that came in or went out by another lane. From now on each segment for its local end is looked up
     /// by connection.
     ///
@@ -19,6 +31,7 @@ impl Steering {
     pub fn fetch(&mut self, flow: Flow, lane: SteerLane) -> Result<(), SteerError> {
         self.lanes |= 1 << lane.number();
         self.write_state(0)?;
+        self.fetchers |= 1 << lane.number();
         self.pin(flow, lane)?;
         if let Some(mut listener) = self.listener_rows.get(&flow.local).cloned() {
             listener.set_shared();
@@ -32,6 +45,27 @@ impl Steering {
                 .update(key.bytes(), &row.value())
                 .map_err(kernel("changing a rule for a block of ports"));
         }
+        Ok(())
+    }
+
+    /// Removes the pins of `lane`, which is gone, if it ever fetched a connection. A connection that goes out later from one of its ports, by whichever lane has that then, has no SYN come in
+    /// that would change the pin: its segments would go by the old one.
+    pub(super) fn forget_pins(&mut self, lane: SteerLane) -> Result<(), SteerError> {
+        if self.fetchers & 1 << lane.number() == 0 {
+            return Ok(());
+        }
+        let failed = kernel("forgetting connections of a lane");
+        for pins in [&self.maps.four.pins, &self.maps.six.pins] {
+            for key in pins.keys(PINS).map_err(&failed)? {
+                let mut value = [0; PIN_VALUE_BYTES];
+                // One may be forgotten at any time, because of others.
+                let found = pins.lookup(&key, &mut value).is_ok();
+                if found && lane_of_pin(value) == lane.number() {
+                    let _ = pins.delete(&key);
+                }
+            }
+        }
+        self.fetchers &= !(1 << lane.number());
         Ok(())
     }
 }

@@ -556,3 +556,37 @@ fn a_syn_belongs_to_the_lane_that_took_it_whatever_changes_on_its_way() {
     }
     assert!(whole > 100 && lost < whole, "{whole} taken, {lost} taken by nobody");
 }
+
+/// A connection came by a lane's port, the lane ended, and another one, or the next of its number, connects from the same port to the same remote end.
+#[test]
+fn a_port_that_another_lane_has_now_knows_nothing_of_connections_the_lane_before_fetched() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let lane = |number| SteerLane::new(number).unwrap();
+    let at = |port| LocalEnd { proto: Proto::Tcp, addr: IpAddress::from_v4([10, 0, 0, 1].into()), port };
+    let flow = |remote_port| Flow {
+        local: at(Port(80)),
+        remote: IpAddress::from_v4([10, 0, 0, 2].into()),
+        remote_port: Port(remote_port),
+    };
+    for number_is_taken in [false, true] {
+        let mut bench = bench();
+        // There are others, so that pins count.
+        bench.steering.add_block(at(Port(200)), lane(3)).unwrap();
+        bench.steering.add_block(at(Port(80)), lane(1)).unwrap();
+        bench.steering.fetch(flow(40_000), lane(1)).unwrap();
+        // One that went on to another lane stays with that.
+        bench.steering.fetch(flow(40_001), lane(3)).unwrap();
+        bench.steering.remove_lane(lane(1)).unwrap();
+        if number_is_taken {
+            bench.steering.add_block(at(Port(300)), lane(1)).unwrap();
+        }
+        bench.steering.add_block(at(Port(80)), lane(2)).unwrap();
+        let syn_ack = segment(40_000, 0x12, 1);
+        assert_eq!(bench.taken_by(&syn_ack, LANES, |_| ()), [2], "number taken: {number_is_taken}");
+        assert_eq!(run(&bench.tcx, &syn_ack), 2);
+        let other = segment(40_001, 0x10, 1);
+        assert_eq!(bench.taken_by(&other, LANES, |_| ()), [3]);
+    }
+}

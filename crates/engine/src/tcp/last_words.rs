@@ -85,7 +85,8 @@ pub(crate) fn end_waiting(mem: &mut LaneMem<'_>, now: Instant, key: &FlowKey) {
 /// Was `at` closed by its program, and has it still something to say or to hear?
 fn is_closed(mem: &LaneMem<'_>, at: Idx<TcbHot>) -> bool {
     let closed = flag::HELD | flag::ORPHAN;
-    let over = |hot: &TcbHot| matches!(State::from_raw(hot.state), State::Closed | State::TimeWait | State::Listen);
+    let over =
+        |hot: &TcbHot| matches!(State::from_raw(hot.state), State::Closed | State::TimeWait | State::Listen);
     mem.hot.get(at).is_some_and(|hot| hot.flags & closed == closed && !over(hot))
 }
 
@@ -103,11 +104,7 @@ pub(crate) fn end_closed(mem: &mut LaneMem<'_>, now: Instant, most: u32) -> u32 
 }
 
 /// Calls `each` for the first `most` of them; gives how many there were.
-fn each_closed(
-    mem: &mut LaneMem<'_>,
-    most: u32,
-    mut each: impl FnMut(&mut LaneMem<'_>, Idx<TcbHot>),
-) -> u32 {
+fn each_closed(mem: &mut LaneMem<'_>, most: u32, mut each: impl FnMut(&mut LaneMem<'_>, Idx<TcbHot>)) -> u32 {
     let mut count = 0;
     for raw in 0..mem.hot.len() {
         if count == most {

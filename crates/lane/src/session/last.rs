@@ -105,7 +105,11 @@ fn abort_listener(session: &mut Session<'_>, listener: SockRef) {
     let mut waiting = Vec::new();
     session.engine(|engine| {
         let most = WAITING_MAX;
-        engine.waiting_flows(listener, |ends| if waiting.len() < most { waiting.push(*ends) });
+        engine.waiting_flows(listener, |ends| {
+            if waiting.len() < most {
+                waiting.push(*ends)
+            }
+        });
     });
     for some in waiting.chunks(RESETS) {
         session.engine(|engine| some.iter().for_each(|ends| engine.tell_waiting(ends)));
