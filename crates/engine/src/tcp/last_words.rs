@@ -92,7 +92,7 @@ fn is_closed(mem: &LaneMem<'_>, at: Idx<TcbHot>) -> bool {
 
 /// [`Engine::tell_closed`](crate::Engine::tell_closed).
 pub(crate) fn tell_closed(mem: &mut LaneMem<'_>, most: u32) -> u32 {
-    each_closed(mem, most, |mem, at| tell_row(mem, at))
+    each_closed(mem, most, tell_row)
 }
 
 /// [`Engine::end_closed`](crate::Engine::end_closed).
