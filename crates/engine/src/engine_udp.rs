@@ -38,7 +38,8 @@ impl Engine<'_> {
         udp::disconnect(&mut self.mem, s, local)
     }
 
-    /// Sends `data` as one datagram to `to`; `None`: to the remote end of a connected socket.
+    /// Sends `data` to `to`; `None`: to the remote end of a connected socket. It goes as one datagram, or as several of the length that the socket's
+    /// options name ([`UdpOptions::segment`]): then fewer bytes than `data` has may have gone, if frames ran out.
     ///
     /// # Errors
     /// [`UdpSendError`].
@@ -51,7 +52,7 @@ impl Engine<'_> {
         udp_send::send(&mut self.mem, self.now, s, data, to)
     }
 
-    /// Copies the oldest datagram to `buf`; what does not fit is thrown away. `peek` leaves the datagram in the queue.
+    /// Copies the oldest datagram, or several that were merged, to `buf`; what does not fit is thrown away. `peek` leaves it in the queue.
     ///
     /// # Errors
     /// [`UdpRecvError`].

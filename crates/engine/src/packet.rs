@@ -107,6 +107,16 @@ pub(crate) fn chain_frames(frames: &Frames<'_>, head: FrameIdx) -> u32 {
     count
 }
 
+/// The last frame of the chain `head`.
+pub(crate) fn last_of(frames: &Frames<'_>, head: FrameIdx) -> FrameIdx {
+    let mut at = head;
+    for _ in 1..CHAIN_FRAMES {
+        let Some(next) = frames.meta(at).map(|meta| meta.next).filter(|next| !next.is_none()) else { break };
+        at = next;
+    }
+    at
+}
+
 /// Copies `len` bytes, those behind the first `skip` ones of the chain `head`, to byte `at` and on of the cell of `to`.
 /// False: there are fewer, or they do not fit.
 pub(crate) fn copy_chain(

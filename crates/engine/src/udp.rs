@@ -7,8 +7,8 @@
 use base::limits::FRAME_BYTES;
 use base::{Idx, Instant, IpAddress, Port};
 use state::udp::{
-    UDP_BUCKETS, UDP_CONNECTED, UDP_DONT_FRAGMENT, UDP_NO_CHECKSUM, UDP_OPEN, UDP_REUSE_PORT, UDP_SHUT_RECV,
-    UDP_SHUT_SEND, UDP_WANTS_ROOM,
+    UDP_BUCKETS, UDP_CONNECTED, UDP_DONT_FRAGMENT, UDP_MERGES, UDP_NO_CHECKSUM, UDP_OPEN, UDP_REUSE_PORT,
+    UDP_SHUT_RECV, UDP_SHUT_SEND, UDP_WANTS_ROOM,
 };
 use state::{Endpoint, LaneMem, Ready, SockKind, SockRef, UdpSock};
 
@@ -106,10 +106,12 @@ fn apply(row: &mut UdpSock, opts: &UdpOptions) {
         (opts.dont_fragment, UDP_DONT_FRAGMENT),
         (opts.no_checksum, UDP_NO_CHECKSUM),
         (opts.reuse_port, UDP_REUSE_PORT),
+        (opts.merges, UDP_MERGES),
     ];
     for (on, bit) in bits {
         row.flags = if on { row.flags | bit } else { row.flags & !bit };
     }
+    row.segment = opts.segment;
     row.tos = opts.tos;
     row.ttl = if opts.ttl == 0 { ipv4::DEFAULT_TTL } else { opts.ttl };
     row.bound_port = opts.device.unwrap_or(ANY_PORT);
@@ -134,6 +136,8 @@ pub(crate) fn options(mem: &LaneMem<'_>, s: SockRef) -> Option<UdpOptions> {
         reuse_port: row.flags & UDP_REUSE_PORT != 0,
         tos: row.tos,
         ttl: row.ttl,
+        segment: row.segment,
+        merges: row.flags & UDP_MERGES != 0,
         device: (row.bound_port != ANY_PORT).then_some(row.bound_port),
         recv_bytes: row.recv_max,
         send_bytes: row.send_max,

@@ -2,12 +2,13 @@
 //!
 //! A queue is a list of chains of frames. The first frame of a chain holds records, one behind the other, from its
 //! `offset` on: a [`Stamp`] and the datagram's payload. A datagram of several frames is the only record of its chain.
-//! Small ones are copied behind the last record, so that they do not pin a frame each.
+//! Small ones are copied behind the last record, so that they do not pin a frame each. Where datagrams may be read in one go (UDP_GRO), each record has
+//! a chain of its own instead, and what follows it is merged into it.
 
-use base::limits::FRAME_BYTES;
+use base::limits::{CHAIN_FRAMES, FRAME_BYTES};
 use base::{FrameIdx, Idx, Instant, IpAddress, Port};
 use region::Frames;
-use state::udp::UDP_SHUT_RECV;
+use state::udp::{UDP_MERGES, UDP_SHUT_RECV};
 use state::{CsumState, DropReason, Endpoint, LaneMem, Ready, SockRef, UdpSock};
 use wire::{IpProtocol, UdpDatagram, UdpError};
 
@@ -18,18 +19,24 @@ use crate::{events, ip, packet, udp};
 
 /// Payloads up to this many bytes are copied behind the record before, if there is room.
 const COMPACT_BYTES: usize = 512;
+/// Longest record of several datagrams, bytes, and their number: as in Linux (UDP_GRO_CNT_MAX), what one packet could hold.
+const MERGED_MAX: u32 = 65_507;
+const SEGMENTS_MAX: u32 = 64;
 /// Bytes of a [`Stamp`]: no more than the headers that were in front of the payload.
 const STAMP_BYTES: usize = 40;
 const _: () = assert!(STAMP_BYTES <= wire::eth::HEADER_LEN + wire::ipv4::HEADER_LEN + wire::udp::HEADER_LEN);
 
-/// What is kept of a datagram besides its payload.
+/// What is kept of a record besides its payload.
 #[derive(Clone, Copy)]
 struct Stamp {
     from: Endpoint,
     to: IpAddress,
     port: u8,
     tos: u8,
+    /// Of all its datagrams; no more than one packet could have.
     len: u32,
+    /// Of each of several but the last; 0: it is one datagram.
+    segment: u16,
 }
 
 impl Stamp {
@@ -40,22 +47,39 @@ impl Stamp {
         from.copy_from_slice(&self.from.addr.0);
         to.copy_from_slice(&self.to.0);
         let [p0, p1] = self.from.port.0.to_le_bytes();
-        let [l0, l1, l2, l3] = self.len.to_le_bytes();
-        rest.copy_from_slice(&[p0, p1, self.port, self.tos, l0, l1, l2, l3]);
+        let [l0, l1] = u16::try_from(self.len).ok()?.to_le_bytes();
+        let [s0, s1] = self.segment.to_le_bytes();
+        rest.copy_from_slice(&[p0, p1, self.port, self.tos, l0, l1, s0, s1]);
         Some(())
     }
 
     fn read(bytes: &[u8]) -> Option<Self> {
         let (from, rest) = bytes.split_first_chunk::<16>()?;
         let (to, rest) = rest.split_first_chunk::<16>()?;
-        let [p0, p1, port, tos, l0, l1, l2, l3] = *rest.first_chunk::<8>()?;
+        let [p0, p1, port, tos, l0, l1, s0, s1] = *rest.first_chunk::<8>()?;
         Some(Self {
             from: Endpoint { addr: IpAddress(*from), port: Port(u16::from_le_bytes([p0, p1])) },
             to: IpAddress(*to),
             port,
             tos,
-            len: u32::from_le_bytes([l0, l1, l2, l3]),
+            len: u32::from(u16::from_le_bytes([l0, l1])),
+            segment: u16::from_le_bytes([s0, s1]),
         })
+    }
+
+    /// This record with the datagrams of `next` behind its own; `None`: they are not of the same flow, or of other lengths.
+    fn with(self, next: &Self) -> Option<Self> {
+        let same = (self.from, self.to, self.port, self.tos) == (next.from, next.to, next.port, next.tos);
+        let segment = if self.segment == 0 { self.len } else { u32::from(self.segment) };
+        // All but the last are of one length.
+        let full = segment > 0 && self.len.is_multiple_of(segment);
+        let fits = match next.segment {
+            0 => next.len > 0 && next.len <= segment,
+            further => u32::from(further) == segment,
+        };
+        let len = self.len + next.len;
+        let whole = len <= MERGED_MAX && len.div_ceil(segment.max(1)) <= SEGMENTS_MAX;
+        (same && full && fits && whole).then_some(Self { len, segment: segment as u16, ..self })
     }
 }
 
@@ -95,9 +119,17 @@ fn take(mem: &mut LaneMem<'_>, now: Instant, whole: &Packet) -> Result<(), DropR
         port: whole.port,
         tos: whole.tos,
         len: (len - wire::udp::HEADER_LEN) as u32,
+        segment: 0,
     };
+    let merges = mem.udp_socks.get(sock).is_some_and(|row| row.flags & UDP_MERGES != 0);
     let segment = u32::from(whole.gso_size);
-    if segment > 0 && stamp.len > segment {
+    if merges {
+        let several = segment > 0 && stamp.len > segment;
+        let stamp = Stamp { segment: if several { whole.gso_size } else { 0 }, ..stamp };
+        merge(mem, sock, whole.head, (payload_at, &stamp))?;
+        let count = if several { stamp.len.div_ceil(segment) } else { 1 };
+        mem.counters.udp_in = mem.counters.udp_in.wrapping_add(u64::from(count));
+    } else if segment > 0 && stamp.len > segment {
         queue_segments(mem, sock, whole.head, (payload_at, &stamp), segment);
         mem.frames.release_chain(whole.head);
     } else {
@@ -171,6 +203,50 @@ fn queue_segment(
     result
 }
 
+/// Merges the datagrams whose payload begins `payload_at` bytes into the chain `head` into the last record of `at`, or puts them behind it.
+fn merge(
+    mem: &mut LaneMem<'_>,
+    at: Idx<UdpSock>,
+    head: FrameIdx,
+    (payload_at, stamp): (usize, &Stamp),
+) -> Result<(), DropReason> {
+    let row = mem.udp_socks.get_mut(at).ok_or(DropReason::UdpNoSocket)?;
+    let tail = row.recv_tail;
+    let open = row.recv_count > 0 && row.flags & UDP_SHUT_RECV == 0;
+    let last_record = Stamp::read(mem.frames.data(tail)).filter(|s| {
+        // Before the option was set others may have come behind it.
+        open && packet::each_piece(&mem.frames, tail, 0, usize::MAX, |_| {}) == STAMP_BYTES + s.len as usize
+    });
+    let Some(grown) = last_record.and_then(|s| s.with(stamp)) else {
+        return queue(mem, at, head, (payload_at, stamp));
+    };
+    let before = packet::chain_frames(&mem.frames, tail);
+    let more = packet::chain_frames(&mem.frames, head);
+    let held = more * FRAME_BYTES as u32;
+    if before + more > CHAIN_FRAMES as u32 || row.recv_held.saturating_add(held) > row.recv_max {
+        return queue(mem, at, head, (payload_at, stamp));
+    }
+    let last = packet::last_of(&mem.frames, tail);
+    let end = mem.frames.meta(last).map_or(FRAME_BYTES, |m| usize::from(m.offset) + usize::from(m.len));
+    let len = stamp.len as usize;
+    if end + len <= FRAME_BYTES {
+        if !packet::copy_chain(&mut mem.frames, (head, payload_at), (last, end), len) {
+            return Err(DropReason::FrameBad);
+        }
+        if let Some(meta) = mem.frames.meta_mut(last) {
+            meta.len += len as u16;
+        }
+        mem.frames.release_chain(head);
+    } else {
+        let meta = mem.frames.meta_mut(head).ok_or(DropReason::FrameBad)?;
+        meta.offset += payload_at as u16;
+        meta.len = meta.len.saturating_sub(payload_at as u16);
+        mem.frames.meta_mut(last).ok_or(DropReason::FrameBad)?.next = head;
+        row.recv_held = row.recv_held.saturating_add(held);
+    }
+    grown.write(mem.frames.data_mut(tail)).ok_or(DropReason::FrameBad)
+}
+
 /// Puts the datagram whose payload begins `payload_at` bytes into the chain `head` behind the others of `at`.
 fn queue(
     mem: &mut LaneMem<'_>,
@@ -182,7 +258,8 @@ fn queue(
     if row.flags & UDP_SHUT_RECV != 0 {
         return Err(DropReason::UdpNoSocket);
     }
-    if compact(&mut mem.frames, row.recv_tail, head, (payload_at, stamp), COMPACT_BYTES) {
+    let alone = row.flags & UDP_MERGES != 0;
+    if !alone && compact(&mut mem.frames, row.recv_tail, head, (payload_at, stamp), COMPACT_BYTES) {
         row.recv_count = row.recv_count.saturating_add(1);
         mem.frames.release_chain(head);
         return Ok(());
@@ -254,8 +331,8 @@ pub(crate) fn recv(
     };
     let want = buf.len().min(stamp.len as usize);
     let copied = packet::copy_out(&mem.frames, head, STAMP_BYTES, buf.get_mut(..want).unwrap_or_default());
-    let datagram =
-        Datagram { copied, len: stamp.len, from: stamp.from, to: stamp.to, port: stamp.port, tos: stamp.tos };
+    let Stamp { from, to, port, tos, len, segment } = stamp;
+    let datagram = Datagram { copied, len, from, to, port, tos, segment };
     if !peek {
         pop(&mut mem.frames, row, &stamp);
     }

@@ -2,7 +2,7 @@
 //! narrower and the socket allows it.
 
 use base::limits::FRAME_BYTES;
-use base::{FrameIdx, Idx, Instant, IpAddress, MacAddr};
+use base::{FrameIdx, Idx, Instant, IpAddress, MacAddr, Port};
 use state::udp::{UDP_CONNECTED, UDP_DONT_FRAGMENT, UDP_NO_CHECKSUM, UDP_SHUT_SEND, UDP_WANTS_ROOM};
 use state::{DropReason, Endpoint, Hop, LaneMem, SockRef, UdpSock};
 use wire::udp::{CHECKSUM_OFFSET, HEADER_LEN};
@@ -16,6 +16,8 @@ use crate::{hop, ipv4, ipv6, packet, udp};
 
 /// Longest payload over IPv6, whose length field does not count its header. Over IPv4 it does.
 const PAYLOAD_MAX: usize = u16::MAX as usize - HEADER_LEN;
+/// Most datagrams that are sent in one go (Linux's UDP_MAX_SEGMENTS).
+const SEGMENTS_MAX: usize = 128;
 
 /// Where a datagram goes and what its headers say.
 struct Plan {
@@ -24,11 +26,12 @@ struct Plan {
     mtu: u16,
     mac: MacAddr,
     out: Out,
-    udp: UdpHeader,
+    /// Ours and the other end's.
+    ports: (Port, Port),
     checksum: bool,
 }
 
-/// Sends `data` as one datagram to `to`, or to the remote end of a connected socket.
+/// Sends `data` to `to`, or to the remote end of a connected socket, as one datagram or cut into several. Gives the bytes that went.
 pub(crate) fn send(
     mem: &mut LaneMem<'_>,
     now: Instant,
@@ -47,16 +50,48 @@ pub(crate) fn send(
     if data.len() > PAYLOAD_MAX {
         return Err(UdpSendError::MessageSize);
     }
-    if row.send_held >= row.send_max || !outbox::has_room(mem, 1) {
+    let segment = usize::from(row.segment);
+    let several = segment > 0 && data.len() > segment;
+    if several && (row.flags & UDP_NO_CHECKSUM != 0 || data.len() > segment * SEGMENTS_MAX) {
+        return Err(UdpSendError::Invalid);
+    }
+    let count = if several { data.len().div_ceil(segment) } else { 1 };
+    if row.send_held >= row.send_max || !outbox::has_room(mem, count as u32) {
         if let Some(row) = mem.udp_socks.get_mut(at) {
             row.flags |= UDP_WANTS_ROOM;
         }
         return Err(UdpSendError::WouldBlock);
     }
     let plan = plan(mem, now, at, data.len(), to)?;
-    let result = transmit(mem, now, at, &plan, data);
+    let result = if several {
+        transmit_each(mem, now, at, &plan, data.chunks(segment))
+    } else {
+        transmit(mem, now, at, &plan, data).map(|()| data.len())
+    };
     hop::release(mem, plan.hop);
-    result.map(|()| data.len())
+    result
+}
+
+/// Sends `parts`, a datagram each, of which none is fragmented. Without frames for all it sends as many as it can.
+fn transmit_each<'d>(
+    mem: &mut LaneMem<'_>,
+    now: Instant,
+    at: Idx<UdpSock>,
+    plan: &Plan,
+    parts: impl Iterator<Item = &'d [u8]>,
+) -> Result<usize, UdpSendError> {
+    let mut done = 0;
+    for part in parts {
+        if HEADER_LEN + part.len() + plan.out.ip_bytes() > usize::from(plan.mtu) {
+            return Err(UdpSendError::MessageSize);
+        }
+        match transmit(mem, now, at, plan, part) {
+            Ok(()) => done += part.len(),
+            Err(_) if done > 0 => break,
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
 }
 
 /// Finds the way; takes a reference to its hop.
@@ -98,7 +133,7 @@ fn plan(
         mtu: if mtu == 0 { port_mtu } else { mtu.min(port_mtu) },
         mac,
         out: Out { src, dst, protocol: IpProtocol::UDP, tos: row.tos, ttl: row.ttl, dont_fragment, label },
-        udp: UdpHeader { src_port: row.local.port, dst_port: remote.port, payload_len: len as u16 },
+        ports: (row.local.port, remote.port),
         // RFC 8200 8.1: over IPv6 there is no datagram without checksum.
         checksum: row.flags & UDP_NO_CHECKSUM == 0 || !dst.is_v4(),
     })
@@ -163,7 +198,8 @@ fn build(mem: &mut LaneMem<'_>, plan: &Plan, data: &[u8], fits: bool) -> Option<
     let (first, mut rest) = data.split_at_checked(take)?;
     let head = packet::fresh(&mut mem.frames, front + take)?;
     let pseudo = plan.out.pseudo((HEADER_LEN + data.len()) as u32);
-    write_first(mem, head, plan, first)?;
+    let (src_port, dst_port) = plan.ports;
+    write_first(mem, head, plan, &UdpHeader { src_port, dst_port, payload_len: data.len() as u16 }, first)?;
     if plan.checksum {
         let field = mem.frames.data_mut(head).get_mut(headers..)?;
         if fits {
@@ -189,10 +225,16 @@ fn build(mem: &mut LaneMem<'_>, plan: &Plan, data: &[u8], fits: bool) -> Option<
     Some(head)
 }
 
-/// Writes the UDP header, checksum 0, and the payload `first` behind it.
-fn write_first(mem: &mut LaneMem<'_>, head: FrameIdx, plan: &Plan, first: &[u8]) -> Option<()> {
+/// Writes the header `udp`, checksum 0, and the payload `first` behind it.
+fn write_first(
+    mem: &mut LaneMem<'_>,
+    head: FrameIdx,
+    plan: &Plan,
+    udp: &UdpHeader,
+    first: &[u8],
+) -> Option<()> {
     let datagram = mem.frames.data_mut(head).get_mut(plan.out.headers()..)?;
-    plan.udp.emit(datagram).ok()?;
+    udp.emit(datagram).ok()?;
     datagram.get_mut(HEADER_LEN..)?.copy_from_slice(first);
     Some(())
 }

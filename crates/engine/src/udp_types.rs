@@ -19,6 +19,10 @@ pub struct UdpOptions {
     pub tos: u8,
     /// IP_TTL; 0: 64.
     pub ttl: u8,
+    /// Payload bytes of the datagrams that what is sent in one go is cut into (UDP_SEGMENT); 0: it is one datagram.
+    pub segment: u16,
+    /// Datagrams of one sender and of one length that follow each other may be read in one go (UDP_GRO).
+    pub merges: bool,
     /// Take datagrams from this device only: index into the lane's ports (SO_BINDTODEVICE).
     pub device: Option<u8>,
     /// SO_RCVBUF: bytes of frames that unread datagrams may hold; 0: 212992.
@@ -53,6 +57,8 @@ pub struct Datagram {
     pub port: u8,
     /// Its TOS (IP_RECVTOS).
     pub tos: u8,
+    /// Payload bytes of each datagram but the last, if these are several (UDP_GRO); 0: it is one.
+    pub segment: u16,
 }
 
 /// Why there is no socket.
@@ -86,9 +92,11 @@ pub enum UdpSendError {
     NotConnected,
     /// Sending was shut down (EPIPE).
     Pipe,
-    /// Longer than a packet can be, or than the path takes and the socket may not fragment (EMSGSIZE).
+    /// Longer than a packet can be, or than the path takes and the socket may not fragment, or its datagrams are not to be fragmented
+    /// because it is cut into several (EMSGSIZE).
     MessageSize,
-    /// An address or port is missing or of another family, or the port of the lane does not exist (EINVAL).
+    /// An address or port is missing or of another family, the port of the lane does not exist, or it would be cut into more than 128 datagrams
+    /// or into datagrams without checksum (EINVAL).
     Invalid,
     /// No free next hop (ENOBUFS).
     NoRoom,

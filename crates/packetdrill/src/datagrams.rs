@@ -21,6 +21,8 @@ pub(crate) const fn fresh() -> UdpSock {
         reuse_port: false,
         tos: 0,
         ttl: 0,
+        segment: 0,
+        merges: false,
         device: None,
         recv_bytes: 0,
         send_bytes: 0,

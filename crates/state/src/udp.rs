@@ -21,6 +21,8 @@ pub const UDP_WANTS_ROOM: u16 = 1 << 5;
 pub const UDP_NO_CHECKSUM: u16 = 1 << 6;
 /// Flag: several sockets may have this address and port (SO_REUSEPORT).
 pub const UDP_REUSE_PORT: u16 = 1 << 7;
+/// Flag: datagrams of one sender that follow each other may be read in one go (UDP_GRO).
+pub const UDP_MERGES: u16 = 1 << 8;
 
 /// Hash buckets of the UDP sockets.
 pub const UDP_BUCKETS: usize = 1024;
@@ -70,8 +72,8 @@ plain! {
         pub out_port: u8,
         /// Largest IP packet towards the remote end of a connected socket, bytes.
         pub mtu: u16,
-        /// Explicit padding.
-        pub spare: u16,
+        /// What is sent is cut into datagrams of so many payload bytes (UDP_SEGMENT); 0: it is one.
+        pub segment: u16,
     }
 }
 const _: () = assert!(size_of::<UdpSock>() == 92);
@@ -114,7 +116,7 @@ impl UdpSock {
         bound_port: 0xff,
         out_port: 0,
         mtu: 0,
-        spare: 0,
+        segment: 0,
     };
 }
 
