@@ -1,10 +1,8 @@
 //! `connect`: over a lane if the route leaves by one of its devices, else over the kernel, with the reason.
 
-use std::collections::VecDeque;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::sync::{Mutex, PoisonError};
 
-use base::{Instant, IpAddress, Port};
+use base::{Instant, IpAddress};
 use control::tables::{LinkKind, Route, RouteAnswer, Tables};
 use engine::{ConnectError, RouteTo};
 use state::{Endpoint, Ready, SockRef};
@@ -14,24 +12,17 @@ use crate::errno::{Errno, Outcome};
 use crate::hub;
 use crate::interpose::real;
 use crate::object::Handle;
+use crate::pool::{self, Queue, Want};
 use crate::reason::Reason;
 use crate::sock::{Inner, Seat, Sock, State, flag};
 use crate::stream;
 use crate::urgent::Owner;
 use crate::view::View;
 use crate::wires::{self, Spread};
-use crate::{ao, explain, family, home, keys};
+use crate::{ao, explain, home, keys};
 
 /// Ports tried before the keeper is asked for more.
 const TRIES: usize = 8;
-
-/// Local ports that the keeper steers to this process's lane, oldest use first.
-struct Ports {
-    generation: u32,
-    list: Vec<(IpAddress, VecDeque<Port>)>,
-}
-
-static PORTS: Mutex<Ports> = Mutex::new(Ports { generation: 0, list: Vec::new() });
 
 /// A way over a lane.
 struct Plan {
@@ -39,6 +30,8 @@ struct Plan {
     local: Endpoint,
     remote: Endpoint,
     way: Way,
+    /// The lane's queue of the device.
+    queue: Option<Queue>,
     /// With fast open.
     fast: bool,
 }
@@ -134,7 +127,7 @@ fn plan(sock: &Sock, inner: &Inner, fd: i32, named: &Named) -> Result<Plan, Reas
             }
             let view = home::lane()?;
             let spread = wires::to(view, remote, 0).ok_or(Reason::Loopback)?;
-            Ok(Plan { view, local, remote, way: Way::Wire(spread), fast: false })
+            Ok(Plan { view, local, remote, way: Way::Wire(spread), queue: None, fast: false })
         }
         RouteAnswer::Unreachable => Err(Reason::NoRoute),
         RouteAnswer::Unknown(_) => Err(Reason::RouteUnknown),
@@ -167,13 +160,14 @@ fn by_device(tables: &Tables, remote: Endpoint, local: Endpoint, route: &Route) 
         && veth()
         && let Some(spread) = wires::to(view, remote, route.ifindex)
     {
-        return Ok(Plan { view, local, remote, way: Way::Wire(spread), fast: false });
+        return Ok(Plan { view, local, remote, way: Way::Wire(spread), queue: None, fast: false });
     }
     let (port, local_mac) = view.port_of(route.ifindex).ok_or(Reason::NotOurDevice)?;
     let mac = tables.neighbour(route.ifindex, route.next_hop);
     let mtu = route.mtu.min(u32::from(u16::MAX)) as u16;
     let way = Way::Device(RouteTo { port, next_hop: route.next_hop, local_mac, mac, mtu });
-    Ok(Plan { view, local, remote, way, fast: false })
+    let queue = Queue::of(route.ifindex, view.id.0);
+    Ok(Plan { view, local, remote, way, queue, fast: false })
 }
 
 fn bound_to(fd: i32) -> Result<Endpoint, Reason> {
@@ -226,8 +220,11 @@ fn try_connect(plan: &Plan, inner: &Inner) -> Result<(SockRef, bool), ConnectErr
 
 /// Connects from one of our ports that has no connection to the same remote end, or from a new one.
 fn connect_from_pool(plan: &mut Plan, inner: &Inner) -> Result<(SockRef, bool), Reason> {
-    for _ in 0..TRIES {
-        let Some(port) = oldest_port(plan.local.addr) else { break };
+    let mut want = Want { addr: plan.local.addr, remote: plan.remote, queue: plan.queue };
+    for tried in 0..TRIES {
+        // All that fit may be in use, while others are not.
+        want.queue = plan.queue.filter(|_| tried < TRIES / 2);
+        let Some(port) = pool::oldest(&want) else { break };
         plan.local.port = port;
         match try_connect(plan, inner) {
             Ok(name) => return Ok(name),
@@ -236,53 +233,9 @@ fn connect_from_pool(plan: &mut Plan, inner: &Inner) -> Result<(SockRef, bool), 
             Err(ConnectError::NoRoom) => return Err(Reason::LaneFull),
         }
     }
-    plan.local.port = more_ports(plan)?;
+    want.queue = plan.queue;
+    plan.local.port = pool::more(plan.view, &want)?;
     try_connect(plan, inner).map_err(|_| Reason::LaneFull)
-}
-
-/// A port that was not used yet: the first of a new block, whose others come before all that were used; or a single one, where no whole
-/// block is free.
-fn more_ports(plan: &Plan) -> Result<Port, Reason> {
-    let addr = plan.local.addr;
-    let mut fresh = match home::take_ports(plan.view, addr) {
-        Ok(block) => block,
-        Err(Reason::NoKeeper) => return Err(Reason::NoKeeper),
-        Err(_) => {
-            let port = home::take_port(plan.view, Endpoint { addr, port: Port(0) }, None)?;
-            port.0..port.0.saturating_add(1)
-        }
-    };
-    let port = fresh.next().map(Port).ok_or(Reason::PortTaken)?;
-    with_ports(addr, |ports| {
-        ports.push_back(port);
-        fresh.rev().for_each(|unused| ports.push_front(Port(unused)));
-    });
-    Ok(port)
-}
-
-fn oldest_port(addr: IpAddress) -> Option<Port> {
-    with_ports(addr, |ports| {
-        let port = ports.pop_front()?;
-        ports.push_back(port);
-        Some(port)
-    })
-}
-
-fn with_ports<R>(addr: IpAddress, f: impl FnOnce(&mut VecDeque<Port>) -> R) -> R {
-    let mut ports = PORTS.lock().unwrap_or_else(PoisonError::into_inner);
-    if ports.generation != family::generation() {
-        // The parent's ports lead to the parent's lane.
-        *ports = Ports { generation: family::generation(), list: Vec::new() };
-    }
-    let at = match ports.list.iter().position(|(a, _)| *a == addr) {
-        Some(at) => at,
-        None => {
-            ports.list.push((addr, VecDeque::new()));
-            ports.list.len() - 1
-        }
-    };
-    let mut none = VecDeque::new();
-    f(ports.list.get_mut(at).map_or(&mut none, |(_, list)| list))
 }
 
 /// Waits for the connection just begun, or says that it is under way.

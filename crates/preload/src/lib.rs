@@ -43,6 +43,7 @@ mod keys;
 mod listen;
 mod object;
 mod park;
+mod pool;
 mod ports;
 mod reason;
 mod signals;

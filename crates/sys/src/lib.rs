@@ -31,6 +31,7 @@ pub mod process;
 pub mod raw;
 pub mod repair;
 pub mod reports;
+pub mod rss;
 pub mod sandbox;
 mod seccomp;
 pub mod signals;

@@ -44,7 +44,7 @@ impl IfReq {
         let socket = Fd::from(socket_with(AddressFamily::INET, SocketType::DGRAM, flags, None)?);
         let at = core::ptr::from_mut(self) as usize;
         // SAFETY: `self` is a whole ifreq, which these operations read and write; a pointer inside it, where there
-        // is one, was put there by the caller in this file.
+        // is one, was put there by `ethtool`, whose caller answers for what it leads to.
         unsafe {
             raw::syscall(libc::SYS_ioctl, [socket.as_raw_fd() as usize, operation as usize, at, 0, 0, 0])
         }
@@ -137,16 +137,26 @@ pub fn set_up(name: &str) -> Result<()> {
 /// # Errors
 /// ENODEV; EOPNOTSUPP when the driver does not say.
 pub fn driver(name: &str) -> Result<String> {
-    let mut info = [0_u8; DRIVER_INFO_BYTES];
-    if let Some(command) = info.first_chunk_mut() {
-        *command = ETHTOOL_GDRVINFO.to_ne_bytes();
+    let mut info = [0; DRIVER_INFO_BYTES / 4];
+    if let Some(command) = info.first_mut() {
+        *command = ETHTOOL_GDRVINFO;
     }
+    // SAFETY: GDRVINFO reads the command and writes one ethtool_drvinfo, which is as long as `info`.
+    unsafe { ethtool(name, &mut info) }?;
+    let bytes: Vec<u8> = info.iter().skip(1).take(8).flat_map(|word| word.to_ne_bytes()).collect();
+    Ok(text(&bytes))
+}
+
+/// One call of ethtool's about interface `name`; the first of `words` says which, and what the kernel answers takes their place.
+///
+/// # Safety
+/// `words` are at least as many as the call of that number reads and writes.
+pub(crate) unsafe fn ethtool(name: &str, words: &mut [u32]) -> Result<()> {
     let mut request = IfReq::named(name)?;
     if let Some(room) = request.value.first_chunk_mut() {
-        *room = info.as_mut_ptr().expose_provenance().to_ne_bytes();
+        *room = words.as_mut_ptr().expose_provenance().to_ne_bytes();
     }
-    request.call(libc::SIOCETHTOOL)?;
-    Ok(text(info.get(4..36).unwrap_or(&[])))
+    request.call(libc::SIOCETHTOOL)
 }
 
 #[cfg(test)]

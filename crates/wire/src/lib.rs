@@ -19,6 +19,7 @@ pub mod ipv4;
 pub mod ipv6;
 pub mod ipv6_ext;
 pub mod ndp;
+pub mod rss;
 mod sign;
 pub mod tcp;
 pub mod tcp_options;
