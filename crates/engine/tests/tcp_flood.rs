@@ -214,3 +214,27 @@ fn without_a_flood_nothing_is_opened_by_guessing() {
     assert_eq!((c.cookies_in, c.cookies_bad, c.passive_opens), (0, 0, 0));
     assert!(net.accept(1, listener).is_err());
 }
+
+#[test]
+fn a_lane_gives_no_cookie_or_one_for_every_syn_if_it_is_told_to() {
+    for cookies in [1, 2] {
+        let mut net = Net::new(77, &S);
+        net.on(1, |e| e.set_usual(&state::Usual { cookies, ..state::Usual::NONE }));
+        let listener = net.listen(1, 80, 16);
+        hosts_only(&mut net);
+        let mut rng = Rng::new(5);
+        flood(&mut net, &mut rng, 100);
+        let c = net.on(1, |e| e.counters().tcp);
+        let refused = net.dropped(1, state::DropReason::TcpBacklogFull);
+        // Without cookies one more than the backlog waits half-open, as many as in Linux.
+        let wanted = if cookies == 1 { (0, 100 - 17) } else { (100, 0) };
+        assert_eq!((c.cookies_out, refused), wanted, "{cookies}");
+        if cookies == 2 {
+            let a = net.connect(0, 40_000, 80).unwrap();
+            net.run(Duration::from_millis(50));
+            let b = net.accept(1, listener).unwrap();
+            carry(&mut net, (a, b), 3);
+            assert_eq!(net.on(1, |e| e.counters().tcp.cookies_in), 1);
+        }
+    }
+}

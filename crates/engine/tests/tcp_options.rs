@@ -186,3 +186,46 @@ fn keepalive_goes_by_the_lane_where_the_program_set_nothing() {
     net.run(Duration::from_secs(12));
     assert_ne!(net.state(0, a), Some(State::Established), "two probes, 5 s apart, from 10 s on");
 }
+
+#[test]
+fn packets_have_the_ttl_of_the_lane_where_the_program_set_none() {
+    for (own, wanted) in [(0, 33), (9, 9)] {
+        let mut net = Net::new(16, &S);
+        net.keep_trace = true;
+        for host in 0..2 {
+            net.on(host, |e| e.set_usual(&Usual { ttl: 33, hop_limit: 44, ..Usual::NONE }));
+        }
+        let opts = TcpOptions { ttl: own, ..TcpOptions::default() };
+        let end = net.hosts[1].end(80);
+        let listener = net.on(1, |e| e.tcp_listen(end, 8, &opts)).unwrap();
+        let a = net.connect_with(0, 40_001, 80, &opts).unwrap();
+        net.run(Duration::from_millis(10));
+        let b = net.accept(1, listener).unwrap();
+        net.send(0, a, &pattern(1, 3000)).unwrap();
+        net.run(Duration::from_millis(10));
+        net.on(1, |e| e.abort(b));
+        net.run(Duration::from_millis(10));
+        let all = net.trace.iter().filter(|(_, _, p)| p.tcp().is_some());
+        assert!(all.clone().count() > 5);
+        assert!(all.clone().all(|(_, _, p)| p.bytes[14 + 8] == wanted));
+        // Nobody listens there.
+        net.trace.clear();
+        net.connect_with(0, 40_002, 81, &opts).unwrap();
+        net.run(Duration::from_millis(10));
+        let reset = net.trace.iter().find(|(_, from, _)| *from == 1).map(|(_, _, p)| p.bytes[14 + 8]);
+        assert_eq!(reset, Some(33));
+    }
+}
+
+#[test]
+fn the_lane_says_how_much_may_wait_to_be_sent_where_the_program_does_not() {
+    for (own, least) in [(0, 16_384), (40_000, 40_000)] {
+        let mut net = Net::new(17, &S);
+        net.on(0, |e| e.set_usual(&Usual { notsent_low_bytes: 16_384, ..Usual::NONE }));
+        let (_, a, _) = net.open();
+        net.on(0, |e| e.set_tcp_options(a, &TcpOptions { notsent_low_bytes: own, ..TcpOptions::default() }));
+        net.filter = Some(Box::new(|_, _| true));
+        let queued = net.send(0, a, &pattern(1, 500_000)).unwrap();
+        assert!((least..least + 4096).contains(&queued), "{queued}");
+    }
+}

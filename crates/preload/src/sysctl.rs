@@ -15,10 +15,16 @@ pub(crate) fn begin(guard: &mut LaneGuard) {
     buffers::begin(&mut engine);
     fast_open::begin(&mut engine);
     engine.set_path_search(&path_search(number));
-    engine.set_usual(&usual(number));
+    engine.set_usual(&Usual { hop_limit: hop_limit(), ..usual(number) });
     if let Some(ways) = number("tcp_ecn") {
         engine.set_ecn(ecn(ways));
     }
+}
+
+/// net.ipv6.conf.*.hop_limit: what devices begin with. 0: the kernel does not say.
+pub(crate) fn hop_limit() -> u8 {
+    let text = |room: &mut [u8]| text_of("/proc/sys/net/ipv6/conf/default/hop_limit", room)?.parse().ok();
+    text(&mut [0; 16]).unwrap_or(0)
 }
 
 /// net.ipv4.tcp_ecn. Of AccECN (3 to 5) lanes know what it falls back to.
@@ -36,7 +42,18 @@ fn usual(setting: impl Fn(&str) -> Option<u32>) -> Usual {
     let short = |name| u16::try_from(number(name)).unwrap_or(u16::MAX);
     let byte = |name| u8::try_from(number(name)).unwrap_or(u8::MAX);
     let off = |name| u8::from(setting(name) == Some(0));
+    // All ones: as much as there is room for.
+    let notsent = setting("tcp_notsent_lowat").filter(|bytes| *bytes != u32::MAX);
     Usual {
+        notsent_low_bytes: notsent.unwrap_or(0),
+        ttl: byte("ip_default_ttl"),
+        hop_limit: 0,
+        cookies: match setting("tcp_syncookies") {
+            Some(0) => 1,
+            Some(1) | None => 0,
+            Some(_) => 2,
+        },
+        keeps_window: off("tcp_slow_start_after_idle"),
         keep_idle_s: number("tcp_keepalive_time"),
         keep_interval_s: short("tcp_keepalive_intvl"),
         fin_timeout_s: short("tcp_fin_timeout"),
@@ -119,6 +136,10 @@ mod tests {
             ("tcp_sack", 0),
             ("tcp_timestamps", 0),
             ("tcp_window_scaling", 1),
+            ("tcp_notsent_lowat", 16_384),
+            ("ip_default_ttl", 33),
+            ("tcp_syncookies", 2),
+            ("tcp_slow_start_after_idle", 0),
         ];
         let told = |name: &str| settings.iter().find(|s| s.0 == name).map(|s| s.1);
         let wanted = Usual {
@@ -133,8 +154,15 @@ mod tests {
             no_sack: 1,
             no_timestamps: 1,
             no_window_scaling: 0,
+            notsent_low_bytes: 16_384,
+            ttl: 33,
+            hop_limit: 0,
+            cookies: 2,
+            keeps_window: 1,
         };
         assert_eq!(usual(told), wanted);
+        let unlimited = usual(|name| (name == "tcp_notsent_lowat").then_some(u32::MAX));
+        assert_eq!(unlimited, Usual::NONE);
     }
 
     #[test]

@@ -193,6 +193,8 @@ plain! {
     pub struct Usual {
         /// Idle time until the first keepalive probe, s (net.ipv4.tcp_keepalive_time).
         pub keep_idle_s: u32,
+        /// Bytes that may wait to be sent (net.ipv4.tcp_notsent_lowat).
+        pub notsent_low_bytes: u32,
         /// Time between keepalive probes, s (net.ipv4.tcp_keepalive_intvl).
         pub keep_interval_s: u16,
         /// For how long a connection without a program waits for the peer's FIN, s (net.ipv4.tcp_fin_timeout).
@@ -213,6 +215,14 @@ plain! {
         pub no_timestamps: u8,
         /// 1: without window scaling (net.ipv4.tcp_window_scaling 0).
         pub no_window_scaling: u8,
+        /// TTL of packets over IPv4 (net.ipv4.ip_default_ttl).
+        pub ttl: u8,
+        /// Hop limit of packets over IPv6 (net.ipv6.conf.*.hop_limit).
+        pub hop_limit: u8,
+        /// SYN cookies, as the engine numbers it (net.ipv4.tcp_syncookies).
+        pub cookies: u8,
+        /// 1: who was idle goes on with the window that there was (net.ipv4.tcp_slow_start_after_idle 0).
+        pub keeps_window: u8,
     }
 }
 
@@ -245,6 +255,7 @@ impl Usual {
     /// The engine's own numbers.
     pub const NONE: Self = Self {
         keep_idle_s: 0,
+        notsent_low_bytes: 0,
         keep_interval_s: 0,
         fin_timeout_s: 0,
         keep_probes: 0,
@@ -255,6 +266,10 @@ impl Usual {
         no_sack: 0,
         no_timestamps: 0,
         no_window_scaling: 0,
+        ttl: 0,
+        hop_limit: 0,
+        cookies: 0,
+        keeps_window: 0,
     };
 }
 

@@ -54,4 +54,4 @@ pub use unwire::{Unwire, Unwires};
 pub use urgent::Urgent;
 
 /// Version of the layout: libraries and processes share a region only when theirs is the same. One up at each change.
-pub const LAYOUT_VERSION: u32 = 23;
+pub const LAYOUT_VERSION: u32 = 24;

@@ -66,12 +66,13 @@ fn connections_on_lanes_have_what_the_namespaces_settings_allow() {
         ("tcp_keepalive_intvl", "12"),
         ("tcp_keepalive_probes", "3"),
         ("tcp_syn_retries", "4"),
+        ("ip_default_ttl", "33"),
     ];
     for (name, value) in numbers {
         set(&world, Side::Ours, &format!("net.ipv4.{name}={value}"));
     }
     let (_, server) = ask(&world, "9110");
-    assert_eq!(server, format!("{ALL} 711 12 3 4"));
+    assert_eq!(server, format!("{ALL} 711 12 3 4 33"));
     world.assert_clean();
 }
 

@@ -137,9 +137,11 @@ impl Conn<'_, '_> {
             self.after_ack(seg, duplicate && !news);
         }
         if self.any(flag::STALLED) {
-            // RFC 1122 4.2.2.17: a peer that answers probes of its closed window is alive.
+            // RFC 1122 4.2.2.17: a peer that answers probes of its closed window is alive. The program's own timeout goes on, as in Linux.
             self.cold.loss.probes = 0;
-            self.cold.loss.stalled_at = self.now;
+            if self.hot.snd.wnd > 0 {
+                self.cold.loss.stalled_at = self.now;
+            }
             if seg.space() == 0 {
                 self.forget_report();
             }
@@ -252,6 +254,9 @@ impl Conn<'_, '_> {
     pub(super) fn start_timer(&mut self) {
         let backoff = if self.any(flag::STALLED) { self.cold.loss.backoff } else { 0 };
         start_timer(self.hot, self.now, backoff);
+        if backoff > 0 {
+            self.heed_user_timeout();
+        }
         if !self.cold.board.is_none() {
             self.keep_reorder_timer();
         }

@@ -397,7 +397,8 @@ impl Conn<'_, '_> {
     /// RFC 5681 4.1: begins anew after an idle time, see [`starts_again`].
     #[inline]
     pub(super) fn restart_after_idle(&mut self) {
-        if starts_again(self.hot, self.now)
+        if self.tcp.usual.keeps_window == 0
+            && starts_again(self.hot, self.now)
             && !self.any(flag::RECOVERY)
             && self.cold.cc_flags & cc_flag::PACED == 0
         {

@@ -16,7 +16,7 @@ use wire::{SackBlocks, TcpFlags, TcpHeader, Timestamps, tcp};
 
 use super::congestion::Algorithm;
 use super::conn::Fate;
-use super::header::{Way, header_frame, label_of, write};
+use super::header::{Way, header_frame, label_of, ttl, write};
 use super::segment::Seg;
 use super::{auth, ecn, listen, table};
 use crate::ip;
@@ -126,8 +126,8 @@ pub(super) fn send(mem: &mut LaneMem<'_>, now: Instant, listener: Idx<Listener>,
         window: rcv_buf.min(u32::from(u16::MAX)) as u16,
         urgent: 0,
     };
-    let way =
-        Way { from_mac, to_mac: seg.src_mac, ttl: settings.ttl, tos: settings.tos, label: label_of(seq) };
+    let ttl = ttl(settings.ttl, &mem.globals.tcp.usual, seg.key.remote);
+    let way = Way { from_mac, to_mac: seg.src_mac, ttl, tos: settings.tos, label: label_of(seq) };
     let signer = signer.map(|signer| (signer, seg));
     if let Some((head, note)) = segment(mem, (seg.port, &seg.key), &way, (&header, &options), signer)
         && outbox::push(mem, head, &note)
@@ -220,8 +220,28 @@ fn give_way(mem: &mut LaneMem<'_>, now: Instant, listener: Idx<Listener>) {
     }
 }
 
+/// `Usual::cookies` of a lane that gives none (net.ipv4.tcp_syncookies 0).
+const NEVER: u8 = 1;
+/// The same of one that answers every SYN with one (2).
+const ALWAYS: u8 = 2;
+
+/// Without cookies: has `listener` more half-open connections than it may have? If so, that is counted.
+pub(super) fn refuses(mem: &mut LaneMem<'_>, listener: Idx<Listener>) -> bool {
+    let full = mem.globals.tcp.usual.cookies == NEVER
+        && mem.listeners.get(listener).is_some_and(|row| row.half_open_count() > row.backlog);
+    if full {
+        mem.counters.drop_packet(DropReason::TcpBacklogFull);
+    }
+    full
+}
+
 /// Has `listener` so many half-open connections, or the lane so few free rows, that a SYN gets a cookie?
 pub(super) fn is_due(mem: &LaneMem<'_>, listener: Idx<Listener>) -> bool {
+    match mem.globals.tcp.usual.cookies {
+        NEVER => return false,
+        ALWAYS => return true,
+        _ => {}
+    }
     let rows = mem.hot.len();
     let free = rows.saturating_sub(mem.globals.tcp.used);
     mem.listeners.get(listener).is_some_and(|row| {

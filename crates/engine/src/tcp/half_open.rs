@@ -17,7 +17,7 @@ use super::congestion::Algorithm;
 use super::conn::{Conn, conn};
 use super::frozen::{self, kept, key_of};
 use super::handshake::{mss_default, mss_local, rcv_buf, rcv_shift};
-use super::header::{Way, label_of};
+use super::header::{Way, label_of, ttl};
 use super::segment::Seg;
 use super::timers::syn_ack_retries;
 use super::{MSS_MIN, RETRY, cookie, ecn, flag, hibernate, input, listen, reset, rtt, table};
@@ -188,7 +188,8 @@ fn way_of(mem: &LaneMem<'_>, row: &Dormant) -> Option<Way> {
     let HopMac::Known(to_mac) = hop::mac(mem, Idx::new(u32::from(row.hop))) else { return None };
     let settings = &mem.listeners.get(listener_of(row))?.options;
     let from_mac = mem.ports.get(Idx::new(u32::from(row.port)))?.mac;
-    let (ttl, tos) = (settings.ttl, ecn::without(settings.tos));
+    let ttl = ttl(settings.ttl, &mem.globals.tcp.usual, key_of(row).remote);
+    let tos = ecn::without(settings.tos);
     Some(Way { from_mac, to_mac, ttl, tos, label: label_of(row.snd_nxt.minus(1)) })
 }
 

@@ -53,6 +53,11 @@ impl Conn<'_, '_> {
         // The ECN field of the TOS is not the program's.
         let ecn = self.cold.options.tos & super::ecn::CE;
         self.cold.options = *options;
+        let usual = &self.tcp.usual;
+        self.cold.options.ttl = super::header::ttl(options.ttl, usual, self.hot.key.remote);
+        if options.notsent_low_bytes == 0 {
+            self.cold.options.notsent_low_bytes = usual.notsent_low_bytes;
+        }
         self.cold.options.tos = super::ecn::without(options.tos) | ecn;
         self.choose_algorithm();
         if options.pacing_limit != 0 || self.any(flag::SPECIAL) {

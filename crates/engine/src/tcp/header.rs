@@ -3,9 +3,9 @@
 use core::net::Ipv4Addr;
 
 use ::state::hop::HOP_KNOWN;
-use ::state::{TcbCold, TxBatch, TxFrame};
+use ::state::{TcbCold, TxBatch, TxFrame, Usual};
 use base::limits::FRAME_HEADROOM;
-use base::{FrameIdx, Instant, MacAddr, SeqNum};
+use base::{FrameIdx, Instant, IpAddress, MacAddr, SeqNum};
 use region::Frames;
 use wire::{
     EthHeader, EtherType, IpProtocol, Ipv4Header, Ipv6Header, SackBlock, SackBlocks, Sign, TcpFlags,
@@ -23,6 +23,15 @@ const _: () = assert!(TCP_AT == usual::TCP_AT);
 pub(super) const SACKS_MAX: usize = 3;
 /// TTL of a connection whose options name none.
 pub(super) const TTL_DEFAULT: u8 = 64;
+
+/// The TTL or hop limit that `set` says, 0 being nothing, of packets to `remote` on a lane with `usual`; 0: [`TTL_DEFAULT`].
+pub(super) fn ttl(set: u8, usual: &Usual, remote: IpAddress) -> u8 {
+    match set {
+        0 if remote.is_v4() => usual.ttl,
+        0 => usual.hop_limit,
+        set => set,
+    }
+}
 
 /// Why a segment could not be made.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -294,6 +294,9 @@ fn on_syn(
         return;
     }
     handshake::keep_usual(&mem.globals.tcp.usual, &mut seg.options);
+    if cookie::refuses(mem, listener) {
+        return;
+    }
     if above.is_none() && cookie::is_due(mem, listener) {
         return cookie::send(mem, now, listener, seg);
     }

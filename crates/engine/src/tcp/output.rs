@@ -133,7 +133,7 @@ impl Conn<'_, '_> {
             if self.cold.loss.backoff == 0 && !self.any(flag::TIMING) {
                 self.time(self.cold.iss.plus(1));
             }
-            self.hot.rexmit_at = self.now.plus(rtt::rto(&self.hot.rtt, self.cold.loss.backoff));
+            self.wait_for_an_answer();
             self.arm_early();
         }
         self.clear(flag::SEND_SYN);

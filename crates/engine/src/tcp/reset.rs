@@ -8,7 +8,7 @@ use wire::{TcpFlags, TcpHeader, TcpOptions, tcp};
 
 use super::auth;
 use super::conn::cold_of;
-use super::header::{Way, header_frame, label_of, write};
+use super::header::{Way, header_frame, label_of, ttl, write};
 use super::segment::Seg;
 use crate::ip;
 use crate::outbox::{self, Note};
@@ -44,7 +44,8 @@ pub(super) fn of_segment(mem: &mut LaneMem<'_>, now: Instant, seg: &Seg, reason:
         (TcpFlags::RST | TcpFlags::ACK, SeqNum(0), seg.end())
     };
     let Some(mac) = mem.ports.get(Idx::new(u32::from(seg.port))).map(|p| p.mac) else { return };
-    let way = Way { from_mac: mac, to_mac: seg.src_mac, ttl: 0, tos: 0, label: 0 };
+    let ttl = ttl(0, &mem.globals.tcp.usual, seg.key.remote);
+    let way = Way { from_mac: mac, to_mac: seg.src_mac, ttl, tos: 0, label: 0 };
     let key = auth::key_of_answer(mem, seg);
     push(mem, seg.port, &way, &seg.key, ((flags, seq, ack), key.map(|key| (key, Of::Answer(seg)))));
 }

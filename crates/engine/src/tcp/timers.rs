@@ -166,25 +166,43 @@ impl Conn<'_, '_> {
         self.note_timeout();
         if answered && self.cold.loss.backoff < self.cold.options.defer_accept {
             // The peer has our SYN,ACK and only waits to send (TCP_DEFER_ACCEPT): nothing to repeat.
-            self.hot.rexmit_at = self.now.plus(rtt::rto(&self.hot.rtt, self.cold.loss.backoff));
+            self.wait_for_an_answer();
             return Fate::Keep;
         }
         // Karn (RFC 6298 3); and RFC 6298 5.7: the RTO after a lost SYN starts from its initial value again.
         self.clear(flag::TIMING);
         self.set(flag::SEND_SYN);
         self.enqueue(Ring::Control);
-        self.hot.rexmit_at = self.now.plus(rtt::rto(&self.hot.rtt, self.cold.loss.backoff));
+        self.wait_for_an_answer();
         Fate::Keep
     }
 
     /// One more timeout in a row.
     fn note_timeout(&mut self) {
         if self.cold.loss.backoff == 0 && self.cold.loss.probes == 0 {
-            self.cold.loss.stalled_at = self.now;
+            // As in Linux a user timeout counts from the first SYN of an attempt to connect, else from when something is sent again.
+            let connects = self.state() == State::SynSent;
+            let waited = if connects { rtt::rto(&self.hot.rtt, 0) } else { Duration(0) };
+            self.cold.loss.stalled_at = Instant(self.now.0.saturating_sub(waited.0));
         }
         self.cold.loss.backoff = self.cold.loss.backoff.saturating_add(1);
         self.set(flag::STALLED);
         self.counters.tcp.timeouts = self.counters.tcp.timeouts.wrapping_add(1);
+    }
+
+    /// Starts the timer for what was sent, again after a timeout.
+    pub(super) fn wait_for_an_answer(&mut self) {
+        self.hot.rexmit_at = self.now.plus(rtt::rto(&self.hot.rtt, self.cold.loss.backoff));
+        self.heed_user_timeout();
+    }
+
+    /// RFC 9293 3.8.3: after a timeout the timer runs out no later than the program's own.
+    pub(super) fn heed_user_timeout(&mut self) {
+        let limit = Duration::from_millis(self.cold.options.user_timeout_ms.into());
+        if limit.0 != 0 && self.cold.loss.backoff > 0 {
+            let end = self.cold.loss.stalled_at.plus(limit).max(self.now);
+            self.hot.rexmit_at = self.hot.rexmit_at.min(end);
+        }
     }
 
     /// TCP_USER_TIMEOUT (RFC 5482): nothing was acknowledged for longer than the program accepts.
@@ -217,7 +235,7 @@ impl Conn<'_, '_> {
         self.forget_probe(true);
         self.suspect_black_hole();
         self.enter_loss(first);
-        self.hot.rexmit_at = self.now.plus(rtt::rto(&self.hot.rtt, self.cold.loss.backoff));
+        self.wait_for_an_answer();
         Fate::Keep
     }
 
@@ -236,7 +254,7 @@ impl Conn<'_, '_> {
             self.cold.loss.probes = self.cold.loss.probes.saturating_add(1);
             self.counters.tcp.window_probes = self.counters.tcp.window_probes.wrapping_add(1);
             self.set(flag::PERSIST);
-            self.hot.rexmit_at = self.now.plus(rtt::rto(&self.hot.rtt, self.cold.loss.backoff));
+            self.wait_for_an_answer();
         }
         self.set(flag::SEND_PROBE);
         self.enqueue(Ring::Control);
@@ -307,6 +325,7 @@ impl Conn<'_, '_> {
         let interval = Duration::from_secs(u64::from(or_default(options.keep_interval_s.into(), interval)));
         let most = or_default(u32::from(usual.keep_probes), u32::from(KEEP_PROBES));
         let most = or_default(u32::from(options.keep_probes), most);
+        let limit = Duration::from_millis(options.user_timeout_ms.into());
         self.set(flag::IDLE_TIMER);
         let quiet = self.now.since(self.cold.heard_at);
         if quiet < idle {
@@ -318,7 +337,10 @@ impl Conn<'_, '_> {
             self.cold.idle_at = self.now.plus(idle);
             return Fate::Keep;
         }
-        if u32::from(self.cold.loss.keep_probes) >= most {
+        // RFC 5482 4.2: a user timeout counts in place of the number of probes, as in Linux.
+        let probes = u32::from(self.cold.loss.keep_probes);
+        let silent = if limit.0 == 0 { probes >= most } else { probes > 0 && quiet >= limit };
+        if silent {
             self.counters.tcp.aborts_on_timeout = self.counters.tcp.aborts_on_timeout.wrapping_add(1);
             return Fate::Reset(self.silence());
         }

@@ -448,11 +448,11 @@ fn get_from_stream(
             let info = stream::with(sock, seat, |engine| engine.tcp_info(seat.name))?;
             return Ok(info.map_or(0, |info| info::put(bytes, &[info::name_of(info.congestion.algorithm)])));
         }
-        (IP, libc::IP_TTL) => or(u32::from(options.ttl), 64),
+        (IP, libc::IP_TTL) => or_set(options.ttl.into(), "ip_default_ttl", 64),
         (IP, libc::IP_TOS) => u32::from(options.tos),
         (IPV6, libc::IPV6_V6ONLY) => u32::from(sock.has(flag::V6ONLY)),
         (IPV6, libc::IPV6_TCLASS) => u32::from(options.tos),
-        (IPV6, libc::IPV6_UNICAST_HOPS) => or(u32::from(options.ttl), 64),
+        (IPV6, libc::IPV6_UNICAST_HOPS) => or(u32::from(options.ttl), or(u32::from(sysctl::hop_limit()), 64)),
         (SOCKET, libc::SO_COOKIE) => return Ok(info::put(bytes, &[cookie_of(seat).to_ne_bytes()])),
         (IP, libc::IP_MTU) | (IPV6, libc::IPV6_MTU) => {
             let info = stream::with(sock, seat, |engine| engine.tcp_info(seat.name))?;

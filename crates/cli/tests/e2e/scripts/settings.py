@@ -14,14 +14,14 @@ if sys.argv[1] == 'serve':
     s = socket.create_server(('', int(sys.argv[2])), backlog=64)
     waits = select.poll()
     waits.register(s, select.POLLIN)
+    said = lambda c: (*(c.getsockopt(socket.IPPROTO_TCP, name) for name in names), c.getsockopt(socket.IPPROTO_IP, socket.IP_TTL))
     names = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_SYNCNT)
     print('serving', os.getpid(), flush=True)
     while True:
         waits.poll()
         c, _ = s.accept()
         if c.recv(1):
-            values = [str(c.getsockopt(socket.IPPROTO_TCP, name)) for name in names]
-            c.sendall(f'{agreed(c)} {" ".join(values)}\n'.encode())
+            c.sendall(f'{agreed(c)} {" ".join(map(str, said(c)))}\n'.encode())
         c.close()
 elif sys.argv[1] == 'ask':
     with socket.create_connection((sys.argv[2], int(sys.argv[3])), timeout=60) as c:
