@@ -2,14 +2,15 @@
 
 use crate::{install, run};
 
-/// Installs what it needs, builds, and plays `--count N` (24 000) kills from `--seed S` in `--jobs J` worlds side by side.
+/// Installs what it needs, builds, and plays `--count N` (24 000) kills from `--seed S` in `--jobs J` worlds side by side; with `--end E` each environment
+/// ends as row E of the campaign's table says.
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
-    let known = |word: &String| matches!(word.as_str(), "--count" | "--seed" | "--jobs");
+    let known = |word: &String| matches!(word.as_str(), "--count" | "--seed" | "--jobs" | "--end");
     let pairs = args
         .chunks(2)
         .all(|pair| matches!(pair, [name, value] if known(name) && value.parse::<u64>().is_ok()));
     if !pairs {
-        return Err("usage: cargo xtask kills [--count N] [--seed S] [--jobs J]".to_owned());
+        return Err("usage: cargo xtask kills [--count N] [--seed S] [--jobs J] [--end E]".to_owned());
     }
     install::install(install::TESTS)?;
     let mut words = Vec::new();

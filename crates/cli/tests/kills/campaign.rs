@@ -64,7 +64,13 @@ pub(crate) struct Tally {
     pub(crate) worst_us: u64,
     pub(crate) calm_answered: u64,
     pub(crate) calm_worst_us: u64,
+    /// Where the time went, in seconds: [`PHASES`].
+    pub(crate) seconds: [f64; PHASES.len()],
 }
+
+/// The parts of an environment's life.
+pub(crate) const PHASES: [&str; 7] =
+    ["start", "first answers", "kills", "answers after them", "drain", "the end is heard", "nothing is left"];
 
 impl Tally {
     pub(crate) fn all_kills(&self) -> u64 {
@@ -158,10 +164,19 @@ pub(crate) struct Campaign<'a> {
     gentle: bool,
     /// How the last environment ended.
     last_end: &'static [Victim],
+    /// How each is to end, if that was asked for.
+    only_end: Option<usize>,
+    /// When the phase before this one ended.
+    since: Instant,
 }
 
 impl<'a> Campaign<'a> {
-    pub(crate) fn new(world: &'a World, seed: u64, gentle: bool) -> Result<Self, String> {
+    pub(crate) fn new(
+        world: &'a World,
+        seed: u64,
+        gentle: bool,
+        only_end: Option<usize>,
+    ) -> Result<Self, String> {
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/kills/traffic.c");
         world.check(Side::Ours, 60, &["cc", "-O1", "-pthread", "-o", "traffic", source]);
         let server = ["serve", OURS, CALM_PORT, "2"];
@@ -172,8 +187,16 @@ impl<'a> Campaign<'a> {
         }
         calm.push(Family::start(world, (Side::Peer, None), "calm-kernel", &client)?);
         calm.push(Family::start(world, (Side::Peer, Some(PEER_DEVICE)), "calm-client", &client)?);
-        let campaign =
-            Self { world, rng: Rng::new(seed), calm, tally: Tally::default(), gentle, last_end: &[] };
+        let campaign = Self {
+            world,
+            rng: Rng::new(seed),
+            calm,
+            tally: Tally::default(),
+            gentle,
+            last_end: &[],
+            only_end,
+            since: Instant::now(),
+        };
         campaign.calm_gets_on()?;
         Ok(campaign)
     }
@@ -197,7 +220,9 @@ impl<'a> Campaign<'a> {
     /// One environment, from its start to what is left of it; `kills_max` more are wanted.
     pub(crate) fn environment(&mut self, kills_max: u64) -> Result<(), String> {
         let before = accepted_by_kernel(self.calm[0].process.id());
+        self.since = Instant::now();
         let victims = Victims::start(self.world)?;
+        self.spent(0);
         self.tally.environments += 1;
         let mut complaints = Vec::new();
         if let Err(why) = self.play(&victims, kills_max) {
@@ -234,8 +259,15 @@ impl<'a> Campaign<'a> {
         tally.calm_worst_us = calm.iter().map(|counted| counted.worst_us).max().unwrap_or(0);
     }
 
+    /// Counts the time since the end of the phase before as that of phase `at`.
+    fn spent(&mut self, at: usize) {
+        let before = std::mem::replace(&mut self.since, Instant::now());
+        self.tally.seconds[at] += before.elapsed().as_secs_f64();
+    }
+
     fn play(&mut self, victims: &Victims, kills_max: u64) -> Result<(), String> {
         victims.get_on()?;
+        self.spent(1);
         let wanted = (15 + self.rng.below(60)).min(kills_max);
         let from = self.tally.all_kills();
         let mut looks = 0;
@@ -250,7 +282,9 @@ impl<'a> Campaign<'a> {
         }
         held.of(victims.server.process.id());
         held.of(victims.client.process.id());
+        self.spent(2);
         victims.get_on().map_err(|why| format!("after {wanted} kills {why}"))?;
+        self.spent(3);
         self.end(victims, &held)
     }
 
@@ -308,22 +342,27 @@ impl<'a> Campaign<'a> {
 
     /// Ends the environment by a kill, and looks at what peers see and what is left.
     fn end(&mut self, victims: &Victims, held: &Held) -> Result<(), String> {
-        let end = ENDS[usize::try_from(self.rng.below(if self.gentle { GENTLE } else { ENDS.len() as u64 }))
-            .unwrap_or(0)];
+        let dice = self.rng.below(if self.gentle { GENTLE } else { ENDS.len() as u64 });
+        let at = self.only_end.unwrap_or(usize::try_from(dice).unwrap_or(0));
+        let end = ENDS[at % ENDS.len()];
         self.last_end = end;
         let of_client = end.iter().all(|victim| matches!(victim, Victim::ClientMain | Victim::ClientKeeper));
         if !of_client {
             self.drain(&[&victims.client, &victims.kernel])?;
         }
+        self.spent(4);
         // A program whose keeper is gone has another parent.
         let mains = [victims.client.main(), victims.server.main()];
-        for &victim in end {
-            for pid in victims.pids_of(victim) {
-                self.kill(victim, pid);
-            }
+        // All are looked up first: a dead keeper has no children.
+        let doomed: Vec<_> = end.iter().map(|&victim| (victim, victims.pids_of(victim))).collect();
+        for (victim, pids) in doomed {
+            pids.into_iter().for_each(|pid| self.kill(victim, pid));
         }
         self.follow(victims, of_client, mains)?;
-        self.look_around(held)
+        self.spent(5);
+        self.look_around(held)?;
+        self.spent(6);
+        Ok(())
     }
 
     /// From here on clients open nothing more, and wait for the end.

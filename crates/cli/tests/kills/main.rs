@@ -21,7 +21,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use crate::campaign::{Campaign, Tally, Victim};
+use crate::campaign::{Campaign, PHASES, Tally, Victim};
 use crate::world::World;
 
 /// Kills of the short form.
@@ -39,13 +39,16 @@ struct Asked {
     jobs: u64,
     report: Option<String>,
     list: bool,
+    /// Which of its ends each environment has.
+    end: Option<usize>,
 }
 
 fn asked() -> Asked {
     let clock = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_secs());
     // `cargo xtask test` names one for each state of the sources.
     let usual = std::env::var("CORELANE_SEED").ok().and_then(|n| n.parse().ok()).unwrap_or_else(clock);
-    let mut asked = Asked { count: SHORT, gentle: true, seed: usual, jobs: 1, report: None, list: false };
+    let mut asked =
+        Asked { count: SHORT, gentle: true, seed: usual, jobs: 1, report: None, list: false, end: None };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         let mut number = |otherwise| words.next().and_then(|n| n.parse().ok()).unwrap_or(otherwise);
@@ -57,6 +60,7 @@ fn asked() -> Asked {
             "--seed" => asked.seed = number(usual),
             "--jobs" => asked.jobs = number(1).max(1),
             "--report" => asked.report = words.next(),
+            "--end" => asked.end = words.next().and_then(|n| n.parse().ok()),
             "--list" => asked.list = true,
             // Flags of the usual test harness mean nothing here.
             _ => {}
@@ -95,7 +99,7 @@ fn one(asked: &Asked) -> (Vec<Value>, usize) {
     let mut seed = asked.seed;
     while tally.all_kills() < asked.count && failures.len() < FAILURES_MAX {
         let played = panic::catch_unwind(AssertUnwindSafe(|| {
-            play(&world, (seed, asked.gentle), asked.count - tally.all_kills())
+            play(&world, (seed, asked.gentle, asked.end), asked.count - tally.all_kills())
         }));
         let (more, why) =
             played.unwrap_or_else(|_| (Tally::default(), Some("a panic: see above".to_owned())));
@@ -112,8 +116,12 @@ fn one(asked: &Asked) -> (Vec<Value>, usize) {
     (told, failures.len())
 }
 
-fn play(world: &World, (seed, gentle): (u64, bool), kills: u64) -> (Tally, Option<String>) {
-    let mut campaign = match Campaign::new(world, seed, gentle) {
+fn play(
+    world: &World,
+    (seed, gentle, end): (u64, bool, Option<usize>),
+    kills: u64,
+) -> (Tally, Option<String>) {
+    let mut campaign = match Campaign::new(world, seed, gentle, end) {
         Ok(campaign) => campaign,
         Err(why) => return (Tally::default(), Some(why)),
     };
@@ -140,6 +148,7 @@ fn add(all: &mut Tally, more: &Tally) {
     all.by_kernel += more.by_kernel;
     all.worst_us = all.worst_us.max(more.worst_us);
     all.calm_answered += more.calm_answered;
+    all.seconds.iter_mut().zip(more.seconds).for_each(|(all, more)| *all += more);
     all.calm_worst_us = all.calm_worst_us.max(more.calm_worst_us);
 }
 
@@ -171,6 +180,7 @@ fn tell(asked: &Asked, tally: &Tally, failures: &[String], seconds: f64) -> Vec<
     rows.push(("requests to the untouched program".to_owned(), tally.calm_answered as f64, "requests"));
     rows.push(("its longest silence".to_owned(), tally.calm_worst_us as f64 / 1000.0, "ms"));
     rows.push(("seconds".to_owned(), seconds, "s"));
+    rows.extend(PHASES.iter().zip(tally.seconds).map(|(phase, s)| (format!("seconds/{phase}"), s, "s")));
     for (name, value, unit) in &rows {
         println!("{name:<40} {value:>12.1} {unit}");
     }
@@ -202,6 +212,9 @@ fn several(asked: &Asked) -> (Vec<Value>, usize) {
             "--seed",
             &asked.seed.wrapping_add(job * 7919).to_string(),
         ]);
+        if let Some(end) = asked.end {
+            command.args(["--end", &end.to_string()]);
+        }
         let child = command.arg("--report").arg(&report).spawn().expect("this program starts");
         running.push((child, report));
     }
