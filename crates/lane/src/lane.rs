@@ -26,6 +26,10 @@ const STUCK: Duration = Duration::from_millis(100);
 /// had its time by then.
 const SLEEPS_MAX: u32 = 10;
 
+/// Time between two looks of [`Lane::outlast_holder`], and how many it takes.
+const OUTLAST_LOOK: Duration = Duration::from_millis(1);
+const OUTLAST_MAX: u32 = 1000;
+
 /// A holder of this lane panicked or died: its tables are not to be trusted. The connections on it are lost.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Poisoned;
@@ -175,6 +179,21 @@ impl Lane {
     #[must_use]
     pub fn take_over(&self, dead: Owner, now: Instant) -> Option<Session<'_>> {
         self.lane.take_over(dead, me()).map(|guard| self.session(guard, now))
+    }
+
+    /// Waits until nobody holds the lane, at most as long as [`Lane::enter`] waits for one that is gone; whoever is found gone loses it at once, and every
+    /// connection is reset. For a caller who has no steward any more that would do so.
+    pub fn outlast_holder(&self, now: Instant) {
+        for _ in 0..OUTLAST_MAX {
+            let Some(owner) = self.lane.holder() else { return };
+            if sys::process::is_gone(owner.pid, owner.tid)
+                && let Some(mut session) = self.take_over(owner, now)
+            {
+                crate::abort_all(&mut session);
+                return;
+            }
+            let _ = sys::poll::poll(&mut [], Some(OUTLAST_LOOK));
+        }
     }
 
     /// Closes `sock` at once if the lane is free, else lets the holder do it when it unlocks.

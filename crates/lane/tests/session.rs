@@ -103,6 +103,21 @@ fn a_lane_whose_holder_is_gone_is_poisoned_instead_of_waited_for() {
 }
 
 #[test]
+fn a_process_without_steward_takes_its_lane_from_a_dead_holder_at_once_and_resets_what_is_there() {
+    let lane = lane();
+    let local = Endpoint { addr: IpAddress::ANY, port: PortNumber(80) };
+    let listen =
+        |engine: &mut engine::Engine<'_>| engine.tcp_listen(local, 4, &state::TcpOptions::default()).is_ok();
+    assert!(lane.enter(NOW).unwrap().engine(listen));
+    let mut dead = std::process::Command::new("true").spawn().unwrap();
+    dead.wait().unwrap();
+    std::mem::forget(lane.lane_ref().try_lock(Owner { pid: dead.id(), tid: dead.id() }).unwrap());
+    lane.outlast_holder(NOW);
+    assert_eq!((lane.lane_ref().holder(), lane.is_poisoned()), (None, false));
+    assert!(lane::open_sockets(&mut lane.enter(NOW).unwrap()).is_empty());
+}
+
+#[test]
 fn what_a_port_does_not_take_for_long_is_lost_so_that_others_have_their_share() {
     let lane = lane();
     let mut session = lane.enter(NOW).unwrap();

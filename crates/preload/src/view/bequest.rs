@@ -60,6 +60,8 @@ impl View {
 
     /// Resets every connection of the lane: the peers hear of it at once. The caller holds the home.
     pub(super) fn reset_all(&self) {
+        // The steward may have died with the keeper, and held the lane.
+        self.lane().outlast_holder(sys::clock::now());
         let reset = |session: &mut Session<'_>| {
             lane::abort_all(session);
         };
