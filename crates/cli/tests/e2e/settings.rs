@@ -132,7 +132,6 @@ fn a_region_that_needs_more_huge_pages_than_there_are_says_so_and_goes_on() {
     let output = server.output();
     assert!(output.contains("it needs") && output.contains("sockets stay with the kernel"), "{output}");
     world.check(Side::Peer, 60, &["python3", &settings, "ask", OURS, "9131"]);
-    world.assert_clean();
 }
 
 #[test]
