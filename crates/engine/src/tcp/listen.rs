@@ -86,7 +86,7 @@ pub(crate) fn open(
     mem.globals.tcp.free_listener = row.next;
     let generation = row.generation;
     *row = Listener { local, used: 1, generation, next: first, options: *opts, ..Listener::default() };
-    row.backlog = backlog.clamp(1, BACKLOG_MAX);
+    row.backlog = backlog.min(BACKLOG_MAX);
     if let Some(slot) = bucket(mem, local.port) {
         *slot = at;
     }
@@ -96,7 +96,7 @@ pub(crate) fn open(
 /// [`Engine::tcp_set_backlog`](crate::Engine::tcp_set_backlog).
 pub(crate) fn set_backlog(mem: &mut LaneMem<'_>, s: SockRef, backlog: u32) -> bool {
     let Some(row) = lookup(mem, s).and_then(|at| mem.listeners.get_mut(at)) else { return false };
-    row.backlog = backlog.clamp(1, BACKLOG_MAX);
+    row.backlog = backlog.min(BACKLOG_MAX);
     true
 }
 
