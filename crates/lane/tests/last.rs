@@ -27,11 +27,12 @@ const HERE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 const THERE: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
 const NOW: Instant = Instant(1_000_000_000);
 
-/// What left by a device, by the peer's port: the last sequence number, and who was reset.
+/// What left by a device, by the peer's port: the last sequence number, who was reset, and the numbers of resets.
 #[derive(Default)]
 struct Left {
     seq: BTreeMap<u16, u32>,
     reset: BTreeSet<u16>,
+    reset_at: Vec<(u16, u32)>,
     /// Calls until the process that sends dies in one.
     lives: Option<u32>,
 }
@@ -55,9 +56,11 @@ impl Port for Device {
             let from = usize::from(frames.meta(packet.head).unwrap().offset);
             let tcp = &frames.cell(packet.head)[from + 34..];
             let word = |at: usize| u16::from_be_bytes([tcp[at], tcp[at + 1]]);
-            left.seq.insert(word(2), u32::from(word(4)) << 16 | u32::from(word(6)));
+            let seq = u32::from(word(4)) << 16 | u32::from(word(6));
+            left.seq.insert(word(2), seq);
             if tcp[13] & 4 != 0 {
                 left.reset.insert(word(2));
+                left.reset_at.push((word(2), seq));
             }
             frames.release(packet.head);
         }
@@ -160,4 +163,26 @@ fn more_connections_than_the_outbox_holds_are_all_reset_with_their_listener() {
     connections(&lane, &device, 1000..2000, 0);
     lane::abort_all(&mut lane.enter(NOW).unwrap());
     assert!(device.left().reset.iter().copied().eq(1000..2000), "{} were told", device.left().reset.len());
+}
+
+/// What was sent last may never arrive, and nobody answers the challenge ACK of a peer that expects it.
+#[test]
+fn a_peer_is_told_whether_it_has_what_was_sent_last_or_not() {
+    let (region, device) = (region(), Device::default());
+    let lane = view(region, &device);
+    connections(&lane, &device, 1000..1002, 2);
+    let first = device.left().seq[&1000];
+    let socks = lane::open_sockets(&mut lane.enter(NOW).unwrap());
+    let sent = socks.into_iter().filter(|sock| {
+        let mut session = lane.enter(NOW).unwrap();
+        let to_first = session.engine(|e| e.names(*sock)).is_some_and(|(_, peer)| peer.port.0 == 1000);
+        to_first && session.engine(|e| e.tcp_send(*sock, b"hello", false).ok()) == Some(5)
+    });
+    assert_eq!(sent.count(), 1);
+    let second = device.left().seq[&1001];
+    lane::abort_all(&mut lane.enter(NOW).unwrap());
+    let mut told = device.left().reset_at.clone();
+    told.sort_unstable();
+    let next = first.wrapping_add(1);
+    assert_eq!(told, [(1000, next), (1000, next.wrapping_add(5)), (1001, second.wrapping_add(1))]);
 }

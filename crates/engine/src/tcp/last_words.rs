@@ -24,7 +24,7 @@ fn state_of(mem: &LaneMem<'_>, at: Idx<TcbHot>) -> State {
 
 fn tell_row(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
     if matches!(fate_of_aborted(state_of(mem, at)), Fate::Reset(_)) {
-        reset::of_connection(mem, at);
+        reset::of_connection_for_good(mem, at);
     }
 }
 

@@ -52,12 +52,26 @@ pub(super) fn of_segment(mem: &mut LaneMem<'_>, now: Instant, seg: &Seg, reason:
 
 /// Resets the peer of connection `at`, if it has heard of the connection.
 pub(super) fn of_connection(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
+    let next = mem.hot.get(at).map(|hot| hot.snd.nxt);
+    next.into_iter().for_each(|seq| of_connection_at(mem, at, seq));
+}
+
+/// [`of_connection`] for a lane that will not be there when the peer answers. It takes an RST only with exactly the number that it expects next, and answers another
+/// with a challenge ACK, to which nobody would have anything to say (RFC 5961 3.2). What is on its way may be lost with the lane's ports, so the peer may
+/// expect what it acknowledged last: an RST for either.
+pub(super) fn of_connection_for_good(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
+    of_connection(mem, at);
+    let acknowledged = mem.hot.get(at).filter(|hot| hot.snd.una != hot.snd.nxt).map(|hot| hot.snd.una);
+    acknowledged.into_iter().for_each(|seq| of_connection_at(mem, at, seq));
+}
+
+fn of_connection_at(mem: &mut LaneMem<'_>, at: Idx<TcbHot>, seq: SeqNum) {
     let (Some(hot), Some(cold)) = (mem.hot.get(at), mem.cold.get(cold_of(at))) else { return };
     let (hot, options, label) = (*hot, cold.options, label_of(cold.iss));
     let Some(to) = mem.hops.get(hot.hop).filter(|h| h.state == HOP_KNOWN).map(|h| h.mac) else { return };
     let Some(mac) = mem.ports.get(Idx::new(u32::from(hot.port))).map(|p| p.mac) else { return };
     let way = Way { from_mac: mac, to_mac: to, ttl: options.ttl, tos: options.tos, label };
-    let numbers = (TcpFlags::RST | TcpFlags::ACK, hot.snd.nxt, hot.rcv.nxt);
+    let numbers = (TcpFlags::RST | TcpFlags::ACK, seq, hot.rcv.nxt);
     let key = auth::key_of(mem, at);
     push(mem, hot.port, &way, &hot.key, (numbers, key.map(|key| (key, Of::Conn(at)))));
 }

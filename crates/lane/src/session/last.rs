@@ -7,7 +7,7 @@ use super::{Held, Session, discard, open, send};
 
 /// Batches that leave a lane to which nobody comes back.
 const BATCHES: usize = 1024;
-/// Connections that are reset between two looks at the ports: so many resets wait at most.
+/// Connections that are reset between two looks at the ports: twice as many resets wait at most.
 const RESETS: usize = OUTBOX_PACKETS as usize / 4;
 /// Connections that wait at one listener and are told: a list in disorder may have no end.
 const WAITING_MAX: usize = 1 << 20;
