@@ -296,7 +296,14 @@ def a_handler_reads_what_it_is_told_of():
     s, got = p.sock, []
     signal.signal(signal.SIGURG, lambda *_: got.append(s.recv(1, OOB)))
     fcntl.fcntl(s, fcntl.F_SETOWN, os.getpid())
-    t = threading.Timer(0.3, lambda: (p.do('urgent abcU'), p.do('send end')))
+    def send():
+        p.do('urgent abcU')
+        # On a lane the signal may come later than the byte: what follows must not be read before.
+        until = time.monotonic() + 10
+        while not got and time.monotonic() < until:
+            time.sleep(0.01)
+        p.do('send end')
+    t = threading.Timer(0.3, send)
     t.start()
     data = b''
     while not data.endswith(b'end'):
