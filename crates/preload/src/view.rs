@@ -41,6 +41,8 @@ pub(crate) struct Visit {
     puts: bool,
     /// Does it close it?
     closes: bool,
+    /// Events are told in any case: somebody is to get SIGURG, before the program reads on.
+    tells: bool,
 }
 
 impl Visit {
@@ -56,7 +58,8 @@ impl Visit {
 
     /// For a call that takes something from `sock`, or only asks.
     pub(crate) fn taking(sock: &Sock) -> Self {
-        Self { token: if sock.has(flag::WATCHED) { sock.address() } else { 0 }, puts: false, closes: false }
+        let token = if sock.has(flag::WATCHED) { sock.address() } else { 0 };
+        Self { token, puts: false, closes: false, tells: sock.owner() != urgent::Owner::Nobody }
     }
 }
 
@@ -260,7 +263,7 @@ impl View {
     /// Takes the lane for `f`, which must not sleep. Afterwards events go to the hub, packets leave, and whoever waits for them wakes.
     /// `None`: the lane is poisoned.
     pub(crate) fn enter<R>(&self, f: impl FnOnce(&mut Session<'_>) -> R) -> Option<R> {
-        self.enter_as(Visit { token: 0, puts: true, closes: false }, |session, heard| {
+        self.enter_as(Visit { token: 0, puts: true, closes: false, tells: false }, |session, heard| {
             *heard = true;
             f(session)
         })
@@ -282,7 +285,7 @@ impl View {
             self.found_poisoned();
             return None;
         };
-        let mut heard = false;
+        let mut heard = visit.tells;
         let result = f(&mut session, &mut heard);
         if heard {
             self.tell(&mut session, &mut wakes);
@@ -407,7 +410,7 @@ impl View {
             family::take_events();
         }
         // Asking for events sends nothing: what gathers goes on gathering.
-        let visit = Visit { token: sock.address(), puts: false, closes: false };
+        let visit = Visit { token: sock.address(), puts: false, closes: false, tells: false };
         self.enter_as(visit, |session, heard| {
             *heard = true;
             session.engine(|engine| engine.set_event_queue(seat.name, self.queue(), sock.token()));

@@ -292,13 +292,13 @@ def signals():
     return out
 
 def a_handler_reads_what_it_is_told_of():
+    """On a lane the signal may come when the stream is beyond the urgent byte: the handler reads then, too, and finds none."""
     p = Peer()
     s, got = p.sock, []
-    signal.signal(signal.SIGURG, lambda *_: got.append(s.recv(1, OOB)))
+    signal.signal(signal.SIGURG, lambda *_: got.append(attempt(lambda: s.recv(1, OOB))))
     fcntl.fcntl(s, fcntl.F_SETOWN, os.getpid())
     def send():
         p.do('urgent abcU')
-        # On a lane the signal may come later than the byte: what follows must not be read before.
         until = time.monotonic() + 10
         while not got and time.monotonic() < until:
             time.sleep(0.01)
@@ -311,7 +311,7 @@ def a_handler_reads_what_it_is_told_of():
     t.join()
     signal.signal(signal.SIGURG, signal.SIG_DFL)
     p.done()
-    return got, data
+    return [one in (b'U', 'EINVAL') for one in got[:1]], data
 
 def accepted():
     l = socket.create_server((MINE, 0))
