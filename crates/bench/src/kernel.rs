@@ -59,9 +59,15 @@ pub(crate) const fn ping_pong(spin: bool) -> Load {
 pub(crate) enum Hosts {
     /// One host, over loopback.
     One,
+    /// The same with this MTU.
+    OneOfMtu(usize),
+    /// The server behind a TAP device of its own; servers on the kernel, which can have none: [`Self::Two`].
+    Tap,
     /// Two hosts, over a veth pair of MTU 1500.
     Two,
-    /// The same; so many packets of a million are lost, either way.
+    /// The same with this MTU.
+    TwoOfMtu(usize),
+    /// MTU 1500; so many packets of a million are lost, either way.
     Losing(u32),
 }
 
@@ -69,10 +75,18 @@ impl Hosts {
     /// The hosts; `parted`: each receives on its own processor.
     pub(crate) fn world(self, parted: bool) -> Result<World, Trouble> {
         match self {
-            Self::One => World::one_host(),
+            Self::One => World::one_host(None),
+            Self::OneOfMtu(mtu) => World::one_host(Some(mtu)),
+            Self::Tap => World::behind_tap(),
             Self::Two => World::two_hosts(1_500, parted),
+            Self::TwoOfMtu(mtu) => World::two_hosts(mtu, parted),
             Self::Losing(ppm) => World::two_hosts(1_500, parted)?.losing(ppm),
         }
+    }
+
+    /// The hosts where the server is on the kernel, too.
+    pub(crate) fn of_the_kernel(self) -> Self {
+        if self == Self::Tap { Self::Two } else { self }
     }
 }
 
@@ -83,6 +97,11 @@ pub(crate) const LOSSES: [(u32, &str, &str); 2] =
 /// On Linux, over loopback. For [`crate::rows::Row::stack`].
 pub(crate) fn lo(load: Load) -> impl Fn(&Job) -> Outcome {
     run(load, Hosts::One, Under::Linux, Under::Linux)
+}
+
+/// On Linux, over loopback with this MTU.
+pub(crate) fn lo_of_mtu(load: Load, mtu: usize) -> impl Fn(&Job) -> Outcome {
+    run(load, Hosts::OneOfMtu(mtu), Under::Linux, Under::Linux)
 }
 
 /// On Linux, over a veth pair.

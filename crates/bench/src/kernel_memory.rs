@@ -27,7 +27,7 @@ pub(crate) fn run(job: &Job) -> Outcome {
     if connections < CONNECTIONS_MIN {
         return Err(Trouble::Skipped(format!("{connections} connections are too few: ulimit -n")));
     }
-    let world = World::one_host()?;
+    let world = World::one_host(None)?;
     let measured = world.on(Side::Server, move || measure(connections));
     let (slabs, buffers) =
         measured.map_err(|e| Trouble::failed("connections over loopback", e))?.ok_or_else(|| {

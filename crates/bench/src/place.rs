@@ -20,6 +20,8 @@ const CLIENT_ADDRESS: &str = "10.232.0.2";
 const SERVER_DEVICE: &str = "clb-server";
 /// The client's device.
 const CLIENT_DEVICE: &str = "clb-client";
+/// The device that the server's lane makes for itself, with the server's address; the kernel's side of it has the client's.
+const TAP_DEVICE: &str = "tap:clb-tap=10.232.0.1/24,gw=10.232.0.2";
 
 type Task = Box<dyn FnOnce() + Send>;
 
@@ -94,15 +96,26 @@ pub(crate) struct World {
     server: Place,
     /// None: both are on one host.
     client: Option<Place>,
+    /// On one host: the server is reached by a TAP device of its own, not over loopback.
+    tap: bool,
     cores: (usize, usize),
     /// What loses packets on the way.
     losses: Vec<Losses>,
 }
 
 impl World {
-    /// One host: server and client meet over loopback.
-    pub(crate) fn one_host() -> Result<Self, Trouble> {
-        Ok(Self { server: Place::new()?, client: None, cores: cores(), losses: Vec::new() })
+    /// One host: server and client meet over loopback with this MTU; its own when none is given.
+    pub(crate) fn one_host(mtu: Option<usize>) -> Result<Self, Trouble> {
+        let server = Place::new()?;
+        if let Some(mtu) = mtu {
+            server.ip(&["link", "set", "lo", "mtu", &mtu.to_string()])?;
+        }
+        Ok(Self { server, client: None, tap: false, cores: cores(), losses: Vec::new() })
+    }
+
+    /// One host: the server is on Corelane with a TAP device of its own, the client on the kernel, whose way to the server it is.
+    pub(crate) fn behind_tap() -> Result<Self, Trouble> {
+        Ok(Self { tap: true, ..Self::one_host(None)? })
     }
 
     /// Two hosts joined by a veth pair with this MTU. `parted`: each side's packets are received on its own processor, as those of
@@ -123,7 +136,7 @@ impl World {
                 receive_on(place, device, core)?;
             }
         }
-        Ok(Self { server, client: Some(client), cores, losses: Vec::new() })
+        Ok(Self { server, client: Some(client), tap: false, cores, losses: Vec::new() })
     }
 
     /// Of two hosts: the way between them loses so many packets of a million, either way.
@@ -137,7 +150,7 @@ impl World {
 
     /// Where the client finds the server.
     pub(crate) fn address(&self) -> &'static str {
-        if self.client.is_some() { SERVER_ADDRESS } else { "127.0.0.1" }
+        if self.client.is_some() || self.tap { SERVER_ADDRESS } else { "127.0.0.1" }
     }
 
     /// The processor of a side.
@@ -164,6 +177,7 @@ impl World {
                 let mut command = Command::new(corelane()?);
                 command.arg("run");
                 let device = match (&self.client, side) {
+                    (None, Side::Server) if self.tap => TAP_DEVICE,
                     (None, _) => "lo",
                     (Some(_), Side::Server) => SERVER_DEVICE,
                     (Some(_), Side::Client) => CLIENT_DEVICE,

@@ -29,6 +29,12 @@ enum Pair {
     IperfOut,
 }
 
+/// One stream each way: the part of its row's id, its words.
+const STREAMS: [(&str, &str, Pair); 2] = [
+    ("bulk-in", "iperf3, the server receives", Pair::IperfIn),
+    ("bulk-out", "iperf3, the server sends", Pair::IperfOut),
+];
+
 /// Where nginx's files lie.
 fn site() -> PathBuf {
     runner::target_folder().join("bench/site")
@@ -67,13 +73,29 @@ pub(crate) fn rows() -> Vec<Row> {
             .goal(Goal::Value(0.1))
             .obstacle("the steward wakes about ten times a second while a lane is open."),
     ];
+    for mtu in [9_000, 65_535] {
+        for (id, work, pair) in STREAMS {
+            let id = format!("veth-{id}-{mtu}");
+            rows.push(one_end(&id, &format!("{work}, MTU {mtu}"), (pair, Hosts::TwoOfMtu(mtu)), Unit::Gbit));
+        }
+    }
+    rows.extend([
+        one_end("tap-nginx-close", closed, (Pair::NginxClosed, Hosts::Tap), Unit::ServerCpuUs),
+        one_end("tap-nginx-kept", kept, (Pair::NginxKept, Hosts::Tap), Unit::ServerCpuUs),
+        one_end("tap-redis", "redis + redis-benchmark -P 1", (redis, Hosts::Tap), Unit::ServerCpuUs),
+    ]);
+    for (id, work, pair) in STREAMS {
+        rows.push(one_end(&format!("tap-{id}"), work, (pair, Hosts::Tap), Unit::Gbit));
+    }
     for (ppm, end, lost) in kernel::LOSSES {
-        for (id, work, pair) in [
-            ("veth-bulk-in", "iperf3, the server receives", Pair::IperfIn),
-            ("veth-bulk-out", "iperf3, the server sends", Pair::IperfOut),
-        ] {
+        for (id, work, pair) in STREAMS {
             let hosts = Hosts::Losing(ppm);
-            rows.push(one_end(&format!("{id}{end}"), &format!("{work}{lost}"), (pair, hosts), Unit::Gbit));
+            rows.push(one_end(
+                &format!("veth-{id}{end}"),
+                &format!("{work}{lost}"),
+                (pair, hosts),
+                Unit::Gbit,
+            ));
         }
     }
     rows
@@ -102,7 +124,7 @@ fn on_each_stack(id: &str, work: &str, pair: Pair, unit: Unit) -> Row {
 fn one_end(id: &str, work: &str, (pair, hosts): (Pair, Hosts), unit: Unit) -> Row {
     Row::new(id, work, unit)
         .stack(OURS, move |job| run(pair, hosts, (Corelane, Linux), unit, job))
-        .stack("linux veth", move |job| run(pair, hosts, (Linux, Linux), unit, job))
+        .stack("linux veth", move |job| run(pair, hosts.of_the_kernel(), (Linux, Linux), unit, job))
         .count(100_000)
 }
 

@@ -61,6 +61,11 @@ pub(crate) const MODES: &[(&str, &str)] = &[
          server's processor did, on which also its device's packets are received, keeper and steward included. With loss: a program at each \
          device drops packets that arrive, one by one, the same ones by count for each stack.",
     ),
+    (
+        "tap",
+        "A server on Corelane behind a TAP device of its own, its client on the kernel of the same host, whose way to it that device is; \
+         beside a server on the kernel over a veth pair. Server CPU: all that the server's processor did.",
+    ),
     ("idle", "A program with nothing to do: CPU time of its processes, on Corelane with keeper and steward."),
 ];
 

@@ -104,18 +104,22 @@ fn bulk(place: Place, wire: Wire, in_frames: bool, bytes: u64) -> Outcome {
     Ok(Sample::of(client.gbit()))
 }
 
+/// A memif wire with the largest packets that IPv4 has room for and rings take whole.
+const MEMIF: Wire = Wire::Memif(65_520);
+
 /// The name of the kernel's loopback as a peer.
 const LINUX: &str = "linux lo";
 
 /// The rows of this file.
 pub(crate) fn rows() -> Vec<Row> {
     let mut rows = Vec::new();
-    for wire in [Wire::Memif, Wire::Lend] {
+    for wire in [MEMIF, Wire::Lend] {
         rows.extend(two_cores(wire));
         rows.extend(one_thread(wire));
     }
     rows.extend([1, 1_000].map(short_connections));
     rows.extend([1_000, 10_000].map(request_response));
+    rows.extend([1_500, 9_000].map(bulk_of_mtu));
     rows
 }
 
@@ -124,8 +128,8 @@ fn short_connections(concurrent: u64) -> Row {
     let words = format!("short connections, {concurrent} at a time");
     let linux = kernel::short_connections(concurrent as usize).less(40);
     Row::new(format!("memif-short-{concurrent}"), words, Unit::PerSecond)
-        .stack(OURS, move |job| short(Place::Threads, Wire::Memif, concurrent, job.count))
-        .stack("corelane, processes", move |job| short(Place::Processes, Wire::Memif, concurrent, job.count))
+        .stack(OURS, move |job| short(Place::Threads, MEMIF, concurrent, job.count))
+        .stack("corelane, processes", move |job| short(Place::Processes, MEMIF, concurrent, job.count))
         .stack(LINUX, kernel::lo(linux))
         .count(200_000)
 }
@@ -133,7 +137,7 @@ fn short_connections(concurrent: u64) -> Row {
 fn request_response(connections: u64) -> Row {
     let words = format!("request/response, {connections} connections");
     let rate = move |place, job: &Job| {
-        exchanges(place, Wire::Memif, connections, job.count).map(|c| Sample::of(c.per_second()))
+        exchanges(place, MEMIF, connections, job.count).map(|c| Sample::of(c.per_second()))
     };
     let linux = kernel::request_response(connections as usize).less(40);
     Row::new(format!("memif-rr-{connections}"), words, Unit::PerSecond)
@@ -143,6 +147,16 @@ fn request_response(connections: u64) -> Row {
         .count(1_000_000)
 }
 
+/// Bulk in smaller packets over memif; the kernel's loopback with the same MTU makes super-segments all the same.
+fn bulk_of_mtu(mtu: u16) -> Row {
+    let wire = Wire::Memif(mtu);
+    Row::new(format!("memif-bulk-copy-{mtu}"), format!("bulk by copy, MTU {mtu}"), Unit::Gbit)
+        .stack(OURS, move |job| bulk(Place::Threads, wire, false, job.count))
+        .stack("corelane, processes", move |job| bulk(Place::Processes, wire, false, job.count))
+        .stack(LINUX, kernel::lo_of_mtu(kernel::bulk().less(2), usize::from(mtu)))
+        .count(2 << 30)
+}
+
 /// Client and server on a core each.
 fn two_cores(wire: Wire) -> [Row; 4] {
     use Place::{Processes, Threads};
@@ -150,7 +164,7 @@ fn two_cores(wire: Wire) -> [Row; 4] {
     let rate =
         move |place, job: &Job| exchanges(place, wire, 64, job.count).map(|c| Sample::of(c.per_second()));
     let bulk_row = match wire {
-        Wire::Memif => Row::new("memif-bulk-copy", "bulk by copy", Unit::Gbit)
+        Wire::Memif(_) => Row::new("memif-bulk-copy", "bulk by copy", Unit::Gbit)
             .stack(OURS, move |job| bulk(Threads, wire, false, job.count))
             .stack("corelane, processes", move |job| bulk(Processes, wire, false, job.count))
             .goal(Goal::OfPeer(LINUX, 1.5)),

@@ -1,12 +1,14 @@
 //! Where the two ends run, and what joins them.
 
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 
-use base::{FrameIdx, LaneId};
+use base::{FrameIdx, LaneId, MacAddr};
 use lane::native::{Config, Link, Memory, Native, Shape, Wait};
+use port::PortSetup;
 use port::lend::{self, LendParts};
-use port::memif::{MemifParts, Role, WireShape, pair};
+use port::memif::{MemifParts, MemifPort, Role, WireShape, pair};
 
 use super::parts::{CLIENT, SERVER, Server};
 use super::run;
@@ -26,8 +28,8 @@ pub(super) enum Place {
 /// What joins the two.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Wire {
-    /// Packets are copied through shared memory.
-    Memif,
+    /// Packets of at most so many bytes are copied through shared memory.
+    Memif(u16),
     /// Both lanes lie in one region, and lend each other their frames.
     Lend,
 }
@@ -36,7 +38,7 @@ impl Wire {
     /// As ids of rows have it.
     pub(super) fn name(self) -> &'static str {
         match self {
-            Self::Memif => "memif",
+            Self::Memif(_) => "memif",
             Self::Lend => "lend",
         }
     }
@@ -44,7 +46,7 @@ impl Wire {
 
 /// One end of a wire before there is a lane.
 pub(super) enum End {
-    Memif(MemifParts),
+    Memif(MemifParts, u16),
     Lend(LendParts, Memory),
 }
 
@@ -75,9 +77,9 @@ fn failed<E: std::fmt::Display>(what: &'static str) -> impl Fn(E) -> Trouble {
 /// Both ends of a new wire, the client's first.
 pub(super) fn two_ends(wire: Wire) -> Result<(End, End), Trouble> {
     match wire {
-        Wire::Memif => {
+        Wire::Memif(mtu) => {
             let (near, far) = pair(WireShape::default()).map_err(failed("memif"))?;
-            Ok((End::Memif(near), End::Memif(far)))
+            Ok((End::Memif(near, mtu), End::Memif(far, mtu)))
         }
         Wire::Lend => {
             let memory = memory(2)?;
@@ -93,14 +95,23 @@ fn memory(lanes: u16) -> Result<Memory, Trouble> {
     Memory::shared(shape, true).map_err(failed("memory"))
 }
 
+/// The Ethernet address of an end: a locally administered one that holds `addr`.
+fn mac(addr: Ipv4Addr) -> MacAddr {
+    let [a, b, c, d] = addr.octets();
+    MacAddr([2, 0, a, b, c, d])
+}
+
 /// A lane at `end`.
 pub(super) fn lane(end: End) -> Result<Native, Trouble> {
     let ends = |client| if client { (CLIENT, SERVER) } else { (SERVER, CLIENT) };
     let (number, memory, link) = match end {
-        End::Memif(parts) => {
+        End::Memif(parts, mtu) => {
             // Each end has memory of its own, whose only lane it is.
             let ((own, peer), memory) = (ends(parts.role == Role::Client), memory(1)?);
-            let link = Link::memif(parts, &memory, own, peer).map_err(failed("memif"))?;
+            let setup = PortSetup { port: 0, mtu, local_peer: true, own_address: true };
+            let port =
+                MemifPort::from_parts(parts, memory.region().frame_area(), setup).map_err(failed("memif"))?;
+            let link = Link::wire(Box::new(port), (mac(own), own), mac(peer));
             (0, memory, link)
         }
         End::Lend(parts, memory) => {
@@ -159,7 +170,7 @@ fn spawn(end: &End) -> Result<Child, Trouble> {
         .spawn()
         .map_err(failed("a second process"))?;
     match end {
-        End::Memif(parts) => sys::fds::send(&ours, MEMIF, &parts.fds()),
+        End::Memif(parts, mtu) => sys::fds::send(&ours, &[MEMIF, &mtu.to_le_bytes()].concat(), &parts.fds()),
         End::Lend(parts, memory) => {
             let shelves = parts.shelves.map(|cell| cell.0.to_le_bytes());
             let hello = [LEND, shelves.as_flattened()].concat();
@@ -177,9 +188,11 @@ pub(crate) fn serve_other_process() -> Result<(), String> {
     let said = hello.get(..received.bytes).unwrap_or(&[]);
     let mut fds = received.fds.into_iter();
     let end = match said.split_at_checked(LEND.len()) {
-        Some((MEMIF, [])) => {
+        Some((MEMIF, &[low, high])) => {
             let parts = MemifParts::from_fds(Role::Server, WireShape::default(), &mut fds);
-            parts.map(End::Memif).ok_or("an end of a wire lacks descriptors")?
+            parts
+                .map(|parts| End::Memif(parts, u16::from_le_bytes([low, high])))
+                .ok_or("an end of a wire lacks descriptors")?
         }
         Some((LEND, numbers)) => {
             let memory = Memory::open(fds.next().ok_or("no memory came")?).map_err(|e| e.to_string())?;
