@@ -1,8 +1,9 @@
 //! `corelane relay`: under the preload library itself, it carries the TCP of a program that the library cannot reach.
 
 use std::ffi::OsString;
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use keeper::Program;
 
@@ -25,28 +26,55 @@ pub(crate) fn run(args: RelayArgs) -> Result<ExitCode, Failure> {
     let name = args.file.display().to_string();
     let environment = ::relay::cleared(std::env::vars_os());
     let program = ::relay::Program { file: args.file, args: args.arguments, environment };
-    let status = ::relay::run(&program)
-        .map_err(|failure| Failure::new(format!("running {name}: {}", failure.what), failure.errno))?;
-    Ok(ExitCode::from(status))
+    let failure = match ::relay::run(&program) {
+        Ok(status) => return Ok(ExitCode::from(status)),
+        Err(failure) => failure,
+    };
+    let what = format!("running {name}: {}", failure.what);
+    if !failure.cannot_carry() {
+        return Err(Failure::new(what, failure.errno));
+    }
+    eprintln!("corelane: {name}: runs on the kernel's network: {}: {}", failure.what, failure.errno);
+    let ::relay::Program { file, args, environment } = program;
+    let (own_name, rest) = args.split_first().map_or((None, &[][..]), |(name, rest)| (Some(name), rest));
+    let mut command = Command::new(&file);
+    command.args(rest).env_clear().envs(environment);
+    if let Some(name) = own_name {
+        command.arg0(name);
+    }
+    Err(Failure::new(what, command.exec()))
 }
 
 /// Generations looked through for a relay.
 const ANCESTORS: u32 = 64;
 
-/// The relay that carries the sockets of process `pid`, if one does: the nearest ancestor that is one.
+/// The relay that carries the sockets of process `pid`, if one does: the nearest ancestor that is one, or, if `pid` is what stands in front of a relay,
+/// its child.
 pub(crate) fn carrier(pid: u32) -> Option<u32> {
+    if is_relay(pid) {
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+        return children
+            .split_whitespace()
+            .filter_map(|child| child.parse().ok())
+            .find(|child| is_relay(*child));
+    }
     let mut pid = pid;
     for _ in 0..ANCESTORS {
         let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
         // 2: under a filter, as all are that a relay carries.
         status.lines().find(|line| line.starts_with("Seccomp:") && line.ends_with('2'))?;
         pid = status.lines().find_map(|line| line.strip_prefix("PPid:"))?.trim().parse().ok()?;
-        let words = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-        let mut words = words.split(|byte| *byte == 0);
-        let program = words.next()?;
-        if program.ends_with(b"corelane") && words.next() == Some(COMMAND.as_bytes()) {
+        if is_relay(pid) {
             return Some(pid);
         }
     }
     None
+}
+
+/// Does `pid` run `corelane relay`?
+fn is_relay(pid: u32) -> bool {
+    let Ok(words) = std::fs::read(format!("/proc/{pid}/cmdline")) else { return false };
+    let mut words = words.split(|byte| *byte == 0);
+    words.next().is_some_and(|program| program.ends_with(b"corelane"))
+        && words.next() == Some(COMMAND.as_bytes())
 }

@@ -177,6 +177,10 @@ interpose! {
         => calls::process::fexecve;
     execveat(dir: c_int, path: *const c_char, args: *const *const c_char, env: *const *const c_char, flags: c_int)
         -> c_int = -1 => calls::process::execveat;
+    posix_spawn(pid: *mut pid_t, path: *const c_char, actions: *const c_void, attributes: *const c_void,
+        args: *const *const c_char, env: *const *const c_char) -> c_int = libc::EAGAIN => calls::process::posix_spawn;
+    posix_spawnp(pid: *mut pid_t, file: *const c_char, actions: *const c_void, attributes: *const c_void,
+        args: *const *const c_char, env: *const *const c_char) -> c_int = libc::EAGAIN => calls::process::posix_spawnp;
     corelane_execle(path: *const c_char, args: *const *const c_char) -> c_int = -1
         => calls::process::corelane_execle;
     sigaction(signal: c_int, new: *const Action, old: *mut Action) -> c_int = -1 => calls::signals::sigaction;

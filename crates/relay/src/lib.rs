@@ -15,6 +15,7 @@
 mod calls;
 mod endpoint;
 mod far;
+mod front;
 mod listening;
 mod pump;
 mod serve;
@@ -37,13 +38,19 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// The program was not started because no relay can carry it here; it could run without one.
+    #[must_use]
+    pub fn cannot_carry(&self) -> bool {
+        [spawn::NOTIFICATION, spawn::FETCHING].contains(&self.what)
+    }
+
     pub(crate) fn in_(what: &'static str) -> impl Fn(Errno) -> Self {
         move |errno| Self { what, errno }
     }
 }
 
-/// Runs `program` with its TCP carried, until it and all it started is gone and its connections have what was written. Gives its exit status, as a shell
-/// reports it.
+/// Runs `program` with its TCP carried. The calling process waits for the program and ends by the signal that ended it, or gets its exit status from here;
+/// a child of it stays until all that the program started is gone and its connections have what was written, and gets the status then.
 ///
 /// # Errors
 /// When it could not be started so.

@@ -9,6 +9,7 @@ use sys::signals::SignalFd;
 
 use crate::endpoint::{Endpoint, State, Table};
 use crate::far::Watch;
+use crate::front::{self, End, FORWARDED, Front, Side};
 use crate::listening::{self, Accepted};
 use crate::pump::{self, Left, PIECE};
 use crate::target::Targets;
@@ -16,12 +17,9 @@ use crate::{Failure, Program, calls, spawn};
 
 const CALLS: u64 = u64::MAX;
 const SIGNALS: u64 = u64::MAX - 1;
+const FRONT: u64 = u64::MAX - 2;
 /// Calls answered before the sockets have their turn.
 const CALLS_A_TURN: usize = 64;
-/// Signals that are meant for the program.
-const FORWARDED: [i32; 6] =
-    [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR1, libc::SIGUSR2];
-
 /// Everything the relay has.
 pub(crate) struct Relay {
     pub(crate) supervisor: Supervisor,
@@ -35,7 +33,15 @@ pub(crate) struct Relay {
     deserted: bool,
 }
 
+/// Runs `program` behind a front; gives the status that the calling process is to end with.
 pub(crate) fn run(program: &Program) -> Result<u8, Failure> {
+    match front::split()? {
+        Side::Front(status) => Ok(status),
+        Side::Relay(front) => serve(program, front),
+    }
+}
+
+fn serve(program: &Program, mut front: Front) -> Result<u8, Failure> {
     let mut watched = FORWARDED.to_vec();
     watched.push(libc::SIGCHLD);
     let signals = SignalFd::open(&watched).map_err(|error| {
@@ -44,10 +50,13 @@ pub(crate) fn run(program: &Program) -> Result<u8, Failure> {
     // What the program leaves running stays below this process, whose right to see it depends on that.
     set_child_subreaper(Some(getpid())).map_err(Failure::in_("PR_SET_CHILD_SUBREAPER"))?;
     let (pid, supervisor) = spawn::start(program)?;
+    front::let_go(&[]);
+    front::to_null(&[0, 1]);
     sys::process::raise_open_files();
     let watch = Watch::new().map_err(Failure::in_("epoll"))?;
     watch.add(supervisor.as_fd().as_raw_fd(), CALLS, false).map_err(Failure::in_("epoll"))?;
     watch.add(signals.as_fd().as_raw_fd(), SIGNALS, false).map_err(Failure::in_("epoll"))?;
+    watch.add(front.fd(), FRONT, true).map_err(Failure::in_("epoll"))?;
     let mut relay = Relay {
         supervisor,
         table: Table::default(),
@@ -69,19 +78,27 @@ pub(crate) fn run(program: &Program) -> Result<u8, Failure> {
                 let _ = kill_process(pid, signal);
             }
         }
-        reap(pid, &mut status);
-    }
-    Ok(status.unwrap_or(125))
-}
-
-/// Collects every child that ended; the program's status as a shell reports it.
-fn reap(program: Pid, status: &mut Option<u8>) {
-    while let Ok(Some((pid, ended))) = wait(WaitOptions::NOHANG) {
-        if pid == program {
-            let signal = ended.terminating_signal().map(|signal| 128 + signal);
-            *status = Some(ended.exit_status().or(signal).unwrap_or(125) as u8);
+        if status.is_none() && front.was_killed() {
+            // Whoever ended the front meant the program; nothing less than SIGKILL ends the front alone.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        if let Some(end) = reap(pid) {
+            status = Some(end);
+            front.tell(end);
         }
     }
+    Ok(status.map_or(125, End::code))
+}
+
+/// Collects every child that ended; tells how the program did, if it is among them.
+fn reap(program: Pid) -> Option<End> {
+    let mut end = None;
+    while let Ok(Some((pid, ended))) = wait(WaitOptions::NOHANG) {
+        if pid == program {
+            end = Some(End::of(ended));
+        }
+    }
+    end
 }
 
 impl Relay {
@@ -98,7 +115,7 @@ impl Relay {
         for (key, happened) in events {
             match key {
                 CALLS => self.calls(happened),
-                SIGNALS => {}
+                SIGNALS | FRONT => {}
                 slot => self.event(slot as usize),
             }
         }

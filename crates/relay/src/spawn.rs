@@ -69,6 +69,10 @@ struct Plan {
     go: Fd,
 }
 
+/// What is not to be had where programs cannot be carried.
+pub(crate) const NOTIFICATION: &str = "seccomp user notification";
+pub(crate) const FETCHING: &str = "fetching the descriptor of its system calls";
+
 /// What the child says: a descriptor, or what failed.
 const SUPERVISED: u8 = 1;
 const REFUSED: u8 = 2;
@@ -113,11 +117,11 @@ fn fetch(pid: Pid, hear: &Fd, go: &Fd) -> Result<Supervisor, Failure> {
     let gone = || Failure { what: "starting it", errno: Errno::SRCH };
     let (kind, number) = hear_word(hear).ok_or_else(gone)?;
     if kind != SUPERVISED {
-        return Err(Failure { what: "seccomp user notification", errno: Errno::from_raw_os_error(number) });
+        return Err(Failure { what: NOTIFICATION, errno: Errno::from_raw_os_error(number) });
     }
     let fd = pidfd_open(pid, PidfdFlags::empty())
         .and_then(|process| pidfd_getfd(&process, number, PidfdGetfdFlags::empty()))
-        .map_err(Failure::in_("fetching the descriptor of its system calls"))?;
+        .map_err(Failure::in_(FETCHING))?;
     rustix::io::write(go, &[1]).map_err(Failure::in_("starting it"))?;
     // The pipe closes when it is executed; whoever waits here is told of no call meanwhile, and none is made.
     match hear_word(hear) {

@@ -49,6 +49,21 @@ pub fn alive(pidfd: &impl AsFd) -> Result<bool> {
     Ok(poll(&mut fds, Some(Duration::ZERO))? == 0)
 }
 
+/// Ends this process by `signal`, without a core: whoever waits for it sees how another process ended that it stood for. Comes back when the
+/// signal ends no process.
+pub fn end_by(signal: i32) {
+    // A refusal leaves a core behind.
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    // SAFETY: the default action needs no memory; a number that is no signal is refused.
+    unsafe { libc::signal(signal, libc::SIG_DFL) };
+    let set = if (1..=64).contains(&signal) { 1_u64 << (signal - 1) } else { 0 };
+    let unblock = [libc::SIG_UNBLOCK as usize, &raw const set as usize, 0, size_of::<u64>(), 0, 0];
+    // SAFETY: a kernel signal set of eight bytes, only read.
+    let _ = unsafe { raw::syscall(libc::SYS_rt_sigprocmask, unblock) };
+    // SAFETY: no memory involved.
+    unsafe { libc::raise(signal) };
+}
+
 /// Is thread `tid` of process `pid` gone: ended, or left behind by the process's exec? A zombie is gone. Both are numbers
 /// of the caller's PID namespace.
 #[must_use]

@@ -93,6 +93,58 @@ fn a_program_of_another_c_library_that_a_shell_starts_is_on_a_lane() {
     drop(echoes_on_a_lane(&world, &["sh", "-c", &format!("{program} 7006; echo ended")]));
 }
 
+#[test]
+fn a_static_program_that_a_shell_or_posix_spawn_starts_is_on_a_lane() {
+    let Some(world) = World::new(&["python3", "ip", "cc"]) else { return };
+    let program = echo_server(&world, &["cc", "-static"]);
+    drop(echoes_on_a_lane(&world, &["sh", "-c", &format!("{program} 7006; echo ended")]));
+    drop(world);
+    let Some(world) = World::new(&["python3", "ip", "cc"]) else { return };
+    let program = echo_server(&world, &["cc", "-static"]);
+    let spawn = "import os, sys; os.waitpid(os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ), 0)";
+    drop(echoes_on_a_lane(&world, &["python3", "-c", spawn, &program, "7006"]));
+}
+
+/// Compiles `unreached.c`.
+fn unreached(world: &World) -> String {
+    let out = world.dir.join("unreached").to_str().expect("a name").to_owned();
+    world.check(Side::Ours, 60, &["cc", "-static", "-O1", "-o", &out, &script("unreached.c")]);
+    out
+}
+
+#[test]
+fn who_starts_a_carried_program_sees_it_end_as_it_ends() {
+    let Some(world) = World::new(&["python3", "ip", "cc"]) else { return };
+    let program = unreached(&world);
+    let words = ["python3", &script("unreached.py"), &program];
+    let seen = world.check(Side::Ours, 60, &World::corelane(&words));
+    assert_eq!(seen.trim(), "returned 3\naborted -6\nspawned 1\nterminated -15\nkilled -9\nrefused 13");
+    world.assert_clean();
+}
+
+#[test]
+fn a_carried_daemon_serves_on_while_who_started_it_goes_on() {
+    let Some(world) = World::new(&["python3", "ip", "cc"]) else { return };
+    let program = unreached(&world);
+    // Its starter waits until every writer of the pipe is gone.
+    let script = format!("said=$({program} daemon 7006); echo it $said $?");
+    let mut run = world.spawn(Side::Ours, "run", &World::corelane(&["sh", "-c", &script]));
+    wait_until("its starter goes on", 20, || run.output().contains("it listens 0"));
+    let opened = opened_by_the_kernel(&world, Side::Ours);
+    let ask = "
+import socket
+c = socket.create_connection(('10.77.0.1', 7006))
+c.sendall(bytes(range(256)) * 16)
+c.shutdown(socket.SHUT_WR)
+print(b''.join(iter(lambda: c.recv(65536), b'')) == bytes(range(256)) * 16)
+";
+    let ask = ask.replace("10.77.0.1", OURS);
+    assert_eq!(world.check(Side::Peer, 30, &["python3", "-c", &ask]).trim(), "True");
+    assert_eq!(opened_by_the_kernel(&world, Side::Ours), opened);
+    assert!(run.wait(30).success(), "{}", run.output());
+    world.assert_clean();
+}
+
 /// Writes more than one buffer holds and ends at once; then, another time, is killed with data unread.
 const LEAVES: &str = "
 import os, socket, sys, time

@@ -1,4 +1,5 @@
-//! Executables whose C library cannot load this one, and would not start with it: a relay carries them.
+//! Executables that this library does not come into: static ones, Go's, those of another C library, which would not even start with it. A relay
+//! carries them.
 
 use core::ffi::{CStr, c_char};
 use core::ptr;
@@ -6,6 +7,7 @@ use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::Access;
 use sys::image::{Linkage, linkage_at_last};
 
 use crate::adopt;
@@ -20,7 +22,10 @@ pub(crate) struct Carried {
 impl Carried {
     /// For `file`, to be executed with `args`, if it needs that and there is a relay.
     pub(crate) fn new(file: &Path, args: &[&CStr]) -> Option<Self> {
-        if linkage_at_last(file) != Ok(Linkage::OtherLibc) {
+        let unreached = [Linkage::Static, Linkage::Go, Linkage::OtherLibc];
+        // What cannot be executed fails as it does without us.
+        let executable = rustix::fs::access(file, Access::EXEC_OK).is_ok();
+        if !executable || !linkage_at_last(file).is_ok_and(|linkage| unreached.contains(&linkage)) {
             return None;
         }
         let relay = CString::new(program()?.into_os_string().as_bytes()).ok()?;
@@ -45,5 +50,5 @@ fn program() -> Option<PathBuf> {
     let library = list.split(|byte| matches!(byte, b' ' | b':')).next()?;
     let folder = Path::new(std::ffi::OsStr::from_bytes(library)).parent()?;
     let places = [folder.join("corelane"), folder.join("../../bin/corelane")];
-    places.into_iter().find(|place| rustix::fs::access(place, rustix::fs::Access::EXEC_OK).is_ok())
+    places.into_iter().find(|place| rustix::fs::access(place, Access::EXEC_OK).is_ok())
 }

@@ -1,6 +1,6 @@
 //! Calls that end, copy or replace the process.
 
-use core::ffi::{CStr, c_char, c_int};
+use core::ffi::{CStr, c_char, c_int, c_void};
 use core::ptr;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -41,13 +41,7 @@ unsafe fn exec_with(
     let passage =
         exec::prepare(|| unsafe { keeps_library(env) } && file.as_ref().is_some_and(|f| takes_library(f)));
     // SAFETY: the caller's promise.
-    let carried = file.as_ref().filter(|_| unsafe { loads_library(env) }).and_then(|file| {
-        // SAFETY: the caller's promise.
-        let args = unsafe { strings(args) };
-        // SAFETY: as above.
-        let args: Vec<&CStr> = args.into_iter().map(|arg| unsafe { CStr::from_ptr(arg) }).collect();
-        Carried::new(file, &args)
-    });
+    let carried = unsafe { carried(file.as_ref(), args, env) };
     if let Some((path, args)) = carried.as_ref().map(Carried::words) {
         // SAFETY: the caller's promise, and lists that are alive.
         return unsafe { plain::execve(path, args, env) };
@@ -67,6 +61,24 @@ unsafe fn exec_with(
     list.extend(added);
     list.push(ptr::null());
     by_kernel(list.as_ptr())
+}
+
+/// What is executed in the place of `file`, if a relay is to carry it.
+///
+/// # Safety
+/// `args` and `env` are null or lists of C strings that end with a null pointer.
+unsafe fn carried(
+    file: Option<&PathBuf>,
+    args: *const *const c_char,
+    env: *const *const c_char,
+) -> Option<Carried> {
+    // SAFETY: the caller's promise.
+    let file = file.filter(|_| unsafe { loads_library(env) })?;
+    // SAFETY: the caller's promise.
+    let args = unsafe { strings(args) };
+    // SAFETY: as above.
+    let args: Vec<&CStr> = args.into_iter().map(|arg| unsafe { CStr::from_ptr(arg) }).collect();
+    Carried::new(file, &args)
 }
 
 /// Will the loader find this library named in `env`, once what is missing there is added?
@@ -217,6 +229,59 @@ pub(crate) unsafe fn execveat(
     };
     // SAFETY: the C caller's promise.
     unsafe { exec_with(file(), args, env, by_kernel) }
+}
+
+/// As `posix_spawn` of the next library, for a file that is known.
+///
+/// # Safety
+/// As `posix_spawn`'s.
+unsafe fn spawn_with(
+    file: Option<PathBuf>,
+    (pid, actions, attributes): (*mut pid_t, *const c_void, *const c_void),
+    (args, env): (*const *const c_char, *const *const c_char),
+    by_kernel: impl FnOnce() -> c_int,
+) -> c_int {
+    // SAFETY: the caller's promise.
+    match unsafe { carried(file.as_ref(), args, env) } {
+        Some(carried) => {
+            let (path, args) = carried.words();
+            // SAFETY: the caller's promise, and lists that are alive.
+            unsafe { plain::posix_spawn(pid, path, actions, attributes, args, env) }
+        }
+        None => by_kernel(),
+    }
+}
+
+pub(crate) unsafe fn posix_spawn(
+    pid: *mut pid_t,
+    path: *const c_char,
+    actions: *const c_void,
+    attributes: *const c_void,
+    args: *const *const c_char,
+    env: *const *const c_char,
+) -> c_int {
+    // SAFETY: the C caller's promise.
+    let by_kernel = || unsafe { plain::posix_spawn(pid, path, actions, attributes, args, env) };
+    // SAFETY: the C caller's promise.
+    let image = unsafe { named(path) };
+    // SAFETY: the C caller's promise.
+    unsafe { spawn_with(image, (pid, actions, attributes), (args, env), by_kernel) }
+}
+
+pub(crate) unsafe fn posix_spawnp(
+    pid: *mut pid_t,
+    file: *const c_char,
+    actions: *const c_void,
+    attributes: *const c_void,
+    args: *const *const c_char,
+    env: *const *const c_char,
+) -> c_int {
+    // SAFETY: the C caller's promise.
+    let by_kernel = || unsafe { plain::posix_spawnp(pid, file, actions, attributes, args, env) };
+    // SAFETY: the C caller's promise.
+    let image = unsafe { searched(file) };
+    // SAFETY: the C caller's promise.
+    unsafe { spawn_with(image, (pid, actions, attributes), (args, env), by_kernel) }
 }
 
 /// `execle`, with its arguments as they lie: the environment follows the null pointer.
