@@ -42,6 +42,8 @@ pub const PORT_RECEIVE_BUFFER_BYTES: i32 = 16 << 20;
 pub const PORT_SEND_BUFFER_BYTES: i32 = 8 << 20;
 /// Entries of each of the four rings of an AF_XDP socket.
 pub const XDP_RING_ENTRIES: u32 = 2048;
+/// Most receive queues of a device that the xdp port serves: a lane has an AF_XDP socket on each.
+pub const XDP_QUEUES: usize = 16;
 /// Largest message between a program and the keeper, bytes.
 pub const KEEPER_MESSAGE_BYTES: usize = 4096;
 

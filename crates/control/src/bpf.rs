@@ -104,6 +104,8 @@ pub enum Helper {
     SkbLoadBytes = 26,
     /// `bpf_redirect_map(map, key, otherwise)`: verdict.
     RedirectMap = 51,
+    /// `bpf_skb_load_bytes_relative(skb, offset, to, len, from)`: 0, or negative.
+    SkbLoadBytesRelative = 68,
 }
 
 /// A place in the program that jumps go to.

@@ -22,7 +22,7 @@ pub use rule::{Proto, Rule};
 pub use wire::WireEnd;
 
 /// Version of this protocol. The keeper refuses any other with `EPROTONOSUPPORT`.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// Words that describe the shape of a lane in [`RegionWish`]; `state` gives them their meaning.
 pub const SHAPE_WORDS: usize = 16;
 /// One encoded message, with room for the longest.

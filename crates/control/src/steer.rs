@@ -7,23 +7,26 @@
 //!
 //! Invariant: a packet that no rule names goes on to the kernel untouched.
 
+mod attach;
 mod entrust;
 mod fetch;
 mod maps;
 mod program;
 mod quoted;
+mod read;
 mod shape;
 
 pub use maps::{BLOCK_PORTS, Flow, LocalEnd, SLOTS, slot_of};
 
 use crate::bpf::AssembleError;
+use attach::Device;
 use base::IpAddress;
 use maps::Listener;
 use program::Kind;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::AsFd;
 use sys::Errno;
-use sys::bpf::{Attachment, LoadError, Map, MapKind, Program, ProgramKind, XdpMode};
+use sys::bpf::{LoadError, Map, MapKind, Program, ProgramKind};
 
 /// Lanes of all regions of one keeper.
 pub const STEER_LANES: u8 = 64;
@@ -85,14 +88,6 @@ impl std::error::Error for SteerError {}
 
 fn kernel(what: &'static str) -> impl Fn(Errno) -> SteerError {
     move |errno| SteerError::Kernel(what, errno)
-}
-
-/// What is attached to one device. The links and programs live as long as this.
-#[derive(Debug)]
-struct Device {
-    attachment: Attachment,
-    /// AF_XDP sockets at queue * STEER_LANES + lane; only with XDP.
-    sockets: Option<Map>,
 }
 
 /// The maps of one family.
@@ -184,86 +179,6 @@ impl Steering {
     #[must_use]
     pub const fn seed(&self) -> u32 {
         self.seed
-    }
-
-    /// Attaches the XDP program to a device with `queues` receive queues. Its sockets come by [`Steering::set_socket`].
-    ///
-    /// # Errors
-    /// [`SteerError::Device`] when it is attached; what the kernel says (EBUSY: somebody else's XDP program, EOPNOTSUPP: no native mode).
-    pub fn attach_xdp(&mut self, ifindex: u32, mode: XdpMode, queues: u16) -> Result<(), SteerError> {
-        if self.devices.contains_key(&ifindex) {
-            return Err(SteerError::Device);
-        }
-        let entries = u32::from(queues.max(1)) * u32::from(STEER_LANES);
-        let sockets = Map::create(MapKind::Xsk, 4, 4, entries, "corelane_xsks");
-        let sockets = sockets.map_err(kernel("making the map of AF_XDP sockets"))?;
-        let program = self.load(&Kind::Xdp(&sockets))?;
-        let attachment = Attachment::xdp(&program, ifindex, mode);
-        let attachment = attachment.map_err(kernel("attaching the XDP program"))?;
-        self.devices.insert(ifindex, Device { attachment, sockets: Some(sockets) });
-        Ok(())
-    }
-
-    /// Attaches the TCX program to a device whose lanes use AF_PACKET sockets. The sockets must be bound to ETH_P_ALL: those of a single
-    /// protocol come after TCX and see nothing.
-    ///
-    /// # Errors
-    /// [`SteerError::Device`] when it is attached; what the kernel says (EINVAL: older than 6.6).
-    pub fn attach_packet(&mut self, ifindex: u32) -> Result<(), SteerError> {
-        if self.devices.contains_key(&ifindex) {
-            return Err(SteerError::Device);
-        }
-        let program = match self.tcx.take() {
-            Some(program) => program,
-            None => self.load(&Kind::TcxIngress)?,
-        };
-        let attachment = Attachment::tcx_ingress(&program, ifindex);
-        self.tcx = Some(program);
-        let attachment = attachment.map_err(kernel("attaching the TCX program"))?;
-        self.devices.insert(ifindex, Device { attachment, sockets: None });
-        Ok(())
-    }
-
-    /// Detaches a device; it is then as before.
-    ///
-    /// # Errors
-    /// [`SteerError::Device`] when it is not attached.
-    pub fn detach(&mut self, ifindex: u32) -> Result<(), SteerError> {
-        self.devices.remove(&ifindex).map(drop).ok_or(SteerError::Device)
-    }
-
-    /// What keeps the programs attached: they stay as long as any copy of these is open, with the rules of the maps as they are.
-    pub fn attachments(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.devices.values().map(|device| device.attachment.as_fd())
-    }
-
-    /// Makes `socket`, an AF_XDP socket bound to `queue` of the device, the one of `lane`.
-    ///
-    /// # Errors
-    /// [`SteerError::Device`] when the device has no XDP program of ours; E2BIG for a queue it has not.
-    pub fn set_socket(
-        &mut self,
-        ifindex: u32,
-        queue: u16,
-        lane: SteerLane,
-        socket: &impl AsFd,
-    ) -> Result<(), SteerError> {
-        let sockets = self.sockets(ifindex)?;
-        let value = socket.as_fd().as_raw_fd().to_ne_bytes();
-        sockets.update(&socket_key(queue, lane), &value).map_err(kernel("entering an AF_XDP socket"))
-    }
-
-    /// Takes the socket of `lane` out; its packets go to the kernel. The kernel does this by itself when the socket is closed.
-    ///
-    /// # Errors
-    /// [`SteerError::Device`]; ENOENT when there is none.
-    pub fn clear_socket(&mut self, ifindex: u32, queue: u16, lane: SteerLane) -> Result<(), SteerError> {
-        let sockets = self.sockets(ifindex)?;
-        sockets.delete(&socket_key(queue, lane)).map_err(kernel("removing an AF_XDP socket"))
-    }
-
-    fn sockets(&self, ifindex: u32) -> Result<&Map, SteerError> {
-        self.devices.get(&ifindex).and_then(|device| device.sockets.as_ref()).ok_or(SteerError::Device)
     }
 
     /// Gives an AF_PACKET socket (SOCK_RAW) the filter of `lane`, and locks it: whoever holds the socket cannot see more.
@@ -485,10 +400,6 @@ impl Steering {
             .flat_map(|(end, row)| row.lanes().map(|lane| (*end, lane)));
         lanes.chain(self.flow_rows.iter().map(|(flow, lane)| (flow.local, *lane)))
     }
-}
-
-fn socket_key(queue: u16, lane: SteerLane) -> [u8; 4] {
-    (u32::from(queue) * u32::from(STEER_LANES) + u32::from(lane.number())).to_ne_bytes()
 }
 
 #[cfg(test)]

@@ -24,12 +24,12 @@ fn rule() -> impl Strategy<Value = Rule> {
 
 fn device() -> impl Strategy<Value = LaneDevice> {
     (any::<[u32; 3]>(), 0..3u8, any::<u16>(), any::<[u8; 6]>(), any::<u8>()).prop_map(
-        |(words, kind, queue, mac, fds)| LaneDevice {
+        |(words, kind, queues, mac, fds)| LaneDevice {
             ifindex: words[0],
             kind: [DeviceKind::Xdp, DeviceKind::Packet, DeviceKind::Tap][usize::from(kind)],
             flags: words[1],
             mtu: words[2],
-            queue,
+            queues,
             mac: MacAddr(mac),
             fds,
         },

@@ -185,6 +185,47 @@ fn native_xdp_takes_only_lanes_with_a_socket() {
 }
 
 #[test]
+fn lanes_without_an_xdp_socket_have_packet_sockets_beside_it() {
+    two_hosts(|hosts| {
+        let ifindex = sys::links::index("near").unwrap();
+        let mut steering = Steering::new(7).unwrap();
+        assert!(steering.attach_packet_beside(ifindex).is_err(), "there is no XDP program");
+        steering.attach_xdp(ifindex, XdpMode::Generic, 1).unwrap();
+        let family = rustix::net::AddressFamily::XDP;
+        let socket = rustix::net::socket(family, rustix::net::SocketType::RAW, None).unwrap();
+        steering.set_socket(ifindex, 0, lane(0), &socket).unwrap();
+        assert_eq!(steering.attachments().count(), 1);
+        steering.attach_packet_beside(ifindex).unwrap();
+        steering.attach_packet_beside(ifindex).unwrap();
+        assert_eq!(steering.attachments().count(), 2);
+        let taps = [tap(&steering, ifindex, 0), tap(&steering, ifindex, 1)];
+        for proto in [Proto::Udp, Proto::Tcp] {
+            steering.add_listener(local(proto, 5000), lane(0)).unwrap();
+            steering.add_listener(local(proto, 5001), lane(1)).unwrap();
+        }
+        let near = [udp(HERE, 5000), udp(HERE, 5001)];
+        let listeners = [5000, 5001].map(|port| TcpListener::bind((HERE, port)).unwrap());
+        let (open, far) = (udp(HERE, 5002), hosts.on_the_other(|| udp(THERE, 6000)));
+        for port in [5000, 5001, 5002] {
+            far.send_to(b"hello", (HERE, port)).unwrap();
+        }
+        open.recv(&mut [0; 10]).unwrap();
+        assert!(near.iter().all(is_empty));
+        let [first, second] = &taps;
+        assert!(frames(first).is_empty(), "the XDP program has taken it");
+        assert_eq!(frames(second).iter().map(|f| udp_ports(f)).collect::<Vec<_>>(), [(6000, 5001)]);
+        // So it is with SYNs, which both programs pin.
+        for listener in &listeners {
+            let to = listener.local_addr().unwrap();
+            let nobody = hosts.on_the_other(|| TcpStream::connect_timeout(&to, Duration::from_millis(300)));
+            assert_eq!(nobody.map_err(|error| error.kind()).unwrap_err(), ErrorKind::TimedOut);
+        }
+        assert!(frames(first).is_empty());
+        assert_eq!(frames(second).len(), 1);
+    });
+}
+
+#[test]
 fn super_packets_are_classified_by_xdp_as_well() {
     two_hosts(|hosts| {
         let ifindex = sys::links::index("near").unwrap();

@@ -1,5 +1,6 @@
 //! Which kind of port serves a device of the kernel's, and why.
 
+use base::limits::XDP_QUEUES;
 use control::tables::{Link, LinkKind};
 
 use crate::error::StartError;
@@ -46,8 +47,8 @@ pub fn choose(link: &Link, choice: PortChoice) -> Result<Choice, String> {
     match choice {
         PortChoice::Tap => Err("only TAP devices are asked for".to_owned()),
         PortChoice::Packet => chosen(PortKind::Packet, "asked for"),
-        PortChoice::Xdp if link.rx_queues > 1 && link.kind != LinkKind::Veth => Err(format!(
-            "it has {} receive queues, and the xdp port serves one: `ethtool -L {} combined 1`, or --port packet",
+        PortChoice::Xdp if usize::from(link.rx_queues) > XDP_QUEUES => Err(format!(
+            "it has {} receive queues, and the xdp port serves {XDP_QUEUES}: `ethtool -L {} combined {XDP_QUEUES}`, or --port packet",
             link.rx_queues,
             link.name()
         )),

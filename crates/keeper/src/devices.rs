@@ -1,17 +1,14 @@
 //! The devices of a session: which port serves each, and the port's fds for each lane.
 
 use std::collections::BTreeMap;
-use std::os::fd::AsFd;
 
 use base::MacAddr;
 use control::proto::{DeviceKind, DeviceList, LaneDevice, device_flags};
 use control::steer::{LocalEnd, SteerLane, Steering};
 use control::tables::{Link, LinkKind};
 use port::packet::PacketSpec;
-use port::xdp::{XdpSocket, XdpSpec};
 use rustix::io::Errno;
-use sys::bpf::XdpMode;
-use sys::fds::Fd;
+use sys::fds::{FDS_MAX, Fd};
 
 use crate::client::Refusal;
 use crate::error::StartError;
@@ -21,12 +18,10 @@ use crate::mirror::address_of;
 use crate::regions::RegionMemory;
 use crate::rules::{Change, End, Slot, steer_lane};
 use crate::settings::{DeviceSpec, MemifDevice, OwnSpec, PortChoice};
+use crate::xdp::{OpenError, XdpDevice, open_filtered};
 
 pub use crate::choice::{Choice, PortKind, choose};
 use crate::choice::{is_local, named};
-
-/// The queue that the xdp port uses; devices with more receive queues are not given to it.
-const XDP_QUEUE: u16 = 0;
 
 /// A device in use.
 pub(crate) struct Device {
@@ -40,11 +35,8 @@ pub(crate) struct Device {
 
 enum Back {
     Packet,
-    /// AF_XDP, its program in the driver or in front of the stack; one lane at a time has the device's queue.
-    Xdp {
-        native: bool,
-        taken: bool,
-    },
+    /// AF_XDP.
+    Xdp(XdpDevice),
     /// The one queue of the TAP device, until a lane takes it.
     Tap(Option<Fd>),
     /// Every packet of a device on which the kernel has nothing; one lane at a time has it.
@@ -131,7 +123,7 @@ impl Devices {
                 steering.attach_packet(link.ifindex).map_err(|e| steer_failed(&e))?;
                 Back::Packet
             }
-            PortKind::Xdp => Back::Xdp { native: attach_xdp(steering, link)?, taken: false },
+            PortKind::Xdp => Back::Xdp(XdpDevice::attach(steering, link).map_err(|e| steer_failed(&e))?),
         };
         self.list.push(Device {
             name: link.name().to_owned(),
@@ -204,7 +196,7 @@ impl Devices {
     pub(crate) fn memifs(&self) -> impl Iterator<Item = &MemifLink> {
         self.list.iter().filter_map(|device| match &device.back {
             Back::Memif(link) => Some(&**link),
-            Back::Packet | Back::Xdp { .. } | Back::Tap(_) | Back::Own { .. } => None,
+            Back::Packet | Back::Xdp(_) | Back::Tap(_) | Back::Own { .. } => None,
         })
     }
 
@@ -224,12 +216,12 @@ impl Devices {
 
     /// Does a device register the frames of regions?
     pub(crate) fn has_xdp(&self) -> bool {
-        self.list.iter().any(|d| matches!(d.back, Back::Xdp { .. }))
+        self.list.iter().any(|d| matches!(d.back, Back::Xdp(_)))
     }
 
     /// Is `ifindex` one of the devices whose addresses are the kernel's?
     pub(crate) fn is_steered(&self, ifindex: u32) -> bool {
-        self.list.iter().any(|d| d.ifindex == ifindex && matches!(d.back, Back::Packet | Back::Xdp { .. }))
+        self.list.iter().any(|d| d.ifindex == ifindex && matches!(d.back, Back::Packet | Back::Xdp(_)))
     }
 
     /// Opens every device for a lane of the region in `memory`. The fds come in the order of the devices.
@@ -262,6 +254,11 @@ impl Devices {
             list.push(row).map_err(|_| Refusal::new(Errno::NOBUFS, "more devices than a lane can have"))?;
             fds.extend(opened);
         }
+        if fds.len() > FDS_MAX {
+            let text =
+                format!("{} descriptors for one lane, {FDS_MAX} can be sent: name fewer devices", fds.len());
+            return Err(Refusal::new(Errno::NOBUFS, text));
+        }
         Ok(())
     }
 
@@ -276,11 +273,9 @@ impl Devices {
                 Back::Tap(queue) => *queue = own.next(),
                 Back::Own { taken } => *taken = false,
                 Back::Memif(link) => link.give_back(own.by_ref().collect()),
-                Back::Xdp { taken, .. } => {
-                    *taken = false;
+                Back::Xdp(xdp) => {
                     if let (Ok(lane), Some(steering)) = (steer_lane(slot), &mut self.steering) {
-                        // The kernel takes a closed socket out by itself; this is only sooner.
-                        let _ = steering.clear_socket(device.ifindex, XDP_QUEUE, lane);
+                        xdp.close(row, lane, steering);
                     }
                 }
             }
@@ -362,41 +357,15 @@ impl Device {
     ) -> Result<(LaneDevice, Vec<Fd>), Refusal> {
         let name = self.name.clone();
         let failed = |errno: Errno| Refusal::new(errno, format!("opening device {name}: {errno}"));
-        let unsteered =
-            |e: control::steer::SteerError| Refusal::new(Errno::NODEV, format!("opening device {name}: {e}"));
+        let steered = |e: OpenError| Refusal::new(e.errno(), format!("opening device {name}: {e}"));
         let busy = || Refusal::new(Errno::BUSY, format!("device {name} serves one process at a time"));
         let mut row = self.row();
         let fds = match (&mut self.back, steering) {
             (Back::Packet, Some(steering)) => {
-                let filter = steering.filter_program(lane).map_err(unsteered)?;
-                let spec = PacketSpec {
-                    ifindex: row.ifindex,
-                    filter: Some(filter.as_fd()),
-                    ring: true,
-                    qdisc_bypass: false,
-                };
-                let fd = port::packet::open(&spec).map_err(failed)?;
-                sys::bpf::lock_filter(&fd).map_err(failed)?;
-                vec![fd]
+                vec![open_filtered(row.ifindex, lane, steering).map_err(steered)?]
             }
-            (Back::Xdp { native, taken }, Some(steering)) => {
-                if *taken {
-                    return Err(busy());
-                }
-                let spec = XdpSpec {
-                    ifindex: row.ifindex,
-                    queue: u32::from(XDP_QUEUE),
-                    mtu: u16::try_from(row.mtu).unwrap_or(u16::MAX),
-                    zero_copy: *native,
-                    busy_poll: false,
-                };
-                let socket = memory.with_frames(|cells| port::xdp::open(&spec, cells)).map_err(failed)?;
-                let companion = port::xdp::open_companion(row.ifindex).map_err(failed)?;
-                steering.set_socket(row.ifindex, XDP_QUEUE, lane, &socket.fd).map_err(unsteered)?;
-                *taken = true;
-                row.kind = DeviceKind::Xdp;
-                row.flags |= xdp_flags(*native, &socket);
-                vec![socket.fd, companion]
+            (Back::Xdp(xdp), Some(steering)) => {
+                xdp.open(&mut row, lane, memory, steering).map_err(steered)?
             }
             (Back::Tap(queue), _) => {
                 let held = queue.take().ok_or_else(busy)?;
@@ -419,7 +388,7 @@ impl Device {
                 row.flags |= device_flags::OWN_ADDRESS;
                 link.take().ok_or_else(busy)?
             }
-            (Back::Packet | Back::Xdp { .. }, None) => return Err(failed(Errno::NODEV)),
+            (Back::Packet | Back::Xdp(_), None) => return Err(failed(Errno::NODEV)),
         };
         row.fds = fds.len() as u8;
         Ok((row, fds))
@@ -431,7 +400,7 @@ impl Device {
             kind: DeviceKind::Packet,
             flags: if self.local_peer { device_flags::UNFINISHED_CHECKSUMS } else { 0 },
             mtu: self.mtu,
-            queue: XDP_QUEUE,
+            queues: 0,
             mac: self.mac,
             fds: 0,
         }
@@ -461,35 +430,15 @@ impl Device {
 
     /// For `explain` and `--verbose`.
     pub(crate) fn describe(&self) -> String {
-        let port = match self.back {
+        let port = match &self.back {
             Back::Packet => "packet port, addresses shared with the kernel",
-            Back::Xdp { native: true, .. } => "xdp port in the driver, addresses shared with the kernel",
-            Back::Xdp { native: false, .. } => "xdp port in generic mode, addresses shared with the kernel",
+            Back::Xdp(xdp) => &xdp.describe(),
             Back::Tap(_) => "tap port, an address of its own",
             Back::Own { .. } => "packet port, an address of its own",
             Back::Memif(_) => "memif port, an address of its own",
         };
         format!("{} ({port}, MTU {})", self.name, self.mtu)
     }
-}
-
-fn xdp_flags(native: bool, socket: &XdpSocket) -> u32 {
-    let flag = |on: bool, flag: u32| if on { flag } else { 0 };
-    flag(native, device_flags::XDP_NATIVE)
-        | flag(socket.scatter, device_flags::XDP_MULTI_BUFFER)
-        | flag(socket.completes_checksums, device_flags::XDP_TX_CHECKSUM)
-        | device_flags::GSO_SOCKET
-}
-
-/// Attaches the XDP program: in the driver if it can, else in front of the stack. Gives which.
-fn attach_xdp(steering: &mut Steering, link: &Link) -> Result<bool, StartError> {
-    // On veth the driver's mode would turn the peer's segmentation offload off.
-    let native = link.kind != LinkKind::Veth
-        && steering.attach_xdp(link.ifindex, XdpMode::Native, link.rx_queues).is_ok();
-    if !native {
-        steering.attach_xdp(link.ifindex, XdpMode::Generic, link.rx_queues).map_err(|e| steer_failed(&e))?;
-    }
-    Ok(native)
 }
 
 /// Our Ethernet address behind a TAP device: locally administered, made from the IP address, so that it stays the same.
@@ -520,8 +469,10 @@ mod tests {
         assert!(no(link(LinkKind::Loopback), PortChoice::Auto).contains("loopback"));
         assert!(no(Link { up: false, ..link(LinkKind::Veth) }, PortChoice::Auto).contains("switched off"));
         assert!(no(Link { master: 9, ..link(LinkKind::Veth) }, PortChoice::Auto).contains("member"));
-        let queues = Link { rx_queues: 8, ..link(LinkKind::Ethernet) };
-        assert!(no(queues, PortChoice::Xdp).contains("8 receive queues"));
+        let queues = |rx_queues| Link { rx_queues, ..link(LinkKind::Ethernet) };
+        assert!(no(queues(17), PortChoice::Xdp).contains("17 receive queues"));
+        assert_eq!(choose(&queues(16), PortChoice::Xdp).map(|chosen| chosen.kind), Ok(PortKind::Xdp));
+        assert_eq!(choose(&queues(17), PortChoice::Auto).map(|chosen| chosen.kind), Ok(PortKind::Packet));
         assert!(no(link(LinkKind::Veth), PortChoice::Tap).contains("TAP"));
     }
 }

@@ -34,6 +34,7 @@ mod shared;
 mod steward;
 mod stewards;
 mod wires;
+mod xdp;
 
 pub use closing::unfinished;
 pub use command::{

@@ -43,9 +43,16 @@ impl Mirror {
         Ok(Self { netlink, memory: memory.fd })
     }
 
-    /// The devices of the namespace.
+    /// The devices of the namespace, each with the receive queues that it uses, of those that it was made with.
     pub(crate) fn links(&self) -> Vec<Link> {
-        self.netlink.tables().links()
+        let mut links = self.netlink.tables().links();
+        for link in &mut links {
+            let used = sys::links::receive_queues(link.name()).ok().and_then(|used| u16::try_from(used).ok());
+            if let Some(used) = used.filter(|used| *used > 0) {
+                link.rx_queues = used;
+            }
+        }
+        links
     }
 
     /// Enters the addresses that are Corelane's alone: the kernel does not know them.

@@ -9,7 +9,7 @@ use port::fault::{FaultPort, FaultSpec, Rates};
 use port::memif::{MemifError, MemifParts, MemifPort, Role, WireShape};
 use port::packet::PacketPort;
 use port::tap::TapPort;
-use port::xdp::{XdpParts, XdpPort, XdpSocket};
+use port::xdp::{XdpParts, XdpPort, XdpSockets};
 use port::{Port, PortSetup};
 use region::Region;
 use sys::fds::Fd;
@@ -69,13 +69,20 @@ pub fn open_device(
             Box::new(port.map_err(OpenError::Wire)?)
         }
         DeviceKind::Xdp => {
-            let socket = XdpSocket {
-                fd,
+            let mut further = || own.next().ok_or(OpenError::MissingFd);
+            let mut fds = vec![fd];
+            for _ in 1..device.queues {
+                fds.push(further()?);
+            }
+            let any = if device.queues > 1 { Some(further()?) } else { None };
+            let companion = if has(device_flags::GSO_SOCKET) { Some(further()?) } else { None };
+            let sockets = XdpSockets {
+                fds,
+                any,
                 scatter: has(device_flags::XDP_MULTI_BUFFER),
                 completes_checksums: has(device_flags::XDP_TX_CHECKSUM),
             };
-            let companion = if has(device_flags::GSO_SOCKET) { own.next() } else { None };
-            let parts = XdpParts { socket, companion };
+            let parts = XdpParts { sockets, companion };
             let port = XdpPort::from_parts(parts, area, setup);
             Box::new(port.map_err(|errno| OpenError::Rings(errno.raw_os_error()))?)
         }

@@ -113,11 +113,11 @@ fn make(rig: &Rig, memory: &mut Memory, kind: Kind, quiet_far: bool) -> Bench {
         let port = PacketPort::from_fd(port::packet::open(&spec).unwrap(), memory.area, setup());
         return Bench { port: Box::new(port), _steered: None, _quiet: quiet };
     }
-    let spec = XdpSpec { ifindex, queue: 0, mtu: 1500, zero_copy: false, busy_poll: false };
-    let socket = port::xdp::open(&spec, memory.area.cells()).unwrap();
-    let steered = rig::steer("near0", &socket.fd);
+    let spec = XdpSpec { ifindex, queues: 1, mtu: 1500, zero_copy: false, busy_poll: false };
+    let sockets = port::xdp::open(&spec, memory.area.cells()).unwrap();
+    let steered = rig::steer("near0", &sockets.fds);
     let companion = (kind == Kind::XdpCompanion).then(|| open_companion(ifindex).unwrap());
-    let mut port = XdpPort::from_parts(XdpParts { socket, companion }, memory.area, setup()).unwrap();
+    let mut port = XdpPort::from_parts(XdpParts { sockets, companion }, memory.area, setup()).unwrap();
     port.rx(&mut memory.frames(), &mut RxBatch::new()).unwrap();
     Bench { port: Box::new(port), _steered: Some(steered), _quiet: quiet }
 }

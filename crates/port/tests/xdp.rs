@@ -6,22 +6,26 @@ mod rig;
 use base::limits::CHAIN_FRAMES;
 use port::Port;
 use port::packet::{PacketPort, PacketSpec};
-use port::xdp::{XdpParts, XdpPort, XdpSpec, open, open_companion};
+use port::xdp::{XdpParts, XdpPort, XdpRefused, XdpSpec, open, open_companion};
 use rig::{FRAMES, Memory, NEAR, Rig, Steered, pattern, receive_ipv4, setup, steer, tcp_head, udp_head};
 use state::{Piece, RxBatch, TxFrame};
 
 fn near_port(memory: &mut Memory, with_companion: bool) -> (XdpPort, Steered) {
-    port_for_mtu(memory, with_companion, 1500)
+    port_with(memory, with_companion, (1500, 1))
 }
 
 fn port_for_mtu(memory: &mut Memory, with_companion: bool, mtu: u16) -> (XdpPort, Steered) {
+    port_with(memory, with_companion, (mtu, 1))
+}
+
+fn port_with(memory: &mut Memory, with_companion: bool, (mtu, queues): (u16, u32)) -> (XdpPort, Steered) {
     let ifindex = sys::links::index("near0").unwrap();
-    let spec = XdpSpec { ifindex, queue: 0, mtu, zero_copy: true, busy_poll: false };
-    let socket = open(&spec, memory.area.cells()).unwrap();
-    assert_eq!((socket.completes_checksums, socket.scatter), (mtu == 1500, mtu > 1500));
-    let steered = steer("near0", &socket.fd);
+    let spec = XdpSpec { ifindex, queues, mtu, zero_copy: true, busy_poll: false };
+    let sockets = open(&spec, memory.area.cells()).unwrap();
+    assert_eq!((sockets.completes_checksums, sockets.scatter), (mtu == 1500, mtu > 1500));
+    let steered = steer("near0", &sockets.fds);
     let companion = with_companion.then(|| open_companion(ifindex).unwrap());
-    let mut port = XdpPort::from_parts(XdpParts { socket, companion }, memory.area, setup()).unwrap();
+    let mut port = XdpPort::from_parts(XdpParts { sockets, companion }, memory.area, setup()).unwrap();
     // Nothing can come in before the kernel has frames to receive into.
     assert_eq!(port.rx(&mut memory.frames(), &mut RxBatch::new()).unwrap(), 0);
     (port, steered)
@@ -194,4 +198,92 @@ fn a_burst_larger_than_one_call_takes_is_sent_in_order() {
         assert_eq!(udp.recv(&mut got).unwrap(), 4);
         assert_eq!(got[..4], number.to_be_bytes());
     }
+}
+
+/// A port on a device with four queues, by all of which the other side sends.
+fn four_queues(memory: &mut Memory, rig: &Rig) -> (XdpPort, Steered) {
+    rig::run("ip link del near0");
+    rig.join_with_queues(4);
+    assert_eq!(sys::links::receive_queues("near0"), Ok(4));
+    port_with(memory, true, (1500, 4))
+}
+
+#[test]
+fn packets_of_every_queue_arrive() {
+    let Some(rig) = Rig::veth() else { return };
+    let mut memory = Memory::new(FRAMES);
+    let (mut port, _steered) = four_queues(&mut memory, &rig);
+    let held = FRAMES - memory.free();
+    assert_eq!(held, 512, "a quarter of the frames is in the fill rings");
+    // The kernel picks the queue of each socket as it likes; with so many it is not always the first one.
+    for round in 0..4 {
+        let sockets: Vec<_> = (0..64).map(|at| rig.far_udp(4000 + 100 * round + at)).collect();
+        for udp in &sockets {
+            let from = udp.local_addr().unwrap().port();
+            udp.send_to(&from.to_be_bytes(), (NEAR, 5000)).unwrap();
+        }
+        let mut came: Vec<u16> = receive_ipv4(&mut port, &mut memory, 17, sockets.len())
+            .iter()
+            .map(|packet| memory.take(packet))
+            .map(|bytes| u16::from_be_bytes([bytes[42], bytes[43]]))
+            .collect();
+        came.sort_unstable();
+        let sent: Vec<u16> = sockets.iter().map(|udp| udp.local_addr().unwrap().port()).collect();
+        assert_eq!(came, sent);
+    }
+    let by_queue: Vec<u64> = port.received_by_queue().collect();
+    assert!(
+        by_queue.iter().filter(|&&packets| packets > 0).count() > 1,
+        "all came by one queue: {by_queue:?}"
+    );
+    assert_eq!(by_queue.iter().sum::<u64>(), port.stats().rx_packets);
+    port.rx(&mut memory.frames(), &mut RxBatch::new()).unwrap();
+    assert_eq!(FRAMES - memory.free(), held, "the fill rings hold as many frames as before");
+    send_and_check(&rig, &mut memory, &mut port, &[1000, 1400, 4]);
+}
+
+#[test]
+fn a_sleeper_is_woken_by_any_queue() {
+    let Some(rig) = Rig::veth() else { return };
+    let mut memory = Memory::new(FRAMES);
+    let (mut port, _steered) = four_queues(&mut memory, &rig);
+    // Alone each time: `receive` sleeps on the port's one fd before it comes.
+    for at in 0..64 {
+        rig.far_udp(4000 + at).send_to(b"one", (NEAR, 5000)).unwrap();
+        for packet in receive_ipv4(&mut port, &mut memory, 17, 1) {
+            assert_eq!(memory.take(&packet)[42..45], *b"one");
+        }
+        assert_eq!(port.packets_wait(), Some(false));
+    }
+}
+
+#[test]
+fn a_queue_that_somebody_has_is_named_and_nothing_is_kept() {
+    let Some(rig) = Rig::veth() else { return };
+    rig::run("ip link del near0");
+    rig.join_with_queues(4);
+    let (memory, other) = (Memory::new(FRAMES), Memory::new(FRAMES));
+    let ifindex = sys::links::index("near0").unwrap();
+    let spec = XdpSpec { ifindex, queues: 2, mtu: 1500, zero_copy: false, busy_poll: false };
+    let held = open(&spec, other.area.cells()).unwrap();
+    let refused = open(&XdpSpec { queues: 4, ..spec }, memory.area.cells()).unwrap_err();
+    assert_eq!(refused, XdpRefused { queue: 0, errno: sys::Errno::BUSY });
+    assert_eq!(refused.to_string(), "another AF_XDP socket has queue 0");
+    drop(held);
+    // The queues of sockets are free only a moment after these were closed.
+    let open_free = |queues| {
+        let deadline = sys::clock::now().plus(base::Duration::from_secs(5));
+        loop {
+            let opened = open(&XdpSpec { queues, ..spec }, memory.area.cells());
+            if !matches!(opened, Err(XdpRefused { errno: sys::Errno::BUSY, .. })) {
+                return opened;
+            }
+            assert!(sys::clock::now() < deadline, "the queues do not become free");
+            sys::poll::poll(&mut [], Some(base::Duration::from_millis(5))).unwrap();
+        }
+    };
+    let refused = open_free(5).unwrap_err();
+    assert_eq!(refused, XdpRefused { queue: 4, errno: sys::Errno::INVAL });
+    assert_eq!(open_free(17).unwrap_err().errno, sys::Errno::INVAL);
+    assert_eq!(open_free(4).unwrap().fds.len(), 4);
 }

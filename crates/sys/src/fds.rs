@@ -14,7 +14,7 @@ use rustix::net::{
 use crate::Result;
 
 /// Most descriptors in one message.
-pub const FDS_MAX: usize = 16;
+pub const FDS_MAX: usize = 64;
 
 /// An open file descriptor, closed when dropped by the system call itself.
 ///

@@ -27,6 +27,9 @@ struct IfReq {
 }
 const _: () = assert!(size_of::<IfReq>() == size_of::<libc::ifreq>());
 
+const ETHTOOL_GCHANNELS: u32 = 0x3c;
+/// Words of the kernel's ethtool_channels: the command, four limits, and what is set for receiving, sending, other and combined.
+const CHANNELS_WORDS: usize = 9;
 /// Bytes of the kernel's ethtool_drvinfo: a command word, the driver's name in 32 bytes, other text.
 const DRIVER_INFO_BYTES: usize = 196;
 
@@ -145,6 +148,21 @@ pub fn driver(name: &str) -> Result<String> {
     unsafe { ethtool(name, &mut info) }?;
     let bytes: Vec<u8> = info.iter().skip(1).take(8).flat_map(|word| word.to_ne_bytes()).collect();
     Ok(text(&bytes))
+}
+
+/// Receive queues of interface `name` that are in use, which may be fewer than it was made with.
+///
+/// # Errors
+/// ENODEV; EOPNOTSUPP when the driver does not say.
+pub fn receive_queues(name: &str) -> Result<u32> {
+    let mut channels = [0; CHANNELS_WORDS];
+    if let Some(command) = channels.first_mut() {
+        *command = ETHTOOL_GCHANNELS;
+    }
+    // SAFETY: GCHANNELS reads the command and writes one ethtool_channels, which is as long as `channels`.
+    unsafe { ethtool(name, &mut channels) }?;
+    let [_, _, _, _, _, rx, _, _, combined] = channels;
+    Ok(rx.saturating_add(combined))
 }
 
 /// One call of ethtool's about interface `name`; the first of `words` says which, and what the kernel answers takes their place.

@@ -1,10 +1,24 @@
 //! Waiting for file descriptors, to the nanosecond.
 
 use base::Duration;
+use rustix::event::epoll;
 pub use rustix::event::{PollFd, PollFlags};
 
 use crate::clock::timespec;
+use crate::fds::Fd;
 use crate::{Result, raw};
+
+/// An fd that polls readable while any of `fds` does, for those who can wait for one only. It holds none of them open. CLOEXEC.
+///
+/// # Errors
+/// ENOSPC, ENOMEM, EMFILE.
+pub fn any_of(fds: &[Fd]) -> Result<Fd> {
+    let any = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+    for fd in fds {
+        epoll::add(&any, fd, epoll::EventData::new_u64(0), epoll::EventFlags::IN)?;
+    }
+    Ok(Fd::from(any))
+}
 
 /// Waits until one of `fds` is ready or `timeout` is over (`None`: without end); gives how many are ready.
 ///
@@ -32,7 +46,7 @@ pub fn poll_masked(fds: &mut [PollFd<'_>], timeout: Option<Duration>, mask: u64)
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fds::{event, event_signal};
+    use crate::fds::{event, event_clear, event_signal};
 
     #[test]
     fn an_event_makes_its_fd_readable_and_time_runs_out_without_one() {
@@ -42,5 +56,19 @@ mod tests {
         event_signal(&fd).unwrap();
         assert_eq!(poll(&mut fds, None).unwrap(), 1);
         assert_eq!(poll_masked(&mut fds, Some(Duration::ZERO), 0).unwrap(), 1);
+    }
+
+    #[test]
+    fn one_fd_stands_for_several_as_long_as_they_are_ready() {
+        let events = [event().unwrap(), event().unwrap()];
+        let any = any_of(&events).unwrap();
+        let ready = || poll(&mut [PollFd::new(&any, PollFlags::IN)], Some(Duration::ZERO)).unwrap();
+        for fd in &events {
+            assert_eq!(ready(), 0);
+            event_signal(fd).unwrap();
+            assert_eq!((ready(), ready()), (1, 1));
+            event_clear(fd).unwrap();
+        }
+        assert_eq!(ready(), 0);
     }
 }

@@ -24,7 +24,7 @@ pub(super) fn look(only: &[String]) -> Result<Vec<Finding>, Failure> {
 
 fn device(link: &Link) -> Finding {
     let driver = sys::links::driver(link.name()).unwrap_or_else(|_| "no driver name".to_owned());
-    let facts = format!("{driver}, {} receive queue(s), MTU {}", link.rx_queues, link.mtu);
+    let facts = format!("{driver}, {} receive queue(s) in use, MTU {}", link.rx_queues, link.mtu);
     let id = format!("device {}", link.name());
     match choose(link, PortChoice::Auto) {
         Ok(choice) => {
@@ -32,12 +32,26 @@ fn device(link: &Link) -> Finding {
                 PortKind::Packet => "packet",
                 PortKind::Xdp => "xdp",
             };
-            Finding::new(id, State::Good, facts).means(format!("{port} port: {}", choice.why))
+            Finding::new(id, State::Good, facts).means(format!(
+                "{port} port: {}; {}",
+                choice.why,
+                by_xdp(link)
+            ))
         }
         Err(why) => {
             let down = !link.up && link.kind != LinkKind::Other;
             let fix = if down { format!("ip link set {} up", link.name()) } else { String::new() };
             Finding::new(id, State::Unused, facts).means(why).fix(fix)
         }
+    }
+}
+
+/// What `--port xdp` would do.
+fn by_xdp(link: &Link) -> String {
+    match choose(link, PortChoice::Xdp) {
+        Ok(_) => {
+            "--port xdp: an AF_XDP socket on each queue for one lane, packet sockets for others".to_owned()
+        }
+        Err(why) => format!("no --port xdp: {why}"),
     }
 }

@@ -18,7 +18,7 @@ mod lossy;
 mod md5;
 mod memif;
 mod peers;
-
+mod queues;
 mod relay;
 mod reload;
 mod servers;

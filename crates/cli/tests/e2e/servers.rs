@@ -4,6 +4,11 @@ use crate::world::{OURS, Process, Side, World, sha256, wait_until};
 
 /// nginx as it comes, one worker, with a folder of its own.
 pub(crate) fn nginx(world: &World, workers: u32) -> (Process, String) {
+    nginx_by(world, workers, &[])
+}
+
+/// [`nginx`] with `options` for `corelane run`.
+pub(crate) fn nginx_by(world: &World, workers: u32, options: &[&str]) -> (Process, String) {
     let dir = world.dir.display();
     let conf = format!(
         "daemon off; master_process on; worker_processes {workers}; user root; pid {dir}/nginx.pid; error_log {dir}/error.log;\n\
@@ -16,7 +21,8 @@ pub(crate) fn nginx(world: &World, workers: u32) -> (Process, String) {
     std::fs::write(world.dir.join("nginx.conf"), conf).expect("a file");
     std::fs::write(world.dir.join("www/index.html"), "lanes\n".repeat(100)).expect("a file");
     let conf = world.dir.join("nginx.conf").display().to_string();
-    let line = World::corelane(&["/usr/sbin/nginx", "-c", &conf]);
+    let mut line = World::corelane(&["/usr/sbin/nginx", "-c", &conf]);
+    line.splice(2..2, options.iter().map(|option| (*option).to_owned()));
     let mut server = world.spawn(Side::Ours, "nginx", &line);
     world.wait_for_port(&mut server, 80);
     (server, format!("http://{OURS}/"))
@@ -27,7 +33,7 @@ fn wrk_requests(out: &str) -> u64 {
     line.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(0)
 }
 
-fn wrk_is_clean(out: &str) {
+pub(crate) fn wrk_is_clean(out: &str) {
     assert!(!out.contains("Socket errors"), "{out}");
     assert!(!out.contains("Non-2xx"), "{out}");
     assert!(wrk_requests(out) > 100, "{out}");

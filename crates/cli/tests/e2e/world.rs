@@ -45,6 +45,11 @@ pub(crate) enum Side {
 impl World {
     /// A new world, or `None` (said on stderr) where the machine cannot make one or a program is missing.
     pub(crate) fn new(programs: &[&str]) -> Option<Self> {
+        Self::with_queues(1, programs)
+    }
+
+    /// With a device of so many queues each way.
+    pub(crate) fn with_queues(queues: u32, programs: &[&str]) -> Option<Self> {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         if !rustix::process::geteuid().is_root() {
             eprintln!("skipped: needs root for network namespaces");
@@ -65,20 +70,11 @@ impl World {
         let world = Self { peer, ours, dir, _turn: turn };
         ip(&["netns", "add", &world.peer]);
         ip(&["netns", "add", &world.ours]);
-        ip(&[
-            "link",
-            "add",
-            "peer0",
-            "netns",
-            &world.peer,
-            "type",
-            "veth",
-            "peer",
-            "name",
-            DEVICE,
-            "netns",
-            &world.ours,
-        ]);
+        let count = queues.to_string();
+        let queues = ["numrxqueues", &count, "numtxqueues", &count];
+        let near = ["link", "add", "peer0", "netns", &world.peer];
+        let far = ["type", "veth", "peer", "name", DEVICE, "netns", &world.ours];
+        ip(&[&near[..], &queues, &far, &queues].concat());
         for (ns, device, address) in [(&world.peer, "peer0", PEER), (&world.ours, DEVICE, OURS)] {
             ip(&["-n", ns, "address", "add", &format!("{address}/24"), "dev", device]);
             ip(&["-n", ns, "link", "set", "lo", "up"]);

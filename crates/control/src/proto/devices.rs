@@ -10,7 +10,7 @@ use super::codec::{Reader, Writer};
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Hash)]
 #[repr(u8)]
 pub enum DeviceKind {
-    /// AF_XDP; one fd: the XSK.
+    /// AF_XDP; the fds: a socket for each queue, for more than one queue an epoll set of them, and the socket of [`device_flags::GSO_SOCKET`].
     #[default]
     Xdp = 1,
     /// AF_PACKET; one fd: the packet socket.
@@ -29,14 +29,12 @@ pub mod device_flags {
     pub const XDP_ZEROCOPY: u32 = 1 << 1;
     /// AF_XDP with XDP_USE_SG: frames may come as chains.
     pub const XDP_MULTI_BUFFER: u32 = 1 << 2;
-    /// A second fd follows: an AF_PACKET socket with PACKET_VNET_HDR for sending super-frames.
+    /// Another fd follows: an AF_PACKET socket with PACKET_VNET_HDR for sending super-frames.
     pub const GSO_SOCKET: u32 = 1 << 3;
     /// The peer may leave checksums unfinished (veth, virtio).
     pub const UNFINISHED_CHECKSUMS: u32 = 1 << 4;
     /// Answer ARP and ICMP echo here: the address is not the kernel's.
     pub const OWN_ADDRESS: u32 = 1 << 5;
-    /// Another lane owns the fill and completion rings of this device's queue (XDP_SHARED_UMEM).
-    pub const SHARED_RINGS: u32 = 1 << 6;
     /// The kernel completes checksums of what AF_XDP sends; a packet to send then lies in one frame.
     pub const XDP_TX_CHECKSUM: u32 = 1 << 7;
 }
@@ -52,8 +50,8 @@ pub struct LaneDevice {
     pub flags: u32,
     /// MTU in bytes, without the link header.
     pub mtu: u32,
-    /// Queue of the device.
-    pub queue: u16,
+    /// Receive queues of the device, from the first one on, on which the lane has an AF_XDP socket.
+    pub queues: u16,
     /// Ethernet address of the device.
     pub mac: MacAddr,
     /// How many of the message's fds are this device's; they come in the order of the devices.
@@ -99,7 +97,7 @@ impl DeviceList {
 impl LaneDevice {
     pub(super) fn encode(&self, w: &mut Writer<'_>) {
         w.u32(self.ifindex).u8(self.kind as u8).u32(self.flags).u32(self.mtu);
-        w.u16(self.queue).bytes(&self.mac.0).u8(self.fds);
+        w.u16(self.queues).bytes(&self.mac.0).u8(self.fds);
     }
 
     pub(super) fn decode(r: &mut Reader<'_>) -> Result<Self, ProtoError> {
@@ -111,8 +109,8 @@ impl LaneDevice {
             4 => DeviceKind::Memif,
             _ => return Err(ProtoError::BadValue),
         };
-        let (flags, mtu, queue) = (r.u32()?, r.u32()?, r.u16()?);
-        Ok(Self { ifindex, kind, flags, mtu, queue, mac: MacAddr(r.array()?), fds: r.u8()? })
+        let (flags, mtu, queues) = (r.u32()?, r.u32()?, r.u16()?);
+        Ok(Self { ifindex, kind, flags, mtu, queues, mac: MacAddr(r.array()?), fds: r.u8()? })
     }
 }
 

@@ -11,6 +11,7 @@ use super::maps::{
     BLOCK_KEY, BLOCK_MASK, LISTENER_PINS, MIX, NO_LANE, PIN_TAKEN, PINS_FIRST, PINS_UNUSED, SLOT_SHIFT,
     STATE_BLOCKS, STATE_FLOWS, STATE_LANES,
 };
+use super::read::load_bytes;
 use super::shape::{FOUR, IP, SIX, Shape};
 use super::{FamilyMaps, Maps, STEER_LANES, SteerLane, quoted};
 use crate::bpf::{AssembleError, Assembler, Helper, If, Label, Op, Reg, Size};
@@ -148,20 +149,11 @@ fn read_headers(a: &mut Assembler, kind: &Kind<'_>, shape: &Shape, pass: Label) 
         Kind::TcxIngress | Kind::SocketFilter(_) => {
             a.alu_imm(Op::Mov, Reg::R2, 0);
             a.alu_imm(Op::Mov, Reg::R4, shape.headers());
-            load_bytes(a, shape.headers_copy, pass);
+            load_bytes(a, kind, shape.headers_copy, pass);
             a.alu(Op::Mov, HEADER, Reg::Fp);
             a.alu_imm(Op::Add, HEADER, i32::from(shape.headers_copy));
         }
     }
-}
-
-/// Copies R4 bytes at offset R2 of the socket buffer to the stack. A frame too short goes to the kernel.
-pub(super) fn load_bytes(a: &mut Assembler, to: i16, pass: Label) {
-    a.alu(Op::Mov, Reg::R1, CONTEXT);
-    a.alu(Op::Mov, Reg::R3, Reg::Fp);
-    a.alu_imm(Op::Add, Reg::R3, i32::from(to));
-    a.call(Helper::SkbLoadBytes);
-    a.jump_if(If::Ne, Reg::R0, 0, pass);
 }
 
 /// Goes on at `six` for IPv6, and here for IPv4.
@@ -228,7 +220,7 @@ fn read_ports(a: &mut Assembler, kind: &Kind<'_>, shape: &Shape, pass: Label) {
             a.jump_if_reg(If::Gt, Reg::R3, Reg::R2, pass);
         }
         Kind::TcxIngress | Kind::SocketFilter(_) => {
-            load_bytes(a, shape.ports_copy, pass);
+            load_bytes(a, kind, shape.ports_copy, pass);
             a.alu(Op::Mov, PORT, Reg::Fp);
             a.alu_imm(Op::Add, PORT, i32::from(shape.ports_copy));
         }

@@ -7,8 +7,9 @@
 
 use super::program::{
     CONTEXT, DESTINATION_PORT, Family, HEADER, Kind, PORT, PROTO, SOURCE_PORT, XDP_DATA_END, build_ports,
-    find_flow, find_rule, load_bytes,
+    find_flow, find_rule,
 };
+use super::read::load_bytes;
 use super::shape::{IP, Shape};
 use crate::bpf::{Assembler, If, Label, Op, Reg, Size};
 
@@ -62,7 +63,7 @@ fn read(a: &mut Assembler, kind: &Kind<'_>, copy: i16, bytes: i32, pass: Label) 
         }
         Kind::TcxIngress | Kind::SocketFilter(_) => {
             a.alu_imm(Op::Mov, Reg::R4, bytes);
-            load_bytes(a, copy, pass);
+            load_bytes(a, kind, copy, pass);
             a.alu(Op::Mov, PORT, Reg::Fp);
             a.alu_imm(Op::Add, PORT, i32::from(copy));
         }

@@ -5,6 +5,10 @@ pub(super) const IP: i16 = 14;
 /// Ethernet and IPv4 header without options.
 const HEADERS: i32 = 34;
 
+/// On the stack, below what the families have: place and number of bytes that are being read.
+pub(super) const LOAD_OFFSET: i16 = -200;
+pub(super) const LOAD_BYTES: i16 = -208;
+
 /// Where the code for one family finds what it needs: in the frame, and on its part of the stack, from the frame pointer down. The copied
 /// headers start at 2 mod 4, so that the IP header is aligned.
 pub(super) struct Shape {

@@ -8,6 +8,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::TestRunner;
 use rustix::net::{AddressFamily, SocketType};
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::os::fd::AsRawFd;
 
 const SEED: u32 = 0x1234_5678;
 const LANES: u8 = 4;
@@ -275,7 +276,7 @@ fn bench() -> Bench {
     for lane in lanes() {
         let map = Map::create(MapKind::Xsk, 4, 4, u32::from(STEER_LANES), "corelane_test").unwrap();
         let socket = rustix::net::socket(AddressFamily::XDP, SocketType::RAW, None).unwrap();
-        map.update(&socket_key(0, lane), &socket.as_raw_fd().to_ne_bytes()).unwrap();
+        map.update(&attach::socket_key(0, lane), &socket.as_raw_fd().to_ne_bytes()).unwrap();
         xdp.push(steering.load(&Kind::Xdp(&map)).unwrap());
         keep.push((map, socket));
     }

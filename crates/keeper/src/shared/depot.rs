@@ -85,10 +85,13 @@ impl Depot {
     }
 
     fn give(&mut self, session: &Session) -> Result<(), Errno> {
-        let mut wanted = BTreeSet::from([STEERING.to_owned()]);
         let steering = session.devices.steering.iter();
         let attachments: Vec<BorrowedFd<'_>> = steering.flat_map(Steering::attachments).collect();
         self.put(STEERING, &attachments)?;
+        // Programs are attached, never detached, while the run goes on; those that came later, with the others.
+        let count = format!("{STEERING} {}", attachments.len());
+        self.put(&count, &attachments)?;
+        let mut wanted = BTreeSet::from([STEERING.to_owned(), count]);
         for (end, slot, sockets) in session.rules.blocks() {
             let key = format!("{} {} {}", slot.0, end.addr(), end.port().0);
             let sockets: Vec<BorrowedFd<'_>> = sockets.iter().map(AsFd::as_fd).collect();

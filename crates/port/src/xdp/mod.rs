@@ -1,6 +1,6 @@
 //! AF_XDP: received packets are put into frames by the kernel or the driver, packets to send are taken from them. The
-//! keeper opens the socket ([`open`]), attaches the program and enters the socket in its map; whoever it hands the fds
-//! to makes an [`XdpPort`] of them.
+//! keeper opens a socket for each queue of the device ([`open`]), attaches the program and enters the sockets in its map; whoever it hands the fds
+//! to makes an [`XdpPort`] of them. The sockets share the region's frames (XDP_SHARED_UMEM), but no ring.
 //!
 //! The first [`Port::rx`] gives the kernel frames to receive into: nothing comes in before. Frames that lie in the
 //! rings belong to the socket, not to a process, so they survive the death of the one that put them there.
@@ -22,7 +22,7 @@ use sys::xsk::{self, MemoryRings, RingSizes, Rings};
 use crate::chain::HEADROOM_MTU;
 use crate::egress::Egress;
 use crate::{Port, PortCaps, PortError, PortSetup, PortStats};
-pub use open::{XdpSocket, XdpSpec, open, open_companion};
+pub use open::{XdpRefused, XdpSockets, XdpSpec, open, open_companion};
 
 const SIZES: RingSizes = RingSizes {
     rx: XDP_RING_ENTRIES,
@@ -31,44 +31,96 @@ const SIZES: RingSizes = RingSizes {
     completion: XDP_RING_ENTRIES,
 };
 
-/// The fds and properties of one AF_XDP socket, as the keeper hands them out.
+/// Frames in a fill ring at least: two of the longest packets, and some.
+const FILL_MIN: u32 = 64;
+
+/// The fds and properties of the AF_XDP sockets of a device, as the keeper hands them out.
 #[derive(Debug)]
 pub struct XdpParts {
-    /// The socket.
-    pub socket: XdpSocket,
+    /// The sockets.
+    pub sockets: XdpSockets,
     /// A packet socket of the same device, made by [`open_companion`], on which super-segments leave; `None`: they are
     /// cut in software.
     pub companion: Option<Fd>,
 }
 
-/// An AF_XDP socket as a port.
-pub struct XdpPort {
-    socket: XdpSocket,
+/// One socket with its rings.
+struct Queue {
+    fd: Fd,
     rings: Rings,
     memory: MemoryRings,
+    /// Packets received by it.
+    received: u64,
+}
+
+/// AF_XDP sockets on the queues of a device as a port. It receives by all of them, and sends by the first, so that one call sends a batch.
+pub struct XdpPort {
+    /// That of the device's first queue.
+    first: Queue,
+    further: Vec<Queue>,
+    any: Option<Fd>,
+    scatter: bool,
+    completes_checksums: bool,
     companion: Option<(Fd, Egress)>,
     setup: PortSetup,
-    /// Frames kept in the fill ring.
+    /// Frames kept in each fill ring.
     fill_level: u32,
+    /// Where the next batch begins: each queue comes first in its turn.
+    turn: usize,
     stats: PortStats,
+}
+
+impl Queue {
+    fn map(fd: Fd) -> Result<Self, Errno> {
+        let (rings, memory) = (xsk::map_rings(&fd, &SIZES)?, xsk::map_memory_rings(&fd, &SIZES)?);
+        Ok(Self { fd, rings, memory, received: 0 })
+    }
+}
+
+/// Frames that are kept in the fill ring of each of `queues` sockets, of `frames` in all: a quarter among them.
+fn fill_level(frames: u32, queues: usize) -> u32 {
+    let share = frames / 4 / u32::try_from(queues.max(1)).unwrap_or(u32::MAX);
+    share.clamp(FILL_MIN.min(frames / 4), SIZES.fill)
 }
 
 impl XdpPort {
     /// A port on the sockets of `parts`, with its frames in `area`, which is the memory [`open`] registered.
     ///
     /// # Errors
-    /// ENOMEM when the rings cannot be mapped.
+    /// ENOMEM when the rings cannot be mapped; EBADF without a socket.
     pub fn from_parts(parts: XdpParts, area: FrameArea, setup: PortSetup) -> Result<Self, Errno> {
-        let fd = &parts.socket.fd;
+        let XdpSockets { fds, any, scatter, completes_checksums } = parts.sockets;
+        let fill_level = fill_level(area.count(), fds.len());
+        let mut queues = fds.into_iter().map(Queue::map);
         Ok(Self {
-            rings: xsk::map_rings(fd, &SIZES)?,
-            memory: xsk::map_memory_rings(fd, &SIZES)?,
+            first: queues.next().ok_or(Errno::BADF)??,
+            further: queues.collect::<Result<_, _>>()?,
+            any,
+            scatter,
+            completes_checksums,
             companion: parts.companion.map(|fd| (fd, Egress::new(area, 1))),
             setup,
-            fill_level: SIZES.fill.min(area.count() / 4),
+            fill_level,
+            turn: 0,
             stats: PortStats::default(),
-            socket: parts.socket,
         })
+    }
+
+    fn queues(&self) -> impl Iterator<Item = &Queue> {
+        core::iter::once(&self.first).chain(&self.further)
+    }
+
+    /// Packets received by each queue since the port was made.
+    pub fn received_by_queue(&self) -> impl Iterator<Item = u64> {
+        self.queues().map(|queue| queue.received)
+    }
+
+    fn queue_mut(&mut self, at: usize) -> &mut Queue {
+        at.checked_sub(1).and_then(|at| self.further.get_mut(at)).unwrap_or(&mut self.first)
+    }
+
+    fn queue(&self, at: usize) -> &Queue {
+        at.checked_sub(1).and_then(|at| self.further.get(at)).unwrap_or(&self.first)
     }
 }
 
@@ -87,11 +139,11 @@ impl Port for XdpPort {
     }
 
     fn packets_wait(&self) -> Option<bool> {
-        Some(self.rings.rx.ready() > 0)
+        Some(self.queues().any(|queue| queue.rings.rx.ready() > 0))
     }
 
     fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.socket.fd.as_fd())
+        Some(self.any.as_ref().unwrap_or(&self.first.fd).as_fd())
     }
 
     fn caps(&self) -> PortCaps {
@@ -101,5 +153,17 @@ impl Port for XdpPort {
 
     fn stats(&self) -> PortStats {
         self.counted()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_queues_of_a_device_share_a_quarter_of_the_frames() {
+        assert_eq!([1, 4, 16].map(|queues| fill_level(65_536, queues)), [2048, 2048, 1024]);
+        assert_eq!([1, 4, 16].map(|queues| fill_level(2048, queues)), [512, 128, 64]);
+        assert_eq!([1, 4].map(|queues| fill_level(128, queues)), [32, 32]);
     }
 }

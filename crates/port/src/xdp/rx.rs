@@ -1,50 +1,64 @@
 //! Receiving: descriptors out of the receive ring, empty frames into the fill ring.
 
+use core::ops::Range;
+
 use base::FrameIdx;
 use base::limits::{CHAIN_FRAMES, FRAME_BYTES};
 use region::Frames;
 use state::{CsumState, RxBatch, RxFrame};
-use sys::xsk::{self, Descriptor};
+use sys::xsk::{self, Consumer, Descriptor};
 
-use super::XdpPort;
+use super::{Queue, XdpPort};
 use crate::chain;
 
 impl XdpPort {
     pub(super) fn receive(&mut self, frames: &mut Frames<'_>, batch: &mut RxBatch) -> usize {
         self.reap(frames);
-        let ready = self.rings.rx.ready();
+        let queues = 1 + self.further.len();
+        let begin = self.turn % queues;
+        self.turn = begin + 1;
+        // All of them, even with a full batch: what the kernel used of each fill ring is made up for.
+        (0..queues).map(|at| self.receive_by((begin + at) % queues, frames, batch)).sum()
+    }
+
+    fn receive_by(&mut self, at: usize, frames: &mut Frames<'_>, batch: &mut RxBatch) -> usize {
+        let rx = &self.queue(at).rings.rx;
+        let ready = rx.ready();
         let mut taken = 0;
-        let mut packets = 0;
+        let (mut packets, mut bytes, mut dropped) = (0, 0, 0);
         while taken < ready && batch.room() > 0 {
-            let Some(parts) = self.parts_of_next(taken, ready) else { break };
-            if let Some(packet) = self.link(frames, taken, parts) {
-                self.stats.rx_packets += 1;
-                self.stats.rx_bytes += u64::from(packet.len);
+            let Some(parts) = parts_of_next(rx, taken, ready) else { break };
+            if let Some(packet) = self.link(rx, frames, taken..taken + parts) {
+                bytes += u64::from(packet.len);
                 batch.push(packet);
                 packets += 1;
             } else {
-                self.stats.rx_dropped += 1;
+                dropped += 1;
             }
             taken += parts;
         }
-        self.rings.rx.consume(taken);
-        self.refill(frames);
+        rx.consume(taken);
+        self.queue_mut(at).received += packets as u64;
+        self.stats.rx_packets += packets as u64;
+        self.stats.rx_bytes += bytes;
+        self.stats.rx_dropped += dropped;
+        self.refill(at, frames);
         packets
     }
 
-    /// Descriptors of the packet that begins `from` places into the ring. `None` when its end is not there yet.
-    fn parts_of_next(&self, from: u32, ready: u32) -> Option<u32> {
-        let last = (from..ready).find(|at| self.rings.rx.get(*at).options & xsk::CONTINUED == 0)?;
-        Some(last - from + 1)
-    }
-
-    /// The packet of `parts` descriptors as a chain of frames.
-    fn link(&self, frames: &mut Frames<'_>, from: u32, parts: u32) -> Option<RxFrame> {
+    /// The packet of the descriptors at `places` as a chain of frames.
+    fn link(
+        &self,
+        rx: &Consumer<Descriptor>,
+        frames: &mut Frames<'_>,
+        places: Range<u32>,
+    ) -> Option<RxFrame> {
+        let parts = places.len();
         let mut head = FrameIdx::NONE;
         let mut last = FrameIdx::NONE;
         let mut len = 0_u32;
-        for at in from..from + parts {
-            let Descriptor { address, len: bytes, .. } = self.rings.rx.get(at);
+        for at in places {
+            let Descriptor { address, len: bytes, .. } = rx.get(at);
             let frame = frames.at_address(address);
             let offset = (address % FRAME_BYTES as u64) as usize;
             let bytes = bytes as usize;
@@ -64,7 +78,7 @@ impl XdpPort {
             len += bytes as u32;
         }
         // The kernel leaves headroom in each frame, so that a packet near 64 KiB takes one more than a chain has.
-        if parts as usize > CHAIN_FRAMES && !chain::close_up(frames, head) {
+        if parts > CHAIN_FRAMES && !chain::close_up(frames, head) {
             frames.release_chain(head);
             return None;
         }
@@ -79,21 +93,27 @@ impl XdpPort {
         })
     }
 
-    /// Brings the fill ring to its level.
-    fn refill(&mut self, frames: &mut Frames<'_>) {
-        let room = self.memory.fill.room();
-        let want = (room + self.fill_level).saturating_sub(super::SIZES.fill);
+    /// Brings the fill ring of the queue at `at` to its level.
+    fn refill(&mut self, at: usize, frames: &mut Frames<'_>) {
+        let Queue { fd, memory, .. } = self.queue(at);
+        let want = (memory.fill.room() + self.fill_level).saturating_sub(super::SIZES.fill);
         let mut put = 0;
         while put < want {
             let Some(frame) = frames.alloc() else { break };
-            self.memory.fill.put(put, frames.address(frame));
+            memory.fill.put(put, frames.address(frame));
             put += 1;
         }
-        self.memory.fill.submit(put);
-        if put > 0 && self.memory.fill.needs_wakeup() {
-            self.stats.syscalls += 1;
+        memory.fill.submit(put);
+        if put > 0 && memory.fill.needs_wakeup() {
             // It only hurries the driver; what is wrong with the device shows when we send or poll.
-            let _ = xsk::kick_rx(&self.socket.fd);
+            let _ = xsk::kick_rx(fd);
+            self.stats.syscalls += 1;
         }
     }
+}
+
+/// Descriptors of the packet that begins `from` places into the ring. `None` when its end is not there yet.
+fn parts_of_next(rx: &Consumer<Descriptor>, from: u32, ready: u32) -> Option<u32> {
+    let last = (from..ready).find(|at| rx.get(*at).options & xsk::CONTINUED == 0)?;
+    Some(last - from + 1)
 }

@@ -5,7 +5,7 @@ use crate::PortStats;
 
 impl XdpPort {
     pub(super) fn counted(&self) -> PortStats {
-        let kernel = sys::xsk::drops(&self.socket.fd).unwrap_or(0);
+        let kernel: u64 = self.queues().map(|queue| sys::xsk::drops(&queue.fd).unwrap_or(0)).sum();
         PortStats { rx_dropped: self.stats.rx_dropped + kernel, ..self.stats }
     }
 }

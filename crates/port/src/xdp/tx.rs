@@ -54,10 +54,11 @@ impl XdpPort {
 
     /// Releases the frames of packets that were sent.
     pub(super) fn reap(&mut self, frames: &mut Frames<'_>) {
-        for _ in 0..self.memory.completion.ready() {
-            let frame = frames.at_address(self.memory.completion.get(0));
+        let completion = &self.first.memory.completion;
+        for _ in 0..completion.ready() {
+            let frame = frames.at_address(completion.get(0));
             // Off the ring first: a death in between loses the frame, where the other order would free it twice.
-            self.memory.completion.consume(1);
+            completion.consume(1);
             compiler_fence(Ordering::SeqCst);
             frames.release(frame);
         }
@@ -66,20 +67,20 @@ impl XdpPort {
     /// Puts one packet, no longer than the MTU, into the ring.
     fn send_one(&mut self, frames: &mut Frames<'_>, packet: &TxFrame) -> Sent {
         let parts = 1 + u32::from(packet.payload_pieces);
-        if self.rings.tx.room() < parts {
+        if self.first.rings.tx.room() < parts {
             return Sent::Later;
         }
         let mut packet = *packet;
         // One copy of a short payload costs less than the page and the second completion that a second part costs.
         let joined = join(frames, &mut packet);
-        if !joined && !self.socket.scatter {
+        if !joined && !self.scatter {
             self.stats.tx_dropped += 1;
             frames.release(packet.head);
             return Sent::Yes;
         }
         let mut options = 0;
         if packet.csum_start != 0 {
-            if self.socket.completes_checksums && put_metadata(frames, &packet) {
+            if self.completes_checksums && put_metadata(frames, &packet) {
                 options = xsk::HAS_METADATA;
             } else {
                 complete_checksum(frames, &mut packet);
@@ -103,20 +104,20 @@ impl XdpPort {
         let mut last = head;
         for piece in packet.pieces().iter().filter(|p| p.len > 0) {
             last.options |= xsk::CONTINUED;
-            self.rings.tx.put(at, last);
+            self.first.rings.tx.put(at, last);
             at += 1;
             frames.retain(piece.frame);
             let address = frames.address(piece.frame) + u64::from(piece.offset);
             last = Descriptor { address, len: u32::from(piece.len), options: 0 };
         }
-        self.rings.tx.put(at, last);
-        self.rings.tx.submit(at + 1);
+        self.first.rings.tx.put(at, last);
+        self.first.rings.tx.submit(at + 1);
     }
 
     /// Cuts a super-segment and puts all its packets into the ring.
     fn send_split(&mut self, frames: &mut Frames<'_>, packet: &TxFrame) -> Sent {
         let segments = packet.payload_bytes.div_ceil(u32::from(packet.gso_size));
-        if self.rings.tx.room() < segments * 3 {
+        if self.first.rings.tx.room() < segments * 3 {
             return Sent::Later;
         }
         if let Some(mut splitter) = Splitter::new(frames, packet) {
@@ -163,11 +164,11 @@ impl XdpPort {
     /// Makes the kernel send what is in the ring, as far as it can now.
     fn kick(&mut self) -> Result<(), PortError> {
         for _ in 0..KICKS_MAX {
-            if self.rings.tx.room() == super::SIZES.tx || !self.rings.tx.needs_wakeup() {
+            if self.first.rings.tx.room() == super::SIZES.tx || !self.first.rings.tx.needs_wakeup() {
                 return Ok(());
             }
             self.stats.syscalls += 1;
-            match xsk::kick_tx(&self.socket.fd) {
+            match xsk::kick_tx(&self.first.fd) {
                 Ok(()) | Err(Errno::AGAIN | Errno::INTR) => {}
                 // The device is busy: what is left goes with the next call.
                 Err(Errno::BUSY | Errno::NOBUFS) => return Ok(()),

@@ -67,11 +67,17 @@ impl Rig {
 
     /// Makes the veth pair.
     pub fn join(&self) {
+        self.join_with_queues(1);
+    }
+
+    /// Makes a veth pair with `queues` queues each way.
+    pub fn join_with_queues(&self, queues: u32) {
         self.on_near();
         // `ip` finds the near namespace by a process that waits in it.
         let mut holder = Command::new("sleep").arg("60").spawn().unwrap();
         self.on_far();
-        run(&format!("ip link add far0 type veth peer name near0 netns {}", holder.id()));
+        let count = format!("numrxqueues {queues} numtxqueues {queues}");
+        run(&format!("ip link add far0 {count} type veth peer name near0 {count} netns {}", holder.id()));
         holder.kill().unwrap();
         holder.wait().unwrap();
         run("ip link set far0 address 02:00:00:00:00:02 up");
@@ -296,11 +302,13 @@ pub struct Steered {
 }
 
 /// Gives every packet of queue 0 of `device` to `socket`, with generic XDP.
-pub fn steer(device: &str, socket: &sys::fds::Fd) -> Steered {
+pub fn steer(device: &str, sockets: &[sys::fds::Fd]) -> Steered {
     use std::os::fd::{AsFd, AsRawFd};
     use sys::bpf::{Attachment, Insn, Map, MapKind, Program, ProgramKind, XdpMode};
-    let map = Map::create(MapKind::Xsk, 4, 4, 1, "test_xsks").unwrap();
-    map.update(&0_u32.to_ne_bytes(), &socket.as_raw_fd().to_ne_bytes()).unwrap();
+    let map = Map::create(MapKind::Xsk, 4, 4, sockets.len() as u32, "test_xsks").unwrap();
+    for (queue, socket) in (0_u32..).zip(sockets) {
+        map.update(&queue.to_ne_bytes(), &socket.as_raw_fd().to_ne_bytes()).unwrap();
+    }
     let insn = |code, registers, offset, immediate| Insn { code, registers, offset, immediate };
     let program = [
         insn(0x61, 0x12, 16, 0),                      // r2 = ctx->rx_queue_index

@@ -18,7 +18,7 @@ def ask(what, request, fds=()):
     return reply
 
 
-ask("hello", struct.pack("<BHI", 1, 1, os.getpid()) + token)
+ask("hello", struct.pack("<BHI", 1, 2, os.getpid()) + token)
 if not own:
     # Neither memory nor descriptors nor life of the program, its steward and its keeper.
     for victim in [pid, *map(int, sys.argv[4:])]:

@@ -1,0 +1,96 @@
+//! Devices with several queues on AF_XDP: one lane has sockets on all queues, the lanes beyond it packet sockets.
+
+use rustix::process::Signal;
+
+use crate::servers::{nginx_by, wrk_is_clean};
+use crate::sockets::script;
+use crate::world::{DEVICE, OURS, Process, Side, World, send_signal, sha256, wait_until};
+
+/// What the keeper of the program `server` says of its device.
+fn device(world: &World, server: &Process) -> String {
+    let program = crate::world::program().display().to_string();
+    let child = world.check(Side::Ours, 5, &["pgrep", "-o", "-P", &server.id().to_string()]);
+    let explained = world.check(Side::Ours, 10, &[&program, "explain", child.trim()]);
+    let line = explained.lines().find(|line| line.contains(DEVICE));
+    line.unwrap_or_else(|| panic!("{explained}")).to_owned()
+}
+
+/// nginx with one worker on AF_XDP: small requests by many connections, connections for one request each, and a long file.
+fn serves(world: &World, expected: &str) {
+    let (mut server, url) = nginx_by(world, 1, &["--port", "xdp"]);
+    let says = device(world, &server);
+    assert!(says.contains(expected) && !says.contains("packet sockets"), "{says}");
+    wrk_is_clean(&world.check(Side::Peer, 60, &["wrk", "-t1", "-c64", "-d2s", &url]));
+    let close = ["wrk", "-t1", "-c32", "-d2s", "-H", "Connection: close", &url];
+    wrk_is_clean(&world.check(Side::Peer, 60, &close));
+    let file = world.random_file("www/big", 64 << 20);
+    let fetched = world.dir.join("fetched");
+    let big = format!("{url}big");
+    world.check(Side::Peer, 120, &["curl", "-sSf", "-o", &fetched.display().to_string(), &big]);
+    assert_eq!(sha256(&file), sha256(&fetched));
+    server.assert_running();
+    drop(server);
+    world.assert_clean();
+}
+
+#[test]
+fn a_device_with_one_queue_serves_by_af_xdp() {
+    let Some(world) = World::new(&["nginx", "wrk", "curl", "ip", "pgrep"]) else { return };
+    serves(&world, "xdp port in generic mode, 1 queue,");
+}
+
+#[test]
+fn a_lane_receives_by_every_queue_of_its_device() {
+    let Some(world) = World::with_queues(4, &["nginx", "wrk", "curl", "ip", "pgrep"]) else { return };
+    serves(&world, "xdp port in generic mode, 4 queues,");
+}
+
+/// Three workers, and a client of all; the one with lane `lane` is killed.
+fn workers_go_on_without(lane: u32) {
+    let Some(world) = World::with_queues(4, &["python3", "ip", "pgrep"]) else { return };
+    let queues = script("queues.py");
+    let mut line = World::corelane(&["python3", &queues, "serve", OURS, "9010", "3"]);
+    line.splice(2..2, ["--verbose", "--port", "xdp"].map(str::to_owned));
+    let mut server = world.spawn(Side::Ours, "server", &line);
+    world.wait_for_port(&mut server, 9010);
+    let mut peer = world.spawn(Side::Peer, "peer", &["python3", &queues, "ask", OURS, "9010", "200", "3"]);
+    wait_until("all workers answer", 60, || world.dir.join("workers").exists());
+    let says = device(&world, &server);
+    assert!(says.contains("4 queues for one lane, packet sockets for 2 more"), "{says}");
+    let said = server.output();
+    let owner = said.lines().find_map(|line| {
+        let (process, which) = line.strip_prefix("corelane: process ")?.split_once(": lane ")?;
+        which.starts_with(&format!("{lane} of ")).then_some(process)
+    });
+    let killed = owner.unwrap_or_else(|| panic!("{said}"));
+    send_signal(killed.parse().expect("a number"), Signal::KILL);
+    wait_until("the keeper knows", 20, || server.output().contains("is gone"));
+    std::fs::write(world.dir.join("killed.tmp"), killed).expect("a file");
+    std::fs::rename(world.dir.join("killed.tmp"), world.dir.join("killed")).expect("a file");
+    assert!(peer.wait(120).success(), "{}", peer.output());
+    assert_eq!(peer.output().lines().collect::<Vec<_>>(), ["1000 3", "True False", "1000 False"]);
+    server.assert_running();
+    drop(server);
+    world.assert_clean();
+}
+
+#[test]
+fn the_death_of_the_lane_with_the_queues_costs_its_own_connections_only() {
+    workers_go_on_without(0);
+}
+
+#[test]
+fn the_death_of_a_lane_beside_the_queues_costs_its_own_connections_only() {
+    workers_go_on_without(1);
+}
+
+#[test]
+fn a_device_with_more_queues_than_a_lane_has_sockets_for_is_refused_in_words() {
+    let Some(world) = World::with_queues(17, &["ip"]) else { return };
+    let mut line = World::corelane(&["true"]);
+    line.splice(2..2, ["--port", "xdp"].map(str::to_owned));
+    let refused = world.run(Side::Ours, 20, &line);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("it has 17 receive queues"), "{said}");
+    assert!(said.contains(&format!("ethtool -L {DEVICE} combined 16")), "{said}");
+}
