@@ -71,6 +71,22 @@ fn sum_words(words: &[[u8; 8]]) -> u64 {
 /// Sum of `bytes` as native-order words, an odd last byte padded with zero.
 #[inline(never)] // a call is less than its loops at every place
 fn sum_slice(bytes: &[u8]) -> u64 {
+    if bytes.len() < LONG {
+        return sum_by_words(bytes);
+    }
+    let (blocks, rest) = bytes.as_chunks();
+    match simd::sum(blocks) {
+        Some(sum) => add(sum, sum_by_words(rest)),
+        None => sum_by_words(bytes),
+    }
+}
+
+/// From so many bytes on vector instructions are worth their call.
+const LONG: usize = 256;
+
+/// [`sum_slice`] by 64-bit words.
+#[inline]
+fn sum_by_words(bytes: &[u8]) -> u64 {
     let (words, rest) = bytes.as_chunks::<8>();
     let sum = sum_words(words);
     if rest.is_empty() { sum } else { add(sum, last_word(bytes, rest)) }

@@ -37,6 +37,17 @@ fn every_length_up_to_three_chunks_sums_right_at_every_alignment() {
 }
 
 #[test]
+fn every_length_up_to_a_long_segment_sums_right_at_every_alignment() {
+    let bytes = random_bytes(1700, 2);
+    for start in 0..33 {
+        for len in 200..1600 {
+            let slice = &bytes[start..start + len];
+            assert_eq!(Sum::of(slice).fold(), reference(slice), "start {start}, length {len}");
+        }
+    }
+}
+
+#[test]
 fn all_ones_carry_right_over_a_whole_super_frame() {
     for len in [63, 64, 65, 1460, 65_535] {
         let bytes = vec![0xff; len];
