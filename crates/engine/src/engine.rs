@@ -42,6 +42,8 @@ impl<'a> Engine<'a> {
     pub fn set_port(&mut self, index: u8, info: &PortInfo) -> bool {
         let Some(row) = self.mem.ports.get_mut(Idx::new(u32::from(index))) else { return false };
         *row = *info;
+        crate::tcp::verify::forget_all(&mut self.mem);
+        crate::tcp::usual_out::ways_changed(&mut self.mem);
         true
     }
 
@@ -154,7 +156,11 @@ impl<'a> Engine<'a> {
     /// Has events of `s` delivered to `queue` with `token`; queue 0: to nobody. What is ready now makes an event at once.
     /// False: no such socket or queue.
     pub fn set_event_queue(&mut self, s: SockRef, queue: u16, token: u64) -> bool {
-        if !self.exists(s) || !crate::tcp::wake(&mut self.mem, self.now, s) {
+        let exists = match s.kind() {
+            Some(SockKind::Tcp) => crate::tcp::wake(&mut self.mem, self.now, s),
+            Some(SockKind::Listener | SockKind::Udp) | None => self.exists(s),
+        };
+        if !exists {
             return false;
         }
         let ready = self.ready(s);

@@ -14,7 +14,7 @@ use state::ports::PORT_OWN_ADDRESS;
 use state::{Hop, LaneMem};
 
 use crate::types::{HopKey, RouteTo};
-use crate::{arp, nd, outbox};
+use crate::{arp, nd, outbox, tcp};
 
 /// How long a MAC is used before it is asked for again (RFC 1122 2.3.2.1 asks for ageing, in the order of a minute).
 pub(crate) const FRESH_FOR: Duration = Duration::from_secs(60);
@@ -160,6 +160,7 @@ pub(crate) fn know(mem: &mut LaneMem<'_>, now: Instant, at: Idx<Hop>, mac: MacAd
     hop.confirmed_at = now;
     watch(mem, at);
     if !same {
+        tcp::usual_out::ways_changed(mem);
         changed(mem, at);
         flush_waiting(mem, at, Some(mac));
     }
@@ -390,6 +391,7 @@ fn find_or_make(mem: &mut LaneMem<'_>, port: u8, addr: IpAddress, mac: MacAddr) 
     let hop = mem.hops.get_mut(at)?;
     let generation = hop.generation.wrapping_add(1);
     *hop = Hop { port, addr, mac, generation, chain, state: HOP_FAILED, ..Hop::EMPTY };
+    tcp::usual_out::ways_changed(mem);
     link_idle(mem, at);
     Some(at)
 }

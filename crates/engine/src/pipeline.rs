@@ -1,5 +1,6 @@
 //! From a batch of frames, the clock and the control plane into the protocols.
 
+use base::limits::BATCH_FRAMES;
 use base::{Idx, Instant, MacAddr};
 use state::{DropReason, Hop, LaneMem, RxBatch, RxFrame};
 use wire::{EthFrame, EtherType, IpProtocol};
@@ -37,9 +38,18 @@ fn count(mem: &mut LaneMem<'_>, packets: usize, bytes: u64) {
 /// A packet that came alone.
 #[inline]
 fn handle_one(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame) {
-    match tcp::usual::verify_alone(mem, rx) {
-        Some(row) if tcp::usual::input(mem, now, rx, row) => mem.guess = Idx::new(row),
-        _ => handle_frame(mem, now, rx),
+    match tcp::verify::verify_alone(mem, rx) {
+        Some(row) => handle_usual(mem, now, rx, row),
+        None => handle_frame(mem, now, rx),
+    }
+}
+
+/// The usual segment in `rx`, most likely of connection `row`.
+#[inline(always)]
+fn handle_usual(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame, row: u32) {
+    if !tcp::usual::input(mem, now, rx, row) {
+        tcp::verify::forget(mem, rx);
+        handle_frame(mem, now, rx);
     }
 }
 
@@ -54,12 +64,15 @@ fn handle_many(mem: &mut LaneMem<'_>, now: Instant, batch: &mut RxBatch) {
     let mut at = 0;
     while let (Some(rx), Some(row)) = (packets.get(at), notes.get(at)) {
         if let Some(row) = notes.get(at + AHEAD) {
-            tcp::usual::fetch_queued(mem, *row);
+            tcp::verify::fetch_queued(mem, *row);
         }
         at += 1;
-        if *row == UNUSUAL || !tcp::usual::input(mem, now, rx, *row) {
+        if *row == UNUSUAL {
             handle_frame(mem, now, rx);
-        } else if notes.get(at) == Some(row) {
+            continue;
+        }
+        handle_usual(mem, now, rx, *row);
+        if notes.get(at) == Some(row) {
             at +=
                 tcp::usual::go_on(mem, now, packets.get(at..).unwrap_or(&[]), notes.get(at..).unwrap_or(&[]));
         }
@@ -68,21 +81,29 @@ fn handle_many(mem: &mut LaneMem<'_>, now: Instant, batch: &mut RxBatch) {
 
 /// The first stages: `notes` are the rows of usual segments.
 #[inline(always)]
-fn verify(mem: &LaneMem<'_>, packets: &[RxFrame], notes: &mut [u32]) {
-    let mut before = tcp::usual::Before::default();
+fn verify(mem: &mut LaneMem<'_>, packets: &[RxFrame], notes: &mut [u32]) {
+    const _: () = assert!(BATCH_FRAMES <= u64::BITS as usize);
+    // Notes that are hashes yet, by bits.
+    let (mut new, mut bit) = (0_u64, 1_u64);
     for (rx, note) in packets.iter().zip(notes.iter_mut()) {
-        *note = match tcp::usual::verify(mem, rx, &mut before) {
-            Some(hash) => hash,
-            None => {
-                tcp::usual::expect(mem, rx);
-                UNUSUAL
-            }
+        let data = mem.frames.data(rx.head);
+        *note = if let Some(row) = tcp::verify::verify_again(mem, rx, data) {
+            tcp::verify::fetch(mem, row);
+            row
+        } else if let Some(hash) = tcp::verify::verify(mem, rx, data) {
+            new |= bit;
+            hash
+        } else {
+            tcp::verify::expect(mem, rx);
+            UNUSUAL
         };
+        bit <<= 1;
     }
-    for note in notes {
-        if *note != UNUSUAL {
-            *note = tcp::usual::fetch(mem, *note).unwrap_or(UNUSUAL);
-        }
+    while let (Some(rx), Some(note)) =
+        (packets.get(new.trailing_zeros() as usize), notes.get_mut(new.trailing_zeros() as usize))
+    {
+        *note = tcp::verify::find(mem, rx, *note).unwrap_or(UNUSUAL);
+        new &= new - 1;
     }
 }
 

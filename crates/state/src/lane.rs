@@ -7,8 +7,9 @@ use region::{FlowBucket, FlowHead, FlowTable, FrameLane, Layout, TableAt, Timer,
 use crate::dormant::OPTION_SETS;
 use crate::{
     CongestionTables, Counters, Dormant, DormantGlobals, EventGlobals, EventRow, FAST_PEERS, FastPeer,
-    Handle, Hop, IpGlobals, KeyGlobals, KeyRow, LISTEN_BUCKETS, LaneLoad, Listener, OptionSet, PortInfo,
-    Reassembly, Scoreboard, TcbCold, TcbHot, TcbQueue, TxFrame, UdpSock, Unwires, Urgent,
+    Handle, Hop, IpGlobals, KEPT, Kept, KeyGlobals, KeyRow, LISTEN_BUCKETS, LaneLoad, Listener, OptionSet,
+    PortInfo, Reassembly, SEEN, Scoreboard, Seen, TcbCold, TcbHot, TcbQueue, TxFrame, UdpSock, Unwires,
+    Urgent,
 };
 
 /// Keys of listeners that fit beside one for each connection.
@@ -325,6 +326,10 @@ plain! {
         pub keys: KeyGlobals,
         /// What peers said of fast open.
         pub fast_peers: [FastPeer; FAST_PEERS],
+        /// One up when a port's or a next hop's Ethernet address changes; never 0.
+        pub ways: u32,
+        /// Room.
+        pub spare: u32,
     }
 }
 
@@ -383,6 +388,10 @@ plain! {
         pub dormant_wheel: WheelAt,
         /// Keys that sign segments.
         pub keys: TableAt<KeyRow>,
+        /// Connections from which usual segments came lately.
+        pub seen: TableAt<Seen>,
+        /// Connections that sent usual segments lately.
+        pub kept: TableAt<Kept>,
     }
 }
 
@@ -428,6 +437,8 @@ impl LaneTables {
             dormant: at.table(shape.dormant_rows()),
             dormant_wheel: WheelAt { timers: at.table(shape.dormant_rows()), head: at.table(1) },
             keys: at.table(shape.keys()),
+            seen: at.table(SEEN),
+            kept: at.table(KEPT),
         };
         (tables, at.bytes())
     }

@@ -24,6 +24,7 @@ mod tcb;
 pub mod udp;
 pub mod unwire;
 mod urgent;
+mod usual;
 
 pub use auth::{KEY_BUCKETS, KEY_BYTES, KeyGlobals, KeyRow, OF_LISTENER};
 pub use congestion::{
@@ -52,6 +53,7 @@ pub use tcb::{
 pub use udp::{UdpGlobals, UdpSock};
 pub use unwire::{Unwire, Unwires};
 pub use urgent::Urgent;
+pub use usual::{KEPT, Kept, SEEN, Seen};
 
 /// Version of the layout: libraries and processes share a region only when theirs is the same. One up at each change.
-pub const LAYOUT_VERSION: u32 = 24;
+pub const LAYOUT_VERSION: u32 = 25;

@@ -10,9 +10,9 @@ use region::{
 use crate::dormant::{FREE_HANDLE, LAST};
 use crate::{
     Congestion, Counters, Dormant, DormantGlobals, EventGlobals, EventQueue, EventRow, FAST_PEERS, FastPeer,
-    Handle, Hop, IpGlobals, KeyGlobals, KeyRow, LaneGlobals, LaneLoad, LaneShape, LaneTables, Listener,
-    OptionSet, PortInfo, Rate, Reassembly, Scoreboard, TcbCold, TcbHot, TcpCounters, TcpGlobals, TxFrame,
-    UdpSock, Urgent,
+    Handle, Hop, IpGlobals, Kept, KeyGlobals, KeyRow, LaneGlobals, LaneLoad, LaneShape, LaneTables, Listener,
+    OptionSet, PortInfo, Rate, Reassembly, Scoreboard, Seen, TcbCold, TcbHot, TcpCounters, TcpGlobals,
+    TxFrame, UdpSock, Urgent,
 };
 
 /// Every table of one lane, for the time the lane lock is held.
@@ -65,10 +65,12 @@ pub struct LaneMem<'a> {
     pub dormant_wheel: Wheel<'a>,
     /// Keys that sign segments.
     pub keys: Table<'a, KeyRow>,
+    /// Connections from which usual segments came lately, by their ports; [`crate::SEEN`] rows.
+    pub seen: Table<'a, Seen>,
+    /// Connections that sent usual segments lately, by their rows; [`crate::KEPT`] rows.
+    pub kept: Table<'a, Kept>,
     /// Frames.
     pub frames: Frames<'a>,
-    /// The row of the connection that the last segment was of, which is likely that of the next one. A guess: to be checked.
-    pub guess: Idx<TcbHot>,
 }
 
 impl<'a> LaneMem<'a> {
@@ -111,7 +113,8 @@ impl<'a> LaneMem<'a> {
                 Wheel::new(carver.one(at.dormant_wheel.head)?, timers)
             },
             keys: carver.table(at.keys)?,
-            guess: Idx::NONE,
+            seen: carver.table(at.seen)?,
+            kept: carver.table(at.kept)?,
         })
     }
 
@@ -142,6 +145,8 @@ impl<'a> LaneMem<'a> {
             load: LaneLoad::EMPTY,
             keys: KeyGlobals::EMPTY,
             fast_peers: [FastPeer::default(); FAST_PEERS],
+            ways: 1,
+            spare: 0,
         };
         *carver.one(tables.stock)? = FrameLane {
             head: FrameIdx::NONE,
@@ -167,6 +172,8 @@ impl<'a> LaneMem<'a> {
         mem.init_tcp(secret);
         *mem.ip = IpGlobals::EMPTY;
         mem.option_sets.rows_mut().fill(OptionSet::default());
+        mem.seen.rows_mut().fill(Seen::default());
+        mem.kept.rows_mut().fill(Kept::NONE);
         // Handles behind those of TCB rows, hibernating connections and their timers are made as they are taken for the first
         // time, so that what nobody uses costs no memory.
         let firsts = mem.hot.len() as usize;

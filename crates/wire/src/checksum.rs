@@ -71,25 +71,22 @@ fn sum_words(words: &[[u8; 8]]) -> u64 {
 /// Sum of `bytes` as native-order words, an odd last byte padded with zero.
 #[inline(never)] // a call is less than its loops at every place
 fn sum_slice(bytes: &[u8]) -> u64 {
-    if bytes.len() < LONG {
-        return sum_by_words(bytes);
-    }
-    let (blocks, rest) = bytes.as_chunks();
-    match simd::sum(blocks) {
-        Some(sum) => add(sum, sum_by_words(rest)),
-        None => sum_by_words(bytes),
-    }
+    let (words, rest) = bytes.as_chunks::<8>();
+    let sum = sum_words(words);
+    if rest.is_empty() { sum } else { add(sum, last_word(bytes, rest)) }
 }
 
 /// From so many bytes on vector instructions are worth their call.
 const LONG: usize = 256;
 
-/// [`sum_slice`] by 64-bit words.
-#[inline]
-fn sum_by_words(bytes: &[u8]) -> u64 {
-    let (words, rest) = bytes.as_chunks::<8>();
-    let sum = sum_words(words);
-    if rest.is_empty() { sum } else { add(sum, last_word(bytes, rest)) }
+/// [`sum_slice`] of many bytes.
+#[inline(never)]
+fn sum_long(bytes: &[u8]) -> u64 {
+    let (blocks, rest) = bytes.as_chunks();
+    match simd::sum(blocks) {
+        Some(sum) => add(sum, sum_slice(rest)),
+        None => sum_slice(bytes),
+    }
 }
 
 /// The last, partial word of `bytes`, which are `rest`, padded with zeros.
@@ -114,7 +111,8 @@ impl Sum {
     #[inline]
     #[must_use]
     pub fn of(bytes: &[u8]) -> Self {
-        Self { total: sum_slice(bytes), odd: bytes.len() % 2 == 1 }
+        let total = if bytes.len() < LONG { sum_slice(bytes) } else { sum_long(bytes) };
+        Self { total, odd: bytes.len() % 2 == 1 }
     }
 
     /// Continues with `bytes`, which follow what was added so far.
@@ -174,6 +172,15 @@ impl Sum {
             total += words[at].to_be() as u64;
             at += 1;
         }
+        Self { total, odd: false }
+    }
+
+    /// The sum of 16-bit words as they lie in memory.
+    #[inline(always)]
+    #[must_use]
+    pub(crate) fn of_native<const N: usize>(words: [[u8; 2]; N]) -> Self {
+        const { assert!(N < 1 << 16) };
+        let total = words.iter().map(|word| u64::from(u16::from_ne_bytes(*word))).sum();
         Self { total, odd: false }
     }
 

@@ -8,7 +8,7 @@ use core::net::Ipv4Addr;
 use base::{MacAddr, Port, SeqNum};
 
 use crate::bytes::{array, be16, be32, put, put16, put32};
-use crate::checksum::{Sum, pseudo_v4};
+use crate::checksum::{Sum, pseudo_v4, update_u16};
 use crate::{IpProtocol, TcpFlags, Timestamps};
 
 /// Bytes of the three headers.
@@ -23,6 +23,18 @@ pub(crate) const IPV4_PLAIN: u32 = 0x0800_4500;
 /// Two NOPs, kind and length of timestamps (RFC 7323 appendix A).
 const TIMESTAMPS: u32 = 0x0101_080a;
 pub(crate) const DONT_FRAGMENT: u16 = 0x4000;
+
+/// Bytes of [`Usual::common`].
+pub const COMMON: usize = 32;
+/// Bytes of the IPv4 packet without payload.
+const TOTAL_LEN_MIN: u16 = HEADER_LEN as u16 - 14;
+
+/// Are the control bits ACK, and perhaps PSH and FIN, and is the option that of timestamps?
+#[inline(always)]
+const fn has_usual_bits(head: &[u8; HEADER_LEN]) -> bool {
+    be16::<46, _>(head) & !(TcpFlags::PSH.0 | TcpFlags::FIN.0) == 0x8000 | TcpFlags::ACK.0
+        && be32::<54, _>(head) == TIMESTAMPS
+}
 
 /// Addresses and ports of a usual segment, to compare.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -89,10 +101,53 @@ impl<'a> Usual<'a> {
             && head[15] & 3 != 3
             && be16::<20, _>(head) & !DONT_FRAGMENT == 0
             && head[23] == IpProtocol::TCP.0
-            && be16::<46, _>(head) & !(TcpFlags::PSH.0 | TcpFlags::FIN.0) == 0x8000 | TcpFlags::ACK.0
-            && be32::<54, _>(head) == TIMESTAMPS;
+            && has_usual_bits(head);
         let usual = Self { head };
-        (is_one && usual.ip_sum().is_valid() && usual.total_len() >= HEADER_LEN as u16 - 14).then_some(usual)
+        (is_one && usual.ip_sum().is_valid() && usual.total_len() >= TOTAL_LEN_MIN).then_some(usual)
+    }
+
+    /// The headers at the front of `bytes`, if they are what [`Usual::parse`] takes, and like those of an earlier segment that gave
+    /// `common` and, by [`Usual::common_sums`], `ip_sum`.
+    #[inline(always)]
+    #[must_use]
+    pub fn like(bytes: &'a [u8], common: &[u8; COMMON], ip_sum: u16) -> Option<Self> {
+        let head = bytes.first_chunk::<HEADER_LEN>()?;
+        let alike = array::<0, 16, _>(head) == array::<0, 16, _>(common)
+            && array::<26, 12, _>(head) == array::<16, 12, _>(common)
+            && array::<20, 4, _>(head) == array::<28, 4, _>(common)
+            && has_usual_bits(head);
+        let others =
+            Sum::of_native([array::<16, 2, _>(head), array::<18, 2, _>(head), array::<24, 2, _>(head)]);
+        let usual = Self { head };
+        (alike && others.plus_u16(ip_sum).is_valid() && usual.total_len() >= TOTAL_LEN_MIN).then_some(usual)
+    }
+
+    /// What the headers have in common with those of most other segments of the flow: Ethernet, and of IPv4 all but length,
+    /// identification and checksum; ports.
+    #[inline]
+    #[must_use]
+    pub fn common(&self) -> [u8; COMMON] {
+        let mut common = [0; COMMON];
+        put::<0, 16, _>(&mut common, array::<0, 16, _>(self.head));
+        put::<16, 12, _>(&mut common, array::<26, 12, _>(self.head));
+        put::<28, 4, _>(&mut common, array::<20, 4, _>(self.head));
+        common
+    }
+
+    /// The folded sums of what is in [`Usual::common`] of the IPv4 header, and of the pseudo-header but for its length.
+    #[inline]
+    #[must_use]
+    pub fn common_sums(&self) -> (u16, u16) {
+        let ends = [be32::<26, _>(self.head), be32::<30, _>(self.head)];
+        let ip = Sum::of_words(ends).plus_u16(be16::<14, _>(self.head)).plus_u32(be32::<20, _>(self.head));
+        (ip.fold(), Sum::of_words(ends).plus_u16(IpProtocol::TCP.0.into()).fold())
+    }
+
+    /// [`Usual::pseudo`], of which all but the length has the folded sum `common`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn pseudo_like(&self, common: u16) -> Sum {
+        Sum::of_words([common as u32, self.total_len() as u32 - 20])
     }
 
     /// The headers at the front of bytes that [`Usual::parse`] took before.
@@ -264,6 +319,45 @@ impl UsualHeader {
     }
 }
 
+/// Bytes of the headers up to the ports.
+pub const FRONT: usize = 38;
+
+/// Writes the headers up to the ports of segments with `payload` bytes, for packets that may not be fragmented; gives their unfinished
+/// TCP checksum. `link`: Ethernet destination and source. `ends`: own address and port, the peer's.
+#[inline]
+pub fn put_front(
+    to: &mut [u8; FRONT],
+    link: (MacAddr, MacAddr),
+    (src, dst): (([u8; 4], Port), ([u8; 4], Port)),
+    (tos, ttl): (u8, u8),
+    payload: u16,
+) -> u16 {
+    put_link(to, link.0, link.1);
+    put::<26, 4, _>(to, src.0);
+    put::<30, 4, _>(to, dst.0);
+    put16::<34, _>(to, src.1.0);
+    put16::<36, _>(to, dst.1.0);
+    put_ip(to, tos, ttl, TCP_LEN as u16 + payload)
+}
+
+/// Turns what [`put_front`] wrote, with the unfinished checksum `pseudo`, into that of segments with `payload` bytes.
+#[inline]
+pub fn resize_front(front: &mut [u8; FRONT], pseudo: u16, payload: u16) -> u16 {
+    let (before, now) = (be16::<16, _>(front), TCP_LEN as u16 + payload + 20);
+    put16::<16, _>(front, now);
+    put16::<24, _>(front, update_u16(be16::<24, _>(front), before, now));
+    // The lengths in the pseudo-header differ by as much.
+    !update_u16(!pseudo, before, now)
+}
+
+/// Writes the headers up to the ports, and the unfinished TCP checksum.
+#[inline(always)]
+pub fn begin(to: &mut [u8; HEADER_LEN], front: &[u8; FRONT], pseudo: u16) {
+    put::<0, FRONT, _>(to, *front);
+    // The pointer to urgent data behind it is 0.
+    put32::<50, _>(to, u32::from(pseudo) << 16);
+}
+
 // The parts of [`UsualHeader::emit`], for who has the values at hand one after the other: all at once do not fit the registers.
 // Most are for headers of any length `N` in which the TCP header begins at `TCP_AT`.
 
@@ -289,11 +383,16 @@ pub fn put_ends<const N: usize>(
 /// Writes the rest of the IPv4 header and the unfinished TCP checksum of a packet whose addresses are there.
 #[inline(always)]
 pub fn put_network<const N: usize>(to: &mut [u8; N], tos: u8, ttl: u8, payload: u16) {
-    let tcp_bytes = (N - TCP_AT) as u16 + payload;
+    let pseudo = put_ip(to, tos, ttl, (N - TCP_AT) as u16 + payload);
+    // The pointer to urgent data behind it is 0.
+    put32::<50, _>(to, u32::from(pseudo) << 16);
+}
+
+/// Writes the rest of the IPv4 header of a packet whose addresses are there; gives the folded sum of its pseudo-header.
+#[inline(always)]
+fn put_ip<const N: usize>(to: &mut [u8; N], tos: u8, ttl: u8, tcp_bytes: u16) -> u16 {
     let (src, dst) = (be32::<26, _>(to), be32::<30, _>(to));
     let pseudo = Sum::of_words([src, dst, u32::from(IpProtocol::TCP.0) << 16 | u32::from(tcp_bytes)]);
-    // The pointer to urgent data behind it is 0.
-    put32::<50, _>(to, u32::from(pseudo.fold()) << 16);
     let first = u32::from(0x4500 | u16::from(tos)) << 16 | u32::from(tcp_bytes + 20);
     let third = u32::from(ttl) << 24 | u32::from(IpProtocol::TCP.0) << 16;
     // RFC 6864 4.1: of a packet that may not be fragmented the identification means nothing.
@@ -303,6 +402,7 @@ pub fn put_network<const N: usize>(to: &mut [u8; N], tos: u8, ttl: u8, payload: 
     put32::<14, _>(to, first);
     put32::<18, _>(to, second);
     put32::<22, _>(to, third | u32::from(check));
+    pseudo.fold()
 }
 
 /// Writes the TCP header, but for ports, checksum and options.

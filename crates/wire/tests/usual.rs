@@ -5,10 +5,10 @@ use std::net::Ipv4Addr;
 
 use base::{MacAddr, Port, SeqNum};
 use proptest::prelude::*;
-use wire::usual::{HEADER_LEN, TCP_AT};
+use wire::usual::{FRONT, HEADER_LEN, TCP_AT};
 use wire::{
     EthFrame, EthHeader, EtherType, IpProtocol, Ipv4Header, Ipv4Packet, Sum, TcpFlags, TcpHeader, TcpOptions,
-    TcpSegment, Timestamps, Usual, UsualHeader, checksum, tcp,
+    TcpSegment, Timestamps, Usual, UsualHeader, checksum, tcp, usual,
 };
 
 fn any_header() -> impl Strategy<Value = UsualHeader> {
@@ -118,6 +118,56 @@ proptest! {
             prop_assert_eq!((segment.seq(), segment.ack()), (usual.seq(), usual.ack()));
             prop_assert_eq!((segment.flags(), segment.window()), (usual.flags(), usual.window()));
             prop_assert_eq!(options, TcpOptions { timestamps: Some(usual.timestamps()), ..TcpOptions::NONE });
+        }
+    }
+
+    /// A segment with any bit changed is known by an earlier one of its flow if, and only if, it is a usual one and as that one
+    /// where it has to be.
+    #[test]
+    fn what_is_like_an_earlier_segment_is_usual(
+        header in any_header(),
+        other in any_header(),
+        at in 0usize..HEADER_LEN * 8 + 1,
+        lens in any::<[u8; 2]>(),
+        ident in any::<u16>(),
+    ) {
+        let mut first = [0; HEADER_LEN];
+        header.emit(lens[0].into(), &mut first);
+        let Some(known) = Usual::parse(&first) else { return Ok(()) };
+        let (common, (ip_sum, pseudo_sum)) = (known.common(), known.common_sums());
+        let mut next = [0; HEADER_LEN];
+        let (seq, ack, flags, window, timestamps) = (other.seq, other.ack, other.flags, other.window, other.timestamps);
+        UsualHeader { seq, ack, flags, window, timestamps, ..header }.emit(lens[1].into(), &mut next);
+        let check = u16::from_be_bytes([next[24], next[25]]);
+        next[18..20].copy_from_slice(&ident.to_be_bytes());
+        next[24..26].copy_from_slice(&checksum::update_u16(check, 0, ident).to_be_bytes());
+        if at < HEADER_LEN * 8 {
+            next[at / 8] ^= 1 << (at % 8);
+        }
+        let same = next[..16] == first[..16] && next[20..24] == first[20..24] && next[26..38] == first[26..38];
+        let like = Usual::like(&next, &common, ip_sum);
+        prop_assert_eq!(like.is_some(), same && Usual::parse(&next).is_some());
+        if let Some(like) = like {
+            prop_assert_eq!(like.pseudo_like(pseudo_sum).fold(), like.pseudo().fold());
+        }
+    }
+
+    /// Headers begun from what was kept of others, for another length, are those that are written at once.
+    #[test]
+    fn headers_from_kept_ones_are_those_written_at_once(header in any_header(), lens in any::<[u16; 3]>()) {
+        let lens = lens.map(|len| len % 65_483);
+        let mut front = [0; FRONT];
+        let ends = ((header.src.octets(), header.src_port), (header.dst.octets(), header.dst_port));
+        let mut pseudo =
+            usual::put_front(&mut front, (header.dst_mac, header.src_mac), ends, (header.tos, header.ttl), lens[0]);
+        for len in lens {
+            pseudo = usual::resize_front(&mut front, pseudo, len);
+            let (mut kept, mut once) = ([0xaa; HEADER_LEN], [0; HEADER_LEN]);
+            usual::begin(&mut kept, &front, pseudo);
+            usual::put_transport(&mut kept, header.seq, header.ack, header.flags, header.window);
+            usual::put_timestamps(&mut kept, header.timestamps);
+            header.emit(len, &mut once);
+            prop_assert_eq!(kept, once);
         }
     }
 }

@@ -5,7 +5,7 @@
 //! | `state` | the states and the one function that makes them |
 //! | `conn` | a connection in the hands of the code that works on it |
 //! | `segment` | a received segment, checked |
-//! | `usual` | the same for usual segments, a batch at a time |
+//! | `verify`, `usual` | the same for usual segments, a batch at a time |
 //! | `usual_syn` | usual SYNs, received and sent |
 //! | `input`, `handshake`, `ack`, `receive`, `queue` | what a received segment does |
 //! | `urgent` | urgent data, both ways |
@@ -80,9 +80,10 @@ pub(crate) mod unwire;
 pub(crate) mod urgent;
 pub(crate) mod usual;
 mod usual_io;
-mod usual_out;
+pub(crate) mod usual_out;
 pub(crate) mod usual_syn;
 pub(crate) mod verbs;
+pub(crate) mod verify;
 mod window;
 
 use ::state::{LaneMem, SockKind, SockRef, TcbHot};

@@ -29,6 +29,7 @@ impl Conn<'_, '_> {
     }
 
     /// The connection uses an algorithm that paces, or does not any more.
+    #[inline]
     pub(super) fn choose_pace(&mut self) {
         let paces = Algorithm::chosen(self.cold.options.congestion, self.tcp.congestion) == Algorithm::Bbr;
         if paces == self.is_paced() || !self.state().is_synchronized() && self.hot.snd.cwnd == 0 {

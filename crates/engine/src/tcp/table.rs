@@ -12,7 +12,7 @@ use super::conn::{Conn, Fate, Ring, cold_of, conn};
 use super::keys::{self, Owner};
 use super::{
     Cause, State, TIME_WAIT, fast_open, flag, frozen, half_open, handle, hibernate, listen, reset, time_wait,
-    unwire,
+    unwire, usual_out,
 };
 use crate::errors::SockError;
 use crate::events;
@@ -88,6 +88,7 @@ pub(super) fn take_row(mem: &mut LaneMem<'_>, now: Instant) -> Option<Idx<TcbHot
     mem.hot.prefetch_lines(next, 0, 3);
     mem.cold.prefetch_lines(cold_of(next), 0, 4);
     mem.globals.tcp.used = mem.globals.tcp.used.saturating_add(1);
+    usual_out::forget_front(mem, at);
     Some(at)
 }
 

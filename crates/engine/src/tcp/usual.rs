@@ -1,11 +1,9 @@
-//! Usual segments of a batch (see `wire::usual`) in stages: verified and hashed, their rows fetched, then processed by header
-//! prediction. A segment that any stage finds unusual takes the way of all others.
+//! Usual segments that [`super::verify`] found good, processed by header prediction. What is unusual takes the way of all others.
 
-use ::state::dormant::DORMANT;
-use ::state::{CsumState, FlowKey, LaneMem, Ready, RxFrame, TcbCold, TcbHot, TcpCounters, TcpGlobals};
-use base::{FrameIdx, Idx, Instant, IpAddress, MacAddr, SeqNum};
+use ::state::{FlowKey, LaneMem, Ready, RxFrame, TcbCold, TcbHot, TcpCounters, TcpGlobals};
+use base::{FrameIdx, Idx, Instant, SeqNum};
 use region::Frames;
-use wire::{Sum, TcpOptions, Timestamps, Usual, eth, usual};
+use wire::{TcpOptions, Timestamps, Usual, usual};
 
 use super::ack::{start_timer, update_window};
 use super::congestion;
@@ -15,121 +13,9 @@ use super::queue::trim_acked;
 use super::rack::note_rtt;
 use super::receive::{COMPACT_MAX, ack_is_due, must_refuse};
 use super::segment::Seg;
-use super::{RESERVE_FRAMES, State, auth, flag, rtt, table, tune, window};
+use super::verify::key_of;
+use super::{RESERVE_FRAMES, State, auth, flag, rtt, tune, window};
 use crate::events::notifier;
-use crate::ipv4;
-
-/// The last usual segment of a batch that was for us: the next one is often of the same connection.
-#[derive(Default)]
-pub(crate) struct Before {
-    ends: usual::Ends,
-    to: MacAddr,
-    /// The port it came by, and 1; 0: there was none.
-    port: u16,
-    hash: u32,
-}
-
-/// Does `rx` hold a usual segment for us, whole in one frame and with good checksums? Gives the hash of its connection, and
-/// has the hash's bucket loaded.
-#[inline(always)]
-pub(crate) fn verify(mem: &LaneMem<'_>, rx: &RxFrame, before: &mut Before) -> Option<u32> {
-    let segment = whole(mem, rx)?;
-    let (ends, port) = (segment.ends(), u16::from(rx.port) + 1);
-    if before.ends != ends || before.port != port || before.to != segment.dst_mac() {
-        if !is_for_us(mem, rx, &segment) {
-            return None;
-        }
-        let hash = table::hash_of(mem, &key_of(&segment));
-        *before = Before { ends, to: segment.dst_mac(), port, hash };
-        mem.flows.prefetch(hash);
-    }
-    has_good_sum(mem, rx, &segment).then_some(before.hash)
-}
-
-/// [`verify`] of a segment that came alone; gives the row that most likely belongs to it: that of the last one, if it is of the
-/// same connection, which is found without a hash.
-#[inline(always)]
-pub(crate) fn verify_alone(mem: &LaneMem<'_>, rx: &RxFrame) -> Option<u32> {
-    let segment = whole(mem, rx).filter(|segment| is_for_us(mem, rx, segment))?;
-    let key = key_of(&segment);
-    let again = |hot: &TcbHot| hot.state == State::Established as u8 && hot.key == key;
-    if mem.hot.get(mem.guess).is_some_and(again) {
-        return has_good_sum(mem, rx, &segment).then_some(mem.guess.raw());
-    }
-    let hash = table::hash_of(mem, &key);
-    mem.flows.prefetch(hash);
-    has_good_sum(mem, rx, &segment).then_some(())?;
-    mem.flows.candidate(hash).filter(|row| row & DORMANT == 0)
-}
-
-/// The segment in `rx`, if it is a usual one, whole in one frame.
-#[inline(always)]
-fn whole<'m>(mem: &'m LaneMem<'_>, rx: &RxFrame) -> Option<Usual<'m>> {
-    let data = mem.frames.data(rx.head);
-    let segment = Usual::parse(data)?;
-    mem.frames.meta(rx.head).filter(|meta| meta.next.is_none())?;
-    let total = eth::HEADER_LEN + usize::from(segment.total_len());
-    (rx.len as usize == total && data.len() == total).then_some(segment)
-}
-
-/// Is the checksum of the `segment` in `rx` right, or known to be?
-#[inline(always)]
-fn has_good_sum(mem: &LaneMem<'_>, rx: &RxFrame, segment: &Usual<'_>) -> bool {
-    if rx.csum != CsumState::Unknown {
-        return true;
-    }
-    let tcp = mem.frames.data(rx.head).get(usual::TCP_AT..).unwrap_or(&[]);
-    is_intact(rx, Sum::of(tcp), segment.pseudo(), segment.checksum())
-}
-
-/// Does the checksum of the segment in `rx`, whose bytes have the sum `tcp`, say that it is as it was sent? A peer on this machine may leave
-/// its `field` unfinished, which holds just the sum of the `pseudo`-header then.
-#[inline(always)]
-pub(super) fn is_intact(rx: &RxFrame, tcp: Sum, pseudo: Sum, field: u16) -> bool {
-    pseudo.plus(tcp).is_valid() || (rx.local_peer && field == pseudo.fold())
-}
-
-/// Is the segment in `rx` addressed to this lane's end of the port it came by?
-#[inline(always)]
-fn is_for_us(mem: &LaneMem<'_>, rx: &RxFrame, segment: &Usual<'_>) -> bool {
-    let Some(info) = ipv4::port_info(mem, rx.port).filter(|info| segment.dst_mac() == info.mac) else {
-        return false;
-    };
-    let local = IpAddress::mapped(segment.dst());
-    let first = info.addr_count > 0 && info.addrs.first() == Some(&local);
-    first || ipv4::is_for_us(info, segment.src(), segment.dst())
-}
-
-/// Has the bucket loaded in which the connection of the segment in `rx` is looked up, if it is no usual one but one of TCP.
-pub(crate) fn expect(mem: &LaneMem<'_>, rx: &RxFrame) {
-    let Some(ends) = usual::Ends::of(mem.frames.data(rx.head)) else { return };
-    let (remote_port, local_port) = ends.ports();
-    let (local, remote) = (IpAddress::mapped(ends.dst()), IpAddress::mapped(ends.src()));
-    mem.flows.prefetch(table::hash_of(mem, &FlowKey { local, remote, local_port, remote_port }));
-}
-
-/// The row that most likely belongs to `hash`, on its way into the cache.
-#[inline]
-pub(crate) fn fetch(mem: &LaneMem<'_>, hash: u32) -> Option<u32> {
-    let row = mem.flows.candidate(hash)?;
-    if row & DORMANT != 0 {
-        mem.dormant.prefetch_lines(Idx::new(row & !DORMANT), 0, 2);
-        return None;
-    }
-    mem.hot.prefetch_lines(Idx::new(row), 0, 3);
-    mem.cold.prefetch_lines(Idx::new(row), 0, 2);
-    mem.events.prefetch(Idx::new(row));
-    Some(row)
-}
-
-/// What the connection of `row`, which was fetched, has queued is on its way into the cache: its segment will likely free
-/// the first frame, and the answer to it will be written there.
-#[inline(always)]
-pub(crate) fn fetch_queued(mem: &LaneMem<'_>, row: u32) {
-    if let Some(hot) = mem.hot.get(Idx::new(row)) {
-        mem.frames.prefetch(hot.snd_queue.head);
-    }
-}
 
 /// A usual segment in its connection's terms.
 struct Facts {
@@ -148,7 +34,7 @@ struct Facts {
 }
 
 impl Facts {
-    /// Those of the segment in `rx`, which [`verify`] found usual.
+    /// Those of the segment in `rx`, which [`super::verify`] found usual.
     #[inline(always)]
     fn of(frames: &Frames<'_>, rx: &RxFrame) -> Option<Self> {
         let segment = Usual::again(frames.data(rx.head))?;
@@ -165,7 +51,7 @@ impl Facts {
     }
 }
 
-/// Takes the segment in `rx`, which [`verify`] found usual, if it is an ordinary one of the open connection `row`: what
+/// Takes the segment in `rx`, which [`super::verify`] found usual, if it is an ordinary one of the open connection `row`: what
 /// header prediction takes (`Conn::is_predicted`), in one go. False: it was not touched.
 #[inline(never)] // on its own the compiler keeps more of it in registers
 pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame, row: u32) -> bool {
@@ -481,16 +367,5 @@ fn enlist(mem: &mut LaneMem<'_>, at: Idx<TcbHot>, wants: u32) {
         if new & ring.flag() != 0 {
             push_ring(&mut mem.globals.tcp, &mut mem.rings, ring, at);
         }
-    }
-}
-
-/// The connection's four numbers, seen from our side.
-#[inline]
-fn key_of(segment: &Usual<'_>) -> FlowKey {
-    FlowKey {
-        local: IpAddress::mapped(segment.dst()),
-        remote: IpAddress::mapped(segment.src()),
-        local_port: segment.dst_port(),
-        remote_port: segment.src_port(),
     }
 }

@@ -2,7 +2,7 @@
 //! connection with no losses; in one go what `Conn::emit_data` and `Conn::emit_ack` do step by step.
 
 use ::state::hop::HOP_KNOWN;
-use ::state::{Counters, Hop, LaneMem, Piece, PortInfo, TcbCold, TcbHot, TxBatch, TxFrame};
+use ::state::{Counters, Hop, KEPT, Kept, LaneMem, Piece, PortInfo, TcbCold, TcbHot, TxBatch, TxFrame};
 use base::limits::FRAME_HEADROOM;
 use base::{FrameIdx, Idx, Instant, IpAddress, SeqNum};
 use region::{Frames, Table};
@@ -23,14 +23,14 @@ pub(super) fn emit(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, out: &m
         return if has_nothing(hot) { Some(false) } else { emit_fin(mem, now, at, out) };
     }
     let len = next_len(hot, cold, now)?;
-    let port = mem.ports.get(Idx::new(u32::from(hot.port)))?;
-    if hot.snd.end.since(hot.snd.nxt) > len && port.super_segment_max >= 2 * len {
+    if hot.snd.end.since(hot.snd.nxt) > len && super_segments(&mem.ports, hot) >= 2 * len {
         return None;
     }
     let cut = Cut::of(&mem.frames, hot, len)?;
     let flags = flags_of(hot, len);
-    let by = (&mem.hops, port);
-    let head = emit_one((hot, cold), by, &mut mem.frames, now, out, &Segment { cut, len, flags })?;
+    let by = (&mem.hops, &mem.ports);
+    let front = front_of((&mut mem.kept, mem.globals.ways), at, (hot, cold), by, len)?;
+    let head = emit_one((hot, cold), front, &mut mem.frames, now, out, &Segment { cut, len, flags })?;
     let [_, _, others] = &mem.globals.tcp.rings;
     let alone = others.head == others.tail;
     advance(hot, len, cut.behind);
@@ -143,35 +143,103 @@ fn emit_row(
     segment: &Segment,
 ) -> Option<FrameIdx> {
     let (hot, cold) = (mem.hot.get_mut(at)?, mem.cold.get(cold_of(at))?);
-    let by = (&mem.hops, mem.ports.get(Idx::new(u32::from(hot.port)))?);
-    let head = emit_one((hot, cold), by, &mut mem.frames, now, out, segment)?;
+    let front =
+        front_of((&mut mem.kept, mem.globals.ways), at, (hot, cold), (&mem.hops, &mem.ports), segment.len)?;
+    let head = emit_one((hot, cold), front, &mut mem.frames, now, out, segment)?;
     count(mem.counters, 1, 0);
     Some(head)
+}
+
+/// The headers of connection `at` for a segment with `len` bytes, as far as they are those of the one before. `None`: they cannot
+/// be told now, or are IPv6's.
+#[inline(always)]
+fn front_of<'g>(
+    (kept, ways): (&'g mut Table<'_, Kept>, u32),
+    at: Idx<TcbHot>,
+    (hot, cold): (&TcbHot, &TcbCold),
+    (hops, ports): (&Table<'_, Hop>, &Table<'_, PortInfo>),
+    len: u32,
+) -> Option<&'g Kept> {
+    const _: () = assert!(KEPT.is_power_of_two());
+    let kept = kept.get_mut(Idx::new(at.raw() % KEPT))?;
+    // RFC 3168 6.1.4: no ECT without data.
+    let tos = if len > 0 { cold.options.tos } else { ecn::without(cold.options.tos) };
+    let ttl = cold.options.ttl;
+    let same = kept.row == at.raw()
+        && kept.ways == ways
+        && kept.hop == hot.hop
+        && kept.ttl == ttl
+        && kept.tos == tos;
+    if !same {
+        kept.ways = 0;
+        make_front(kept, hot, (hops, ports), (tos, ttl), len as u16)?;
+        (kept.row, kept.ways) = (at.raw(), ways);
+    } else if u32::from(kept.payload) != len {
+        resize_front(kept, len as u16);
+    }
+    Some(kept)
+}
+
+/// [`front_of`] of a connection that was not the last one to use its row.
+#[inline(never)]
+fn make_front(
+    kept: &mut Kept,
+    hot: &TcbHot,
+    (hops, ports): (&Table<'_, Hop>, &Table<'_, PortInfo>),
+    (tos, ttl): (u8, u8),
+    payload: u16,
+) -> Option<()> {
+    let hop = hops.get(hot.hop).filter(|h| h.state == HOP_KNOWN)?;
+    let port = ports.get(Idx::new(u32::from(hot.port)))?;
+    let key = &hot.key;
+    key.local.as_v4().and(key.remote.as_v4())?;
+    (kept.ttl, kept.tos, kept.hop, kept.payload) = (ttl, tos, hot.hop, payload);
+    let ttl = if ttl == 0 { TTL_DEFAULT } else { ttl };
+    let (src, dst) = ((last_four(key.local), key.local_port), (last_four(key.remote), key.remote_port));
+    kept.pseudo = usual::put_front(&mut kept.front, (hop.mac, port.mac), (src, dst), (tos, ttl), payload);
+    Some(())
+}
+
+/// [`front_of`] of a connection whose last segment had another length.
+#[inline(never)]
+fn resize_front(kept: &mut Kept, payload: u16) {
+    kept.payload = payload;
+    kept.pseudo = usual::resize_front(&mut kept.front, kept.pseudo, payload);
+}
+
+/// The row of connection `at` is another one's from now on.
+pub(super) fn forget_front(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
+    if let Some(kept) = mem.kept.get_mut(Idx::new(at.raw() % KEPT)) {
+        kept.ways = 0;
+    }
+}
+
+/// The Ethernet address of a port or a next hop is another one.
+pub(crate) fn ways_changed(mem: &mut LaneMem<'_>) {
+    mem.globals.ways = mem.globals.ways.wrapping_add(1).max(1);
+}
+
+/// Bytes of the largest super-segment that the port of `hot` takes; 0: none.
+#[inline(always)]
+fn super_segments(ports: &Table<'_, PortInfo>, hot: &TcbHot) -> u32 {
+    ports.get(Idx::new(u32::from(hot.port))).map_or(0, |port| port.super_segment_max)
 }
 
 /// Adds `segment`, which begins at SND.NXT, to `out`; gives the frame of its headers. `None`: it cannot be sent now.
 #[inline(always)]
 fn emit_one(
     (hot, cold): (&mut TcbHot, &TcbCold),
-    (hops, port): (&Table<'_, Hop>, &PortInfo),
+    kept: &Kept,
     frames: &mut Frames<'_>,
     now: Instant,
     out: &mut TxBatch,
     segment: &Segment,
 ) -> Option<FrameIdx> {
-    let hop = hops.get(hot.hop).filter(|h| h.state == HOP_KNOWN)?;
-    hot.key.local.as_v4().and(hot.key.remote.as_v4())?;
     let packet = out.slot()?;
     let head = frames.alloc_at(FRAME_HEADROOM as u16, usual::HEADER_LEN as u16, 0)?;
-    let window = window::announce_window(hot, frames);
+    let window = window::announce_open_window(hot, frames);
     let to: &mut [u8; usual::HEADER_LEN] = frames.room_mut(head, FRAME_HEADROOM).first_chunk_mut()?;
-    usual::put_link(to, hop.mac, port.mac);
-    let key = &hot.key;
-    usual::put_ends(to, (last_four(key.local), key.local_port), (last_four(key.remote), key.remote_port));
-    let ttl = if cold.options.ttl == 0 { TTL_DEFAULT } else { cold.options.ttl };
-    // RFC 3168 6.1.4: no ECT without data.
-    let tos = if segment.len > 0 { cold.options.tos } else { ecn::without(cold.options.tos) };
-    usual::put_network(to, tos, ttl, segment.len as u16);
+    usual::begin(to, &kept.front, kept.pseudo);
     usual::put_transport(to, hot.snd.nxt, hot.rcv.nxt, segment.flags, window);
     let value = now.as_millis_u32().wrapping_add(cold.ts_offset);
     usual::put_timestamps(to, Timestamps { value, echo: hot.rcv.ts_recent });

@@ -11,7 +11,7 @@ use super::header::{Stop, TCP_AT, TTL_DEFAULT};
 use super::input::take;
 use super::segment::Seg;
 use super::table::{self, Whose};
-use super::usual::is_intact;
+use super::verify::is_intact;
 use super::{State, cc_flag, flag};
 use crate::{away, ipv4};
 

@@ -37,9 +37,20 @@ fn room_to_offer(hot: &TcbHot, shift: u32) -> u32 {
 }
 
 /// The window field of the next segment, RCV.EDGE moved accordingly.
-#[inline(always)]
+#[inline]
 pub(super) fn announce_window(hot: &mut TcbHot, frames: &Frames<'_>) -> u16 {
-    let shift = rcv_window_shift(hot);
+    announce_scaled(hot, frames, rcv_window_shift(hot))
+}
+
+/// [`announce_window`] once the handshake is complete.
+#[inline(always)]
+pub(super) fn announce_open_window(hot: &mut TcbHot, frames: &Frames<'_>) -> u16 {
+    // A shift is at most 14.
+    announce_scaled(hot, frames, u32::from(hot.rcv_shift % 16))
+}
+
+#[inline(always)]
+fn announce_scaled(hot: &mut TcbHot, frames: &Frames<'_>, shift: u32) -> u16 {
     let now = rcv_wnd(hot);
     let free = room_to_offer(hot, shift);
     let mut window = now;
