@@ -64,6 +64,16 @@ fn steer_failed(error: &control::steer::SteerError) -> StartError {
     )
 }
 
+fn xdp_failed(error: &control::steer::SteerError, device: &str) -> StartError {
+    let control::steer::SteerError::Kernel(_, Errno::BUSY | Errno::EXIST) = error else {
+        return steer_failed(error);
+    };
+    let fix = format!(
+        "end its program (`ip link show {device}` names it), or use --port packet, which goes beside it"
+    );
+    StartError::new(format!("device `{device}`"), "an XDP program is on it already", fix)
+}
+
 impl Devices {
     /// Attaches to the devices named by `specs`, or to every usable one of `links`.
     pub(crate) fn open(
@@ -123,7 +133,9 @@ impl Devices {
                 steering.attach_packet(link.ifindex).map_err(|e| steer_failed(&e))?;
                 Back::Packet
             }
-            PortKind::Xdp => Back::Xdp(XdpDevice::attach(steering, link).map_err(|e| steer_failed(&e))?),
+            PortKind::Xdp => {
+                Back::Xdp(XdpDevice::attach(steering, link).map_err(|e| xdp_failed(&e, link.name()))?)
+            }
         };
         self.list.push(Device {
             name: link.name().to_owned(),

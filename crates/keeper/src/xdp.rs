@@ -165,9 +165,10 @@ impl XdpDevice {
             (true, Some(false)) => "in the driver, which copies",
         };
         let queues = if self.queues == 1 { "1 queue".to_owned() } else { format!("{} queues", self.queues) };
-        let others = match self.others {
-            0 => String::new(),
-            others => format!(" for one lane, packet sockets for {others} more"),
+        let others = match (self.others, self.taken) {
+            (0, _) => String::new(),
+            (others, true) => format!(" for one lane, packet sockets for {others} more"),
+            (others, false) => format!(" that no lane has, packet sockets for {others}"),
         };
         format!("xdp port {place}, {queues}{others}, addresses shared with the kernel")
     }
@@ -189,4 +190,43 @@ pub(crate) fn open_filtered(ifindex: u32, lane: SteerLane, steering: &Steering) 
     let fd = port::packet::open(&spec)?;
     sys::bpf::lock_filter(&fd)?;
     Ok(fd)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_description_says_who_has_the_queues() {
+        let device =
+            |queues, taken, others| XdpDevice { native: true, queues, taken, zero_copy: None, others };
+        let says = |device: &XdpDevice, text: &str| {
+            assert!(device.describe().contains(text), "{}", device.describe())
+        };
+        says(&device(1, true, 0), "in the driver, 1 queue, addresses");
+        says(&device(4, true, 2), "4 queues for one lane, packet sockets for 2 more,");
+        says(&device(4, false, 2), "4 queues that no lane has, packet sockets for 2,");
+        says(
+            &XdpDevice { zero_copy: Some(true), ..device(4, true, 0) },
+            "in the driver, zero-copy, 4 queues,",
+        );
+        says(
+            &XdpDevice { zero_copy: Some(false), ..device(4, true, 0) },
+            "in the driver, which copies, 4 queues,",
+        );
+    }
+
+    #[test]
+    fn what_the_kernel_refuses_is_said_in_words() {
+        let refused = |errno| OpenError::Xdp(XdpRefused { queue: 3, errno });
+        assert_eq!(refused(Errno::OPNOTSUPP).to_string(), "the driver has no AF_XDP on queue 3");
+        assert_eq!(
+            refused(Errno::NOBUFS).to_string(),
+            "its AF_XDP memory is more than may be locked (ulimit -l)"
+        );
+        assert_eq!(
+            (refused(Errno::BUSY).errno(), OpenError::from(Errno::PERM).errno()),
+            (Errno::BUSY, Errno::PERM)
+        );
+    }
 }

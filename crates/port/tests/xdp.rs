@@ -7,23 +7,28 @@ use base::limits::CHAIN_FRAMES;
 use port::Port;
 use port::packet::{PacketPort, PacketSpec};
 use port::xdp::{XdpParts, XdpPort, XdpRefused, XdpSpec, open, open_companion};
-use rig::{FRAMES, Memory, NEAR, Rig, Steered, pattern, receive_ipv4, setup, steer, tcp_head, udp_head};
+use rig::{FRAMES, Memory, NEAR, Rig, Steered, pattern, receive_ipv4, setup, steer_in, tcp_head, udp_head};
 use state::{Piece, RxBatch, TxFrame};
+use sys::bpf::XdpMode;
 
 fn near_port(memory: &mut Memory, with_companion: bool) -> (XdpPort, Steered) {
-    port_with(memory, with_companion, (1500, 1))
+    port_with(memory, with_companion, (1500, 1, XdpMode::Generic))
 }
 
 fn port_for_mtu(memory: &mut Memory, with_companion: bool, mtu: u16) -> (XdpPort, Steered) {
-    port_with(memory, with_companion, (mtu, 1))
+    port_with(memory, with_companion, (mtu, 1, XdpMode::Generic))
 }
 
-fn port_with(memory: &mut Memory, with_companion: bool, (mtu, queues): (u16, u32)) -> (XdpPort, Steered) {
+fn port_with(
+    memory: &mut Memory,
+    with_companion: bool,
+    (mtu, queues, mode): (u16, u32, XdpMode),
+) -> (XdpPort, Steered) {
     let ifindex = sys::links::index("near0").unwrap();
     let spec = XdpSpec { ifindex, queues, mtu, zero_copy: true, busy_poll: false };
     let sockets = open(&spec, memory.area.cells()).unwrap();
     assert_eq!((sockets.completes_checksums, sockets.scatter), (mtu == 1500, mtu > 1500));
-    let steered = steer("near0", &sockets.fds);
+    let steered = steer_in("near0", &sockets.fds, mode);
     let companion = with_companion.then(|| open_companion(ifindex).unwrap());
     let mut port = XdpPort::from_parts(XdpParts { sockets, companion }, memory.area, setup()).unwrap();
     // Nothing can come in before the kernel has frames to receive into.
@@ -201,18 +206,27 @@ fn a_burst_larger_than_one_call_takes_is_sent_in_order() {
 }
 
 /// A port on a device with four queues, by all of which the other side sends.
-fn four_queues(memory: &mut Memory, rig: &Rig) -> (XdpPort, Steered) {
+fn four_queues(memory: &mut Memory, rig: &Rig, mode: XdpMode) -> (XdpPort, Steered) {
     rig::run("ip link del near0");
     rig.join_with_queues(4);
     assert_eq!(sys::links::receive_queues("near0"), Ok(4));
-    port_with(memory, true, (1500, 4))
+    port_with(memory, true, (1500, 4, mode))
 }
 
 #[test]
-fn packets_of_every_queue_arrive() {
+fn packets_of_every_queue_arrive_in_generic_mode() {
+    packets_of_every_queue_arrive(XdpMode::Generic);
+}
+
+#[test]
+fn packets_of_every_queue_arrive_in_the_driver() {
+    packets_of_every_queue_arrive(XdpMode::Native);
+}
+
+fn packets_of_every_queue_arrive(mode: XdpMode) {
     let Some(rig) = Rig::veth() else { return };
     let mut memory = Memory::new(FRAMES);
-    let (mut port, _steered) = four_queues(&mut memory, &rig);
+    let (mut port, _steered) = four_queues(&mut memory, &rig, mode);
     let held = FRAMES - memory.free();
     assert_eq!(held, 512, "a quarter of the frames is in the fill rings");
     // The kernel picks the queue of each socket as it likes; with so many it is not always the first one.
@@ -246,7 +260,7 @@ fn packets_of_every_queue_arrive() {
 fn a_sleeper_is_woken_by_any_queue() {
     let Some(rig) = Rig::veth() else { return };
     let mut memory = Memory::new(FRAMES);
-    let (mut port, _steered) = four_queues(&mut memory, &rig);
+    let (mut port, _steered) = four_queues(&mut memory, &rig, XdpMode::Generic);
     // Alone each time: `receive` sleeps on the port's one fd before it comes.
     for at in 0..64 {
         rig.far_udp(4000 + at).send_to(b"one", (NEAR, 5000)).unwrap();

@@ -85,6 +85,40 @@ fn the_death_of_a_lane_beside_the_queues_costs_its_own_connections_only() {
 }
 
 #[test]
+fn a_lane_has_a_packet_socket_while_another_program_has_one_of_the_queues() {
+    let Some(world) = World::with_queues(4, &["nginx", "wrk", "python3", "ip", "pgrep"]) else { return };
+    let holder = world.spawn(Side::Ours, "holder", &["python3", &script("hold_queue.py"), DEVICE, "2"]);
+    wait_until("the queue is held", 20, || holder.output().contains("holds"));
+    let (mut server, url) = nginx_by(&world, 1, &["--port", "xdp"]);
+    let says = device(&world, &server);
+    assert!(says.contains("4 queues that no lane has, packet sockets for 1,"), "{says}");
+    wrk_is_clean(&world.check(Side::Peer, 60, &["wrk", "-t1", "-c64", "-d1s", &url]));
+    server.assert_running();
+    drop(server);
+    drop(holder);
+    world.assert_clean();
+}
+
+#[test]
+fn a_second_run_is_told_of_the_first_ones_program_and_can_go_beside_it() {
+    let Some(world) = World::new(&["nginx", "wrk", "ip", "sleep"]) else { return };
+    let mut line = World::corelane(&["sleep", "600"]);
+    line.splice(2..2, ["--port", "xdp"].map(str::to_owned));
+    let first = world.spawn(Side::Ours, "first", &line);
+    let has_program = || world.check(Side::Ours, 5, &["ip", "link", "show", DEVICE]).contains("xdpgeneric");
+    wait_until("the first one has its program on the device", 20, has_program);
+    let refused = world.run(Side::Ours, 20, &line);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("an XDP program is on it already") && said.contains("--port packet"), "{said}");
+    let (mut server, url) = nginx_by(&world, 1, &["--port", "packet"]);
+    wrk_is_clean(&world.check(Side::Peer, 60, &["wrk", "-t1", "-c64", "-d1s", &url]));
+    server.assert_running();
+    drop(server);
+    drop(first);
+    world.assert_clean();
+}
+
+#[test]
 fn a_device_with_more_queues_than_a_lane_has_sockets_for_is_refused_in_words() {
     let Some(world) = World::with_queues(17, &["ip"]) else { return };
     let mut line = World::corelane(&["true"]);

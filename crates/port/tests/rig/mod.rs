@@ -303,8 +303,13 @@ pub struct Steered {
 
 /// Gives every packet of queue 0 of `device` to `socket`, with generic XDP.
 pub fn steer(device: &str, sockets: &[sys::fds::Fd]) -> Steered {
+    steer_in(device, sockets, sys::bpf::XdpMode::Generic)
+}
+
+/// [`steer`] with the program in the driver or in front of the stack.
+pub fn steer_in(device: &str, sockets: &[sys::fds::Fd], mode: sys::bpf::XdpMode) -> Steered {
     use std::os::fd::{AsFd, AsRawFd};
-    use sys::bpf::{Attachment, Insn, Map, MapKind, Program, ProgramKind, XdpMode};
+    use sys::bpf::{Attachment, Insn, Map, MapKind, Program, ProgramKind};
     let map = Map::create(MapKind::Xsk, 4, 4, sockets.len() as u32, "test_xsks").unwrap();
     for (queue, socket) in (0_u32..).zip(sockets) {
         map.update(&queue.to_ne_bytes(), &socket.as_raw_fd().to_ne_bytes()).unwrap();
@@ -320,7 +325,7 @@ pub fn steer(device: &str, sockets: &[sys::fds::Fd]) -> Steered {
     ];
     let program = Program::load(ProgramKind::Xdp, &program, "test_steer").unwrap();
     let ifindex = sys::links::index(device).unwrap();
-    let attachment = Attachment::xdp(&program, ifindex, XdpMode::Generic).unwrap();
+    let attachment = Attachment::xdp(&program, ifindex, mode).unwrap();
     Steered { _program: program, _map: map, _attachment: attachment }
 }
 
