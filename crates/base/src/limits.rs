@@ -22,6 +22,8 @@ pub const DEVICES: usize = 16;
 pub const PORTS: usize = 64;
 /// Event queues of one lane (one per attached process).
 pub const EVENT_QUEUES: usize = 64;
+/// Sockets of one lane for whose events somebody gets signals (F_SETOWN, O_ASYNC).
+pub const SIGNAL_ROWS: u32 = 1024;
 /// Next hops one lane remembers.
 pub const HOPS: usize = 1024;
 /// Packets that wait at one next hop for its MAC; more drop the oldest.

@@ -11,7 +11,7 @@ use crate::errors::{AcceptError, ConnectError, ListenError, RecvError, SendError
 use crate::load::Load;
 use crate::tcp::{Algorithm, Ecn, borrow, fast_open, stream, urgent, verbs};
 use crate::types::{Accepted, Buffers, HopKey, How, RouteTo, TcpInfo};
-use crate::{away, events, load, pipeline, transmit, udp};
+use crate::{away, events, load, pipeline, signals, transmit, udp};
 
 /// One lane's transport, for as long as the lane lock is held. It does no I/O and reads no clock.
 pub struct Engine<'a> {
@@ -389,7 +389,7 @@ impl<'a> Engine<'a> {
         match s.kind() {
             Some(SockKind::Udp) => udp::shutdown(&mut self.mem, s, how),
             Some(SockKind::Tcp | SockKind::Listener) | None => {
-                verbs::shutdown(&mut self.mem, self.now, s, how)
+                signals::quietly(&mut self.mem, s, |mem| verbs::shutdown(mem, self.now, s, how))
             }
         }
     }
@@ -398,6 +398,7 @@ impl<'a> Engine<'a> {
     /// queued, or by RST when unread data is thrown away (RFC 2525 2.17) or the linger time is 0. Of a connection that moved to another
     /// lane nothing ends: see [`Engine::take_moved`].
     pub fn close(&mut self, s: SockRef) {
+        signals::forget_sock(&mut self.mem, s);
         match s.kind() {
             Some(SockKind::Tcp) => verbs::close(&mut self.mem, self.now, s),
             Some(SockKind::Listener) => crate::tcp::listen::close(&mut self.mem, self.now, s),
@@ -409,6 +410,7 @@ impl<'a> Engine<'a> {
     /// Ends the connection by RST at once; the name is dead afterwards. One that moved to another lane does not end: see
     /// [`Engine::take_moved`].
     pub fn abort(&mut self, s: SockRef) {
+        signals::forget_sock(&mut self.mem, s);
         match s.kind() {
             Some(SockKind::Tcp) => verbs::abort(&mut self.mem, self.now, s),
             Some(SockKind::Listener) => crate::tcp::listen::close(&mut self.mem, self.now, s),

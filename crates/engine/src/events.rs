@@ -4,7 +4,9 @@
 
 use base::Idx;
 use region::Table;
-use state::{Event, EventGlobals, EventQueue, EventRow, LaneMem, Ready, SockKind, SockRef};
+use state::{Event, EventGlobals, EventQueue, EventRow, LaneMem, Ready, SignalRow, SockKind, SockRef};
+
+use crate::signals;
 
 /// What reporting readiness touches.
 pub(crate) struct Notifier<'c, 'a> {
@@ -12,17 +14,30 @@ pub(crate) struct Notifier<'c, 'a> {
     pub(crate) rows: &'c mut Table<'a, EventRow>,
     /// The lists.
     pub(crate) lists: &'c mut EventGlobals,
+    /// Who gets signals.
+    pub(crate) signals: &'c mut Table<'a, SignalRow>,
 }
 
 impl Notifier<'_, '_> {
     /// `ready` became true at the socket of row `at`.
     #[inline]
     pub(crate) fn notify(&mut self, at: u32, ready: Ready) {
+        let Some(row) = self.rows.get(Idx::new(at)) else { return };
+        if row.signals != 0 {
+            signals::raise(self.signals, self.lists, (at, row.signals), ready);
+        }
+        self.queue(at, ready);
+    }
+
+    /// The event of it, if somebody wants to hear of it.
+    #[inline]
+    fn queue(&mut self, at: u32, ready: Ready) {
+        let ready = ready.0 & !Ready::ALARM.0;
         let Some(row) = self.rows.get_mut(Idx::new(at)) else { return };
-        if row.queue == 0 || ready.is_none() {
+        if row.queue == 0 || ready == 0 {
             return;
         }
-        row.ready |= ready.0;
+        row.ready |= ready;
         if row.listed != 0 {
             return;
         }
@@ -77,7 +92,7 @@ impl Notifier<'_, '_> {
 
 /// The notifier over `mem`.
 pub(crate) fn notifier<'c, 'a>(mem: &'c mut LaneMem<'a>) -> Notifier<'c, 'a> {
-    Notifier { rows: &mut mem.events, lists: &mut mem.globals.events }
+    Notifier { rows: &mut mem.events, lists: &mut mem.globals.events, signals: &mut mem.signals }
 }
 
 /// The row of `s`.
@@ -100,12 +115,13 @@ pub(crate) fn notify(mem: &mut LaneMem<'_>, s: SockRef, ready: Ready) {
 /// `s` is gone.
 pub(crate) fn forget(mem: &mut LaneMem<'_>, s: SockRef) {
     if let Some(at) = row_of(mem, s) {
-        notifier(mem).forget(at);
+        forget_row(mem, at);
     }
 }
 
 /// The connection of row `at` is gone.
 pub(crate) fn forget_row(mem: &mut LaneMem<'_>, at: u32) {
+    signals::forget(mem, at);
     notifier(mem).forget(at);
 }
 
@@ -119,16 +135,16 @@ pub(crate) fn subscribe(mem: &mut LaneMem<'_>, s: SockRef, queue: u16, token: u6
     to.forget(at);
     let Some(row) = to.rows.get_mut(Idx::new(at)) else { return false };
     row.name = s;
-    row.queue = queue;
+    row.queue = queue as u8;
     row.token = token;
-    to.notify(at, ready);
+    to.queue(at, ready);
     true
 }
 
 /// Where events of row `at` go, with which token, and what was gathered for it.
 pub(crate) fn taken_from(mem: &LaneMem<'_>, at: u32) -> (u16, u64, Ready) {
     let row = mem.events.get(Idx::new(at));
-    row.map_or((0, 0, Ready::NONE), |row| (row.queue, row.token, Ready(row.ready)))
+    row.map_or((0, 0, Ready::NONE), |row| (u16::from(row.queue), row.token, Ready(row.ready)))
 }
 
 /// The oldest event of `queue`.

@@ -28,6 +28,7 @@ mod outbox;
 mod packet;
 mod pipeline;
 mod reassembly;
+mod signals;
 mod tcp;
 mod transmit;
 mod types;
@@ -42,6 +43,7 @@ pub use errors::{
     SockError, UrgentError,
 };
 pub use load::Load;
+pub use signals::Raised;
 pub use tcp::audit::Finding;
 pub use tcp::{Algorithm, AoAlgorithm, Cause, Ecn, State, syn_ack_timeouts};
 pub use types::{

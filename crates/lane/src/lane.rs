@@ -69,6 +69,8 @@ pub(crate) struct Held {
     /// Packets on their way in and out; kept here because they are too large to be cleared for each step.
     pub(crate) rx: RxBatch,
     pub(crate) tx: TxBatch,
+    /// Signals to be sent once the lane is free.
+    pub(crate) signals: Vec<engine::Raised>,
     /// The engine as the last session left it. None: none was, or one has it.
     pub(crate) kept: Option<Box<Kept<crate::session::Tables>>>,
 }
@@ -84,6 +86,7 @@ impl Held {
             trim: TrimAgain { due: Instant::NEVER, look: Instant(0) },
             rx: RxBatch::new(),
             tx: TxBatch::new(),
+            signals: Vec::new(),
             kept: None,
         }
     }

@@ -14,6 +14,7 @@ pub mod native;
 pub mod rebalance;
 mod resolve;
 mod session;
+mod signals;
 pub mod twins;
 mod unwire;
 

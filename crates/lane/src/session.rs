@@ -14,7 +14,7 @@ use state::{LaneMem, TxFrame};
 
 use crate::lane::{Held, StuckSince, sock_of, wake_one};
 use crate::resolve::port_info;
-use crate::{Ask, LanePort};
+use crate::{Ask, LanePort, signals};
 
 pub use self::last::{abort, abort_all, open_sockets};
 
@@ -74,11 +74,17 @@ struct After {
     deadline: Instant,
     /// Packets wait to be sent.
     sends: bool,
+    /// Somebody is to be told by a signal.
+    signals: bool,
 }
 
 impl After {
     fn of(engine: &Engine<'_>) -> Self {
-        Self { deadline: engine.next_deadline(), sends: engine.transmit_pending() }
+        Self {
+            deadline: engine.next_deadline(),
+            sends: engine.transmit_pending(),
+            signals: engine.signals_pending(),
+        }
     }
 }
 
@@ -301,6 +307,9 @@ impl Session<'_> {
         while self.guard.is_some() {
             // Anew each time: what others deferred may have started timers.
             let deadline = self.deadline();
+            if self.after.is_none_or(|after| after.signals) {
+                self.take_signals();
+            }
             let Some(guard) = self.guard.take() else { return };
             let signals = guard.signals();
             signals.deadline_ns.store(deadline.0, Ordering::Relaxed);
@@ -312,6 +321,18 @@ impl Session<'_> {
             }
         }
         self.held.kept = self.kept.take();
+        if !self.held.signals.is_empty() {
+            signals::send(&core::mem::take(&mut self.held.signals));
+        }
+    }
+
+    #[cold]
+    fn take_signals(&mut self) {
+        let mut all = core::mem::take(&mut self.held.signals);
+        if let Some(engine) = open(&mut self.kept, &mut self.guard, self.area, self.now) {
+            signals::take(engine, &mut all);
+        }
+        self.held.signals = all;
     }
 }
 

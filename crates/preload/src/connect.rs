@@ -16,10 +16,9 @@ use crate::pool::{self, Queue, Want};
 use crate::reason::Reason;
 use crate::sock::{Inner, Seat, Sock, State, flag};
 use crate::stream;
-use crate::urgent::Owner;
 use crate::view::View;
 use crate::wires::{self, Spread};
-use crate::{ao, explain, home, keys};
+use crate::{ao, explain, home, keys, owner};
 
 /// Ports tried before the keeper is asked for more.
 const TRIES: usize = 8;
@@ -60,6 +59,9 @@ pub(crate) fn over_lane(sock: &Handle<Sock>, fd: i32, named: &Named, fast: bool)
             sock.become_state(State::Stream);
             sock.put(flag::DEFERRED, false);
             drop(inner);
+            if sock.has(flag::SIGNALS) {
+                owner::take_over(sock, seat, fd);
+            }
             leave_kernel(sock, seat);
             explain::connected();
             Ok(())
@@ -86,7 +88,7 @@ fn leave_kernel(sock: &Handle<Sock>, seat: Seat) {
         // SAFETY: EPOLL_CTL_DEL ignores the event.
         unsafe { real::epoll_ctl(m.epfd, libc::EPOLL_CTL_DEL, m.fd, core::ptr::null_mut()) };
     }
-    if !moves.is_empty() || sock.owner() != Owner::Nobody {
+    if !moves.is_empty() {
         seat.view.subscribe(seat, sock.object());
     }
     hub::wake_all();

@@ -16,7 +16,7 @@ use crate::interpose::real;
 use crate::object::Handle;
 use crate::reason::Reason;
 use crate::sock::{Sock, State, flag};
-use crate::{adopt, epoll, explain, family, home, hub, info, table};
+use crate::{adopt, epoll, explain, family, home, hub, info, owner, table};
 
 /// A message goes out on a kernel socket: what is sent with it is the kernel's from now on.
 ///
@@ -61,6 +61,8 @@ pub(crate) fn to_kernel(sock: &Handle<Sock>, why: Reason) -> bool {
     }
     for fd in descriptors_of(sock) {
         put(&socket, fd);
+        // By the program's descriptor, which is what the kernel's signals name.
+        owner::hand_over(sock, seat, fd);
     }
     sock.become_state(State::Kernel);
     sock.seat.set(None);

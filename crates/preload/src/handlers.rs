@@ -12,6 +12,8 @@ use core::ffi::{c_int, c_void};
 use core::mem::MaybeUninit;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
+use sys::owner;
+
 use libc::{c_long, sigaction as Action, sighandler_t, siginfo_t, ucontext_t};
 
 use crate::boundary;
@@ -221,9 +223,33 @@ extern "C" fn arrived(signal: c_int, info: *mut siginfo_t, context: *mut c_void)
     if !is_handler(handler) {
         return;
     }
+    tell_as_the_kernel(signal, info);
     // SAFETY: the program's handler; one without SA_SIGINFO ignores the arguments after the first, as under the kernel.
     let call: extern "C" fn(c_int, *mut siginfo_t, *mut c_void) = unsafe { core::mem::transmute(handler) };
     call(signal, info, context);
+}
+
+/// Signals about a lane's sockets (`sys::owner`) say what happened as those of the kernel do, which lets nobody else write `si_code`.
+pub(crate) fn tell_as_the_kernel(signal: c_int, info: *mut siginfo_t) {
+    // SAFETY: null or the kernel's siginfo, as it is of a signal with this code.
+    let Some(told) = (unsafe { user::load(info.cast::<Told>()) }) else { return };
+    // Of SIGCHLD the code has another meaning, so the kernel leaves it at that, too.
+    if told.code == owner::SI_SIGIO && signal != libc::SIGCHLD {
+        let code = owner::band::code(told.band);
+        // SAFETY: as above.
+        unsafe { user::store(info.cast::<Told>(), Told { code, ..told }) };
+    }
+}
+
+/// The beginning of `siginfo_t`, of a signal about a descriptor.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Told {
+    signal: c_int,
+    errno: c_int,
+    code: c_int,
+    pad: c_int,
+    band: i64,
 }
 
 /// Sends `signal` to this thread again, for when it leaves our code, and blocks signals until then. False: it cannot be sent.

@@ -9,7 +9,8 @@ use core::ffi::{c_char, c_int, c_long, c_uint, c_ulong, c_void};
 
 use libc::{
     FILE, epoll_event, fd_set, iovec, mmsghdr, msghdr, nfds_t, off_t, off64_t, pid_t, pollfd,
-    sigaction as Action, sighandler_t, sigset_t, size_t, sockaddr, socklen_t, ssize_t, timespec, timeval,
+    sigaction as Action, sighandler_t, siginfo_t, sigset_t, size_t, sockaddr, socklen_t, ssize_t, timespec,
+    timeval,
 };
 
 use crate::boundary::{Next, guard, outside};
@@ -191,6 +192,8 @@ interpose! {
     sysv_signal(signal: c_int, handler: sighandler_t) -> sighandler_t = libc::SIG_ERR => calls::signals::sysv_signal;
     __sysv_signal(signal: c_int, handler: sighandler_t) -> sighandler_t = libc::SIG_ERR
         => calls::signals::sysv_signal;
+    sigtimedwait(set: *const sigset_t, info: *mut siginfo_t, limit: *const timespec) -> c_int = -1 => calls::signals::sigtimedwait;
+    sigwaitinfo(set: *const sigset_t, info: *mut siginfo_t) -> c_int = -1 => calls::signals::sigwaitinfo;
     siginterrupt(signal: c_int, on: c_int) -> c_int = -1 => calls::signals::siginterrupt;
     vfork() -> pid_t = -1 => calls::process::vfork;
     _exit(status: c_int) -> Nothing = () => calls::process::_exit;

@@ -42,6 +42,7 @@ mod interpose;
 mod keys;
 mod listen;
 mod object;
+mod owner;
 mod park;
 mod pool;
 mod ports;

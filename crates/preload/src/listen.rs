@@ -21,7 +21,7 @@ use crate::sock::{Inner, Seat, Sock, State, flag};
 use crate::stream;
 use crate::table::{self, Entry};
 use crate::view::Visit;
-use crate::{adopt, explain, family, fast_open, home, keys, park};
+use crate::{adopt, explain, family, fast_open, home, keys, owner, park};
 
 /// `listen(2)` succeeded in the kernel.
 pub(crate) fn begin(sock: &Handle<Sock>, fd: i32, backlog: i32) {
@@ -92,6 +92,7 @@ pub(crate) fn attach(sock: &Handle<Sock>, fd: i32) {
             sock.seat.set(Some(seat));
             note_waited(inner.local);
             drop(inner);
+            owner::take_over(sock, seat, fd);
             seat.view.subscribe(seat, sock.object());
             hub::note_listener(sock.object());
             let _ = hub::moves(sock);

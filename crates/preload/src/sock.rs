@@ -10,7 +10,6 @@ use crate::deferred::{NOTED_MAX, Noted};
 use crate::keys::Key;
 use crate::object::{Counted, Handle};
 use crate::reason::Reason;
-use crate::urgent::Owner;
 use crate::view::View;
 use crate::{family, hub};
 
@@ -61,6 +60,8 @@ pub(crate) mod flag {
     pub(crate) const FAST_CONNECT: u32 = 1 << 12;
     /// Its SYN waits for the first write ([`crate::fast_open`]).
     pub(crate) const FAST_FIRST: u32 = 1 << 13;
+    /// Somebody may get signals ([`crate::owner`]).
+    pub(crate) const SIGNALS: u32 = 1 << 14;
 }
 
 /// A socket of one lane, as this process reaches it.
@@ -144,8 +145,6 @@ pub(crate) struct Sock {
     rcv_timeout: AtomicU64,
     /// SO_SNDTIMEO, ns; 0: none.
     snd_timeout: AtomicU64,
-    /// Who gets SIGURG, as [`Owner::word`].
-    owner: AtomicU64,
     inner: Mutex<Inner>,
 }
 
@@ -163,7 +162,6 @@ impl Sock {
         sock.interests.store(hub::NONE, Ordering::Relaxed);
         sock.rcv_timeout.store(0, Ordering::Relaxed);
         sock.snd_timeout.store(0, Ordering::Relaxed);
-        sock.owner.store(0, Ordering::Relaxed);
         *sock.inner() = Inner::blank();
         Handle::first(sock)
     }
@@ -178,7 +176,6 @@ impl Sock {
             interests: AtomicU32::new(hub::NONE),
             rcv_timeout: AtomicU64::new(0),
             snd_timeout: AtomicU64::new(0),
-            owner: AtomicU64::new(0),
             inner: Mutex::new(Inner::blank()),
         }
     }
@@ -246,16 +243,6 @@ impl Sock {
     /// SO_SNDTIMEO.
     pub(crate) fn set_snd_timeout_ns(&self, ns: u64) {
         self.snd_timeout.store(ns, Ordering::Relaxed);
-    }
-
-    /// Who gets SIGURG.
-    pub(crate) fn owner(&self) -> Owner {
-        Owner::of_word(self.owner.load(Ordering::Relaxed))
-    }
-
-    /// F_SETOWN.
-    pub(crate) fn set_owner(&self, owner: Owner) {
-        self.owner.store(owner.word(), Ordering::Relaxed);
     }
 
     /// The rarely needed part.

@@ -13,13 +13,13 @@ use control::proto::WireEnd;
 use engine::Engine;
 use lane::{Lane, Session};
 use libc::pollfd;
-use state::{Ready, SockKind, SockRef};
+use state::{SockKind, SockRef};
 use sys::fds::Fd;
 
 use crate::hub::{self, Waits, Wakes};
 use crate::ports::Devices;
 use crate::sock::{Seat, Sock, flag};
-use crate::{family, home, urgent};
+use crate::{family, home};
 
 /// Rounds of a step in which a port's batch was full.
 const STEPS: usize = 4;
@@ -41,8 +41,6 @@ pub(crate) struct Visit {
     puts: bool,
     /// Does it close it?
     closes: bool,
-    /// Events are told in any case: somebody is to get SIGURG, before the program reads on.
-    tells: bool,
 }
 
 impl Visit {
@@ -59,7 +57,7 @@ impl Visit {
     /// For a call that takes something from `sock`, or only asks.
     pub(crate) fn taking(sock: &Sock) -> Self {
         let token = if sock.has(flag::WATCHED) { sock.address() } else { 0 };
-        Self { token, puts: false, closes: false, tells: sock.owner() != urgent::Owner::Nobody }
+        Self { token, puts: false, closes: false }
     }
 }
 
@@ -263,7 +261,7 @@ impl View {
     /// Takes the lane for `f`, which must not sleep. Afterwards events go to the hub, packets leave, and whoever waits for them wakes.
     /// `None`: the lane is poisoned.
     pub(crate) fn enter<R>(&self, f: impl FnOnce(&mut Session<'_>) -> R) -> Option<R> {
-        self.enter_as(Visit { token: 0, puts: true, closes: false, tells: false }, |session, heard| {
+        self.enter_as(Visit { token: 0, puts: true, closes: false }, |session, heard| {
             *heard = true;
             f(session)
         })
@@ -285,7 +283,7 @@ impl View {
             self.found_poisoned();
             return None;
         };
-        let mut heard = visit.tells;
+        let mut heard = false;
         let result = f(&mut session, &mut heard);
         if heard {
             self.tell(&mut session, &mut wakes);
@@ -297,7 +295,6 @@ impl View {
         drop(gate);
         wakes.send();
         home::pass_on(self, &asks);
-        urgent::ring();
         Some(result)
     }
 
@@ -364,7 +361,6 @@ impl View {
         drop(gate);
         wakes.send();
         home::pass_on(self, &asks);
-        urgent::ring();
         Some((result, seen))
     }
 
@@ -391,9 +387,6 @@ impl View {
         while let Some(event) = engine.poll_event(self.queue()) {
             if let Some(sock) = Sock::from_token(event.token) {
                 hub::fire(sock, wakes);
-                if event.ready.any(Ready::ALARM) {
-                    urgent::alarm(sock);
-                }
             }
         }
     }
@@ -410,7 +403,7 @@ impl View {
             family::take_events();
         }
         // Asking for events sends nothing: what gathers goes on gathering.
-        let visit = Visit { token: sock.address(), puts: false, closes: false, tells: false };
+        let visit = Visit { token: sock.address(), puts: false, closes: false };
         self.enter_as(visit, |session, heard| {
             *heard = true;
             session.engine(|engine| engine.set_event_queue(seat.name, self.queue(), sock.token()));

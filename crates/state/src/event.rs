@@ -1,6 +1,6 @@
 //! Event queues: which sockets have something to tell, one list a queue, one row a socket.
 
-use base::limits::EVENT_QUEUES;
+use base::limits::{EVENT_QUEUES, SIGNAL_ROWS};
 use region::plain;
 
 use crate::SockRef;
@@ -20,9 +20,44 @@ plain! {
         /// Bits gathered since the last event.
         pub ready: u32,
         /// The queue; 0: none.
-        pub queue: u16,
+        pub queue: u8,
         /// 1 while in the list.
-        pub listed: u16,
+        pub listed: u8,
+        /// Number of its [`SignalRow`] and 1; 0: nobody gets signals.
+        pub signals: u16,
+    }
+}
+const _: () = assert!(EVENT_QUEUES <= 256 && SIGNAL_ROWS < 65_535);
+
+plain! {
+    /// Who gets signals when something happens to a socket, as F_SETOWN, F_SETSIG and O_ASYNC say (fcntl(2)). Zeroed: nobody.
+    #[derive(PartialEq, Eq, Debug, Default)]
+    pub struct Signals {
+        /// The owner: its kind above, its number in the lower 32 bits; 0: nobody.
+        pub owner: u64,
+        /// What tells the owner from another process of that number; 0: nothing does.
+        pub identity: u64,
+        /// Number of the process that named the owner.
+        pub named_by: u32,
+        /// F_SETSIG; 0: SIGIO without further words.
+        pub signal: u32,
+        /// The descriptor on which O_ASYNC was set, and 1; 0: it is not set.
+        pub async_fd: u32,
+        /// Room.
+        pub room: u32,
+    }
+}
+
+plain! {
+    /// A socket for whose events somebody gets signals.
+    #[derive(Debug, Default)]
+    pub struct SignalRow {
+        /// Its event row and 1; 0: the row is free.
+        pub at: u32,
+        /// What happened since the last signal, as bits of `Ready`.
+        pub raised: u32,
+        /// Who is told.
+        pub to: Signals,
     }
 }
 
@@ -43,5 +78,9 @@ plain! {
     pub struct EventGlobals {
         /// The lists.
         pub queues: [EventQueue; EVENT_QUEUES],
+        /// Rows of signals that were ever in use.
+        pub signals_used: u32,
+        /// Not 0: some row of signals has something raised.
+        pub raised: u32,
     }
 }

@@ -1,6 +1,6 @@
 //! Shape and layout of one lane's span: a head that says where each table is, then the tables.
 
-use base::limits::{BATCH_FRAMES, PORTS};
+use base::limits::{BATCH_FRAMES, PORTS, SIGNAL_ROWS};
 use base::{Idx, Instant};
 use region::{FlowBucket, FlowHead, FlowTable, FrameLane, Layout, TableAt, Timer, WheelHead, plain};
 
@@ -8,8 +8,8 @@ use crate::dormant::OPTION_SETS;
 use crate::{
     CongestionTables, Counters, Dormant, DormantGlobals, EventGlobals, EventRow, FAST_PEERS, FastPeer,
     Handle, Hop, IpGlobals, KEPT, Kept, KeyGlobals, KeyRow, LISTEN_BUCKETS, LaneLoad, Listener, OptionSet,
-    PortInfo, Reassembly, SEEN, Scoreboard, Seen, TcbCold, TcbHot, TcbQueue, TxFrame, UdpSock, Unwires,
-    Urgent,
+    PortInfo, Reassembly, SEEN, Scoreboard, Seen, SignalRow, TcbCold, TcbHot, TcbQueue, TxFrame, UdpSock,
+    Unwires, Urgent,
 };
 
 /// Keys of listeners that fit beside one for each connection.
@@ -370,6 +370,8 @@ plain! {
         pub requeued: TableAt<TxFrame>,
         /// Events.
         pub events: TableAt<EventRow>,
+        /// Who gets signals.
+        pub signals: TableAt<SignalRow>,
         /// Next hops.
         pub hops: TableAt<Hop>,
         /// UDP sockets.
@@ -428,6 +430,7 @@ impl LaneTables {
             listeners: at.table(shape.listeners),
             requeued: at.table(BATCH_FRAMES as u32),
             events: at.table(shape.socks + shape.listeners + shape.udp_socks),
+            signals: at.table(SIGNAL_ROWS),
             hops: at.table(shape.hops),
             udp_socks: at.table(shape.udp_socks),
             ip: at.table(1),

@@ -32,7 +32,7 @@ pub use congestion::{
 };
 pub use counters::{Counters, DROP_REASONS, DropReason, TcpCounters};
 pub use dormant::{Dormant, DormantGlobals, Handle, OptionSet};
-pub use event::{EventGlobals, EventQueue, EventRow};
+pub use event::{EventGlobals, EventQueue, EventRow, SignalRow, Signals};
 pub use fast::{FAST_PEERS, FastPeer};
 pub use hop::{Hop, HopGlobals};
 pub use io::{CsumState, Piece, RxBatch, RxFrame, TxBatch, TxFrame};
@@ -56,4 +56,4 @@ pub use urgent::Urgent;
 pub use usual::{KEPT, Kept, SEEN, Seen};
 
 /// Version of the layout: libraries and processes share a region only when theirs is the same. One up at each change.
-pub const LAYOUT_VERSION: u32 = 25;
+pub const LAYOUT_VERSION: u32 = 26;

@@ -11,8 +11,8 @@ use crate::dormant::{FREE_HANDLE, LAST};
 use crate::{
     Congestion, Counters, Dormant, DormantGlobals, EventGlobals, EventQueue, EventRow, FAST_PEERS, FastPeer,
     Handle, Hop, IpGlobals, Kept, KeyGlobals, KeyRow, LaneGlobals, LaneLoad, LaneShape, LaneTables, Listener,
-    OptionSet, PortInfo, Rate, Reassembly, Scoreboard, Seen, TcbCold, TcbHot, TcpCounters, TcpGlobals,
-    TxFrame, UdpSock, Urgent,
+    OptionSet, PortInfo, Rate, Reassembly, Scoreboard, Seen, SignalRow, TcbCold, TcbHot, TcpCounters,
+    TcpGlobals, TxFrame, UdpSock, Urgent,
 };
 
 /// Every table of one lane, for the time the lane lock is held.
@@ -47,6 +47,8 @@ pub struct LaneMem<'a> {
     pub requeued: Table<'a, TxFrame>,
     /// Events: connections, then listeners, then UDP sockets.
     pub events: Table<'a, EventRow>,
+    /// Who gets signals.
+    pub signals: Table<'a, SignalRow>,
     /// Next hops.
     pub hops: Table<'a, Hop>,
     /// UDP sockets.
@@ -101,6 +103,7 @@ impl<'a> LaneMem<'a> {
             listeners: carver.table(at.listeners)?,
             requeued: carver.table(at.requeued)?,
             events: carver.table(at.events)?,
+            signals: carver.table(at.signals)?,
             hops: carver.table(at.hops)?,
             udp_socks: carver.table(at.udp_socks)?,
             ip: carver.one(at.ip)?,
@@ -141,7 +144,11 @@ impl<'a> LaneMem<'a> {
             key: region.key(),
             tcp: TcpGlobals::EMPTY,
             dormant: DormantGlobals::empty(shape.socks),
-            events: EventGlobals { queues: [EventQueue { head: u32::MAX, tail: u32::MAX }; EVENT_QUEUES] },
+            events: EventGlobals {
+                queues: [EventQueue { head: u32::MAX, tail: u32::MAX }; EVENT_QUEUES],
+                signals_used: 0,
+                raised: 0,
+            },
             load: LaneLoad::EMPTY,
             keys: KeyGlobals::EMPTY,
             fast_peers: [FastPeer::default(); FAST_PEERS],

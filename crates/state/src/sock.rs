@@ -98,7 +98,7 @@ impl Ready {
     pub const HUP: Self = Self(0x010);
     /// EPOLLRDHUP: the peer has shut its sending side.
     pub const RDHUP: Self = Self(0x2000);
-    /// No bit of epoll's, and in events alone: the peer has announced urgent data (what SIGURG tells).
+    /// No bit of epoll's, and told by signals alone: the peer has announced urgent data (SIGURG).
     pub const ALARM: Self = Self(0x0100_0000);
 
     /// Has `self` every bit of `other`?

@@ -23,6 +23,7 @@ pub mod messages;
 pub mod namespace;
 pub mod netlink;
 pub mod notify;
+pub mod owner;
 pub mod pacing;
 pub mod packet;
 pub mod packet_ring;

@@ -1,4 +1,4 @@
-//! Urgent data: what a program sees of them is the same on a lane as on the kernel.
+//! Urgent data and signals about sockets: what a program sees of them is the same on a lane as on the kernel.
 
 use crate::sockets::script;
 use crate::world::{OURS, PEER, Side, World};
@@ -10,6 +10,25 @@ fn urgent_data_are_the_same_on_a_lane_as_on_the_kernel() {
     let mut peer = world.spawn(Side::Peer, "peer", &["python3", &script, "serve", "9000"]);
     world.wait_for_port_from(Side::Ours, PEER, &mut peer, 9000);
     let words = ["python3", &script, "ask", PEER, "9000", OURS];
+    let kernel = world.check(Side::Ours, 120, &words);
+    let lane = world.check(Side::Ours, 120, &World::corelane(&words));
+    for (kernel, lane) in kernel.lines().zip(lane.lines()) {
+        assert_eq!(lane, kernel, "left: the lane, right: the kernel");
+    }
+    assert_eq!(lane.lines().count(), kernel.lines().count());
+    assert!(!kernel.contains("raised"), "{kernel}");
+    world.assert_clean();
+}
+
+#[test]
+fn signals_about_sockets_are_the_same_on_a_lane_as_on_the_kernel() {
+    let Some(world) = World::new(&["python3", "cc", "ip"]) else { return };
+    let library = world.dir.join("signals.so").display().to_string();
+    let cc = ["cc", "-O1", "-shared", "-fPIC", "-o", &library, &script("signals.c")];
+    world.check(Side::Ours, 60, &cc);
+    let mut peer = world.spawn(Side::Peer, "peer", &["python3", &script("urgent.py"), "serve", "9000"]);
+    world.wait_for_port_from(Side::Ours, PEER, &mut peer, 9000);
+    let words = ["python3", &script("signals.py"), &library, PEER, "9000", OURS];
     let kernel = world.check(Side::Ours, 120, &words);
     let lane = world.check(Side::Ours, 120, &World::corelane(&words));
     for (kernel, lane) in kernel.lines().zip(lane.lines()) {

@@ -102,7 +102,7 @@ pub(crate) fn conn<'c, 'a>(mem: &'c mut LaneMem<'a>, now: Instant, at: Idx<TcbHo
         rates: &mut mem.rates,
         urgent: &mut mem.urgent,
         boards: &mut mem.boards,
-        events: Notifier { rows: &mut mem.events, lists: &mut mem.globals.events },
+        events: Notifier { rows: &mut mem.events, lists: &mut mem.globals.events, signals: &mut mem.signals },
         ports: &mem.ports,
         hops: &mem.hops,
     })

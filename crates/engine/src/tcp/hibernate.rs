@@ -55,11 +55,16 @@ pub(super) fn hibernate(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>) ->
     let (Some(hot), Some(cold)) = (mem.hot.get(at), mem.cold.get(cold_of(at))) else { return false };
     let (hot, cold) = (*hot, *cold);
     let Some(&event) = mem.events.get(Idx::new(at.raw())) else { return false };
-    if !is_idle(&hot, &cold) || unwire::is_under_way(mem, at) || event.listed != 0 || event.ready != 0 {
+    if !is_idle(&hot, &cold)
+        || unwire::is_under_way(mem, at)
+        || event.listed != 0
+        || event.ready != 0
+        || event.signals != 0
+    {
         return false;
     }
     let Some((mut row, to)) = place(mem, now, at, (&hot, &cold)) else { return false };
-    row.queue = event.queue as u8;
+    row.queue = event.queue;
     row.token = [event.token as u32, (event.token >> 32) as u32];
     if let Some(handle) = mem.handles.get_mut(Idx::new(row.handle)) {
         handle.place = DORMANT | to.raw();
@@ -208,8 +213,8 @@ pub(super) fn wake(mem: &mut LaneMem<'_>, now: Instant, from: Idx<Dormant>) -> O
     if let Some(slot) = mem.events.get_mut(Idx::new(at.raw())) {
         let name = SockRef::new(SockKind::Tcp, row.handle, generation);
         let token = u64::from(row.token[0]) | u64::from(row.token[1]) << 32;
-        let queue = u16::from(row.queue);
-        *slot = EventRow { name, token, queue, next: u32::MAX, prev: u32::MAX, ..EventRow::default() };
+        *slot =
+            EventRow { name, token, queue: row.queue, next: u32::MAX, prev: u32::MAX, ..EventRow::default() };
     }
     let due =
         mem.dormant_wheel.deadline(from.raw()).filter(|_| row.flags & (kept::KEEPALIVE | kept::CLOSED) != 0);

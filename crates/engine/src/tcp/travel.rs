@@ -14,9 +14,9 @@ use super::keys::{self, Owner};
 use super::table::Whose;
 use super::{State, board, cc_flag, fast_open, flag, frozen, half_open, hibernate, listen, table};
 use crate::errors::MoveError;
-use crate::events;
 use crate::hop::{self, HopMac};
 use crate::types::RouteTo;
+use crate::{events, signals};
 
 /// `TcbHot::state` of a row that is a note; [`State::from_raw`] takes it for CLOSED.
 const MOVED: u8 = 0x80;
@@ -292,6 +292,7 @@ fn move_one(
     if queue != 0 {
         events::subscribe(to, name, queue, token, ready);
     }
+    signals::hand_on((from, at.raw()), (to, new.raw()));
     wake_up(to, now, new);
     leave(from, at, (lane, name));
     true

@@ -9,7 +9,7 @@ use rustix::thread::{
 use crate::desk::Broken;
 
 /// What a steward may ask of the kernel: memory, time, waiting, and messages on descriptors it was given.
-pub(super) const CALLS: [i64; 34] = [
+pub(super) const CALLS: [i64; 35] = [
     libc::SYS_brk,
     libc::SYS_clock_gettime,
     libc::SYS_close,
@@ -28,6 +28,8 @@ pub(super) const CALLS: [i64; 34] = [
     libc::SYS_mremap,
     libc::SYS_munmap,
     libc::SYS_pidfd_open,
+    // To owners of sockets that asked for signals, and under the program's uid.
+    libc::SYS_pidfd_send_signal,
     libc::SYS_ppoll,
     libc::SYS_process_vm_readv,
     libc::SYS_process_vm_writev,

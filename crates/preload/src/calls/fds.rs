@@ -2,18 +2,14 @@
 
 use core::ffi::{c_int, c_uint, c_ulong, c_void};
 
-use crate::errno::{self, Errno, Outcome};
+use crate::errno::{self, Errno};
 use crate::interpose::plain;
 use crate::object::Handle;
 use crate::sock::{Seat, Sock, State, flag};
 use crate::table::{self, Entry};
-use crate::urgent::{self, Owner};
-use crate::{entrust, park, stream, user};
+use crate::{entrust, owner, park, stream, urgent, user};
 
 const EBADF: Errno = Errno(libc::EBADF);
-/// Commands of `fcntl` that libc does not name (fcntl(2)).
-const F_SETOWN_EX: c_int = 15;
-const F_GETOWN_EX: c_int = 16;
 
 pub(crate) unsafe fn close(fd: c_int) -> c_int {
     if table::is_foreign(fd) {
@@ -203,13 +199,10 @@ fn fcntl_with(fd: c_int, command: c_int, arg: c_ulong, by_kernel: impl FnOnce() 
             sock.put(flag::ODD_FD, true);
             by_kernel()
         }
-        libc::F_SETOWN | libc::F_GETOWN | F_SETOWN_EX | F_GETOWN_EX => {
+        _ if owner::is_command(command) => {
             settle(fd);
-            match sock.stream() {
-                // SAFETY: the C caller's promise for these commands.
-                Some(seat) => errno::small(unsafe { owner(&sock, seat, command, arg) }),
-                None => note_owner(&sock, command, arg, by_kernel),
-            }
+            // SAFETY: the C caller's promise for these commands.
+            unsafe { owner::fcntl(&sock, (fd, command, arg), by_kernel) }
         }
         _ => {
             settle(fd);
@@ -218,65 +211,34 @@ fn fcntl_with(fd: c_int, command: c_int, arg: c_ulong, by_kernel: impl FnOnce() 
     }
 }
 
-/// `struct f_owner_ex`.
-#[derive(Clone, Copy)]
-#[repr(C)]
-struct OwnerEx {
-    kind: c_int,
-    pid: c_int,
-}
-
-/// Who gets SIGURG of a lane's connection.
-///
-/// # Safety
-/// `arg` is a number, or for the two that end in _EX null or the address of a `struct f_owner_ex`.
-unsafe fn owner(sock: &Handle<Sock>, seat: Seat, command: c_int, arg: c_ulong) -> Outcome<c_int> {
-    let given = core::ptr::with_exposed_provenance_mut::<OwnerEx>(arg as usize);
-    match command {
-        libc::F_GETOWN => return Ok(sock.owner().number()),
-        F_GETOWN_EX if given.is_null() => return Err(Errno(libc::EFAULT)),
-        F_GETOWN_EX => {
-            let (kind, pid) = sock.owner().kind();
-            // SAFETY: the caller's promise.
-            unsafe { user::store(given, OwnerEx { kind, pid }) };
-        }
-        libc::F_SETOWN => urgent::own(sock, seat, Owner::of_number(arg as c_int)?),
-        _ => {
-            // SAFETY: as above.
-            let OwnerEx { kind, pid } = unsafe { user::load(given) }.ok_or(Errno(libc::EFAULT))?;
-            urgent::own(sock, seat, Owner::of_kind(kind, pid)?);
-        }
-    }
-    Ok(0)
-}
-
-/// The same of a socket that is not connected yet: the kernel's word, which is kept for the lane.
-fn note_owner(sock: &Sock, command: c_int, arg: c_ulong, by_kernel: impl FnOnce() -> c_int) -> c_int {
-    let result = by_kernel();
-    if result == 0 && command == libc::F_SETOWN {
-        sock.set_owner(Owner::of_number(arg as c_int).unwrap_or(Owner::Nobody));
-    } else if result == 0 && command == F_SETOWN_EX {
-        let given = core::ptr::with_exposed_provenance::<OwnerEx>(arg as usize);
-        // SAFETY: the kernel has just read it.
-        let given = unsafe { user::load(given) };
-        let owner = given.and_then(|given| Owner::of_kind(given.kind, given.pid).ok());
-        sock.set_owner(owner.unwrap_or(Owner::Nobody));
-    }
-    result
-}
-
-fn status_flags(sock: &Sock, by_kernel: impl FnOnce() -> c_int) -> c_int {
+fn status_flags(sock: &Handle<Sock>, by_kernel: impl FnOnce() -> c_int) -> c_int {
     let told = if sock.has(flag::PLACEHOLDER) { libc::O_RDWR } else { by_kernel() };
     if told < 0 {
         return told;
     }
-    if sock.has(flag::NONBLOCK) { told | libc::O_NONBLOCK } else { told & !libc::O_NONBLOCK }
+    let told = if sock.has(flag::NONBLOCK) { told | libc::O_NONBLOCK } else { told & !libc::O_NONBLOCK };
+    match (sock.state() == State::Stream, owner::is_async(sock)) {
+        (false, _) => told,
+        (true, false) => told & !libc::O_ASYNC,
+        (true, true) => told | libc::O_ASYNC,
+    }
 }
 
-fn set_status_flags(sock: &Sock, fd: c_int, arg: c_ulong, by_kernel: impl FnOnce() -> c_int) -> c_int {
+fn set_status_flags(
+    sock: &Handle<Sock>,
+    fd: c_int,
+    arg: c_ulong,
+    by_kernel: impl FnOnce() -> c_int,
+) -> c_int {
     let nonblocking = arg as c_int & libc::O_NONBLOCK != 0;
+    let is_async = arg as c_int & libc::O_ASYNC != 0;
+    if is_async {
+        settle(fd);
+    }
     // The placeholder's kernel socket is shared by all of them, and a lane's connection never uses its own.
-    let result = if sock.state() == State::Stream || sock.has(flag::DEFERRED) {
+    let result = if sock.state() == State::Stream {
+        errno::small(owner::set_async(sock, fd, is_async))
+    } else if sock.has(flag::DEFERRED) {
         0
     } else if sock.has(flag::FORCED) {
         // SAFETY: no memory involved.
@@ -286,6 +248,9 @@ fn set_status_flags(sock: &Sock, fd: c_int, arg: c_ulong, by_kernel: impl FnOnce
     };
     if result >= 0 {
         sock.put(flag::NONBLOCK, nonblocking);
+    }
+    if sock.state() != State::Stream && (is_async || sock.has(flag::SIGNALS)) {
+        return owner::followed(sock, fd, result);
     }
     result
 }
@@ -309,8 +274,19 @@ pub(crate) unsafe fn ioctl(fd: c_int, request: c_ulong, arg: *mut c_void) -> c_i
         return by_kernel();
     }
     settle(fd);
+    let changes_async = request == libc::FIOASYNC as c_ulong;
+    let Some(seat) = sock.stream() else {
+        let result = by_kernel();
+        let changes = changes_async || owner::is_request(request);
+        return if changes { owner::followed(&sock, fd, result) } else { result };
+    };
+    if changes_async {
+        // SAFETY: FIOASYNC takes an int.
+        let on = unsafe { user::load(arg.cast::<c_int>()) }.ok_or(Errno(libc::EFAULT));
+        return errno::small(on.and_then(|on| owner::set_async(&sock, fd, on != 0)));
+    }
     // SAFETY: the requests that are answered take an int.
-    unsafe { ioctl_stream(&sock, request, arg.cast(), by_kernel) }
+    unsafe { ioctl_stream(&sock, seat, request, arg.cast(), by_kernel) }
 }
 
 fn set_nonblocking(sock: &Sock, on: bool, by_kernel: impl FnOnce() -> c_int) -> c_int {
@@ -326,17 +302,13 @@ fn set_nonblocking(sock: &Sock, on: bool, by_kernel: impl FnOnce() -> c_int) -> 
 /// `arg` is null or names an int.
 unsafe fn ioctl_stream(
     sock: &Handle<Sock>,
+    seat: Seat,
     request: c_ulong,
     arg: *mut c_int,
     by_kernel: impl FnOnce() -> c_int,
 ) -> c_int {
     const SIOCOUTQNSD: c_ulong = 0x894b;
     const SIOCATMARK: c_ulong = 0x8905;
-    const FIOSETOWN: c_ulong = 0x8901;
-    const SIOCSPGRP: c_ulong = 0x8902;
-    const FIOGETOWN: c_ulong = 0x8903;
-    const SIOCGPGRP: c_ulong = 0x8904;
-    let Some(seat) = sock.stream() else { return by_kernel() };
     let number = if request == libc::FIONREAD as c_ulong {
         stream::unread(sock, seat)
     } else if request == libc::TIOCOUTQ as c_ulong {
@@ -345,17 +317,12 @@ unsafe fn ioctl_stream(
         stream::with(sock, seat, |engine| engine.unsent_bytes(seat.name))
     } else if request == SIOCATMARK {
         urgent::at_mark(sock, seat)
-    } else if request == FIOGETOWN || request == SIOCGPGRP {
-        Ok(sock.owner().number() as u32)
-    } else if request == FIOSETOWN || request == SIOCSPGRP {
+    } else if owner::names(request) {
+        Ok(owner::named(sock, seat) as u32)
+    } else if owner::is_request(request) {
         // SAFETY: the caller's promise.
         let given = unsafe { user::load(arg) }.ok_or(Errno(libc::EFAULT));
-        return errno::small(given.and_then(Owner::of_number).map(|owner| {
-            urgent::own(sock, seat, owner);
-            0
-        }));
-    } else if request == libc::FIOASYNC as c_ulong {
-        Err(Errno(libc::ENOTTY))
+        return errno::small(given.and_then(|given| owner::set_named(sock, given)));
     } else {
         return by_kernel();
     };

@@ -2,14 +2,32 @@
 
 use core::ffi::c_int;
 
-use libc::{sigaction as Action, sighandler_t};
+use libc::{sigaction as Action, sighandler_t, siginfo_t, sigset_t, timespec};
 
 use crate::handlers;
-use crate::interpose::real;
+use crate::interpose::{plain, real};
 
 pub(crate) unsafe fn sigaction(signal: c_int, new: *const Action, old: *mut Action) -> c_int {
     // SAFETY: the C caller's promise.
     unsafe { handlers::sigaction(signal, new, old) }
+}
+
+pub(crate) unsafe fn sigtimedwait(
+    set: *const sigset_t,
+    info: *mut siginfo_t,
+    limit: *const timespec,
+) -> c_int {
+    // SAFETY: the C caller's promise.
+    let signal = unsafe { plain::sigtimedwait(set, info, limit) };
+    if signal > 0 {
+        handlers::tell_as_the_kernel(signal, info);
+    }
+    signal
+}
+
+pub(crate) unsafe fn sigwaitinfo(set: *const sigset_t, info: *mut siginfo_t) -> c_int {
+    // SAFETY: the C caller's promise.
+    unsafe { sigtimedwait(set, info, core::ptr::null()) }
 }
 
 /// As BSD had it: calls are restarted, the signal is blocked while its handler runs.

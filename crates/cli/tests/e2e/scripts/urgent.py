@@ -373,7 +373,9 @@ def not_connected():
     s.close()
     return out
 
-if sys.argv[1] == 'serve':
+if __name__ != '__main__':
+    pass
+elif sys.argv[1] == 'serve':
     serve(int(sys.argv[2]))
 else:
     PEER, MINE = (sys.argv[2], int(sys.argv[3])), sys.argv[4]
