@@ -111,9 +111,10 @@ pub(crate) fn backlog(fd: c_int) -> Option<u32> {
     let at = info.as_mut_ptr().cast::<c_void>();
     // SAFETY: room for so many bytes, and their number.
     let result = unsafe { real::getsockopt(fd, libc::IPPROTO_TCP, libc::TCP_INFO, at, &raw mut len) };
-    // tcpi_sacked of a listener is its longest queue (tcp(7), struct tcp_info).
-    let told = if result == 0 { info.get(7).copied() } else { None };
-    told.filter(|n| *n > 0)
+    // tcpi_state is the first byte; tcpi_sacked of a listener is its longest queue (tcp(7), struct tcp_info).
+    const LISTEN: u8 = 10;
+    let [state, ..] = info.first()?.to_ne_bytes();
+    if result == 0 && len as usize >= INFO_BYTES && state == LISTEN { info.get(7).copied() } else { None }
 }
 
 /// A message came on a kernel socket: takes the listeners that were sent with it.

@@ -1,6 +1,7 @@
 //! Epoll instances: a kernel one for kernel descriptors, and our interests beside it for sockets on lanes.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::any::Any;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use base::Instant;
@@ -49,6 +50,11 @@ struct Nested {
 const KERNEL_EVERY: u32 = 8;
 
 static POOL: Mutex<Vec<&'static Epoll>> = Mutex::new(Vec::new());
+
+/// Holds what no other lock is taken under, over a fork.
+pub(crate) fn freeze() -> Box<dyn Any> {
+    Box::new(POOL.lock().unwrap_or_else(PoisonError::into_inner))
+}
 
 impl Epoll {
     /// A fresh instance.

@@ -1,11 +1,13 @@
 //! Fork and exit: what a child may use, and what ends with a process.
 //!
-//! Before a fork every lock of ours is taken, so that the child finds all of them free and no session open. The child
+//! Before a fork every lock of ours is taken, in the order in which calls take them: each socket's, home, the lanes' gates, the hub, and then those
+//! under which no other is taken. So the child finds all of them free and no session open. The child
 //! reaches the parent's connections on the parent's lanes through ports of its own ([`View`] makes them again); for what it opens itself it gets
 //! its own lane. What stays open over exec: [`crate::exec`].
 
+use std::any::Any;
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::AsRawFd;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -13,12 +15,13 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use sys::fds::Fd;
 
 use crate::boundary::{enter, guard, leave};
+use crate::calls::bulk;
 use crate::family::Member;
 use crate::object::Handle;
-use crate::sock::{Seat, Sock, flag};
+use crate::sock::{self, Inner, Seat, Sock, flag};
 use crate::table::{self, Entry};
 use crate::view::View;
-use crate::{family, home, hub};
+use crate::{epoll, family, home, hub, listen, park, pool, wires};
 
 /// A child that shares connections with this process.
 struct Child {
@@ -32,9 +35,12 @@ static CHILDREN: Mutex<Vec<Child>> = Mutex::new(Vec::new());
 
 /// What is held over a fork.
 struct Held {
+    /// What is free first again: the others are taken before these.
+    leaves: [Box<dyn Any>; 7],
     gates: Vec<MutexGuard<'static, ()>>,
     hub: hub::Frozen,
     home: home::Frozen,
+    inners: Vec<MutexGuard<'static, Inner>>,
     child: Option<Child>,
     member: Option<Member>,
     /// The child's end of its `life`.
@@ -57,14 +63,53 @@ extern "C" fn before() {
     guard((), || {
         let connections = connections();
         let (child, end, member) = share(&connections);
+        let inners = all_socks().into_iter().map(Sock::inner).collect();
         let socks = connections.into_iter().map(|(sock, _)| sock.object()).collect();
         let home = home::freeze();
         let gates = View::in_mask(u32::MAX).map(View::close_gate).collect();
-        let held = Held { gates, hub: hub::freeze(), home, child, end, member, socks };
+        let hub = hub::freeze();
+        let leaves = leaves();
+        let held = Held { leaves, gates, hub, home, inners, child, end, member, socks };
         HELD.with(|cell| *cell.borrow_mut() = Some(held));
     });
     // Handlers wait until the locks are free again.
     enter();
+}
+
+/// Every socket of this process, once. No thread holds the `inner` of two.
+fn all_socks() -> Vec<&'static Sock> {
+    let mut all = BTreeMap::new();
+    for fd in 0..=table::highest() {
+        if let Some(sock) = table::sock_as_is(fd) {
+            all.insert(sock.address(), sock.object());
+        }
+    }
+    all.into_values().collect()
+}
+
+/// In the child: sockets that other threads of the parent made while it locked the rest, and were at work on, are nothing but what the kernel has of
+/// them.
+fn forget_others() {
+    for fd in 0..=table::highest() {
+        if let Some(sock) = table::sock_as_is(fd)
+            && sock.is_held()
+        {
+            core::mem::forget((sock, table::replace(fd, Entry::Foreign)));
+        }
+    }
+}
+
+/// Takes the locks under which no other is taken.
+fn leaves() -> [Box<dyn Any>; 7] {
+    [
+        pool::freeze(),
+        wires::freeze(),
+        listen::freeze(),
+        park::freeze(),
+        sock::freeze(),
+        epoll::freeze(),
+        bulk::freeze(),
+    ]
 }
 
 fn take_held() -> Option<Held> {
@@ -73,8 +118,9 @@ fn take_held() -> Option<Held> {
 
 extern "C" fn in_parent() {
     guard((), || {
-        let Some(Held { gates, hub, home, child, end, member: _, socks: _ }) = take_held() else { return };
-        drop((hub, gates, home));
+        let Some(held) = take_held() else { return };
+        let Held { leaves, gates, hub, home, inners, child, end, .. } = held;
+        drop((leaves, hub, gates, home, inners));
         if let Some(end) = end {
             table::discard(end);
         }
@@ -87,8 +133,10 @@ extern "C" fn in_parent() {
 
 extern "C" fn in_child() {
     guard((), || {
-        let Some(Held { gates, hub, home, child, end, member, socks }) = take_held() else { return };
-        drop((hub, gates, home));
+        let Some(held) = take_held() else { return };
+        let Held { leaves, gates, hub, home, inners, child, end, member, socks } = held;
+        drop((leaves, hub, gates, home, inners));
+        forget_others();
         family::after_fork_in_child(member);
         if let Some(child) = child {
             table::discard(child.life);

@@ -4,6 +4,7 @@
 //! with a listener of their own on it. Until then connections come through the kernel, as those from this host and over
 //! other devices always do.
 
+use std::any::Any;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use base::Instant;
@@ -54,6 +55,11 @@ static WAITED_AT: Mutex<Vec<(u32, Endpoint)>> = Mutex::new(Vec::new());
 
 fn waited_at() -> MutexGuard<'static, Vec<(u32, Endpoint)>> {
     WAITED_AT.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Holds what no other lock is taken under, over a fork.
+pub(crate) fn freeze() -> Box<dyn Any> {
+    Box::new(waited_at())
 }
 
 fn note_waited(local: Endpoint) {

@@ -5,6 +5,7 @@
 //! ([`crate::exec`]) such a descriptor is just that socket: reading
 //! from it fails with EINVAL, writing with ENOTCONN.
 
+use std::any::Any;
 use std::os::fd::AsRawFd;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
@@ -25,6 +26,11 @@ const LOWEST: i32 = 3;
 static MODEL: OnceLock<Fd> = OnceLock::new();
 /// Descriptors kept: not close-on-exec, close-on-exec.
 static PARKED: [Mutex<Vec<i32>>; 2] = [Mutex::new(Vec::new()), Mutex::new(Vec::new())];
+
+/// Holds what no other lock is taken under, over a fork.
+pub(crate) fn freeze() -> Box<dyn Any> {
+    Box::new(PARKED.each_ref().map(|kept| kept.lock().unwrap_or_else(PoisonError::into_inner)))
+}
 
 fn model() -> Outcome<&'static Fd> {
     if let Some(fd) = MODEL.get() {

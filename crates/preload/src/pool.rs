@@ -1,6 +1,7 @@
 //! Local ports of this process's lane for connections that go out, oldest use first. Where a device's hash is known, those come first whose answers
 //! arrive by the queue that is the lane's: its packets are then received by one processor, not by all in turns.
 
+use std::any::Any;
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
@@ -24,6 +25,14 @@ struct Ports {
 static PORTS: Mutex<Ports> = Mutex::new(Ports { generation: 0, list: Vec::new() });
 /// Devices that were asked how they choose a queue.
 static KNOWN: Mutex<Vec<(u32, Option<&'static Rss>)>> = Mutex::new(Vec::new());
+
+/// Holds what no other lock is taken under, over a fork.
+pub(crate) fn freeze() -> Box<dyn Any> {
+    Box::new((
+        PORTS.lock().unwrap_or_else(PoisonError::into_inner),
+        KNOWN.lock().unwrap_or_else(PoisonError::into_inner),
+    ))
+}
 
 /// A lane's queue of a device that spreads packets by a known hash.
 #[derive(Clone, Copy)]

@@ -1,7 +1,8 @@
 //! The object behind a TCP socket's descriptors: one for each open file description, shared by its duplicates.
 
+use core::any::Any;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use state::{Endpoint, SockRef, TcpOptions};
 
@@ -150,6 +151,11 @@ pub(crate) struct Sock {
 
 static POOL: Mutex<Vec<&'static Sock>> = Mutex::new(Vec::new());
 
+/// Holds what no other lock is taken under, over a fork.
+pub(crate) fn freeze() -> Box<dyn Any> {
+    Box::new(POOL.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
 impl Sock {
     /// A fresh socket in `state` with `flags` of [`flag`].
     pub(crate) fn new(state: State, flags: u32) -> Handle<Self> {
@@ -248,6 +254,11 @@ impl Sock {
     /// The rarely needed part.
     pub(crate) fn inner(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does a thread have [`Sock::inner`]?
+    pub(crate) fn is_held(&self) -> bool {
+        matches!(self.inner.try_lock(), Err(TryLockError::WouldBlock))
     }
 
     /// Where it is, to tell sockets apart.

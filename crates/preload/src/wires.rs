@@ -4,6 +4,7 @@
 //! `home` takes. Answers are kept, "nobody" too, until the keeper counts a change of who listens where, or a wire goes.
 
 use core::sync::atomic::{AtomicU64, Ordering};
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -123,6 +124,11 @@ struct Known {
 }
 
 static KNOWN: Mutex<BTreeMap<Place, Known>> = Mutex::new(BTreeMap::new());
+/// Holds what no other lock is taken under, over a fork.
+pub(crate) fn freeze() -> Box<dyn Any> {
+    Box::new(KNOWN.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
 /// Wires that went.
 static GONE: AtomicU64 = AtomicU64::new(0);
 

@@ -1,6 +1,7 @@
 //! Calls that move more than one buffer: `sendfile`, `splice`, `recvmmsg`, `sendmmsg`.
 
 use core::ffi::{c_int, c_uint};
+use std::any::Any;
 use std::sync::{Mutex, PoisonError};
 
 use libc::{mmsghdr, off_t, off64_t, size_t, ssize_t, timespec};
@@ -23,6 +24,11 @@ const KEPT: usize = 8;
 const CALL_BYTES_MAX: usize = 0x7fff_f000;
 
 static CHUNKS: Mutex<Vec<Box<[u8]>>> = Mutex::new(Vec::new());
+
+/// Holds what no other lock is taken under, over a fork.
+pub(crate) fn freeze() -> Box<dyn Any> {
+    Box::new(CHUNKS.lock().unwrap_or_else(PoisonError::into_inner))
+}
 
 /// Runs `f` with a buffer of [`CHUNK`] bytes.
 fn with_chunk<R>(f: impl FnOnce(&mut [u8]) -> R) -> R {
