@@ -167,3 +167,22 @@ fn came(fd: c_int) {
     }
     adopt(fd);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn a_backlog_is_what_the_kernel_has() {
+        use rustix::net::{AddressFamily, SocketType, listen, socket};
+        let made = socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
+        assert_eq!(backlog(made.as_raw_fd()), None, "no listener");
+        listen(&made, 0).expect("a listener");
+        assert_eq!(backlog(made.as_raw_fd()), Some(0));
+        listen(&made, 77).expect("a listener");
+        assert_eq!(backlog(made.as_raw_fd()), Some(77));
+        assert_eq!(backlog(-1), None);
+    }
+}
