@@ -84,3 +84,12 @@ plain! {
         pub raised: u32,
     }
 }
+
+impl EventGlobals {
+    /// Nothing to tell.
+    pub const EMPTY: Self = Self {
+        queues: [EventQueue { head: u32::MAX, tail: u32::MAX }; EVENT_QUEUES],
+        signals_used: 0,
+        raised: 0,
+    };
+}

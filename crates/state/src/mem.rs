@@ -1,6 +1,6 @@
 //! All tables of one lane in the hands of the lane's holder: taken out of the span, and made.
 
-use base::limits::{EVENT_QUEUES, FRAME_BYTES};
+use base::limits::FRAME_BYTES;
 use base::{FrameIdx, Idx, Instant};
 use region::{
     CarveError, Carver, FlowBucket, FlowHead, FlowTable, FrameArea, FrameLane, Frames, LaneGuard, Layout,
@@ -9,10 +9,10 @@ use region::{
 
 use crate::dormant::{FREE_HANDLE, LAST};
 use crate::{
-    Congestion, Counters, Dormant, DormantGlobals, EventGlobals, EventQueue, EventRow, FAST_PEERS, FastPeer,
-    Handle, Hop, IpGlobals, Kept, KeyGlobals, KeyRow, LaneGlobals, LaneLoad, LaneShape, LaneTables, Listener,
-    OptionSet, PortInfo, Rate, Reassembly, Scoreboard, Seen, SignalRow, TcbCold, TcbHot, TcpCounters,
-    TcpGlobals, TxFrame, UdpSock, Urgent,
+    Congestion, Counters, Dormant, DormantGlobals, EventGlobals, EventRow, FAST_PEERS, FastPeer, Handle, Hop,
+    IpGlobals, Kept, KeyGlobals, KeyRow, LaneGlobals, LaneLoad, LaneShape, LaneTables, Listener, OptionSet,
+    PortInfo, Rate, Reassembly, Scoreboard, Seen, SignalRow, TcbCold, TcbHot, TcpCounters, TcpGlobals,
+    TxFrame, UdpSock, Urgent,
 };
 
 /// Every table of one lane, for the time the lane lock is held.
@@ -144,11 +144,7 @@ impl<'a> LaneMem<'a> {
             key: region.key(),
             tcp: TcpGlobals::EMPTY,
             dormant: DormantGlobals::empty(shape.socks),
-            events: EventGlobals {
-                queues: [EventQueue { head: u32::MAX, tail: u32::MAX }; EVENT_QUEUES],
-                signals_used: 0,
-                raised: 0,
-            },
+            events: EventGlobals::EMPTY,
             load: LaneLoad::EMPTY,
             keys: KeyGlobals::EMPTY,
             fast_peers: [FastPeer::default(); FAST_PEERS],
