@@ -7,6 +7,12 @@ use crate::engine::Engine;
 use crate::tcp::last_words;
 
 impl Engine<'_> {
+    /// Nobody will listen here any more: a SYN by a device gets no answer from now on. Its sender asks again, when packets for the address go to whoever listens
+    /// then, or to the kernel, which knows whether anybody does. Over a wire it is refused, and sent by the device instead.
+    pub fn listens_no_more(&mut self) {
+        self.mem.globals.tcp.leaves = 1;
+    }
+
     /// Tells the peer of connection `s` by RST that it is over; nothing changes here.
     pub fn tell_reset(&mut self, s: SockRef) {
         if s.kind() == Some(SockKind::Tcp) {

@@ -18,8 +18,10 @@ pub(crate) fn close_connections(session: &mut Session<'_>) {
     close_those(session, |kind| kind != SockKind::Listener);
 }
 
-/// Closes every listener, and resets what waits at it.
+/// Closes every listener of a lane whose program is gone, and resets what waits at it. A SYN that is still under way to the lane is not refused: somebody else
+/// may listen.
 pub(crate) fn close_listeners(session: &mut Session<'_>) {
+    session.engine(|engine| engine.listens_no_more());
     close_those(session, |kind| kind == SockKind::Listener);
 }
 

@@ -186,3 +186,19 @@ fn a_peer_is_told_whether_it_has_what_was_sent_last_or_not() {
     let next = first.wrapping_add(1);
     assert_eq!(told, [(1000, next), (1000, next.wrapping_add(5)), (1001, second.wrapping_add(1))]);
 }
+
+/// Packets are steered to a lane for a moment after its program was killed; another process listens, or the kernel knows that none does.
+#[test]
+fn a_lane_that_ends_refuses_nobody() {
+    let (region, device) = (region(), Device::default());
+    let lane = view(region, &device);
+    let comes = |port, what| lane.enter(NOW).unwrap().engine(|engine| segment(engine, port, what));
+    comes(999, (TcpFlags::SYN, 1, 0));
+    assert!(device.left().reset.contains(&999), "nobody listens, and the lane lives");
+    connections(&lane, &device, 1000..1001, 1);
+    lane::abort_all(&mut lane.enter(NOW).unwrap());
+    comes(1001, (TcpFlags::SYN, 1, 0));
+    assert!(!device.left().seq.contains_key(&1001), "it is answered");
+    comes(1002, (TcpFlags::ACK, 2, 7));
+    assert!(device.left().reset.contains(&1002), "what belongs to a connection that is over is reset");
+}

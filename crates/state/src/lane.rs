@@ -177,8 +177,10 @@ plain! {
         pub fast_open: u16,
         /// What connections do whose options say nothing of it.
         pub usual: Usual,
+        /// 1: nobody will listen in this lane any more, and it answers no SYN.
+        pub leaves: u8,
         /// Room.
-        pub spare: [u8; 4],
+        pub spare: [u8; 3],
         /// How the MTU of paths is searched.
         pub path: PathSettings,
         /// Keys initial sequence numbers (RFC 6528).
@@ -299,7 +301,8 @@ impl TcpGlobals {
         ecn: 0,
         fast_open: 1,
         usual: Usual::NONE,
-        spare: [0; 4],
+        leaves: 0,
+        spare: [0; 3],
         path: PathSettings::DEFAULT,
         isn_key: [0; 2],
         unwires: Unwires::NONE,

@@ -66,9 +66,11 @@ pub fn open_sockets(session: &mut Session<'_>) -> Vec<SockRef> {
     })
 }
 
-/// Ends every connection of a lane by RST, those too that were closed and are not over, and every listener with what waits at it; their peers hear of it. Gives how many there were.
+/// Ends every connection of a lane by RST, those too that were closed and are not over, and every listener with what waits at it; their peers hear of it. Who opens a connection meanwhile
+/// is not refused, but gets no answer here. Gives how many there were.
 /// Should the caller be killed meanwhile, whoever takes the lane over and calls this tells the rest.
 pub fn abort_all(session: &mut Session<'_>) -> u32 {
+    session.engine(|engine| engine.listens_no_more());
     let mut count = abort(session, |_| true);
     while session.engine(|engine| engine.tell_closed(RESETS as u32)) > 0 {
         session.see_off();
