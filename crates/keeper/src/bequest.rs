@@ -39,7 +39,7 @@ impl Session {
         if flows.iter().any(|flow| flow.local_port != rule.port || !rule.addr.covers(flow.local)) {
             return Err(Refusal::new(Errno::ACCESS, "hand on: a connection of another end"));
         }
-        let lane = steer_lane(heir.slot)?;
+        let (giver, lane) = (steer_lane(from)?, steer_lane(heir.slot)?);
         // Before anything is steered there: the process may be ending. Who asks holds its lane, so it looks after the connections have come.
         client.send(&Reply::Look { lane: to }, &[]).map_err(|errno| {
             Refusal::new(errno, format!("telling process {} of connections: {errno}", client.pid))
@@ -48,7 +48,7 @@ impl Session {
         let Some(steering) = self.devices.steering() else { return Ok(()) };
         flows.iter().try_for_each(|flow| {
             let refused = |e| Refusal::new(Errno::NOBUFS, format!("hand on: {e}"));
-            steering.pin(flow_of(flow), lane).map_err(refused)
+            steering.hand_on(flow_of(flow), giver, lane).map_err(refused)
         })
     }
 

@@ -1,6 +1,6 @@
 //! Single connections that go to another lane.
 
-use super::maps::{PIN_VALUE_BYTES, lane_of_pin};
+use super::maps::{NO_LANE, PIN_VALUE_BYTES, lane_of_pin};
 use super::{Flow, PINS, SteerError, SteerLane, Steering, kernel, maps};
 
 impl Steering {
@@ -21,6 +21,25 @@ impl Steering {
         let pins = &self.maps.of(flow.remote).pins;
         pins.update(key.bytes(), &maps::pin_value(lane.number()))
             .map_err(kernel("moving a connection to another lane"))
+    }
+
+    /// [`Steering::pin`] for a connection that `from` gives away. Did another lane take a SYN between the same ends meanwhile, or the kernel, then theirs is the connection
+    /// that the peer has, and its segments stay there.
+    ///
+    /// # Errors
+    /// As [`Steering::pin`].
+    pub fn hand_on(&self, flow: Flow, from: SteerLane, to: SteerLane) -> Result<(), SteerError> {
+        let key = flow.key().ok_or(SteerError::NotExact)?;
+        let mut value = [0; PIN_VALUE_BYTES];
+        if self.maps.of(flow.remote).pins.lookup(key.bytes(), &mut value).is_ok() {
+            let has = lane_of_pin(value);
+            let is_there =
+                has == NO_LANE || self.lanes.checked_shr(has.into()).is_some_and(|bits| bits & 1 != 0);
+            if is_there && has != from.number() {
+                return Ok(());
+            }
+        }
+        self.pin(flow, to)
     }
 
     /// Makes `lane` the one of a TCP connection that came in or went out by another lane. From now on each segment for its local end is looked up
