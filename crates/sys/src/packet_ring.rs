@@ -104,11 +104,15 @@ impl PacketRing {
         self.word(0, POSITION).load(Ordering::Relaxed)
     }
 
-    /// Before reading as process `pid`: if another read last, it may have died while it gave a slot back.
-    pub fn read_as(&self, pid: u32) {
-        let reader = self.word(0, READER);
+    /// Before reading, as the process that `pid` gives: if another read last, it may have died while it gave a slot back. False:
+    /// nothing is there to read. Then `pid`, which asks the kernel, is not called: a thread that spins looks here all the time.
+    pub fn read_as(&self, pid: impl FnOnce() -> u32) -> bool {
+        if !self.has_packet() {
+            return false;
+        }
+        let (reader, pid) = (self.word(0, READER), pid());
         if reader.load(Ordering::Relaxed) == pid {
-            return;
+            return true;
         }
         reader.store(pid, Ordering::Relaxed);
         // The slot before the position was read. It is full only then, or when the whole ring is: a packet is lost.
@@ -116,6 +120,7 @@ impl PacketRing {
         if before.load(Ordering::Acquire) & STATUS_USER != 0 {
             before.store(0, Ordering::Release);
         }
+        true
     }
 
     /// Is a packet there?
@@ -232,7 +237,6 @@ mod tests {
     #[test]
     fn packets_come_in_order_round_and_round() {
         let ring = ring();
-        ring.read_as(1);
         for number in 0..3 * SLOTS {
             assert_eq!((ring.has_packet(), ring.peek(0)), (false, None));
             assert!(fill(&ring, number));
@@ -243,16 +247,26 @@ mod tests {
     }
 
     #[test]
+    fn a_look_at_an_empty_ring_does_not_ask_the_kernel_who_looks() {
+        let ring = ring();
+        assert!(!ring.read_as(|| panic!("asked")));
+        assert!(fill(&ring, 0));
+        assert!(ring.read_as(|| 1));
+        assert_eq!(take(&ring), Some(0));
+        assert!(!ring.read_as(|| panic!("asked")));
+    }
+
+    #[test]
     fn a_reader_that_died_while_it_gave_a_slot_back_does_not_stop_the_ring() {
         let ring = ring();
-        ring.read_as(1);
         for number in 0..10 {
             assert!(fill(&ring, number));
         }
+        assert!(ring.read_as(|| 1));
         assert_eq!(take(&ring), Some(0));
         // The position moved, the slot stayed.
         ring.word(0, POSITION).store(2, Ordering::Relaxed);
-        ring.read_as(2);
+        assert!(ring.read_as(|| 2));
         assert_eq!(take(&ring), Some(2));
         let left: Vec<u32> = std::iter::from_fn(|| take(&ring)).collect();
         assert_eq!(left, [3, 4, 5, 6, 7, 8, 9]);

@@ -23,8 +23,9 @@ impl PacketPort {
     ) -> Result<usize, PortError> {
         let before = batch.room();
         let Some(ring) = self.ring.take() else { return Ok(0) };
-        ring.read_as(sys::process::pid());
-        while batch.room() > 0
+        let reads = ring.read_as(sys::process::pid);
+        while reads
+            && batch.room() > 0
             && let Some(packet) = ring.peek(0)
         {
             let goes_on = if packet.queued {
