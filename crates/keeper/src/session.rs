@@ -30,6 +30,9 @@ use crate::wires::WireBook;
 const CLIENTS_MAX: usize = 1024;
 /// Messages of one client that are handled before others have their turn.
 const TURN_MESSAGES: usize = 64;
+/// Numbers of the sockets to programs and stewards, above those of all ports: when the keeper is killed they are closed before them, and whoever is at the other
+/// end hears of it at once. Closing a packet socket waits for all processors.
+pub(crate) const LINKS_FROM: i32 = 4096;
 /// Longest wait for what other keepers say at first.
 const MEETING_WAIT: Duration = Duration::from_millis(200);
 /// Time between two looks at the connections that the kernel has on ports of lanes.
@@ -374,7 +377,7 @@ impl Session {
             }
             // A process that died meanwhile needs no service.
             let owner = self.settings.guard.as_ref().map(Guard::uid);
-            if let Ok(client) = Client::new(socket, owner) {
+            if let Ok(client) = Client::new(socket.numbered_from(LINKS_FROM), owner) {
                 let id = ClientId(self.next_number());
                 self.clients.insert(id, client);
             }

@@ -17,7 +17,7 @@ use crate::STEWARD_COMMAND;
 use crate::children::is_mapped;
 use crate::orders::{Order, Report};
 use crate::rules::Change;
-use crate::session::{ClientId, LaneHandle, RegionHandle, RegionId, Session};
+use crate::session::{ClientId, LINKS_FROM, LaneHandle, RegionHandle, RegionId, Session};
 use crate::wires::WireBook;
 
 /// A program that ends sooner than this gets its steward only when it is dead: most short programs leave nothing to do.
@@ -41,6 +41,7 @@ pub(crate) struct Steward {
 impl Steward {
     fn start() -> Result<Self, std::io::Error> {
         let (ours, theirs) = fds::pair()?;
+        let ours = ours.numbered_from(LINKS_FROM);
         let flags = rustix::fs::fcntl_getfl(&ours)?;
         rustix::fs::fcntl_setfl(&ours, flags | OFlags::NONBLOCK)?;
         let mut command = Command::new("/proc/self/exe");

@@ -49,6 +49,13 @@ impl Fd {
     pub fn duplicate(&self) -> Result<Self> {
         duplicate(self)
     }
+
+    /// The same open file by a number of at least `least`, where the process's limit has room for that. Linux closes the files of a process that was killed from the
+    /// highest number down.
+    #[must_use]
+    pub fn numbered_from(self, least: i32) -> Self {
+        rustix::io::fcntl_dupfd_cloexec(&self, least).map(Self::from).unwrap_or(self)
+    }
 }
 
 /// Another descriptor for the open file behind `fd`. CLOEXEC.
