@@ -76,7 +76,7 @@ fn within_reach(program: Program, always: bool, verbose: bool) -> Result<Program
         Ok(Linkage::Dynamic | Linkage::Script | Linkage::Unknown) if always => "--relay asks for it",
         Ok(Linkage::Dynamic | Linkage::Script | Linkage::Unknown) | Err(_) => return Ok(program),
         Ok(Linkage::SetUserId) => {
-            let why = "it is set-user-ID or set-group-ID, so the loader ignores LD_PRELOAD";
+            let why = "it is set-user-ID or set-group-ID: no library comes into it";
             eprintln!("corelane: {}: runs on the kernel's network: {why}", file.display());
             return Ok(program);
         }

@@ -27,7 +27,7 @@ pub enum Linkage {
     Go,
     /// Its loader is another C library's (musl's, for one), which cannot load ours.
     OtherLibc,
-    /// Raises its privileges when executed: the loader then ignores LD_PRELOAD.
+    /// Raises its privileges when executed: a loader then ignores LD_PRELOAD, and under a relay it would not raise them.
     SetUserId,
     /// Not an ELF file of this machine, and no script.
     Unknown,
@@ -93,7 +93,8 @@ fn look(file: &Path) -> Result<(Linkage, Vec<u8>)> {
     let kind = elf.linkage();
     let is_go = matches!(kind, Linkage::Dynamic | Linkage::Static)
         && elf.segments(PT_NOTE).any(|at| read_at(&open, at).is_ok_and(|note| is_go_note(&note)));
-    let raises = mode & SET_USER_OR_GROUP_ID != 0 && matches!(kind, Linkage::Dynamic | Linkage::OtherLibc);
+    let elf = matches!(kind, Linkage::Dynamic | Linkage::OtherLibc | Linkage::Static);
+    let raises = mode & SET_USER_OR_GROUP_ID != 0 && elf;
     let kind = match kind {
         _ if raises => Linkage::SetUserId,
         _ if is_go => Linkage::Go,
@@ -196,6 +197,21 @@ mod tests {
         assert_eq!(Elf(b"\x7fELF\x02\x01 cut").linkage(), Linkage::Unknown);
         elf[56] = 200;
         assert_eq!(Elf(&elf).linkage(), Linkage::Unknown, "headers beyond what was read");
+    }
+
+    #[test]
+    fn what_raises_its_privileges_is_left_to_itself() {
+        use std::os::unix::fs::PermissionsExt;
+        let mut elf = vec![0_u8; 64 + 56];
+        elf[..6].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1]);
+        (elf[32], elf[54], elf[56], elf[64]) = (64, 56, 1, 1);
+        let file = std::env::temp_dir().join(format!("corelane-raises-{}", crate::process::pid()));
+        std::fs::write(&file, elf).unwrap();
+        assert_eq!(linkage(&file), Ok(Linkage::Static));
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o4755)).unwrap();
+        let found = linkage(&file);
+        std::fs::remove_file(&file).unwrap();
+        assert_eq!(found, Ok(Linkage::SetUserId));
     }
 
     #[test]
