@@ -36,12 +36,12 @@ pub(crate) fn run(args: RelayArgs) -> Result<ExitCode, Failure> {
     }
     eprintln!("corelane: {name}: runs on the kernel's network: {}: {}", failure.what, failure.errno);
     let ::relay::Program { file, args, environment } = program;
-    let (own_name, rest) = args.split_first().map_or((None, &[][..]), |(name, rest)| (Some(name), rest));
+    let mut args = args.into_iter();
     let mut command = Command::new(&file);
-    command.args(rest).env_clear().envs(environment);
-    if let Some(name) = own_name {
+    if let Some(name) = args.next() {
         command.arg0(name);
     }
+    command.args(args).env_clear().envs(environment);
     Err(Failure::new(what, command.exec()))
 }
 

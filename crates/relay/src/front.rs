@@ -58,15 +58,13 @@ impl End {
 /// The relay proper's way to the front.
 pub(crate) struct Front {
     tell: Fd,
-    told: bool,
 }
 
 impl Front {
     /// Says how the program ended: the front ends so, too.
-    pub(crate) fn tell(&mut self, end: End) {
+    pub(crate) fn tell(&self, end: End) {
         // It may have been killed.
         let _ = rustix::io::write(&self.tell, &end.word());
-        self.told = true;
         // What reads this process's last descriptor of whoever started it has waited long enough.
         to_null(&[2]);
     }
@@ -74,13 +72,6 @@ impl Front {
     /// Something to poll: in error once the front is gone.
     pub(crate) fn fd(&self) -> i32 {
         self.tell.as_fd().as_raw_fd()
-    }
-
-    /// Was the front ended by somebody before the program?
-    pub(crate) fn was_killed(&self) -> bool {
-        let mut fds = [PollFd::new(&self.tell, PollFlags::empty())];
-        let now = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
-        !self.told && poll(&mut fds, Some(&now)).is_ok_and(|n| n > 0)
     }
 }
 
@@ -99,7 +90,7 @@ pub(crate) fn split() -> Result<Side, Failure> {
     // SAFETY: this process has one thread.
     let number = unsafe { libc::fork() };
     if number == 0 {
-        return Ok(Side::Relay(Front { tell: Fd::from(tell), told: false }));
+        return Ok(Side::Relay(Front { tell: Fd::from(tell) }));
     }
     drop(tell);
     let child =
@@ -127,18 +118,25 @@ fn stand(child: Pid, hear: &Fd) -> End {
         if poll(&mut fds, None).is_err_and(|errno| errno != Errno::INTR) {
             return gone();
         }
-        while let Ok(Some(arrived)) = signals.next() {
-            // What the terminal sent went to its whole process group already.
-            if let Some(signal) = Signal::from_named_raw(arrived.signal).filter(|_| !arrived.from_kernel) {
-                let _ = kill_process(child, signal);
-            }
-        }
+        pass_on(&signals, Some(child));
         if !fds[0].revents().is_empty() {
             let mut word = [0; 2];
             return match rustix::io::read(hear, &mut word) {
                 Ok(2) => End::read(word),
                 _ => gone(),
             };
+        }
+    }
+}
+
+/// Passes the signals that have come on to process `to`, if there is one.
+pub(crate) fn pass_on(signals: &SignalFd, to: Option<Pid>) {
+    while let Ok(Some(arrived)) = signals.next() {
+        // What the terminal sent went to its whole process group already.
+        let signal = Signal::from_named_raw(arrived.signal).filter(|_| !arrived.from_kernel);
+        if let (Some(to), Some(signal)) = (to, signal) {
+            // It may have ended.
+            let _ = kill_process(to, signal);
         }
     }
 }

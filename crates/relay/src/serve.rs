@@ -31,6 +31,8 @@ pub(crate) struct Relay {
     again: Vec<usize>,
     /// No process is under the filter any more.
     deserted: bool,
+    /// The front has ended.
+    front_gone: bool,
 }
 
 /// Runs `program` behind a front; gives the status that the calling process is to end with.
@@ -41,7 +43,7 @@ pub(crate) fn run(program: &Program) -> Result<u8, Failure> {
     }
 }
 
-fn serve(program: &Program, mut front: Front) -> Result<u8, Failure> {
+fn serve(program: &Program, front: Front) -> Result<u8, Failure> {
     let mut watched = FORWARDED.to_vec();
     watched.push(libc::SIGCHLD);
     let signals = SignalFd::open(&watched).map_err(|error| {
@@ -65,20 +67,14 @@ fn serve(program: &Program, mut front: Front) -> Result<u8, Failure> {
         scratch: vec![0; PIECE],
         again: Vec::new(),
         deserted: false,
+        front_gone: false,
     };
     let mut status = None;
     while status.is_none() || !relay.deserted || relay.table.alive() > 0 {
         relay.round().map_err(Failure::in_("epoll"))?;
-        while let Ok(Some(arrived)) = signals.next() {
-            // What the terminal sent went to its whole process group already.
-            if !arrived.from_kernel
-                && status.is_none()
-                && let Some(signal) = Signal::from_named_raw(arrived.signal)
-            {
-                let _ = kill_process(pid, signal);
-            }
-        }
-        if status.is_none() && front.was_killed() {
+        let runs = status.is_none().then_some(pid);
+        front::pass_on(&signals, runs);
+        if relay.front_gone && runs.is_some() {
             // Whoever ended the front meant the program; nothing less than SIGKILL ends the front alone.
             let _ = kill_process(pid, Signal::KILL);
         }
@@ -115,7 +111,8 @@ impl Relay {
         for (key, happened) in events {
             match key {
                 CALLS => self.calls(happened),
-                SIGNALS | FRONT => {}
+                SIGNALS => {}
+                FRONT => self.front_gone |= happened & libc::EPOLLERR as u32 != 0,
                 slot => self.event(slot as usize),
             }
         }

@@ -178,14 +178,20 @@ impl Elf<'_> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn an_elf_file_without_an_interpreter_is_static() {
+    /// An ELF file with one segment.
+    fn static_elf() -> Vec<u8> {
         let mut elf = vec![0_u8; 64 + 56];
         elf[..6].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1]);
         elf[32] = 64; // e_phoff
         elf[54] = 56; // e_phentsize
         elf[56] = 1; // e_phnum
         elf[64] = 1; // PT_LOAD
+        elf
+    }
+
+    #[test]
+    fn an_elf_file_without_an_interpreter_is_static() {
+        let mut elf = static_elf();
         assert_eq!(Elf(&elf).linkage(), Linkage::Static);
         elf[64] = 3; // PT_INTERP
         elf[72] = 120; // p_offset
@@ -202,11 +208,8 @@ mod tests {
     #[test]
     fn what_raises_its_privileges_is_left_to_itself() {
         use std::os::unix::fs::PermissionsExt;
-        let mut elf = vec![0_u8; 64 + 56];
-        elf[..6].copy_from_slice(&[0x7f, b'E', b'L', b'F', 2, 1]);
-        (elf[32], elf[54], elf[56], elf[64]) = (64, 56, 1, 1);
         let file = std::env::temp_dir().join(format!("corelane-raises-{}", crate::process::pid()));
-        std::fs::write(&file, elf).unwrap();
+        std::fs::write(&file, static_elf()).unwrap();
         assert_eq!(linkage(&file), Ok(Linkage::Static));
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o4755)).unwrap();
         let found = linkage(&file);

@@ -218,13 +218,6 @@ impl<'a> Usual<'a> {
         Port(be16::<36, _>(self.head))
     }
 
-    /// Addresses and ports.
-    #[inline(always)]
-    #[must_use]
-    pub const fn ends(&self) -> Ends {
-        Ends { ports: be32::<34, _>(self.head), src: be32::<26, _>(self.head), dst: be32::<30, _>(self.head) }
-    }
-
     /// SEG.SEQ.
     #[inline]
     #[must_use]

@@ -6,7 +6,7 @@ mod place;
 
 use std::ops::ControlFlow;
 
-use lane::native::{Event, Native};
+use lane::native::{Event, MEMIF_MTU, Native};
 
 use crate::kernel;
 use crate::rows::{Goal, Job, OURS, Outcome, Row, Sample, Trouble, Unit};
@@ -104,8 +104,8 @@ fn bulk(place: Place, wire: Wire, in_frames: bool, bytes: u64) -> Outcome {
     Ok(Sample::of(client.gbit()))
 }
 
-/// A memif wire with the largest packets that IPv4 has room for and rings take whole.
-const MEMIF: Wire = Wire::Memif(65_520);
+/// A memif wire with the largest packets.
+const MEMIF: Wire = Wire::Memif(MEMIF_MTU);
 
 /// The name of the kernel's loopback as a peer.
 const LINUX: &str = "linux lo";

@@ -1,14 +1,12 @@
 //! Where the two ends run, and what joins them.
 
-use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 
-use base::{FrameIdx, LaneId, MacAddr};
+use base::{FrameIdx, LaneId};
 use lane::native::{Config, Link, Memory, Native, Shape, Wait};
-use port::PortSetup;
 use port::lend::{self, LendParts};
-use port::memif::{MemifParts, MemifPort, Role, WireShape, pair};
+use port::memif::{MemifParts, Role, WireShape, pair};
 
 use super::parts::{CLIENT, SERVER, Server};
 use super::run;
@@ -95,12 +93,6 @@ fn memory(lanes: u16) -> Result<Memory, Trouble> {
     Memory::shared(shape, true).map_err(failed("memory"))
 }
 
-/// The Ethernet address of an end: a locally administered one that holds `addr`.
-fn mac(addr: Ipv4Addr) -> MacAddr {
-    let [a, b, c, d] = addr.octets();
-    MacAddr([2, 0, a, b, c, d])
-}
-
 /// A lane at `end`.
 pub(super) fn lane(end: End) -> Result<Native, Trouble> {
     let ends = |client| if client { (CLIENT, SERVER) } else { (SERVER, CLIENT) };
@@ -108,10 +100,7 @@ pub(super) fn lane(end: End) -> Result<Native, Trouble> {
         End::Memif(parts, mtu) => {
             // Each end has memory of its own, whose only lane it is.
             let ((own, peer), memory) = (ends(parts.role == Role::Client), memory(1)?);
-            let setup = PortSetup { port: 0, mtu, local_peer: true, own_address: true };
-            let port =
-                MemifPort::from_parts(parts, memory.region().frame_area(), setup).map_err(failed("memif"))?;
-            let link = Link::wire(Box::new(port), (mac(own), own), mac(peer));
+            let link = Link::memif_of_mtu(parts, &memory, (own, peer), mtu).map_err(failed("memif"))?;
             (0, memory, link)
         }
         End::Lend(parts, memory) => {

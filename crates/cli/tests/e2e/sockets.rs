@@ -9,6 +9,18 @@ pub(crate) fn script(name: &str) -> String {
     path.display().to_string()
 }
 
+/// Runs `words` on our side on the kernel and on a lane: line for line they print the same, and nothing was raised.
+pub(crate) fn same_on_a_lane(world: &World, words: &[&str]) {
+    let kernel = world.check(Side::Ours, 120, words);
+    let lane = world.check(Side::Ours, 120, &World::corelane(words));
+    for (kernel, lane) in kernel.lines().zip(lane.lines()) {
+        assert_eq!(lane, kernel, "left: the lane, right: the kernel");
+    }
+    assert_eq!(lane.lines().count(), kernel.lines().count());
+    assert!(!kernel.contains("raised"), "{kernel}");
+    world.assert_clean();
+}
+
 #[test]
 fn socket_calls_give_the_same_on_a_lane_as_on_the_kernel() {
     let Some(world) = World::new(&["python3", "ip"]) else { return };
@@ -16,14 +28,7 @@ fn socket_calls_give_the_same_on_a_lane_as_on_the_kernel() {
     world.wait_for_port_from(Side::Ours, PEER, &mut peer, 9000);
     let sockets = script("sockets.py");
     let words = ["python3", &sockets, PEER, "9000", OURS];
-    let kernel = world.check(Side::Ours, 120, &words);
-    let lane = world.check(Side::Ours, 120, &World::corelane(&words));
-    for (kernel, lane) in kernel.lines().zip(lane.lines()) {
-        assert_eq!(lane, kernel, "left: the lane, right: the kernel");
-    }
-    assert_eq!(lane.lines().count(), kernel.lines().count());
-    assert!(!kernel.contains("raised"), "{kernel}");
-    world.assert_clean();
+    same_on_a_lane(&world, &words);
 }
 
 /// Reads nothing, sends nothing and never sleeps until all of a message is there.

@@ -1,6 +1,6 @@
 //! Urgent data and signals about sockets: what a program sees of them is the same on a lane as on the kernel.
 
-use crate::sockets::script;
+use crate::sockets::{same_on_a_lane, script};
 use crate::world::{OURS, PEER, Side, World};
 
 #[test]
@@ -10,14 +10,7 @@ fn urgent_data_are_the_same_on_a_lane_as_on_the_kernel() {
     let mut peer = world.spawn(Side::Peer, "peer", &["python3", &script, "serve", "9000"]);
     world.wait_for_port_from(Side::Ours, PEER, &mut peer, 9000);
     let words = ["python3", &script, "ask", PEER, "9000", OURS];
-    let kernel = world.check(Side::Ours, 120, &words);
-    let lane = world.check(Side::Ours, 120, &World::corelane(&words));
-    for (kernel, lane) in kernel.lines().zip(lane.lines()) {
-        assert_eq!(lane, kernel, "left: the lane, right: the kernel");
-    }
-    assert_eq!(lane.lines().count(), kernel.lines().count());
-    assert!(!kernel.contains("raised"), "{kernel}");
-    world.assert_clean();
+    same_on_a_lane(&world, &words);
 }
 
 #[test]
@@ -29,12 +22,5 @@ fn signals_about_sockets_are_the_same_on_a_lane_as_on_the_kernel() {
     let mut peer = world.spawn(Side::Peer, "peer", &["python3", &script("urgent.py"), "serve", "9000"]);
     world.wait_for_port_from(Side::Ours, PEER, &mut peer, 9000);
     let words = ["python3", &script("signals.py"), &library, PEER, "9000", OURS];
-    let kernel = world.check(Side::Ours, 120, &words);
-    let lane = world.check(Side::Ours, 120, &World::corelane(&words));
-    for (kernel, lane) in kernel.lines().zip(lane.lines()) {
-        assert_eq!(lane, kernel, "left: the lane, right: the kernel");
-    }
-    assert_eq!(lane.lines().count(), kernel.lines().count());
-    assert!(!kernel.contains("raised"), "{kernel}");
-    world.assert_clean();
+    same_on_a_lane(&world, &words);
 }

@@ -1,6 +1,5 @@
 //! A segment comes in: whose it is, and the checks and steps of RFC 9293 3.10.7.4 in their order, the usual case first.
 
-use ::state::ports::PORT_WIRE;
 use ::state::{DropReason, LaneMem, Ready, SeqRange, TcbHot};
 use base::{Duration, Idx, Instant};
 use wire::{Sign, TcpFlags};
@@ -63,8 +62,7 @@ pub(super) fn take(mem: &mut LaneMem<'_>, now: Instant, found: Whose, seg: &mut 
 #[inline]
 fn strays(mem: &LaneMem<'_>, port: Option<u8>, seg: &Seg) -> bool {
     let port = port.unwrap_or(seg.port);
-    let wire = |port: u8| mem.ports.get(Idx::new(port.into())).is_some_and(|p| p.flags & PORT_WIRE != 0);
-    port != seg.port && (wire(port) || wire(seg.port))
+    port != seg.port && (unwire::is_wire(mem, port) || unwire::is_wire(mem, seg.port))
 }
 
 pub(super) fn for_connection(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, seg: &mut Seg) {

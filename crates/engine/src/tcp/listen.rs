@@ -1,7 +1,6 @@
 //! Listeners: SYNs that come in, connections on their way to the program (RFC 9293 3.10.1, 3.10.7.2), and SYNs for
 //! connections in TIME-WAIT (RFC 6191, RFC 1122 4.2.2.13).
 
-use ::state::ports::PORT_WIRE;
 use ::state::{
     DropReason, Endpoint, Hop, LISTEN_BUCKETS, LaneMem, Listener, Ready, SockKind, SockRef, TcbHot, TcbQueue,
     TcpOptions,
@@ -13,7 +12,7 @@ use wire::{Sign, TcpFlags};
 use super::conn::{Fate, Ring, cold_of, conn};
 use super::keys::{self, Owner};
 use super::segment::Seg;
-use super::{Cause, State, cookie, fast_open, flag, half_open, handshake, hibernate, reset, table};
+use super::{Cause, State, cookie, fast_open, flag, half_open, handshake, hibernate, reset, table, unwire};
 use crate::errors::{AcceptError, ListenError};
 use crate::types::Accepted;
 use crate::{events, hop};
@@ -262,8 +261,8 @@ fn overflow(mem: &mut LaneMem<'_>, listener: Idx<Listener>) {
 pub(super) fn segment(mem: &mut LaneMem<'_>, now: Instant, seg: &mut Seg) {
     let local = Endpoint { addr: seg.key.local, port: seg.key.local_port };
     let Some(listener) = find(mem, local) else {
-        let wire = mem.ports.get(Idx::new(seg.port.into())).is_some_and(|p| p.flags & PORT_WIRE != 0);
-        if mem.globals.tcp.leaves != 0 && seg.flags.is_syn() && !seg.flags.is_ack() && !wire {
+        let opens = seg.flags.is_syn() && !seg.flags.is_ack();
+        if mem.globals.tcp.leaves != 0 && opens && !unwire::is_wire(mem, seg.port) {
             mem.counters.drop_packet(DropReason::TcpNoSocket);
         } else {
             reset::of_segment(mem, now, seg, DropReason::TcpNoSocket);

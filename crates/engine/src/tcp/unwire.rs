@@ -40,7 +40,9 @@ mod stage {
     pub(super) const LEFT: u8 = 3;
 }
 
-fn is_wire(mem: &LaneMem<'_>, port: u8) -> bool {
+/// Is `port` a wire to another lane?
+#[inline]
+pub(super) fn is_wire(mem: &LaneMem<'_>, port: u8) -> bool {
     mem.ports.get(Idx::new(port.into())).is_some_and(|port| port.flags & PORT_WIRE != 0)
 }
 

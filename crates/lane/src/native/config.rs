@@ -58,7 +58,20 @@ impl Link {
         addr: Ipv4Addr,
         peer: Ipv4Addr,
     ) -> Result<Self, MemifError> {
-        let port = MemifPort::from_parts(parts, memory.region().frame_area(), wire_setup(65_520))?;
+        Self::memif_of_mtu(parts, memory, (addr, peer), MEMIF_MTU)
+    }
+
+    /// As [`Link::memif`], from the first of `ends` to the second, in packets of at most `mtu` bytes.
+    ///
+    /// # Errors
+    /// What [`MemifPort::from_parts`] gives.
+    pub fn memif_of_mtu(
+        parts: MemifParts,
+        memory: &Memory,
+        (addr, peer): (Ipv4Addr, Ipv4Addr),
+        mtu: u16,
+    ) -> Result<Self, MemifError> {
+        let port = MemifPort::from_parts(parts, memory.region().frame_area(), wire_setup(mtu))?;
         Ok(Self::wire(Box::new(port), (mac_of(addr), addr), mac_of(peer)))
     }
 
@@ -73,6 +86,9 @@ impl Link {
         Ok(Self::wire(Box::new(port), (mac_of(addr), addr), mac_of(peer)))
     }
 }
+
+/// Largest packet of a memif wire: the largest of IPv4 that rings take whole, bytes.
+pub const MEMIF_MTU: u16 = 65_520;
 
 /// Largest packet of a lending wire: 15 whole frames of payload behind the headers of IPv4 and TCP with timestamps, so that frames are
 /// not cut.

@@ -42,7 +42,7 @@ use engine::Engine;
 use region::{FrameArea, LaneGuard, LaneRef, Owner};
 use state::{Endpoint, LaneMem, LaneShape, SockKind};
 
-pub use config::{Config, ConnectError, Link, StartError, Wait};
+pub use config::{Config, ConnectError, Link, MEMIF_MTU, StartError, Wait};
 pub use engine::{Accepted, How, ListenError, RecvError, SendError, ShutdownError, SockError};
 pub use memory::{Memory, Shape};
 pub use state::{Event, Ready, SockRef, TcpOptions};
