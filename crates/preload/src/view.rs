@@ -25,6 +25,8 @@ use crate::{family, home};
 const STEPS: usize = 4;
 /// How long packets gather at most while the program works on a batch of events, ns.
 const GATHER_NS: u64 = 500_000;
+/// Writes whose packets gather at most. More at once leave the other end of a wire without work meanwhile, and then this end.
+const GATHER_WRITES: u32 = 32;
 /// Answers followed by a close, in a row, after which the close is expected.
 const HABIT: u32 = 8;
 /// Lanes that one process may know: its own and those it was forked with.
@@ -96,6 +98,8 @@ pub(crate) struct View {
     habit: AtomicU32,
     /// When packets were last let out, ns.
     flushed_ns: AtomicU64,
+    /// Writes since then.
+    gathered: AtomicU32,
     /// How long its waits are.
     pub(crate) waits: Waits,
 }
@@ -124,6 +128,7 @@ impl View {
             answered: AtomicU64::new(0),
             habit: AtomicU32::new(0),
             flushed_ns: AtomicU64::new(0),
+            gathered: AtomicU32::new(0),
             waits: Waits::new(),
         }));
         // The engine learns the ports' addresses in a step, and must know them before the first connection goes out.
@@ -299,17 +304,26 @@ impl View {
     }
 
     /// While the program works on a batch of events, what it makes the lane send gathers: until it puts something into the last socket of
-    /// the batch, waits again, or [`GATHER_NS`] are over.
+    /// the batch or [`GATHER_WRITES`] times into any, waits again, or [`GATHER_NS`] are over.
     fn gathers(&self, visit: Visit, now: Instant) -> bool {
         let last = self.last_of_batch.load(Ordering::Relaxed);
         let closes_next = visit.puts && visit.token != 0 && self.closes_next(visit);
         let fresh = now.0.saturating_sub(self.flushed_ns.load(Ordering::Relaxed)) < GATHER_NS;
         let ends_batch = visit.puts && last == visit.token as usize && !closes_next;
-        let gather = fresh && last != 0 && visit.token != 0 && !ends_batch;
-        if !gather {
-            self.flushed_ns.store(now.0, Ordering::Relaxed);
+        let writes = self.gathered.load(Ordering::Relaxed) + u32::from(visit.puts && !visit.closes);
+        let gather =
+            fresh && last != 0 && visit.token != 0 && !ends_batch && (writes < GATHER_WRITES || closes_next);
+        if gather {
+            self.gathered.store(writes, Ordering::Relaxed);
+        } else {
+            self.flushed(now);
         }
         gather
+    }
+
+    fn flushed(&self, now: Instant) {
+        self.flushed_ns.store(now.0, Ordering::Relaxed);
+        self.gathered.store(0, Ordering::Relaxed);
     }
 
     /// Programs that close after each answer (HTTP without keep-alive) do it next, so the end of the connection can ride on the answer. Said
@@ -354,7 +368,7 @@ impl View {
             Some((hub::seen(), f(engine)))
         })?;
         self.last_of_batch.store(last as usize, Ordering::Relaxed);
-        self.flushed_ns.store(now.0, Ordering::Relaxed);
+        self.flushed(now);
         let asks = session.take_asks();
         self.leave(lane, &mut session, last != 0, &mut wakes);
         drop(session);
