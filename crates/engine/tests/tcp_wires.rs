@@ -103,6 +103,25 @@ fn time_wait_makes_room(setup: &Setup) {
     net.assert_clean(setup);
 }
 
+/// In LAST-ACK the server would take the SYN for an old one, and answer it with an ACK that refuses it.
+#[test]
+fn the_next_connection_waits_for_the_ack_of_the_fin() {
+    let mut net = wired(5, loopback());
+    let listener = net.listen(1, 80, 16);
+    let (a, b) = net.open_to(listener, 40_000);
+    net.close(0, a);
+    net.run(Duration::from_micros(200));
+    net.close(1, b);
+    let (_, (to, fin)) = net.flying.pop_first().unwrap();
+    assert!(to == 0 && fin.tcp().unwrap().flags().is_fin() && net.flying.is_empty());
+    net.deliver(0, &fin);
+    assert_eq!(net.connect(0, 40_000, 80), Err(ConnectError::InUse));
+    net.flush(0);
+    net.open_to(listener, 40_000);
+    assert_eq!(net.on(0, |e| e.counters().tcp.timeouts), 0);
+    assert_eq!(net.on(0, |e| e.counters().tcp.time_wait_reused), 1);
+}
+
 #[test]
 fn the_server_may_be_the_one_in_time_wait() {
     let mut net = wired(4, loopback());

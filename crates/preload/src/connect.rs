@@ -186,7 +186,12 @@ fn bound_to(fd: i32) -> Result<Endpoint, Reason> {
 fn open(inner: &mut Inner, fd: i32, mut plan: Plan) -> Result<(Seat, bool), Reason> {
     let (name, waits) = if plan.local.port.0 != 0 {
         home::take_port(plan.view, plan.local, Some(home::borrow(&fd)))?;
-        try_connect(&plan, inner).map_err(|_| Reason::LaneFull)?
+        match try_connect(&plan, inner) {
+            // Leaving the lane has sent its ACKs: a connection in TIME-WAIT that owed one makes room now.
+            Err(ConnectError::InUse) => try_connect(&plan, inner),
+            other => other,
+        }
+        .map_err(|_| Reason::LaneFull)?
     } else {
         connect_from_pool(&mut plan, inner)?
     };

@@ -2,11 +2,11 @@
 
 use ::state::dormant::{DORMANT, NAMELESS};
 use ::state::ports::PORT_WIRE;
-use ::state::{Endpoint, FlowKey, LaneMem, SockRef, TcpOptions};
+use ::state::{Endpoint, FlowKey, LaneMem, SockRef, TcbHot, TcpOptions};
 use base::{Idx, Instant, SeqNum};
 
 use super::conn::conn;
-use super::{Cause, State, table, time_wait};
+use super::{Cause, State, flag, table, time_wait};
 use crate::errors::ConnectError;
 use crate::hop::{self, HopMac};
 use crate::types::RouteTo;
@@ -67,12 +67,15 @@ pub(crate) fn open(
 /// Ends the connection in TIME-WAIT to which the flow table's value `old` leads, for a new one over a wire, and gives the number above which that must begin.
 ///
 /// RFC 9293 3.4.3 keeps TIME-WAIT against segments that are still under way. On a wire nothing is: it keeps the order, so what
-/// the old connection sent is through before the new SYN. (Linux does so on its loopback device: net.ipv4.tcp_tw_reuse 2.)
+/// the old connection sent is through before the new SYN. (Linux does so on its loopback device: net.ipv4.tcp_tw_reuse 2.) Not before it has acknowledged
+/// the peer's FIN: in LAST-ACK the peer would take the SYN for an old one.
 fn replace(mem: &mut LaneMem<'_>, old: u32, wire: bool) -> Option<SeqNum> {
     let nxt;
     if old & DORMANT == 0 {
         let at = Idx::new(old);
-        let row = mem.hot.get(at).filter(|row| wire && State::from_raw(row.state) == State::TimeWait)?;
+        let waits =
+            |row: &&TcbHot| State::from_raw(row.state) == State::TimeWait && row.flags & flag::ACK_NOW == 0;
+        let row = mem.hot.get(at).filter(|row| wire && waits(row))?;
         nxt = row.snd.nxt;
         table::end(mem, at, None);
     } else {

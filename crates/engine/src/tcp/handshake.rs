@@ -2,7 +2,7 @@
 //! the SYNs' options agree on.
 
 use ::state::{DropReason, LaneMem, Ready, TcbHot, TcpGlobals, TcpOptions, Usual};
-use base::{Idx, Instant, IpAddress};
+use base::{Duration, Idx, Instant, IpAddress};
 use wire::Sign;
 use wire::tcp_options::TcpOptions as Offered;
 
@@ -15,6 +15,9 @@ use super::{
     headers_to, reset, rtt, table, unwire, window,
 };
 use crate::errors::SockError;
+
+/// Until the SYN goes again that something of an earlier connection has answered (Linux: TCP_TIMEOUT_MIN, 2 ticks).
+const ASK_AGAIN: Duration = Duration::from_millis(2);
 
 /// Receive buffer of a connection with `options`, bytes, when it is `usual` without any.
 pub(super) fn rcv_buf(options: &TcpOptions, usual: u32) -> u32 {
@@ -185,6 +188,7 @@ pub(super) fn syn_sent(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, seg
     let (una, nxt) = (c.hot.snd.una, c.hot.snd.nxt);
     let acks = seg.flags.is_ack();
     if acks && (seg.ack.at_or_before(una) || seg.ack.after(nxt)) {
+        c.asks_again_soon();
         reset::of_segment(mem, now, seg, DropReason::TcpAckBad);
         return;
     }
@@ -221,6 +225,15 @@ pub(super) fn syn_sent(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, seg
 }
 
 impl Conn<'_, '_> {
+    /// Something of an earlier connection between the same ends answered our SYN. Our RST ends it (RFC 9293 3.5.2), and the SYN goes again right after, not only
+    /// after a second. Once, so that nobody makes us send many.
+    fn asks_again_soon(&mut self) {
+        if self.cold.loss.backoff == 0 {
+            self.hot.rexmit_at = self.hot.rexmit_at.min(self.now.plus(ASK_AGAIN));
+            self.arm();
+        }
+    }
+
     /// Our SYN was answered by the SYN,ACK `seg`.
     #[inline]
     pub(super) fn answered(&mut self, seg: &Seg) {

@@ -238,7 +238,7 @@ pub struct Net {
     pub faults: Faults,
     pub rng: Rng,
     /// Packets under way by arrival time and number: to which host.
-    flying: BTreeMap<(Instant, u64), (usize, Packet)>,
+    pub flying: BTreeMap<(Instant, u64), (usize, Packet)>,
     number: u64,
     /// When the bottleneck has sent what is in its queue.
     busy_until: Instant,
