@@ -446,3 +446,31 @@ fn events_left_over_come_before_anything_else() {
     tokens.sort_unstable();
     assert_eq!(tokens, [0, 1, 2, 3]);
 }
+
+#[test]
+fn writes_gather_until_there_are_32_of_them() {
+    let mut pair = Pair::new(Rates::default(), true, 1024);
+    let listener = pair.ends[1].listen(SERVER, 4, 1).unwrap();
+    let client = pair.ends[0].connect(SERVER, 2).unwrap();
+    let mut open = 0;
+    while open < 2 {
+        pair.turn(|_, end, event| {
+            open += if event.sock == listener { end.accept(listener, |_| 3) } else { 1 };
+        });
+    }
+    pair.ends[0].flush();
+    let Pair { ends: [mut near, mut far], clock, mut now } = pair;
+    let mut arrived = |far: &mut Native| {
+        now = now.plus(Duration::from_millis(1));
+        clock.as_ref().unwrap().set(now);
+        let mut events = [Event::NONE; 4];
+        let count = far.poll_at(now, &mut events);
+        events[..count].iter().filter(|event| event.token == 3).count()
+    };
+    arrived(&mut far);
+    for n in 1..=32 {
+        assert_eq!(arrived(&mut far), 0, "after {} writes", n - 1);
+        near.send(client, &[n]).unwrap();
+    }
+    assert_eq!(arrived(&mut far), 1);
+}

@@ -14,7 +14,7 @@
 //!         if event.sock == listener {
 //!             lane.accept(listener, |_connection| 0);
 //!         } else if event.ready.any(Ready::IN) {
-//!             // read, write, close: gathered, and sent together by the next `wait`
+//!             // read, write, close: gathered, and sent together after 32 writes or by the next `wait`
 //!         }
 //!     }
 //! }
@@ -26,8 +26,8 @@
 //! simulator's cable. No keeper is needed.
 //!
 //! Events are edges: one comes when something became ready, so read until [`RecvError::WouldBlock`], and write until
-//! [`SendError::WouldBlock`]. What one batch of events made the program send leaves together with its next
-//! [`Native::poll`], [`Native::wait`] or [`Native::flush`].
+//! [`SendError::WouldBlock`]. What the program sends gathers, and leaves together with its 32nd write or its
+//! next [`Native::poll`], [`Native::wait`] or [`Native::flush`].
 
 mod config;
 mod memory;
@@ -68,6 +68,8 @@ pub struct Native {
     timers_at: Instant,
     /// Polls in a row that found nothing.
     idle: u32,
+    /// Writes since packets were last sent.
+    writes: u32,
     /// The lane lock names this thread: the value stays with it.
     thread: PhantomData<*const ()>,
 }
@@ -113,6 +115,7 @@ impl Native {
             wait: config.wait,
             timers_at: now,
             idle: 0,
+            writes: 0,
             thread: PhantomData,
         })
     }
@@ -179,7 +182,9 @@ impl Native {
     /// [`SendError`].
     #[inline]
     pub fn send(&mut self, sock: SockRef, data: &[u8]) -> Result<usize, SendError> {
-        self.engine().tcp_send(sock, data, false)
+        let sent = self.engine().tcp_send(sock, data, false);
+        self.wrote();
+        sent
     }
 
     /// Hands `fill` room for up to `len` bytes in the frames that will be sent, frame by frame, until it fills less than it was
@@ -194,7 +199,9 @@ impl Native {
         len: usize,
         fill: impl FnMut(&mut [u8]) -> usize,
     ) -> Result<usize, SendError> {
-        self.engine().tcp_send_with(sock, len, fill)
+        let sent = self.engine().tcp_send_with(sock, len, fill);
+        self.wrote();
+        sent
     }
 
     /// Closes one direction or both.

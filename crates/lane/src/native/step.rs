@@ -9,6 +9,8 @@ use crate::session::{receive_mail, transmit, wake_lanes};
 
 /// Polls that find nothing before the clock is read for the timers: reading it takes as long as a poll.
 const IDLE_LOOKS: u32 = 32;
+/// Writes whose packets gather at most: with more at once the other end of a wire has nothing to do meanwhile, and then this end.
+const GATHER_WRITES: u32 = 32;
 /// How often timers are looked at while packets come without a pause. They are for milliseconds.
 const TIMERS_EVERY: Duration = Duration::from_micros(20);
 
@@ -69,9 +71,19 @@ impl Native {
         }
     }
 
+    /// Counts a write, and sends what has gathered when there are [`GATHER_WRITES`].
+    #[inline]
+    pub(super) fn wrote(&mut self) {
+        self.writes += 1;
+        if self.writes >= GATHER_WRITES {
+            self.flush();
+        }
+    }
+
     /// Sends what is queued now.
     pub fn flush(&mut self) -> usize {
         let now = self.timers_at;
+        self.writes = 0;
         let Self { engine: Some(engine), held, .. } = self else { return 0 };
         transmit(engine, held, now)
     }
