@@ -65,7 +65,9 @@ pub(crate) enum Hosts {
     Tap,
     /// Two hosts, over a veth pair of MTU 1500.
     Two,
-    /// The same with this MTU.
+    /// The same, and their keepers do not meet, as on two machines: lanes send by their devices, with this kind of port.
+    Strangers(&'static str),
+    /// Two hosts with this MTU.
     TwoOfMtu(usize),
     /// MTU 1500; so many packets of a million are lost, either way.
     Losing(u32),
@@ -79,6 +81,7 @@ impl Hosts {
             Self::OneOfMtu(mtu) => World::one_host(Some(mtu)),
             Self::Tap => World::behind_tap(),
             Self::Two => World::two_hosts(1_500, parted),
+            Self::Strangers(port) => Ok(World::two_hosts(1_500, parted)?.of_strangers(port)),
             Self::TwoOfMtu(mtu) => World::two_hosts(mtu, parted),
             Self::Losing(ppm) => World::two_hosts(1_500, parted)?.losing(ppm),
         }

@@ -57,7 +57,7 @@ pub(crate) struct ServerArgs {
     /// Take what comes instead of answering it
     #[arg(long)]
     sink: bool,
-    /// Never sleep
+    /// Never sleep once somebody has connected
     #[arg(long)]
     spin: bool,
 }
@@ -133,7 +133,9 @@ pub(crate) fn serve(args: &ServerArgs) -> Result<(), Failure> {
     poll.poll(&mut events, Some(Duration::ZERO))?;
     println!("ready");
     while !over.load(Ordering::Relaxed) {
-        match poll.poll(&mut events, Some(if args.spin { Duration::ZERO } else { LOOK })) {
+        // Sooner it would only be in the way of the keeper, which has to have heard of the listener before.
+        let spins = args.spin && !streams.is_empty();
+        match poll.poll(&mut events, Some(if spins { Duration::ZERO } else { LOOK })) {
             Err(e) if e.kind() == ErrorKind::Interrupted => continue,
             other => other?,
         }

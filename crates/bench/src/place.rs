@@ -99,6 +99,8 @@ pub(crate) struct World {
     /// On one host: the server is reached by a TAP device of its own, not over loopback.
     tap: bool,
     cores: (usize, usize),
+    /// Strangers to each other, as on two machines: their keepers do not meet, so nothing goes by a wire; with this kind of port.
+    strangers: Option<&'static str>,
     /// What loses packets on the way.
     losses: Vec<Losses>,
 }
@@ -110,7 +112,7 @@ impl World {
         if let Some(mtu) = mtu {
             server.ip(&["link", "set", "lo", "mtu", &mtu.to_string()])?;
         }
-        Ok(Self { server, client: None, tap: false, cores: cores(), losses: Vec::new() })
+        Ok(Self { server, client: None, tap: false, cores: cores(), strangers: None, losses: Vec::new() })
     }
 
     /// One host: the server is on Corelane with a TAP device of its own, the client on the kernel, whose way to the server it is.
@@ -136,7 +138,12 @@ impl World {
                 receive_on(place, device, core)?;
             }
         }
-        Ok(Self { server, client: Some(client), tap: false, cores, losses: Vec::new() })
+        Ok(Self { server, client: Some(client), tap: false, cores, strangers: None, losses: Vec::new() })
+    }
+
+    /// Of two hosts: they know nothing of each other, and lanes use this kind of port.
+    pub(crate) fn of_strangers(self, port: &'static str) -> Self {
+        Self { strangers: Some(port), ..self }
     }
 
     /// Of two hosts: the way between them loses so many packets of a million, either way.
@@ -174,8 +181,14 @@ impl World {
         let mut command = match under {
             Under::Linux => Command::new(first),
             Under::Corelane => {
-                let mut command = Command::new(corelane()?);
+                let mut command = match self.strangers {
+                    None => Command::new(corelane()?),
+                    Some(_) => alone(&corelane()?),
+                };
                 command.arg("run");
+                if let Some(port) = self.strangers {
+                    command.args(["--port", port]);
+                }
                 let device = match (&self.client, side) {
                     (None, Side::Server) if self.tap => TAP_DEVICE,
                     (None, _) => "lo",
@@ -206,6 +219,13 @@ impl World {
     pub(crate) fn on<R: Send + 'static>(&self, side: Side, task: impl FnOnce() -> R + Send + 'static) -> R {
         self.place(side).run(task)
     }
+}
+
+/// `program` with a /run of its own, where keepers meet.
+fn alone(program: &std::path::Path) -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", "mount -t tmpfs tmpfs /run && exec \"$@\"", "sh"]).arg(program);
+    command
 }
 
 /// With this variable set the error output of programs is seen.

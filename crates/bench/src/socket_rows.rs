@@ -50,13 +50,15 @@ pub(crate) fn rows() -> Vec<Row> {
     rows.extend(with_losses());
     let spinning = kernel::ping_pong(true);
     rows.push(
-        Row::new("veth-pingpong-spinning", "one exchange, both ends on Corelane, neither sleeps", Unit::Us)
-            .stack(OURS, kernel::run(spinning, Hosts::Two, Corelane, Corelane))
+        Row::new("veth-pingpong-spinning", "one exchange, both ends on Corelane, by their devices as on two machines, neither sleeps", Unit::Us)
+            .stack(OURS, kernel::run(spinning, Hosts::Strangers("packet"), Corelane, Corelane))
+            .stack("corelane xdp", kernel::run(spinning, Hosts::Strangers("xdp"), Corelane, Corelane))
             .stack("linux veth", kernel::veth(spinning))
             .goal(Goal::Value(4.0))
             .obstacle(
-                "each packet is sent by a system call and goes through the kernel's veth driver and packet socket (docs/ports.md has \
-                 the cost of each part).",
+                "each packet is sent by a system call and goes through the kernel's veth driver and packet socket, or AF_XDP in generic mode \
+                 (docs/ports.md has the cost of each part). Two programs of one host do not go that way: their keepers introduce them, and they speak by a wire \
+                 (socket-pingpong-spinning, corelane veth).",
             )
             .count(40_000)
             .in_short(),
