@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use base::MacAddr;
+use base::{LaneId, MacAddr};
 use control::proto::{DeviceKind, DeviceList, LaneDevice, device_flags};
 use control::steer::{LocalEnd, SteerLane, Steering};
 use control::tables::{Link, LinkKind};
@@ -17,11 +17,20 @@ use crate::memif::{FIRST_IFINDEX, MemifLink};
 use crate::mirror::address_of;
 use crate::regions::RegionMemory;
 use crate::rules::{Change, End, Slot, steer_lane};
+use crate::session::RegionId;
 use crate::settings::{DeviceSpec, MemifDevice, OwnSpec, PortChoice};
 use crate::xdp::{OpenError, XdpDevice, open_filtered};
 
 pub use crate::choice::{Choice, PortKind, choose};
 use crate::choice::{is_local, named};
+
+/// For which lane of which region devices are opened, and how the steering knows it.
+#[derive(Clone, Copy)]
+pub(crate) struct Seat {
+    pub(crate) region: RegionId,
+    pub(crate) lane: LaneId,
+    pub(crate) slot: Slot,
+}
 
 /// A device in use.
 pub(crate) struct Device {
@@ -239,16 +248,15 @@ impl Devices {
     /// Opens every device for a lane of the region in `memory`. The fds come in the order of the devices.
     pub(crate) fn open_lane(
         &mut self,
-        slot: Slot,
+        seat: Seat,
         memory: &RegionMemory,
     ) -> Result<(DeviceList, Vec<Fd>), Refusal> {
-        let lane = steer_lane(slot)?;
         let (mut list, mut fds) = (DeviceList::new(), Vec::new());
-        let outcome = self.open_each(lane, memory, &mut list, &mut fds);
+        let outcome = self.open_each(seat, memory, &mut list, &mut fds);
         match outcome {
             Ok(()) => Ok((list, fds)),
             Err(refusal) => {
-                self.close_lane(slot, &list, fds);
+                self.close_lane(seat, &list, fds);
                 Err(refusal)
             }
         }
@@ -256,13 +264,13 @@ impl Devices {
 
     fn open_each(
         &mut self,
-        lane: SteerLane,
+        seat: Seat,
         memory: &RegionMemory,
         list: &mut DeviceList,
         fds: &mut Vec<Fd>,
     ) -> Result<(), Refusal> {
         for device in &mut self.list {
-            let (row, opened) = device.open(lane, memory, self.steering.as_mut())?;
+            let (row, opened) = device.open(seat, memory, self.steering.as_mut())?;
             list.push(row).map_err(|_| Refusal::new(Errno::NOBUFS, "more devices than a lane can have"))?;
             fds.extend(opened);
         }
@@ -275,7 +283,7 @@ impl Devices {
     }
 
     /// Takes a lane's fds back: what serves one lane at a time is free for the next.
-    pub(crate) fn close_lane(&mut self, slot: Slot, list: &DeviceList, fds: Vec<Fd>) {
+    pub(crate) fn close_lane(&mut self, seat: Seat, list: &DeviceList, fds: Vec<Fd>) {
         let mut fds = fds.into_iter();
         for row in list.as_slice() {
             let mut own = fds.by_ref().take(usize::from(row.fds));
@@ -286,12 +294,21 @@ impl Devices {
                 Back::Own { taken } => *taken = false,
                 Back::Memif(link) => link.give_back(own.by_ref().collect()),
                 Back::Xdp(xdp) => {
-                    if let (Ok(lane), Some(steering)) = (steer_lane(slot), &mut self.steering) {
-                        xdp.close(row, lane, steering);
+                    if let (Ok(lane), Some(steering)) = (steer_lane(seat.slot), &mut self.steering) {
+                        xdp.close(row, (seat, lane), own.by_ref().collect(), steering);
                     }
                 }
             }
             own.for_each(drop);
+        }
+    }
+
+    /// A region is no more: what its lanes had in common on devices goes.
+    pub(crate) fn forget_region(&mut self, region: RegionId) {
+        for device in &mut self.list {
+            if let Back::Xdp(xdp) = &mut device.back {
+                xdp.forget(region);
+            }
         }
     }
 
@@ -363,7 +380,7 @@ impl Device {
     /// Opens this device for `lane`.
     fn open(
         &mut self,
-        lane: SteerLane,
+        seat: Seat,
         memory: &RegionMemory,
         steering: Option<&mut Steering>,
     ) -> Result<(LaneDevice, Vec<Fd>), Refusal> {
@@ -371,13 +388,14 @@ impl Device {
         let failed = |errno: Errno| Refusal::new(errno, format!("opening device {name}: {errno}"));
         let steered = |e: OpenError| Refusal::new(e.errno(), format!("opening device {name}: {e}"));
         let busy = || Refusal::new(Errno::BUSY, format!("device {name} serves one process at a time"));
+        let lane = steer_lane(seat.slot)?;
         let mut row = self.row();
         let fds = match (&mut self.back, steering) {
             (Back::Packet, Some(steering)) => {
                 vec![open_filtered(row.ifindex, lane, steering).map_err(steered)?]
             }
             (Back::Xdp(xdp), Some(steering)) => {
-                xdp.open(&mut row, lane, memory, steering).map_err(steered)?
+                xdp.open(&mut row, (seat, lane), memory, steering).map_err(steered)?
             }
             (Back::Tap(queue), _) => {
                 let held = queue.take().ok_or_else(busy)?;

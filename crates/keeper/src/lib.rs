@@ -51,6 +51,7 @@ pub use shared::{
     Asked, POLICY, Policy, PolicyError, SOCKET, Service, WORKER_COMMAND, Wish, ask, keep_run, serve,
 };
 pub use steward::steward_main;
+pub use xdp::can_share_queues;
 
 /// Name of the hidden sub-command of `corelane` that is a steward.
 pub const STEWARD_COMMAND: &str = "__steward";

@@ -10,6 +10,7 @@ use sys::fds::Fd;
 
 use crate::blocks;
 use crate::client::{Incoming, Refusal};
+use crate::devices::Seat;
 use crate::introduce::Introduced;
 use crate::regions::{self, Pages};
 use crate::rules::{self, End, Slot};
@@ -230,7 +231,7 @@ impl Session {
         let lanes = self.regions.get(&region).ok_or_else(unknown)?;
         let lane = (0..lanes.memory.shape.lanes).map(LaneId).find(|lane| !lanes.lanes.contains_key(lane));
         let lane = lane.ok_or_else(|| Refusal::new(Errno::NOBUFS, "the region has no lane left"))?;
-        let (devices, fds) = self.devices.open_lane(slot, &lanes.memory)?;
+        let (devices, fds) = self.devices.open_lane(Seat { region, lane, slot }, &lanes.memory)?;
         let handle =
             LaneHandle { owner: id, orphan: false, heirs: false, stewards_lost: 0, slot, devices, fds };
         self.say(&format!("process {pid}: lane {} of region {}", lane.0, region.0));

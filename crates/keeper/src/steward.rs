@@ -263,13 +263,14 @@ impl Care {
         fds: Vec<Fd>,
         tables: Tables,
     ) -> Result<Self, Broken> {
+        let unknown = || Broken("a lane that the region does not have".to_owned());
+        let at_region = region.lane(id).ok_or_else(unknown)?;
         let mut fds = fds.into_iter();
         let mut ports = Vec::new();
         for (at, device) in devices.as_slice().iter().enumerate() {
-            ports.push(open_device(region, at as u8, device, &mut fds)?);
+            ports.push(open_device(at_region, at as u8, device, &mut fds)?);
         }
-        let lane = Lane::new(region, id, ports, Some(tables));
-        let lane = lane.ok_or_else(|| Broken("a lane that the region does not have".to_owned()))?;
+        let lane = Lane::new(region, id, ports, Some(tables)).ok_or_else(unknown)?;
         let looked_ns = lane.lane_ref().signals().last_held_ns.load(Ordering::Acquire);
         let mut care = Self {
             lane,

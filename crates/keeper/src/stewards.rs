@@ -15,6 +15,7 @@ use sys::launch::Launch;
 
 use crate::STEWARD_COMMAND;
 use crate::children::is_mapped;
+use crate::devices::Seat;
 use crate::orders::{Order, Report};
 use crate::rules::Change;
 use crate::session::{ClientId, LINKS_FROM, LaneHandle, RegionHandle, RegionId, Session};
@@ -194,7 +195,8 @@ impl Session {
         let changes = self.rules.remove_all(handle.slot);
         self.apply(&changes);
         self.devices.forget_lane(handle.slot);
-        self.devices.close_lane(handle.slot, &handle.devices, handle.fds);
+        let seat = Seat { region, lane, slot: handle.slot };
+        self.devices.close_lane(seat, &handle.devices, handle.fds);
         self.part_all((region, lane));
         self.sweep = true;
     }
@@ -207,11 +209,15 @@ impl Session {
         }
         let stewards = self.steward_pids();
         let family = self.family();
-        let clients = &self.clients;
-        self.regions.retain(|_, home| {
-            !home.lanes.is_empty()
+        let (clients, devices) = (&self.clients, &mut self.devices);
+        self.regions.retain(|&region, home| {
+            let used = !home.lanes.is_empty()
                 || clients.contains_key(&home.maker)
-                || home.memory.inode().is_some_and(|inode| is_mapped(inode, family, &stewards))
+                || home.memory.inode().is_some_and(|inode| is_mapped(inode, family, &stewards));
+            if !used {
+                devices.forget_region(region);
+            }
+            used
         });
     }
 

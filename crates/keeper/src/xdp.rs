@@ -1,12 +1,15 @@
-//! A device with AF_XDP: an XSK on each of its receive queues for one lane, AF_PACKET sockets for the others.
+//! A device with AF_XDP: an XSK on each of its receive queues for each lane of one region, AF_PACKET sockets for lanes of others.
 //!
-//! The kernel fills frames of the memory that the first socket of a queue registered, a region's, and the queue's fill and completion rings have one user. So
-//! one lane at a time has the queues: the first that opens while they are free. What the XDP program finds for a lane without a socket on the packet's queue goes
-//! on to the lane's packet socket, and the TCX program drops it for the kernel, as on devices without XDP.
+//! The kernel fills frames of the memory that the first socket of a queue registered, a region's. So one region at a time has the queues: that of the
+//! first lane that opens while they are free, until the region ends. The sockets of a lane that ended are kept for the next lane with its number: packets may wait in
+//! their rings, whose frames are found only there (`port::xdp::settle`). What the XDP program finds for a lane without a socket on the packet's queue
+//! goes on to the lane's packet socket, and the TCX program drops it for the kernel, as on devices without XDP.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::AsFd;
 
+use base::LaneId;
 use control::proto::{DeviceKind, LaneDevice, device_flags};
 use control::steer::{SteerError, SteerLane, Steering};
 use control::tables::{Link, LinkKind};
@@ -16,7 +19,9 @@ use rustix::io::Errno;
 use sys::bpf::XdpMode;
 use sys::fds::Fd;
 
+use crate::devices::Seat;
 use crate::regions::RegionMemory;
+use crate::session::RegionId;
 
 /// Why a lane has no socket on a device.
 #[derive(Debug)]
@@ -70,12 +75,33 @@ pub(crate) struct XdpDevice {
     native: bool,
     /// Receive queues when it was attached.
     queues: u16,
-    /// A lane has the queues.
-    taken: bool,
+    /// The region that has the queues.
+    holder: Option<Holder>,
     /// Does the driver read and write frames itself, as far as a lane found out?
     zero_copy: Option<bool>,
     /// Lanes with packet sockets.
     others: u16,
+}
+
+/// A region that has the queues of a device.
+struct Holder {
+    region: RegionId,
+    /// Its lanes with AF_XDP sockets.
+    lanes: u16,
+    /// Its first sockets, with which others share memory and rings.
+    base: XdpSockets,
+    /// All fds of lanes that ended, as they were handed out.
+    ended: BTreeMap<LaneId, Vec<Fd>>,
+}
+
+/// Can lanes of a program share the queues of `link`? Before Linux 6.15 two sockets of one queue that receive at the same time in generic mode may be given the
+/// same frame (CVE-2025-37920); in the driver's mode packets of a queue are handled one after the other.
+pub fn can_share_queues(link: &Link) -> bool {
+    can_share(link.kind != LinkKind::Veth)
+}
+
+fn can_share(native: bool) -> bool {
+    native || sys::kernel::version(&sys::kernel::release()).is_some_and(|version| version >= (6, 15))
 }
 
 impl XdpDevice {
@@ -88,26 +114,37 @@ impl XdpDevice {
         if !native {
             steering.attach_xdp(link.ifindex, XdpMode::Generic, queues)?;
         }
-        Ok(Self { native, queues, taken: false, zero_copy: None, others: 0 })
+        Ok(Self { native, queues, holder: None, zero_copy: None, others: 0 })
     }
 
-    /// The sockets of a lane, whose description goes into `row`.
+    /// The sockets of the lane at `seat`, whose description goes into `row`.
     pub(crate) fn open(
         &mut self,
         row: &mut LaneDevice,
-        lane: SteerLane,
+        (seat, lane): (Seat, SteerLane),
         memory: &RegionMemory,
         steering: &mut Steering,
     ) -> Result<Vec<Fd>, OpenError> {
-        if !self.taken {
-            match self.open_queues(row, lane, memory, steering) {
-                // Another program's, or those of a lane that has just ended.
-                Err(OpenError::Xdp(XdpRefused { queue, errno: Errno::BUSY })) => log::warn!(
-                    "interface {}: another AF_XDP socket has queue {queue}; the lane gets a packet socket",
-                    row.ifindex
-                ),
-                opened => return opened,
+        match self.open_queues(row, seat, memory) {
+            Ok(Some(fds)) => {
+                let mut sockets = (0..self.queues).zip(&fds);
+                let set =
+                    sockets.try_for_each(|(queue, fd)| steering.set_socket(row.ifindex, queue, lane, fd));
+                return match set {
+                    Ok(()) => Ok(fds),
+                    Err(error) => {
+                        self.close(row, (seat, lane), fds, steering);
+                        Err(error.into())
+                    }
+                };
             }
+            Ok(None) => {}
+            // Another program's, or those of a region that has just ended.
+            Err(OpenError::Xdp(XdpRefused { queue, errno: Errno::BUSY })) => log::warn!(
+                "interface {}: another AF_XDP socket has queue {queue}; the lane gets a packet socket",
+                row.ifindex
+            ),
+            Err(error) => return Err(error),
         }
         steering.attach_packet_beside(row.ifindex)?;
         let fd = open_filtered(row.ifindex, lane, steering)?;
@@ -115,45 +152,77 @@ impl XdpDevice {
         Ok(vec![fd])
     }
 
+    /// AF_XDP sockets for the lane at `seat`. `None`: another region has the queues, or lanes cannot share them.
     fn open_queues(
         &mut self,
         row: &mut LaneDevice,
-        lane: SteerLane,
+        seat: Seat,
         memory: &RegionMemory,
-        steering: &mut Steering,
-    ) -> Result<Vec<Fd>, OpenError> {
+    ) -> Result<Option<Vec<Fd>>, OpenError> {
+        let native = self.native;
         let spec = XdpSpec {
             ifindex: row.ifindex,
             queues: u32::from(self.queues),
             mtu: u16::try_from(row.mtu).unwrap_or(u16::MAX),
-            zero_copy: self.native,
+            zero_copy: native,
             busy_poll: false,
         };
-        let sockets = memory.with_frames(|cells| Ok(port::xdp::open(&spec, cells)))?;
-        let sockets = sockets.map_err(OpenError::Xdp)?;
-        let companion = port::xdp::open_companion(row.ifindex)?;
-        for (queue, fd) in (0..self.queues).zip(&sockets.fds) {
-            steering.set_socket(row.ifindex, queue, lane, fd)?;
-        }
-        let zero_copy = sockets.fds.first().is_some_and(|fd| sys::xsk::is_zero_copy(fd).unwrap_or(false));
-        (self.taken, self.zero_copy) = (true, Some(zero_copy));
+        let (holder, used_before) = match &mut self.holder {
+            Some(holder) if holder.region != seat.region => return Ok(None),
+            Some(holder) => match holder.ended.remove(&seat.lane) {
+                Some(fds) => (holder, Some(fds)),
+                // Not even after the first lane: that one may come back, to the sockets it had.
+                None if holder.is_used() && !can_share(native) => return Ok(None),
+                None => (holder, None),
+            },
+            free => {
+                let base = memory.with_frames(|cells| Ok(port::xdp::open(&spec, cells)))?;
+                let base = base.map_err(OpenError::Xdp)?;
+                let holder = Holder { region: seat.region, lanes: 0, base, ended: BTreeMap::new() };
+                (free.insert(holder), None)
+            }
+        };
+        let zero_copy = holder.base.fds.first().is_some_and(|fd| sys::xsk::is_zero_copy(fd).unwrap_or(false));
         row.kind = DeviceKind::Xdp;
         row.queues = self.queues;
-        row.flags |= flags_of(self.native, zero_copy, &sockets);
-        Ok(sockets.fds.into_iter().chain(sockets.any).chain([companion]).collect())
+        row.flags |= flags_of(native, zero_copy, &holder.base);
+        let fds = match used_before {
+            Some(fds) => {
+                row.flags |= device_flags::XDP_USED_BEFORE;
+                fds
+            }
+            None => holder.sockets(&spec)?,
+        };
+        holder.lanes += 1;
+        self.zero_copy = Some(zero_copy);
+        Ok(Some(fds))
     }
 
-    /// The lane with `row` is done.
-    pub(crate) fn close(&mut self, row: &LaneDevice, lane: SteerLane, steering: &mut Steering) {
+    /// The lane at `seat`, with `row` and `fds`, is done.
+    pub(crate) fn close(
+        &mut self,
+        row: &LaneDevice,
+        (seat, lane): (Seat, SteerLane),
+        fds: Vec<Fd>,
+        steering: &mut Steering,
+    ) {
         if row.kind != DeviceKind::Xdp {
             self.others = self.others.saturating_sub(1);
             return;
         }
-        self.taken = false;
         for queue in 0..row.queues {
-            // The kernel takes a closed socket out by itself; this is only sooner.
+            // One that was not entered is as good.
             let _ = steering.clear_socket(row.ifindex, queue, lane);
         }
+        if let Some(holder) = self.holder.as_mut().filter(|holder| holder.region == seat.region) {
+            holder.lanes = holder.lanes.saturating_sub(1);
+            holder.ended.insert(seat.lane, fds);
+        }
+    }
+
+    /// `region` is no more.
+    pub(crate) fn forget(&mut self, region: RegionId) {
+        self.holder = self.holder.take().filter(|holder| holder.region != region);
     }
 
     /// For `explain` and `--verbose`.
@@ -165,12 +234,38 @@ impl XdpDevice {
             (true, Some(false)) => "in the driver, which copies",
         };
         let queues = if self.queues == 1 { "1 queue".to_owned() } else { format!("{} queues", self.queues) };
-        let others = match (self.others, self.taken) {
-            (0, _) => String::new(),
-            (others, true) => format!(" for one lane, packet sockets for {others} more"),
-            (others, false) => format!(" that no lane has, packet sockets for {others}"),
+        let lanes = match (self.holder.as_ref().map_or(0, |holder| holder.lanes), self.others) {
+            (0 | 1, 0) => String::new(),
+            (lanes, 0) => format!(" for {lanes} lanes"),
+            (0, others) => format!(" that no lane has, packet sockets for {others}"),
+            (1, others) => format!(" for one lane, packet sockets for {others} more"),
+            (lanes, others) => format!(" for {lanes} lanes, packet sockets for {others} more"),
         };
-        format!("xdp port {place}, {queues}{others}, addresses shared with the kernel")
+        format!("xdp port {place}, {queues}{lanes}, addresses shared with the kernel")
+    }
+}
+
+impl Holder {
+    /// Has a lane its first sockets, or had them?
+    fn is_used(&self) -> bool {
+        self.lanes > 0 || !self.ended.is_empty()
+    }
+
+    /// Sockets for another lane: on each queue, what polls for all of them, and the companion.
+    fn sockets(&self, spec: &XdpSpec) -> Result<Vec<Fd>, OpenError> {
+        // The first ones are a lane's too, which has copies.
+        let sockets = if !self.is_used() {
+            let copy = |fd: &Fd| sys::fds::duplicate(fd);
+            XdpSockets {
+                fds: self.base.fds.iter().map(copy).collect::<Result<_, _>>()?,
+                any: self.base.any.as_ref().map(copy).transpose()?,
+                ..self.base
+            }
+        } else {
+            port::xdp::share(spec, &self.base).map_err(OpenError::Xdp)?
+        };
+        let companion = port::xdp::open_companion(spec.ifindex)?;
+        Ok(sockets.fds.into_iter().chain(sockets.any).chain([companion]).collect())
     }
 }
 
@@ -198,20 +293,26 @@ mod tests {
 
     #[test]
     fn the_description_says_who_has_the_queues() {
-        let device =
-            |queues, taken, others| XdpDevice { native: true, queues, taken, zero_copy: None, others };
+        let device = |queues, lanes: Option<u16>, others| {
+            let base = XdpSockets { fds: Vec::new(), any: None, scatter: false, completes_checksums: false };
+            let of = |lanes| Holder { region: RegionId(1), lanes, base, ended: BTreeMap::new() };
+            XdpDevice { native: true, queues, holder: lanes.map(of), zero_copy: None, others }
+        };
         let says = |device: &XdpDevice, text: &str| {
             assert!(device.describe().contains(text), "{}", device.describe())
         };
-        says(&device(1, true, 0), "in the driver, 1 queue, addresses");
-        says(&device(4, true, 2), "4 queues for one lane, packet sockets for 2 more,");
-        says(&device(4, false, 2), "4 queues that no lane has, packet sockets for 2,");
+        says(&device(1, Some(1), 0), "in the driver, 1 queue, addresses");
+        says(&device(4, Some(1), 2), "4 queues for one lane, packet sockets for 2 more,");
+        says(&device(4, Some(3), 0), "4 queues for 3 lanes, addresses");
+        says(&device(4, Some(3), 2), "4 queues for 3 lanes, packet sockets for 2 more,");
+        says(&device(4, Some(0), 2), "4 queues that no lane has, packet sockets for 2,");
+        says(&device(4, None, 2), "4 queues that no lane has, packet sockets for 2,");
         says(
-            &XdpDevice { zero_copy: Some(true), ..device(4, true, 0) },
+            &XdpDevice { zero_copy: Some(true), ..device(4, Some(1), 0) },
             "in the driver, zero-copy, 4 queues,",
         );
         says(
-            &XdpDevice { zero_copy: Some(false), ..device(4, true, 0) },
+            &XdpDevice { zero_copy: Some(false), ..device(4, Some(1), 0) },
             "in the driver, which copies, 4 queues,",
         );
     }

@@ -11,7 +11,7 @@ use port::packet::PacketPort;
 use port::tap::TapPort;
 use port::xdp::{XdpParts, XdpPort, XdpSockets};
 use port::{Port, PortSetup};
-use region::Region;
+use region::{LaneRef, Region};
 use sys::fds::Fd;
 
 use crate::{LanePort, Wire};
@@ -41,12 +41,12 @@ impl core::fmt::Display for OpenError {
 
 impl std::error::Error for OpenError {}
 
-/// Opens the device number `at` of a lane of `region`; takes its fds from the front of `fds`.
+/// Opens the device number `at` of `lane`; takes its fds from the front of `fds`.
 ///
 /// # Errors
 /// [`OpenError`].
 pub fn open_device(
-    region: Region,
+    lane: LaneRef,
     at: u8,
     device: &LaneDevice,
     fds: &mut impl Iterator<Item = Fd>,
@@ -60,7 +60,7 @@ pub fn open_device(
     };
     let mut own = fds.take(usize::from(device.fds));
     let fd = own.next().ok_or(OpenError::MissingFd)?;
-    let area = region.frame_area();
+    let area = lane.frame_area();
     let port: Box<dyn Port + Send> = match device.kind {
         DeviceKind::Packet => Box::new(PacketPort::from_fd(fd, area, setup)),
         DeviceKind::Tap => Box::new(TapPort::from_fd(fd, area, setup)),
@@ -83,11 +83,29 @@ pub fn open_device(
                 completes_checksums: has(device_flags::XDP_TX_CHECKSUM),
             };
             let parts = XdpParts { sockets, companion };
-            let port = XdpPort::from_parts(parts, area, setup);
+            let port = XdpPort::from_parts(parts, lane, setup);
             Box::new(port.map_err(|errno| OpenError::Rings(errno.raw_os_error()))?)
         }
     };
     Ok(LanePort { port, ifindex: device.ifindex, mac: device.mac, wire: None })
+}
+
+/// What is to be done before `lane`, which the caller holds, is formatted: its `devices` may come with AF_XDP sockets that it had before, and their rings may name
+/// frames that were its. `fds` are those of the devices.
+///
+/// # Errors
+/// [`OpenError`].
+pub fn settle_devices(lane: LaneRef, devices: &[LaneDevice], fds: &[Fd]) -> Result<(), OpenError> {
+    let mut rest = fds;
+    for (at, device) in (0..).zip(devices) {
+        let (own, others) = rest.split_at_checked(usize::from(device.fds)).ok_or(OpenError::MissingFd)?;
+        rest = others;
+        if device.kind == DeviceKind::Xdp && device.flags & device_flags::XDP_USED_BEFORE != 0 {
+            let sockets = own.get(..usize::from(device.queues)).ok_or(OpenError::MissingFd)?;
+            port::xdp::settle(sockets, lane, at).map_err(|errno| OpenError::Rings(errno.raw_os_error()))?;
+        }
+    }
+    Ok(())
 }
 
 /// MTU of a wire: a full segment with timestamps is the longest super-frame.

@@ -19,7 +19,7 @@ pub mod twins;
 mod unwire;
 
 pub use bequest::{Way, fetch, hand_on};
-pub use devices::{OpenError, open_device, open_wire, parse_faults, wire_route};
+pub use devices::{OpenError, open_device, open_wire, parse_faults, settle_devices, wire_route};
 pub use engine::Leaver;
 pub use entrust::entrust;
 pub use lane::{Lane, LanePort, Poisoned, Wire, forked, lock};

@@ -117,7 +117,7 @@ fn make(rig: &Rig, memory: &mut Memory, kind: Kind, quiet_far: bool) -> Bench {
     let sockets = port::xdp::open(&spec, memory.area.cells()).unwrap();
     let steered = rig::steer("near0", &sockets.fds);
     let companion = (kind == Kind::XdpCompanion).then(|| open_companion(ifindex).unwrap());
-    let mut port = XdpPort::from_parts(XdpParts { sockets, companion }, memory.area, setup()).unwrap();
+    let mut port = XdpPort::from_parts(XdpParts { sockets, companion }, memory.lane, setup()).unwrap();
     port.rx(&mut memory.frames(), &mut RxBatch::new()).unwrap();
     Bench { port: Box::new(port), _steered: Some(steered), _quiet: quiet }
 }

@@ -30,7 +30,7 @@ fn port_with(
     assert_eq!((sockets.completes_checksums, sockets.scatter), (mtu == 1500, mtu > 1500));
     let steered = steer_in("near0", &sockets.fds, mode);
     let companion = with_companion.then(|| open_companion(ifindex).unwrap());
-    let mut port = XdpPort::from_parts(XdpParts { sockets, companion }, memory.area, setup()).unwrap();
+    let mut port = XdpPort::from_parts(XdpParts { sockets, companion }, memory.lane, setup()).unwrap();
     // Nothing can come in before the kernel has frames to receive into.
     assert_eq!(port.rx(&mut memory.frames(), &mut RxBatch::new()).unwrap(), 0);
     (port, steered)

@@ -15,7 +15,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 
 use base::limits::KEEPER_MESSAGE_BYTES;
 use base::{IpAddress, LaneId};
-use control::proto::{Proto, RegionWish, Reply, Request, Rule, SHAPE_WORDS, VERSION, fit_text};
+use control::proto::{LaneDevice, Proto, RegionWish, Reply, Request, Rule, SHAPE_WORDS, VERSION, fit_text};
 use control::tables::{TABLES_BYTES, Tables};
 use region::Region;
 use state::{Endpoint, LaneMem, LaneShape};
@@ -318,7 +318,8 @@ impl Home {
                 return self.refuse("no lane");
             }
         };
-        if format(region, lane, &LaneShape::for_program(self.sizes.sockets)).is_none() {
+        let shape = LaneShape::for_program(self.sizes.sockets);
+        if format(region, lane, &shape, (devices.as_slice(), &fds)).is_none() {
             return self.refuse("its lane cannot be formatted");
         }
         family::begin_lane(lane);
@@ -332,13 +333,19 @@ impl Home {
 }
 
 /// Brings a lane of ours to its first state, whoever had it before.
-fn format(region: Region, lane: LaneId, shape: &LaneShape) -> Option<()> {
+fn format(
+    region: Region,
+    lane: LaneId,
+    shape: &LaneShape,
+    (devices, fds): (&[LaneDevice], &[Fd]),
+) -> Option<()> {
     let mut secret = [0; 16];
     rustix::rand::getrandom(&mut secret[..], rustix::rand::GetRandomFlags::empty()).ok()?;
     let [a, b, c, d, e, f, g, h, rest @ ..] = secret;
     let secret = [u64::from_ne_bytes([a, b, c, d, e, f, g, h]), u64::from_ne_bytes(rest)];
     let lane = region.lane(lane)?;
     let mut guard = lane::lock(lane);
+    lane::settle_devices(lane, devices, fds).ok()?;
     LaneMem::format(&mut guard, shape, secret, sys::clock::now()).ok()?;
     sysctl::begin(&mut guard);
     let signals = lane.signals();

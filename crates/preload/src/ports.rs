@@ -56,7 +56,7 @@ impl Devices {
     pub(crate) fn lane_without_wires(&self, id: LaneId, again: bool) -> Option<Lane> {
         let mut ports = Vec::new();
         for (at, device) in (0..).zip(&self.list) {
-            ports.push(self.make_port(at, device, again)?);
+            ports.push(self.make_port(id, at, device, again)?);
         }
         Lane::new(self.region, id, ports, self.tables)
     }
@@ -66,12 +66,12 @@ impl Devices {
         self.wires.add(self.region, end, fds)
     }
 
-    fn make_port(&self, at: u8, from: &Device, again: bool) -> Option<LanePort> {
+    fn make_port(&self, id: LaneId, at: u8, from: &Device, again: bool) -> Option<LanePort> {
         let mut fds = Vec::new();
         for &raw in &from.fds {
             fds.push(owned(raw, again)?);
         }
-        let port = lane::open_device(self.region, at, &from.device, &mut fds.into_iter()).ok()?;
+        let port = lane::open_device(self.region.lane(id)?, at, &from.device, &mut fds.into_iter()).ok()?;
         Some(match self.faults {
             Some(spec) => port.with_faults(spec),
             None => port,

@@ -6,7 +6,7 @@
 //! Invariant: a free frame has `refs` 0, so neither a double release nor a corrupted free list can give a frame out twice.
 //! Invariant: between any two stores of an operation each frame is owned at most once: a death loses at most a batch.
 //! Invariant: a frame is marked with a lane only while the lane has it: marked after it came out of the pool, unmarked before
-//! it goes back. So what a dead lane has, wherever it is lost, is found again by its mark. Frames change lanes through the
+//! it goes back, or to the kernel ([`crate::SharedRings`]). So what a dead lane has, wherever it is lost, is found again by its mark. Frames change lanes through the
 //! pool, or through a mailbox, and are unmarked meanwhile.
 
 use core::marker::PhantomData;

@@ -7,10 +7,11 @@ use core::mem::{ManuallyDrop, size_of};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use base::LaneId;
+use base::limits::DEVICES;
 
 use crate::lock::{Lock, Unlocked};
 use crate::mailbox::{MAIL_SLOTS, Mailbox};
-use crate::{Carver, FrameArea, Full, Holding, Mail, Mpsc, Owner, Region};
+use crate::{Carver, FrameArea, Full, Holding, Mail, Mpsc, NoteRef, Owner, Region};
 
 /// Requests that can wait for the holder of one lane.
 const REQUESTS: usize = 256;
@@ -65,6 +66,8 @@ struct Control {
     mail_tail: AtomicU64,
     pad4: [AtomicU64; 7],
     mail: [AtomicU64; MAIL_SLOTS],
+    /// What is being put into the lane's transmit ring of each device.
+    sending: [AtomicU64; DEVICES],
 }
 const _: () = assert!(size_of::<Control>() <= 4096);
 const _: () = assert!(REQUESTS.is_power_of_two() && MAIL_SLOTS.is_power_of_two());
@@ -151,6 +154,12 @@ impl LaneRef {
     #[must_use]
     pub fn frame_area(&self) -> FrameArea {
         self.region.frame_area().of_lane(*self)
+    }
+
+    /// What the lane's holder is putting into its transmit ring of device number `device`. `None` beyond `DEVICES`.
+    #[must_use]
+    pub fn sending(&self, device: u8) -> Option<NoteRef> {
+        self.control.sending.get(usize::from(device)).map(NoteRef)
     }
 
     /// Takes the lock if nobody holds it.

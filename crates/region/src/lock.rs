@@ -208,6 +208,15 @@ impl<W: Word<Value = u64>, F: Word<Value = u32>> Lock<'_, W, F> {
         }
     }
 
+    /// Takes the lock if it is free, or has the holder find [`Unlocked::Work`] when it unlocks: exactly one of the two.
+    #[inline]
+    pub(crate) fn take_or_ask(&self, owner: Owner) -> Option<u64> {
+        match self.announce(owner, || true) {
+            Announced::Held => None,
+            Announced::Taken(held) => Some(held),
+        }
+    }
+
     /// Takes the lock, or queues `request` in `requests` for the holder: exactly one of the two. `Err`: no room.
     pub(crate) fn lock_or_defer(
         &self,

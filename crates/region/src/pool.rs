@@ -6,6 +6,7 @@
 use core::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed};
 
 use base::LaneId;
+use base::limits::{DEVICES, LANES};
 
 use crate::Word;
 
@@ -14,8 +15,12 @@ const RACES: u32 = 1024;
 
 const LEN_SHIFT: u32 = 32;
 const MARK_SHIFT: u32 = 40;
+/// Bit of a mark that is a device's and no lane's.
+const OF_DEVICE: u8 = 0x80;
+const _: () = assert!(LANES < OF_DEVICE as usize);
+const _: () = assert!(DEVICES <= OF_DEVICE as usize);
 
-/// Which lane a frame is with, in the link word of the frame; 0: with none.
+/// Which lane a frame is with, or with which device in the kernel, in the link word of the frame; 0: with none.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Mark(u8);
 
@@ -24,6 +29,11 @@ impl Mark {
 
     pub(crate) fn of(lane: LaneId) -> Self {
         u8::try_from(lane.0 + 1).map_or(Self::NONE, Self)
+    }
+
+    /// The kernel has the frame, for AF_XDP sockets of `device`.
+    pub(crate) fn of_device(device: u8) -> Self {
+        Self(OF_DEVICE | device)
     }
 
     /// Marks the frame of `link`, which the caller owns.

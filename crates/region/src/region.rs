@@ -2,7 +2,7 @@
 //!
 //! | what | bytes |
 //! |---|---|
-//! | header: magic, layout version, shape, hash key, what lanes share of the frame pool, directory of flows | 4096 |
+//! | header: magic, layout version, shape, hash key, what lanes share of the frame pool, directory of flows, what they share of AF_XDP rings | 4096 |
 //! | one control block a lane: lock, signals, request ring, mailbox | 4096 each |
 //! | one span a lane: the tables that `state` carves | `lane_bytes` each |
 //! | frame records | 16 a frame |
@@ -15,12 +15,13 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use base::LaneId;
-use base::limits::{FRAME_BYTES, LANES};
+use base::limits::{DEVICES, FRAME_BYTES, LANES};
 
 use crate::directory::{DIRECTORY_BYTES, Directory};
 use crate::elastic::Shared;
 use crate::frames::FrameMeta;
-use crate::{FrameArea, LaneRef};
+use crate::rings::RingsRow;
+use crate::{FrameArea, LaneRef, SharedRings};
 
 /// How many lanes and frames a region has.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -77,7 +78,11 @@ const AT_KEY: [usize; 2] = [5, 6];
 const AT_POOL: usize = 16;
 /// The directory.
 const AT_DIRECTORY: usize = 128;
-const _: () = assert!(AT_DIRECTORY * 8 + DIRECTORY_BYTES <= PAGE as usize);
+const _: () = assert!(AT_DIRECTORY + DIRECTORY_BYTES / 8 <= AT_RINGS);
+/// The shared rings of each device.
+const AT_RINGS: usize = 384;
+const RINGS_WORDS: usize = size_of::<RingsRow>() / 8;
+const _: () = assert!((AT_RINGS + DEVICES * RINGS_WORDS) * 8 <= PAGE as usize);
 /// Changed with the pool.
 const AT_SPARE: usize = 17;
 const AT_LOW: usize = 18;
@@ -237,6 +242,14 @@ impl Region {
     #[must_use]
     pub fn directory(&self) -> Option<Directory> {
         Directory::new(self.words.get(AT_DIRECTORY..AT_DIRECTORY + DIRECTORY_BYTES / 8)?)
+    }
+
+    /// What its lanes share of the AF_XDP rings of their device number `device`. `None` beyond `DEVICES`.
+    #[must_use]
+    pub fn rings(&self, device: u8) -> Option<SharedRings> {
+        let at = AT_RINGS + usize::from(device) * RINGS_WORDS;
+        let words = self.words.get(at..at + RINGS_WORDS).filter(|_| usize::from(device) < DEVICES)?;
+        SharedRings::new(words)
     }
 
     /// The frames and their records.

@@ -2,54 +2,16 @@
 //! a panic nor a hang, every connection of the dead program is over, and its peers hear of it.
 #![allow(clippy::expect_used, clippy::panic, reason = "tests")]
 
+mod kill;
+
 use base::Rng;
+use kill::kill_after;
 use sim::{Crash, Scenario, run_crashing};
 
 /// Deaths, unless CORELANE_SIM_DEATHS says otherwise, each in another world, unless CORELANE_SIM_SEED names one.
 const DEATHS: u64 = 60;
 /// Instructions until death, at most; most turns have fewer.
 const STEPS: u64 = 30_000;
-
-/// Does `turn` in a child process that shares the regions' memory, one instruction after the other, and kills it after `steps` of them.
-/// True: it was killed before its turn was over.
-fn kill_after(steps: u64, turn: &mut dyn FnMut()) -> bool {
-    // SAFETY: the child does its turn and ends without running what belongs to the parent. Only this thread runs then.
-    let child = unsafe { libc::fork() };
-    assert!(child >= 0, "no child");
-    if child == 0 {
-        // SAFETY: no pointers; the parent traces from here on.
-        unsafe { libc::ptrace(libc::PTRACE_TRACEME, 0, 0, 0) };
-        // SAFETY: stops this process until the parent has it go on.
-        unsafe { libc::raise(libc::SIGSTOP) };
-        turn();
-        // SAFETY: ends the child.
-        unsafe { libc::_exit(0) };
-    }
-    let wait = || {
-        let mut status = 0;
-        // SAFETY: a child of ours, and a place for its status.
-        let who = unsafe { libc::waitpid(child, &raw mut status, 0) };
-        assert_eq!(who, child);
-        status
-    };
-    let mut status = wait();
-    for _ in 0..steps {
-        if !libc::WIFSTOPPED(status) {
-            return false;
-        }
-        // SAFETY: a stopped child of ours; neither address nor data.
-        let stepped = unsafe { libc::ptrace(libc::PTRACE_SINGLESTEP, child, 0, 0) };
-        assert_eq!(stepped, 0, "cannot step the child");
-        status = wait();
-    }
-    if libc::WIFSTOPPED(status) {
-        // SAFETY: a child of ours.
-        unsafe { libc::kill(child, libc::SIGKILL) };
-        wait();
-        return true;
-    }
-    false
-}
 
 /// Plays `scenario` with a death that `rng` chooses. Gives whether its program died at all, and in the middle of a turn.
 fn die(mut scenario: Scenario, rng: &mut Rng) -> (bool, bool) {

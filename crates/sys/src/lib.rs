@@ -14,6 +14,7 @@ pub mod fast_open;
 pub mod fds;
 pub mod futex;
 pub mod image;
+pub mod kernel;
 pub mod launch;
 pub mod links;
 pub mod md5;

@@ -361,6 +361,18 @@ impl<E: Entry> Producer<E> {
         self.ring.producer().store(index.wrapping_add(count), Ordering::Release);
     }
 
+    /// Index of the place behind the last submitted entry, wrapping.
+    #[must_use]
+    pub fn position(&self) -> u32 {
+        self.ring.producer().load(Ordering::Acquire)
+    }
+
+    /// What was put at the place with this index, if nothing was put there since.
+    #[must_use]
+    pub fn at(&self, index: u32) -> E {
+        E::load(self.ring.entry(index))
+    }
+
     /// Does the kernel wait for a call before it looks at this ring?
     #[must_use]
     pub fn needs_wakeup(&self) -> bool {

@@ -1,7 +1,7 @@
 //! The devices of this network namespace, and which port each would get.
 
 use control::tables::{Link, LinkKind};
-use keeper::{PortChoice, PortKind, choose};
+use keeper::{PortChoice, PortKind, can_share_queues, choose};
 
 use super::{Finding, State};
 use crate::failure::Failure;
@@ -50,7 +50,8 @@ fn device(link: &Link) -> Finding {
 fn by_xdp(link: &Link) -> String {
     match choose(link, PortChoice::Xdp) {
         Ok(_) => {
-            "--port xdp: an AF_XDP socket on each queue for one lane, packet sockets for others".to_owned()
+            let lanes = if can_share_queues(link) { "all lanes of one program" } else { "one lane" };
+            format!("--port xdp: AF_XDP sockets on each queue for {lanes}, packet sockets for others")
         }
         Err(why) => format!("no --port xdp: {why}"),
     }

@@ -33,15 +33,9 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(path).unwrap_or_default().trim().to_owned()
 }
 
-/// Major and minor number of a kernel release.
-fn version(release: &str) -> Option<(u32, u32)> {
-    let mut parts = release.split(|c: char| !c.is_ascii_digit());
-    Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?))
-}
-
 fn kernel() -> Finding {
-    let release = read("/proc/sys/kernel/osrelease");
-    match version(&release) {
+    let release = sys::kernel::release();
+    match sys::kernel::version(&release) {
         Some(v) if v >= (6, 6) => Finding::new("kernel", State::Good, format!("Linux {release}")),
         Some(_) | None => Finding::new("kernel", State::Missing, format!("Linux {release}"))
             .means("no TCX (6.6), so no packet port; no multi-buffer AF_XDP")
@@ -178,16 +172,4 @@ fn preload() -> Finding {
             .fix(error.fix),
     }
     .needed()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::version;
-
-    #[test]
-    fn the_version_is_read_from_a_release() {
-        assert_eq!(version("6.18.44-fc-v657"), Some((6, 18)));
-        assert_eq!(version("6.6"), Some((6, 6)));
-        assert_eq!(version("nonsense"), None);
-    }
 }

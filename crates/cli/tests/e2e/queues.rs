@@ -1,4 +1,4 @@
-//! Devices with several queues on AF_XDP: one lane has sockets on all queues, the lanes beyond it packet sockets.
+//! Devices with several queues on AF_XDP: each lane of one program has sockets on all queues, lanes of others have packet sockets.
 
 use rustix::process::Signal;
 
@@ -6,18 +6,23 @@ use crate::servers::{nginx_by, wrk_is_clean};
 use crate::sockets::script;
 use crate::world::{DEVICE, OURS, Process, Side, World, send_signal, sha256, wait_until};
 
+/// The process that `server` started.
+fn program_of(world: &World, server: &Process) -> String {
+    world.check(Side::Ours, 5, &["pgrep", "-o", "-P", &server.id().to_string()]).trim().to_owned()
+}
+
 /// What the keeper of the program `server` says of its device.
 fn device(world: &World, server: &Process) -> String {
     let program = crate::world::program().display().to_string();
-    let child = world.check(Side::Ours, 5, &["pgrep", "-o", "-P", &server.id().to_string()]);
-    let explained = world.check(Side::Ours, 10, &[&program, "explain", child.trim()]);
+    let explained = world.check(Side::Ours, 10, &[&program, "explain", &program_of(world, server)]);
     let line = explained.lines().find(|line| line.contains(DEVICE));
     line.unwrap_or_else(|| panic!("{explained}")).to_owned()
 }
 
-/// nginx with one worker on AF_XDP: small requests by many connections, connections for one request each, and a long file.
-fn serves(world: &World, expected: &str) {
-    let (mut server, url) = nginx_by(world, 1, &["--port", "xdp"]);
+/// nginx with `workers` on AF_XDP: small requests by many connections, connections for one request each, and a long file.
+fn serves(world: &World, workers: u32, expected: &str) {
+    let (mut server, url) = nginx_by(world, workers, &["--port", "xdp"]);
+    wait_until("all workers have lanes", 20, || device(world, &server).contains(expected));
     let says = device(world, &server);
     assert!(says.contains(expected) && !says.contains("packet sockets"), "{says}");
     wrk_is_clean(&world.check(Side::Peer, 60, &["wrk", "-t1", "-c64", "-d2s", &url]));
@@ -36,13 +41,44 @@ fn serves(world: &World, expected: &str) {
 #[test]
 fn a_device_with_one_queue_serves_by_af_xdp() {
     let Some(world) = World::new(&["nginx", "wrk", "curl", "ip", "pgrep"]) else { return };
-    serves(&world, "xdp port in generic mode, 1 queue,");
+    serves(&world, 1, "xdp port in generic mode, 1 queue,");
 }
 
 #[test]
 fn a_lane_receives_by_every_queue_of_its_device() {
     let Some(world) = World::with_queues(4, &["nginx", "wrk", "curl", "ip", "pgrep"]) else { return };
-    serves(&world, "xdp port in generic mode, 4 queues,");
+    serves(&world, 1, "xdp port in generic mode, 4 queues,");
+}
+
+#[test]
+fn the_workers_of_a_program_share_every_queue() {
+    let Some(world) = World::with_queues(4, &["nginx", "wrk", "curl", "ip", "pgrep"]) else { return };
+    serves(&world, 4, "xdp port in generic mode, 4 queues for 4 lanes,");
+}
+
+#[test]
+fn workers_go_on_with_the_sockets_of_those_before_them() {
+    let Some(world) = World::with_queues(4, &["nginx", "wrk", "ip", "pgrep"]) else { return };
+    let (mut server, url) = nginx_by(&world, 2, &["--port", "xdp"]);
+    let master = program_of(&world, &server);
+    let workers = || -> Vec<String> {
+        world.check(Side::Ours, 5, &["pgrep", "-P", &master]).lines().map(str::to_owned).collect()
+    };
+    // Each time there are four for a moment, so that the third ones have the lanes of the first.
+    for _ in 0..4 {
+        let last = workers();
+        wrk_is_clean(&world.check(Side::Peer, 60, &["wrk", "-t1", "-c64", "-d1s", &url]));
+        send_signal(master.parse().expect("a number"), Signal::HUP);
+        wait_until("other workers", 30, || {
+            let now = workers();
+            now.len() == 2 && now.iter().all(|worker| !last.contains(worker))
+        });
+        wait_until("they have lanes", 30, || device(&world, &server).contains("4 queues for 2 lanes,"));
+    }
+    wrk_is_clean(&world.check(Side::Peer, 60, &["wrk", "-t1", "-c64", "-d1s", &url]));
+    server.assert_running();
+    drop(server);
+    world.assert_clean();
 }
 
 /// Three workers, and a client of all; the one with lane `lane` is killed.
@@ -56,7 +92,7 @@ fn workers_go_on_without(lane: u32) {
     let mut peer = world.spawn(Side::Peer, "peer", &["python3", &queues, "ask", OURS, "9010", "200", "3"]);
     wait_until("all workers answer", 60, || world.dir.join("workers").exists());
     let says = device(&world, &server);
-    assert!(says.contains("4 queues for one lane, packet sockets for 2 more"), "{says}");
+    assert!(says.contains("4 queues for 3 lanes,"), "{says}");
     let said = server.output();
     let owner = said.lines().find_map(|line| {
         let (process, which) = line.strip_prefix("corelane: process ")?.split_once(": lane ")?;
@@ -75,13 +111,41 @@ fn workers_go_on_without(lane: u32) {
 }
 
 #[test]
-fn the_death_of_the_lane_with_the_queues_costs_its_own_connections_only() {
+fn the_death_of_the_lane_that_opened_the_queues_costs_its_own_connections_only() {
     workers_go_on_without(0);
 }
 
 #[test]
-fn the_death_of_a_lane_beside_the_queues_costs_its_own_connections_only() {
+fn the_death_of_a_lane_that_shares_the_queues_costs_its_own_connections_only() {
     workers_go_on_without(1);
+}
+
+#[test]
+fn another_program_has_packet_sockets_beside_the_one_with_the_queues() {
+    let Some(world) = World::with_queues(4, &["python3", "ip", "pgrep"]) else { return };
+    let queues = script("queues.py");
+    let serve = |port: u16, workers: usize| format!("python3 {queues} serve {OURS} {port} {workers}");
+    let both = format!("{} & exec {}", serve(9010, 2), serve(9011, 2));
+    let mut line = World::corelane(&["sh", "-c", &both]);
+    line.splice(2..2, ["--port", "xdp"].map(str::to_owned));
+    let mut server = world.spawn(Side::Ours, "server", &line);
+    let killed = world.dir.join("killed");
+    std::fs::write(&killed, "nobody").expect("a file");
+    for port in ["9010", "9011"] {
+        world.wait_for_port(&mut server, port.parse().expect("a number"));
+        let mut peer = world.spawn(Side::Peer, "peer", &["python3", &queues, "ask", OURS, port, "100", "2"]);
+        assert!(peer.wait(120).success(), "{}", peer.output());
+        assert_eq!(peer.output().lines().collect::<Vec<_>>(), ["500 2", "True False", "500 False"]);
+    }
+    let says = device(&world, &server);
+    assert!(says.contains("4 queues for 2 lanes, packet sockets for 2 more,"), "{says}");
+    // The first one is a child of the second, which ends with the run.
+    let last = program_of(&world, &server);
+    let first = world.check(Side::Ours, 5, &["pgrep", "-o", "-P", &last]);
+    send_signal(first.trim().parse().expect("a number"), Signal::KILL);
+    server.assert_running();
+    drop(server);
+    world.assert_clean();
 }
 
 #[test]

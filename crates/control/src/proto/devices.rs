@@ -37,6 +37,8 @@ pub mod device_flags {
     pub const OWN_ADDRESS: u32 = 1 << 5;
     /// The kernel completes checksums of what AF_XDP sends; a packet to send then lies in one frame.
     pub const XDP_TX_CHECKSUM: u32 = 1 << 7;
+    /// The lane had these AF_XDP sockets before: what is in their rings has to be settled before it is formatted.
+    pub const XDP_USED_BEFORE: u32 = 1 << 8;
 }
 
 /// One device of a lane, as handed out by the keeper.

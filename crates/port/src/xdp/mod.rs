@@ -1,19 +1,24 @@
 //! AF_XDP: received packets are put into frames by the kernel or the driver, packets to send are taken from them. The
 //! keeper opens a socket for each queue of the device ([`open`]), attaches the program and enters the sockets in its map; whoever it hands the fds
-//! to makes an [`XdpPort`] of them. The sockets share the region's frames (XDP_SHARED_UMEM), but no ring.
+//! to makes an [`XdpPort`] of them. The sockets share the region's frames (XDP_SHARED_UMEM).
 //!
-//! The first [`Port::rx`] gives the kernel frames to receive into: nothing comes in before. Frames that lie in the
-//! rings belong to the socket, not to a process, so they survive the death of the one that put them there.
+//! Further lanes of the region get sockets on the same queues ([`share`]). Each lane receives and sends by rings of its own; the fill and the
+//! completion ring of a queue are common to all its sockets, and served by whichever lane comes by (`shared`, `region::SharedRings`).
+//!
+//! The first [`Port::rx`] gives the kernel frames to receive into: nothing comes in before. Frames that lie in the rings are the kernel's, not a
+//! process's or lane's, so they survive the death of the one that put them there. What such a one left half done, the lane's next holder finds
+//! ([`settle`]).
 
 mod open;
 mod rx;
+mod shared;
 mod stats;
 mod tx;
 
 use std::os::fd::{AsFd, BorrowedFd};
 
 use base::limits::{SUPER_SEGMENT_BYTES, XDP_RING_ENTRIES};
-use region::{FrameArea, Frames};
+use region::{Frames, LaneRef, NoteRef, SharedRings};
 use state::{RxBatch, TxFrame};
 use sys::Errno;
 use sys::fds::Fd;
@@ -22,7 +27,9 @@ use sys::xsk::{self, MemoryRings, RingSizes, Rings};
 use crate::chain::HEADROOM_MTU;
 use crate::egress::Egress;
 use crate::{Port, PortCaps, PortError, PortSetup, PortStats};
-pub use open::{XdpRefused, XdpSockets, XdpSpec, open, open_companion};
+
+pub use open::{XdpRefused, XdpSockets, XdpSpec, open, open_companion, share};
+pub use shared::settle;
 
 const SIZES: RingSizes = RingSizes {
     rx: XDP_RING_ENTRIES,
@@ -63,6 +70,9 @@ pub struct XdpPort {
     completes_checksums: bool,
     companion: Option<(Fd, Egress)>,
     setup: PortSetup,
+    common: SharedRings,
+    /// What is being put into the transmit ring.
+    sending: NoteRef,
     /// Frames kept in each fill ring.
     fill_level: u32,
     /// Where the next batch begins: each queue comes first in its turn.
@@ -84,11 +94,12 @@ fn fill_level(frames: u32, queues: usize) -> u32 {
 }
 
 impl XdpPort {
-    /// A port on the sockets of `parts`, with its frames in `area`, which is the memory [`open`] registered.
+    /// A port of `lane` on the sockets of `parts`; the region's frames are the memory that [`open`] registered.
     ///
     /// # Errors
-    /// ENOMEM when the rings cannot be mapped; EBADF without a socket.
-    pub fn from_parts(parts: XdpParts, area: FrameArea, setup: PortSetup) -> Result<Self, Errno> {
+    /// ENOMEM when the rings cannot be mapped; EBADF without a socket; ENODEV for a port number beyond `limits::DEVICES`.
+    pub fn from_parts(parts: XdpParts, lane: LaneRef, setup: PortSetup) -> Result<Self, Errno> {
+        let area = lane.frame_area();
         let XdpSockets { fds, any, scatter, completes_checksums } = parts.sockets;
         let fill_level = fill_level(area.count(), fds.len());
         let mut queues = fds.into_iter().map(Queue::map);
@@ -100,6 +111,8 @@ impl XdpPort {
             completes_checksums,
             companion: parts.companion.map(|fd| (fd, Egress::new(area, 1))),
             setup,
+            common: lane.region().rings(setup.port).ok_or(Errno::NODEV)?,
+            sending: lane.sending(setup.port).ok_or(Errno::NODEV)?,
             fill_level,
             turn: 0,
             stats: PortStats::default(),
@@ -135,7 +148,7 @@ impl Port for XdpPort {
 
     fn release(&mut self, frames: &mut Frames<'_>) {
         // What the kernel still holds belongs to the socket, on which others may go on.
-        self.reap(frames);
+        self.serve_common(frames);
     }
 
     fn packets_wait(&self) -> Option<bool> {

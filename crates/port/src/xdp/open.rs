@@ -37,7 +37,7 @@ pub struct XdpSpec {
 /// AF_XDP sockets bound to the queues of a device, and what they can do.
 #[derive(Debug)]
 pub struct XdpSockets {
-    /// The socket of each queue, in order. They share one memory, and each has a fill and a completion ring of its own.
+    /// The socket of each queue, in order. They share one memory.
     pub fds: Vec<Fd>,
     /// Where there are several: readable when any of them is.
     pub any: Option<Fd>,
@@ -87,10 +87,32 @@ pub fn open(spec: &XdpSpec, cells: &[AtomicU64]) -> Result<XdpSockets, XdpRefuse
             sockets.fds.first().ok_or(Errno::BADF).and_then(|first| open_further(spec, queue, first));
         sockets.fds.push(further.map_err(refused(queue))?);
     }
-    if spec.queues > 1 {
-        sockets.any = Some(any_of(&sockets.fds).map_err(refused(0))?);
-    }
+    sockets.any = set_of(&sockets.fds)?;
     Ok(sockets)
+}
+
+/// Opens further sockets on the queues of `spec`, on which `base` are, in the order of the queues, and for the same memory: for another lane of
+/// the region. The fill and completion rings are those of `base`. Privileges as for [`open`].
+///
+/// # Errors
+/// [`XdpRefused`]; then no further socket is left.
+pub fn share(spec: &XdpSpec, base: &XdpSockets) -> Result<XdpSockets, XdpRefused> {
+    let mut fds = Vec::new();
+    for (queue, base) in (0..).zip(&base.fds) {
+        let further = xsk::socket().and_then(|fd| {
+            bind(&fd, spec, queue, Rings::Shared(base))?;
+            Ok(fd)
+        });
+        fds.push(further.map_err(|errno| XdpRefused { queue, errno })?);
+    }
+    let any = set_of(&fds)?;
+    Ok(XdpSockets { fds, any, ..*base })
+}
+
+/// What polls readable for any of the sockets, where there are several.
+fn set_of(fds: &[Fd]) -> Result<Option<Fd>, XdpRefused> {
+    let several = fds.len() > 1;
+    several.then(|| any_of(fds)).transpose().map_err(|errno| XdpRefused { queue: 0, errno })
 }
 
 fn open_first(spec: &XdpSpec, cells: &[AtomicU64]) -> Result<XdpSockets, Errno> {
@@ -119,7 +141,7 @@ fn bound(spec: &XdpSpec, cells: &[AtomicU64], flags: u16) -> Result<XdpSockets, 
     if !completes_checksums {
         xsk::register_memory(&fd, cells, FRAME_BYTES as u32, false)?;
     }
-    bind(&fd, spec, 0, (flags, None))?;
+    bind(&fd, spec, 0, Rings::First(flags))?;
     let scatter = flags & xsk::SCATTER != 0 && !completes_checksums;
     Ok(XdpSockets { fds: vec![fd], any: None, scatter, completes_checksums })
 }
@@ -127,13 +149,30 @@ fn bound(spec: &XdpSpec, cells: &[AtomicU64], flags: u16) -> Result<XdpSockets, 
 /// A socket on another queue, with the memory and the abilities of the first one.
 fn open_further(spec: &XdpSpec, queue: u32, first: &Fd) -> Result<Fd, Errno> {
     let fd = xsk::socket()?;
-    bind(&fd, spec, queue, (0, Some(first)))?;
+    bind(&fd, spec, queue, Rings::OfMemory(first))?;
     Ok(fd)
 }
 
-/// Makes the four rings of a socket and binds it; the last two: as for [`xsk::bind`].
-fn bind(fd: &Fd, spec: &XdpSpec, queue: u32, (flags, memory_of): (u16, Option<&Fd>)) -> Result<(), Errno> {
-    xsk::make_memory_rings(fd, &SIZES)?;
+/// Which rings a socket gets beside those it receives and sends by.
+#[derive(Clone, Copy)]
+enum Rings<'a> {
+    /// Its own; it is the first one of its memory, and bound with these flags.
+    First(u16),
+    /// Its own, for the memory of this socket of another queue.
+    OfMemory(&'a Fd),
+    /// Those of this socket of the same queue.
+    Shared(&'a Fd),
+}
+
+/// Makes the rings of a socket and binds it.
+fn bind(fd: &Fd, spec: &XdpSpec, queue: u32, rings: Rings<'_>) -> Result<(), Errno> {
+    let (flags, memory_of) = match rings {
+        Rings::First(flags) => (flags, None),
+        Rings::OfMemory(other) | Rings::Shared(other) => (0, Some(other)),
+    };
+    if !matches!(rings, Rings::Shared(_)) {
+        xsk::make_memory_rings(fd, &SIZES)?;
+    }
     xsk::make_rings(fd, &SIZES)?;
     packet::set_send_buffer(fd, PORT_SEND_BUFFER_BYTES)?;
     xsk::bind(fd, spec.ifindex, queue, flags | xsk::NEED_WAKEUP, memory_of)?;

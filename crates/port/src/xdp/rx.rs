@@ -1,4 +1,4 @@
-//! Receiving: descriptors out of the receive ring, empty frames into the fill ring.
+//! Receiving: descriptors out of the receive rings.
 
 use core::ops::Range;
 
@@ -8,17 +8,18 @@ use region::Frames;
 use state::{CsumState, RxBatch, RxFrame};
 use sys::xsk::{self, Consumer, Descriptor};
 
-use super::{Queue, XdpPort};
+use super::XdpPort;
 use crate::chain;
 
 impl XdpPort {
     pub(super) fn receive(&mut self, frames: &mut Frames<'_>, batch: &mut RxBatch) -> usize {
-        self.reap(frames);
         let queues = 1 + self.further.len();
         let begin = self.turn % queues;
         self.turn = begin + 1;
-        // All of them, even with a full batch: what the kernel used of each fill ring is made up for.
-        (0..queues).map(|at| self.receive_by((begin + at) % queues, frames, batch)).sum()
+        let packets = (0..queues).map(|at| self.receive_by((begin + at) % queues, frames, batch)).sum();
+        // What the kernel used of each fill ring is made up for.
+        self.serve_common(frames);
+        packets
     }
 
     fn receive_by(&mut self, at: usize, frames: &mut Frames<'_>, batch: &mut RxBatch) -> usize {
@@ -42,7 +43,6 @@ impl XdpPort {
         self.stats.rx_packets += packets as u64;
         self.stats.rx_bytes += bytes;
         self.stats.rx_dropped += dropped;
-        self.refill(at, frames);
         packets
     }
 
@@ -62,11 +62,8 @@ impl XdpPort {
             let frame = frames.at_address(address);
             let offset = (address % FRAME_BYTES as u64) as usize;
             let bytes = bytes as usize;
-            // Whoever shares the ring could have written anything into it: a frame that is not ours to hold, twice.
-            if frame.is_none()
-                || offset + bytes > FRAME_BYTES
-                || frames.meta(frame).is_none_or(|m| m.refs != 1)
-            {
+            // Whoever shares the ring could have written anything into it; and who died in this very loop has taken the frame already.
+            if offset + bytes > FRAME_BYTES || !frames.take_from_kernel(frame, self.setup.port) {
                 frames.release_chain(head);
                 return None;
             }
@@ -91,24 +88,6 @@ impl XdpPort {
             port: self.setup.port,
             local_peer: self.setup.local_peer,
         })
-    }
-
-    /// Brings the fill ring of the queue at `at` to its level.
-    fn refill(&mut self, at: usize, frames: &mut Frames<'_>) {
-        let Queue { fd, memory, .. } = self.queue(at);
-        let want = (memory.fill.room() + self.fill_level).saturating_sub(super::SIZES.fill);
-        let mut put = 0;
-        while put < want {
-            let Some(frame) = frames.alloc() else { break };
-            memory.fill.put(put, frames.address(frame));
-            put += 1;
-        }
-        memory.fill.submit(put);
-        if put > 0 && memory.fill.needs_wakeup() {
-            // It only hurries the driver; what is wrong with the device shows when we send or poll.
-            let _ = xsk::kick_rx(fd);
-            self.stats.syscalls += 1;
-        }
     }
 }
 

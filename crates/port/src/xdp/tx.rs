@@ -1,11 +1,13 @@
-//! Sending: descriptors into the transmit ring, frames back out of the completion ring; super-segments by the
-//! companion socket, or cut in software.
+//! Sending: descriptors into the transmit ring; super-segments by the companion socket, or cut in software.
+//!
+//! Frames come back out of the completion ring to whichever lane looks there, so only frames go into the ring that nobody else needs: the
+//! headers', and copies of payload that does not fit behind them.
 
-use core::sync::atomic::{Ordering, compiler_fence};
-
-use region::Frames;
+use base::FrameIdx;
+use base::limits::{CHAIN_FRAMES, FRAME_BYTES};
+use region::{Frames, Note};
 use rustix::io::Errno;
-use state::TxFrame;
+use state::{Piece, TxFrame};
 use sys::xsk::{self, Descriptor, TX_METADATA_BYTES, TxMetadata};
 
 use super::XdpPort;
@@ -30,7 +32,7 @@ impl XdpPort {
         frames: &mut Frames<'_>,
         packets: &[TxFrame],
     ) -> Result<usize, PortError> {
-        self.reap(frames);
+        self.recover_sending(frames);
         let mut taken = 0;
         for packet in packets {
             let is_super = packet.gso_size > 0 && packet.payload_bytes > u32::from(packet.gso_size);
@@ -48,20 +50,16 @@ impl XdpPort {
             Err(error) if taken == 0 => return Err(error),
             Ok(()) | Err(_) => {}
         }
-        self.reap(frames);
+        self.serve_common(frames);
         Ok(taken)
     }
 
-    /// Releases the frames of packets that were sent.
-    pub(super) fn reap(&mut self, frames: &mut Frames<'_>) {
-        let completion = &self.first.memory.completion;
-        for _ in 0..completion.ready() {
-            let frame = frames.at_address(completion.get(0));
-            // Off the ring first: a death in between loses the frame, where the other order would free it twice.
-            completion.consume(1);
-            compiler_fence(Ordering::SeqCst);
-            frames.release(frame);
-        }
+    /// Takes back what one who died was about to send, and did not.
+    pub(super) fn recover_sending(&mut self, frames: &mut Frames<'_>) {
+        let Some(note) = self.sending.read() else { return };
+        let tx = &self.first.rings.tx;
+        self.take_back(frames, note, tx.position(), |index| tx.at(index).address);
+        self.sending.clear();
     }
 
     /// Puts one packet, no longer than the MTU, into the ring.
@@ -73,7 +71,7 @@ impl XdpPort {
         let mut packet = *packet;
         // One copy of a short payload costs less than the page and the second completion that a second part costs.
         let joined = join(frames, &mut packet);
-        if !joined && !self.scatter {
+        if (!joined && !self.scatter) || !own(frames, &mut packet) {
             self.stats.tx_dropped += 1;
             frames.release(packet.head);
             return Sent::Yes;
@@ -100,18 +98,24 @@ impl XdpPort {
             len: u32::from(packet.header_bytes),
             options,
         };
-        let mut at = 0;
+        let tx = &self.first.rings.tx;
+        let mut parts = 0;
         let mut last = head;
-        for piece in packet.pieces().iter().filter(|p| p.len > 0) {
+        for piece in packet.pieces() {
             last.options |= xsk::CONTINUED;
-            self.first.rings.tx.put(at, last);
-            at += 1;
-            frames.retain(piece.frame);
+            tx.put(u32::from(parts), last);
+            parts += 1;
             let address = frames.address(piece.frame) + u64::from(piece.offset);
             last = Descriptor { address, len: u32::from(piece.len), options: 0 };
         }
-        self.first.rings.tx.put(at, last);
-        self.first.rings.tx.submit(at + 1);
+        tx.put(u32::from(parts), last);
+        parts += 1;
+        self.sending.write(Note { queue: 0, first: tx.position(), count: parts });
+        let device = self.setup.port;
+        frames.give_to_kernel(packet.head, device);
+        packet.pieces().iter().for_each(|piece| frames.give_to_kernel(piece.frame, device));
+        tx.submit(u32::from(parts));
+        self.sending.clear();
     }
 
     /// Cuts a super-segment and puts all its packets into the ring.
@@ -162,7 +166,7 @@ impl XdpPort {
     }
 
     /// Makes the kernel send what is in the ring, as far as it can now.
-    fn kick(&mut self) -> Result<(), PortError> {
+    pub(super) fn kick(&mut self) -> Result<(), PortError> {
         for _ in 0..KICKS_MAX {
             if self.first.rings.tx.room() == super::SIZES.tx || !self.first.rings.tx.needs_wakeup() {
                 return Ok(());
@@ -177,6 +181,40 @@ impl XdpPort {
         }
         Ok(())
     }
+}
+
+/// Makes every frame of `packet` its own: nobody else needs them when the packet was sent. False when the frames run out; the packet is as before, then.
+fn own(frames: &mut Frames<'_>, packet: &mut TxFrame) -> bool {
+    let mut copies = [Piece::default(); CHAIN_FRAMES];
+    let mut count = 0;
+    for (piece, copy) in packet.pieces().iter().filter(|piece| piece.len > 0).zip(&mut copies) {
+        let Some(frame) = frames.alloc() else { break };
+        *copy = Piece { frame, offset: 0, len: piece.len };
+        count += 1;
+        frames.copy((piece.frame, usize::from(piece.offset)), (frame, 0), usize::from(piece.len));
+    }
+    let wanted = packet.pieces().iter().filter(|piece| piece.len > 0).count();
+    let head = if count == wanted { own_head(frames, packet.head) } else { None };
+    let copies = copies.get(..count).unwrap_or(&[]);
+    let Some(head) = head else {
+        copies.iter().for_each(|copy| frames.release(copy.frame));
+        return false;
+    };
+    packet.head = head;
+    (packet.payload_pieces, packet.payload_bytes) = (0, 0);
+    copies.iter().all(|copy| packet.push_piece(*copy))
+}
+
+/// `head`, or a copy in its place when it has other owners, too.
+fn own_head(frames: &mut Frames<'_>, head: FrameIdx) -> Option<FrameIdx> {
+    let meta = *frames.meta(head)?;
+    if meta.refs == 1 {
+        return Some(head);
+    }
+    let copy = frames.alloc_at(meta.offset, meta.len, meta.seq)?;
+    frames.copy((head, 0), (copy, 0), FRAME_BYTES);
+    frames.release(head);
+    Some(copy)
 }
 
 /// Writes the request to complete the checksum in front of the packet. False when there is no room.

@@ -7,10 +7,10 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::process::Command;
 
-use base::FrameIdx;
 use base::limits::CHAIN_FRAMES;
+use base::{FrameIdx, LaneId};
 use port::{Port, PortSetup};
-use region::{FrameArea, FrameLane, Frames, Region, RegionShape};
+use region::{FrameArea, FrameLane, Frames, LaneRef, Region, RegionShape};
 use state::{Piece, RxBatch, RxFrame, TxFrame};
 use sys::namespace::{enter_net, enter_new_net};
 use sys::poll::{PollFd, PollFlags, poll};
@@ -121,6 +121,7 @@ pub fn setup() -> PortSetup {
 
 /// A region and one lane's stock of its frames.
 pub struct Memory {
+    pub lane: LaneRef,
     pub area: FrameArea,
     pub stock: FrameLane,
 }
@@ -129,9 +130,14 @@ impl Memory {
     pub fn new(frames: u32) -> Self {
         let shape = RegionShape { lanes: 1, lane_bytes: 4096, frames };
         let words = sys::memory::map_anonymous(Region::bytes_needed(&shape)).unwrap();
-        let region = Region::format(words, &shape, 1, [1, 2]).unwrap();
+        Self::of_lane(Region::format(words, &shape, 1, [1, 2]).unwrap(), 0)
+    }
+
+    /// What lane `number` of `region` has.
+    pub fn of_lane(region: Region, number: u16) -> Self {
+        let lane = region.lane(LaneId(number)).unwrap();
         let stock = FrameLane { head: FrameIdx::NONE, free: 0, high: 256, failed: 0 };
-        Self { area: region.frame_area(), stock }
+        Self { lane, area: lane.frame_area(), stock }
     }
 
     /// In memory that can be lent to the other end of a memif wire.
@@ -140,9 +146,8 @@ impl Memory {
         let bytes = Region::bytes_needed(&shape);
         let fd = sys::memory::memfd("rig", bytes, false).unwrap().fd;
         let region = Region::format(sys::memory::map_shared(&fd, bytes).unwrap(), &shape, 1, [1, 2]).unwrap();
-        let stock = FrameLane { head: FrameIdx::NONE, free: 0, high: 256, failed: 0 };
         let lending = sys::memif::Lending { offset: region.frames_offset(), bytes: u64::from(frames) * 4096 };
-        (Self { area: region.frame_area(), stock }, fd, lending)
+        (Self::of_lane(region, 0), fd, lending)
     }
 
     pub fn frames(&mut self) -> Frames<'_> {
@@ -308,15 +313,35 @@ pub fn steer(device: &str, sockets: &[sys::fds::Fd]) -> Steered {
 
 /// [`steer`] with the program in the driver or in front of the stack.
 pub fn steer_in(device: &str, sockets: &[sys::fds::Fd], mode: sys::bpf::XdpMode) -> Steered {
+    steer_among(device, &[sockets], mode)
+}
+
+/// [`steer_in`] for several lanes, a power of two, each with a socket on every queue: the lowest bits of the target port say whose a packet is.
+pub fn steer_among(device: &str, lanes: &[&[sys::fds::Fd]], mode: sys::bpf::XdpMode) -> Steered {
     use std::os::fd::{AsFd, AsRawFd};
     use sys::bpf::{Attachment, Insn, Map, MapKind, Program, ProgramKind};
-    let map = Map::create(MapKind::Xsk, 4, 4, sockets.len() as u32, "test_xsks").unwrap();
-    for (queue, socket) in (0_u32..).zip(sockets) {
-        map.update(&queue.to_ne_bytes(), &socket.as_raw_fd().to_ne_bytes()).unwrap();
+    let count = lanes.len();
+    assert!(count.is_power_of_two());
+    let map = Map::create(MapKind::Xsk, 4, 4, (lanes[0].len() * count) as u32, "test_xsks").unwrap();
+    for (number, sockets) in lanes.iter().enumerate() {
+        for (queue, socket) in sockets.iter().enumerate() {
+            let key = (queue * count + number) as u32;
+            map.update(&key.to_ne_bytes(), &socket.as_raw_fd().to_ne_bytes()).unwrap();
+        }
     }
     let insn = |code, registers, offset, immediate| Insn { code, registers, offset, immediate };
+    let count = count as i32;
     let program = [
-        insn(0x61, 0x12, 16, 0),                      // r2 = ctx->rx_queue_index
+        insn(0x61, 0x12, 16, 0), // r2 = ctx->rx_queue_index
+        insn(0x27, 0x02, 0, count),
+        insn(0x61, 0x13, 0, 0), // r3 = data
+        insn(0x61, 0x14, 4, 0), // r4 = end of data
+        insn(0xbf, 0x35, 0, 0),
+        insn(0x07, 0x05, 0, 38),
+        insn(0x2d, 0x45, 3, 0),  // shorter: the first lane's
+        insn(0x71, 0x35, 37, 0), // r5 = low byte of the target port
+        insn(0x57, 0x05, 0, count - 1),
+        insn(0x0f, 0x52, 0, 0),
         insn(0x18, 0x11, 0, map.as_fd().as_raw_fd()), // r1 = map
         insn(0, 0, 0, 0),
         insn(0xb7, 0x03, 0, 2), // r3 = XDP_PASS
