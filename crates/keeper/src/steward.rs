@@ -3,11 +3,10 @@
 //! While a program lives and is at work, or waits for its lane, the steward sleeps. It steps a lane that nobody has held
 //! for [`AWAY`] although packets or timers are due: the program computes, or waits for something else. When the program
 //! is dead, it closes what the program left open, as the kernel would, and steps the lane until its connections are done.
-//! When the keeper is gone, it tells the peers (`cut`).
+//! When the keeper is gone, it tells the peers (`lane::cut_all`).
 //!
 //! Left out: a stopped program (SIGSTOP) that was waiting for its lane is not stood in for; its packets wait in the port.
 
-mod cut;
 mod sandbox;
 
 use std::collections::BTreeMap;
@@ -121,7 +120,8 @@ fn serve() -> Result<(), Broken> {
     follow(&desk, (region, tables), &mut cares)?;
     // Without us nobody finishes what the dead left; the living go on if they can.
     cares.retain(|_, care| !kept || care.dead_since.is_some());
-    cut::all(cares.into_values().collect());
+    let lanes: Vec<Lane> = cares.into_values().map(|care| care.lane).collect();
+    lane::cut_all(&lanes);
     Ok(())
 }
 
@@ -296,10 +296,8 @@ impl Care {
     fn add_wire(&mut self, region: Region, end: &WireEnd, fds: Vec<Fd>) -> Result<(), Broken> {
         let port = open_wire(region, end, &mut fds.into_iter())?;
         self.parted.retain(|at| *at != end.port);
-        if let Ok(mut session) = self.lane.enter(sys::clock::now()) {
-            session.add_port(end.port, port);
-            session.gather();
-        }
+        // A lane that nobody trusts any more needs none.
+        let _ = self.lane.add_wire(end.port, port, sys::clock::now());
         self.find_fds()
     }
 

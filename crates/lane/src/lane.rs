@@ -262,6 +262,22 @@ impl Lane {
         held.ports.iter().try_fold(false, |any, port| Some(any | port.port.packets_wait()?))
     }
 
+    /// The lane has a wire at index `at`. Does not wait for a holder that is gone: whoever takes the lane over sends by the wire what it is still to say, and
+    /// nothing goes by one that the holder did not know.
+    ///
+    /// # Errors
+    /// [`Poisoned`].
+    pub fn add_wire(&self, at: u8, port: LanePort, now: Instant) -> Result<(), Poisoned> {
+        if self.lane.holder().is_some_and(|owner| sys::process::is_gone(owner.pid, owner.tid)) {
+            self.place_port(at, port);
+            return Ok(());
+        }
+        let mut session = self.enter(now)?;
+        session.add_port(at, port);
+        session.gather();
+        Ok(())
+    }
+
     /// Puts `port` at index `at` of a lane that is made anew, whose engine knows the port already.
     pub fn place_port(&self, at: u8, port: LanePort) {
         self.held().place(at, port);

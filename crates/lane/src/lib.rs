@@ -6,6 +6,7 @@
 //! program (sockets behind fds, epoll) is not here.
 
 mod bequest;
+mod cut;
 mod devices;
 mod entrust;
 pub mod errno;
@@ -19,6 +20,7 @@ pub mod twins;
 mod unwire;
 
 pub use bequest::{Way, fetch, hand_on};
+pub use cut::{TOLD, cut_all, is_cut};
 pub use devices::{OpenError, open_device, open_wire, parse_faults, settle_devices, wire_route};
 pub use engine::Leaver;
 pub use entrust::entrust;

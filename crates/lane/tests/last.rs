@@ -91,6 +91,7 @@ fn region() -> Region {
     let region = Region::format(words, &region_shape, LAYOUT_VERSION, [1, 2]).unwrap();
     let mut guard = region.lane(LaneId(0)).unwrap().try_lock(Owner { pid: 1, tid: 1 }).unwrap();
     LaneMem::format(&mut guard, &shape, [3, 4], NOW).unwrap();
+    guard.signals().ready.store(1, Ordering::Release);
     region
 }
 
@@ -201,4 +202,64 @@ fn a_lane_that_ends_refuses_nobody() {
     assert!(!device.left().seq.contains_key(&1001), "it is answered");
     comes(1002, (TcpFlags::ACK, 2, 7));
     assert!(device.left().reset.contains(&1002), "what belongs to a connection that is over is reset");
+}
+
+/// A process that does nothing until it is killed.
+fn idle() -> std::process::Child {
+    std::process::Command::new("sleep").arg("60").spawn().unwrap()
+}
+
+/// The lane's lock in the hands of another process's only thread.
+fn hold_as(region: Region, pid: u32) {
+    core::mem::forget(region.lane(LaneId(0)).unwrap().try_lock(Owner { pid, tid: pid }).unwrap());
+}
+
+fn assert_cut(lane: &Lane, device: &Device) {
+    assert!(lane.cut(NOW));
+    assert!(device.left().reset.iter().copied().eq(1000..1010), "{:?}", device.left().reset);
+    let told = device.left().reset_at.len();
+    assert!(lane.cut(NOW));
+    assert_eq!(device.left().reset_at.len(), told, "each is told once");
+}
+
+/// Who waits for a lane and finds its holder dead only says that nobody may trust it.
+#[test]
+fn peers_of_a_lane_that_nobody_trusts_are_told_when_its_keeper_is_gone() {
+    let (region, device) = (region(), Device::default());
+    let lane = view(region, &device);
+    connections(&lane, &device, 1000..1010, 5);
+    lane.lane_ref().signals().poisoned.store(1, Ordering::Release);
+    assert_cut(&lane, &device);
+}
+
+/// A killed process holds what it has until it is gone, which is later than the end of its keeper is heard.
+#[test]
+fn peers_of_a_lane_that_a_dying_process_holds_are_told_once_it_is_gone() {
+    let (region, device) = (region(), Device::default());
+    let lane = view(region, &device);
+    connections(&lane, &device, 1000..1010, 5);
+    let mut holder = idle();
+    hold_as(region, holder.id());
+    assert!(!lane.cut(NOW), "it is not gone");
+    assert!(!lane.is_poisoned() && device.left().reset.is_empty());
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    assert_cut(&lane, &device);
+}
+
+/// A steward that takes the place of one that was killed is told of the lane's wires first.
+#[test]
+fn a_lane_gets_a_wire_though_its_holder_is_gone_and_is_taken_over_as_it_is() {
+    let (region, device) = (region(), Device::default());
+    let lane = view(region, &device);
+    connections(&lane, &device, 1000..1010, 5);
+    let mut holder = idle();
+    hold_as(region, holder.id());
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    let wire = LanePort { port: Box::new(Device::default()), ifindex: 0, mac: MAC, wire: None };
+    assert!(lane.add_wire(1, wire, NOW).is_ok());
+    assert!(!lane.is_poisoned());
+    assert_eq!(lane.port_count(), 2);
+    assert_cut(&lane, &device);
 }

@@ -226,7 +226,7 @@ impl View {
     /// Ends every connection of the lane with ECONNRESET, at the peers too, and those of the dead beside it. The caller holds the home.
     pub(crate) fn poison(&self) {
         self.reset_all();
-        self.lane().lane_ref().signals().poisoned.store(1, Ordering::Release);
+        self.lane().lane_ref().signals().poisoned.store(lane::TOLD, Ordering::Release);
         self.found_poisoned();
         self.reset_orphans();
     }

@@ -28,8 +28,8 @@ pub struct LaneSignals {
     pub sleepers: AtomicU32,
     /// Futex word of the sleepers: whoever made something happen adds 1, then wakes.
     pub wake_seq: AtomicU32,
-    /// Not 0: a holder panicked and the tables are not to be trusted. Set by that process, cleared by whoever resets
-    /// the lane under its lock.
+    /// Not 0: a holder panicked or died and the tables are not to be trusted, or the lane's keeper is gone. Set by that process, cleared by whoever resets
+    /// the lane under its lock. 2: that was done, and each peer was told.
     pub poisoned: AtomicU32,
     /// The process that polls the lane; 0: none yet. Written by that process, or by the steward in its place.
     pub owner_pid: AtomicU32,

@@ -18,19 +18,6 @@ const HANDS: u32 = 4;
 /// Event queues of a lane: one for each member of a family.
 const QUEUES: u16 = 63;
 
-/// Resets the connections of a lane whose process is gone, unless somebody else is at it.
-fn reset_orphan(lane: &Lane) {
-    let (at, now) = (lane.lane_ref(), sys::clock::now());
-    let session = match at.holder().filter(|owner| sys::process::is_gone(owner.pid, owner.tid)) {
-        Some(owner) => lane.take_over(owner, now),
-        None => lane.try_enter(now).ok().flatten(),
-    };
-    if let Some(mut session) = session {
-        lane::abort_all(&mut session);
-        at.signals().poisoned.store(1, Ordering::Release);
-    }
-}
-
 impl View {
     /// [`View::enter`] for a caller that holds the home: neighbours are asked for when the lane is entered next.
     pub(super) fn enter_at_home<R>(&self, f: impl FnOnce(&mut Session<'_>) -> R) -> Option<R> {
@@ -75,21 +62,18 @@ impl View {
     /// Resets the connections of those lanes of the region whose processes are gone: their steward, which would, may be gone as the keeper is.
     pub(super) fn reset_orphans(&self) {
         let region = self.lane().lane_ref().region();
-        for id in (0..LANES as u16).map(LaneId).filter(|id| *id != self.id) {
-            let Some(signals) = region.lane(id).as_ref().map(LaneRef::signals) else { break };
-            let pid = signals.owner_pid.load(Ordering::Acquire);
-            let lives =
-                signals.ready.load(Ordering::Acquire) == 0 || pid == 0 || !sys::process::is_gone(pid, pid);
-            if lives || signals.poisoned.load(Ordering::Acquire) != 0 {
-                continue;
-            }
-            // A device of ours sends what one of that process's would have sent.
-            if let Some(lane) = self.devices.lane_without_wires(id, true) {
-                reset_orphan(&lane);
-                // Its descriptors are on record as ours until the process ends.
-                core::mem::forget(lane);
-            }
-        }
+        let is_orphan = |lane: &LaneRef| {
+            let pid = lane.signals().owner_pid.load(Ordering::Acquire);
+            lane.id() != self.id && pid != 0 && sys::process::is_gone(pid, pid)
+        };
+        let all = (0..LANES as u16).map_while(|id| region.lane(LaneId(id)));
+        // A device of ours sends what one of that process's would have sent.
+        let open = |lane: LaneRef| self.devices.lane_without_wires(lane.id(), true);
+        let orphans: Vec<Lane> =
+            all.filter(is_orphan).filter(|lane| !lane::is_cut(lane)).filter_map(open).collect();
+        lane::cut_all(&orphans);
+        // Their descriptors are on record as ours until the process ends.
+        core::mem::forget(orphans);
     }
 
     /// Does a connection wait at `listener`, half open or to be accepted, once what has come is let in? The caller holds the home.
