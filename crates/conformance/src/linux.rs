@@ -27,12 +27,13 @@ const DEVICE: &str = "tap0";
 
 /// Settings of the namespace: nothing that is not in a script may send, and Linux's congestion control is the one our
 /// engine has.
-const SYSCTLS: [(&str, &str); 5] = [
+const SYSCTLS: [(&str, &str); 6] = [
     ("net/ipv4/tcp_fastopen", "3"),
     ("net/ipv4/tcp_congestion_control", "reno"),
     ("net/ipv4/tcp_no_metrics_save", "1"),
     ("net/ipv4/tcp_ecn", "2"),
     ("net/ipv4/tcp_syncookies", "1"),
+    ("net/ipv4/tcp_mtu_probing", "0"),
 ];
 
 /// Likewise for IPv6: it is off where a script is about IPv4, and asks for nothing where it is on.
@@ -87,7 +88,10 @@ impl Linux {
             // What a kernel does not have cannot send either.
             let _ = std::fs::write(format!("/proc/sys/{name}"), value);
         }
-        let _ = std::fs::write("/proc/sys/net/ipv4/tcp_mtu_probing", script.mtu_probing.to_string());
+        for (name, value) in &script.settings {
+            std::fs::write(format!("/proc/sys/net/ipv4/{name}"), value.to_string())
+                .map_err(|e| format!("{name}: {e}"))?;
+        }
         for (name, v4, v6) in SYSCTLS_V6 {
             let _ = std::fs::write(
                 format!("/proc/sys/{name}"),

@@ -13,7 +13,7 @@ use port::{Port, PortCaps, PortError, PortStats, chain};
 use region::{Frames, Owner, Region, RegionShape};
 use state::{
     CsumState, Endpoint, LAYOUT_VERSION, LaneMem, LaneShape, PathSettings, RxBatch, RxFrame, SockRef,
-    TcpOptions, TxFrame,
+    TcpOptions, TxFrame, Usual,
 };
 
 use crate::md5;
@@ -145,10 +145,18 @@ impl Ours {
         let lane = Lane::new(region, LaneId(0), vec![port], None).ok_or("the region has no lane")?;
         let mut session = lane.enter(now).map_err(|_| "the lane is poisoned")?;
         session.set_addresses(0, &[script.family.stack()]);
-        let path = PathSettings { when: script.mtu_probing, ..PathSettings::DEFAULT };
+        let probing = script.setting("tcp_mtu_probing").unwrap_or(0);
+        let path = PathSettings { when: probing as u16, ..PathSettings::DEFAULT };
+        let usual = Usual {
+            cookies: script.setting("tcp_syncookies").map_or(0, engine::cookies),
+            half_open_max: script.setting("tcp_max_syn_backlog").map_or(0, engine::half_open_max),
+            resets_overflow: u8::from(script.setting("tcp_abort_on_overflow").is_some_and(|on| on != 0)),
+            ..Usual::NONE
+        };
         session.engine(|e| {
             e.set_fast_open(FAST_OPEN);
             e.set_path_search(&path);
+            e.set_usual(&usual);
         });
         drop(session);
         Ok(Self {

@@ -5,7 +5,7 @@ use engine::How;
 use wire::TcpFlags;
 
 use crate::packet::{Extension, Family, Fault};
-use crate::script::{Action, Answer, Call, For, Opt, Script, Step, Wait};
+use crate::script::{Action, Answer, Call, For, Opt, SETTINGS, Script, Step, Wait};
 use crate::segment::{Cookie, Field, Options, Pattern, Report, SCRIPT_PORT};
 
 /// All scripts of one file.
@@ -27,7 +27,7 @@ pub fn scripts(file: &str, text: &str) -> Result<Vec<Script>, String> {
                 differs: None,
                 only: None,
                 mtu: 1500,
-                mtu_probing: 0,
+                settings: Vec::new(),
                 family: Family::V4,
                 file: file.to_owned(),
                 steps: Vec::new(),
@@ -65,7 +65,12 @@ fn header(script: &mut Script, line: &str) -> Result<bool, String> {
         "rfc" => rest.clone_into(&mut script.rfc),
         "differs" => script.differs = Some(rest.to_owned()),
         "mtu" => script.mtu = number(rest)?,
-        "mtu_probing" => script.mtu_probing = number(rest)?,
+        "setting" => {
+            let (name, value) = rest.split_once(' ').ok_or("expected `setting NAME N`")?;
+            let known = SETTINGS.iter().find(|known| **known == name);
+            let known = known.ok_or_else(|| format!("no setting {name}: {SETTINGS:?}"))?;
+            script.settings.push((known, number(value)?));
+        }
         "ip" => {
             script.family = match rest {
                 "4" => Family::V4,

@@ -29,14 +29,26 @@ pub struct Script {
     pub only: Option<(For, String)>,
     /// MTU of the link, bytes.
     pub mtu: u16,
-    /// When the MTU of the path is searched, as net.ipv4.tcp_mtu_probing numbers it.
-    pub mtu_probing: u16,
+    /// Settings of net.ipv4, of [`SETTINGS`].
+    pub settings: Vec<(&'static str, u32)>,
     /// The IP it is about.
     pub family: Family,
     /// The file, for messages.
     pub file: String,
     /// The steps.
     pub steps: Vec<Step>,
+}
+
+/// The settings of net.ipv4 that a script may change.
+pub const SETTINGS: [&str; 4] =
+    ["tcp_mtu_probing", "tcp_syncookies", "tcp_max_syn_backlog", "tcp_abort_on_overflow"];
+
+impl Script {
+    /// The setting `name` of net.ipv4, if the script has one.
+    #[must_use]
+    pub fn setting(&self, name: &str) -> Option<u32> {
+        self.settings.iter().find(|(each, _)| *each == name).map(|(_, value)| *value)
+    }
 }
 
 /// One line.

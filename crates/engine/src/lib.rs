@@ -45,7 +45,7 @@ pub use errors::{
 pub use load::Load;
 pub use signals::Raised;
 pub use tcp::audit::Finding;
-pub use tcp::{Algorithm, AoAlgorithm, Cause, Ecn, State, syn_ack_timeouts};
+pub use tcp::{Algorithm, AoAlgorithm, Cause, Ecn, State, cookies, half_open_max, syn_ack_timeouts};
 pub use types::{
     Accepted, AoCounters, AoKey, AoKeyState, AoSocket, Buffers, CongestionInfo, HopKey, How, KeyPeer, Leaver,
     Phase, RouteTo, Stopped, TcpInfo, Unwired,

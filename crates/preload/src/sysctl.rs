@@ -1,6 +1,6 @@
 //! The kernel's settings, as /proc/sys shows them.
 
-use engine::{Ecn, Engine};
+use engine::{Ecn, Engine, cookies, half_open_max};
 use region::LaneGuard;
 use rustix::fs::{Mode, OFlags};
 use state::{LaneMem, PathSettings, Usual};
@@ -48,11 +48,10 @@ fn usual(setting: impl Fn(&str) -> Option<u32>) -> Usual {
         notsent_low_bytes: notsent.unwrap_or(0),
         ttl: byte("ip_default_ttl"),
         hop_limit: 0,
-        cookies: match setting("tcp_syncookies") {
-            Some(0) => 1,
-            Some(1) | None => 0,
-            Some(_) => 2,
-        },
+        half_open_max: setting("tcp_max_syn_backlog").map_or(0, half_open_max),
+        cookies: setting("tcp_syncookies").map_or(0, cookies),
+        resets_overflow: u8::from(number("tcp_abort_on_overflow") != 0),
+        spare: [0; 3],
         keeps_window: off("tcp_slow_start_after_idle"),
         keep_idle_s: number("tcp_keepalive_time"),
         keep_interval_s: short("tcp_keepalive_intvl"),
@@ -139,6 +138,8 @@ mod tests {
             ("tcp_notsent_lowat", 16_384),
             ("ip_default_ttl", 33),
             ("tcp_syncookies", 2),
+            ("tcp_max_syn_backlog", 10),
+            ("tcp_abort_on_overflow", 1),
             ("tcp_slow_start_after_idle", 0),
         ];
         let told = |name: &str| settings.iter().find(|s| s.0 == name).map(|s| s.1);
@@ -157,7 +158,11 @@ mod tests {
             notsent_low_bytes: 16_384,
             ttl: 33,
             hop_limit: 0,
+            // Its last quarter is for peers that are known.
+            half_open_max: 9,
             cookies: 2,
+            resets_overflow: 1,
+            spare: [0; 3],
             keeps_window: 1,
         };
         assert_eq!(usual(told), wanted);

@@ -198,6 +198,8 @@ plain! {
         pub keep_idle_s: u32,
         /// Bytes that may wait to be sent (net.ipv4.tcp_notsent_lowat).
         pub notsent_low_bytes: u32,
+        /// Half-open connections that a listener has at most where there are no cookies (net.ipv4.tcp_max_syn_backlog).
+        pub half_open_max: u32,
         /// Time between keepalive probes, s (net.ipv4.tcp_keepalive_intvl).
         pub keep_interval_s: u16,
         /// For how long a connection without a program waits for the peer's FIN, s (net.ipv4.tcp_fin_timeout).
@@ -226,6 +228,10 @@ plain! {
         pub cookies: u8,
         /// 1: who was idle goes on with the window that there was (net.ipv4.tcp_slow_start_after_idle 0).
         pub keeps_window: u8,
+        /// 1: a handshake that ends while the accept queue is full is reset (net.ipv4.tcp_abort_on_overflow).
+        pub resets_overflow: u8,
+        /// Room.
+        pub spare: [u8; 3],
     }
 }
 
@@ -259,6 +265,7 @@ impl Usual {
     pub const NONE: Self = Self {
         keep_idle_s: 0,
         notsent_low_bytes: 0,
+        half_open_max: 0,
         keep_interval_s: 0,
         fin_timeout_s: 0,
         keep_probes: 0,
@@ -273,6 +280,8 @@ impl Usual {
         hop_limit: 0,
         cookies: 0,
         keeps_window: 0,
+        resets_overflow: 0,
+        spare: [0; 3],
     };
 }
 

@@ -146,3 +146,27 @@ fn a_backlog_of_minus_one_is_the_longest_that_the_namespace_allows() {
     }
     world.assert_clean();
 }
+
+/// With tcp_max_syn_backlog 2 the fourth of three half-open connections finds no place; and a backlog of 3 lets four wait, so the fifth is reset.
+#[test]
+fn handshakes_that_come_all_at_once_are_refused_as_the_namespace_says() {
+    let Some(world) = World::new(&["python3", "ip", "sysctl"]) else { return };
+    for setting in ["tcp_syncookies=0", "tcp_max_syn_backlog=2", "tcp_abort_on_overflow=1"] {
+        set(&world, Side::Ours, &format!("net.ipv4.{setting}"));
+    }
+    set(&world, Side::Ours, "net.core.somaxconn=3");
+    let shown = world.check(Side::Peer, 5, &["cat", "/sys/class/net/peer0/address"]);
+    let sender = "10.77.0.50";
+    let neighbour = ["ip", "neigh", "add", sender, "lladdr", shown.trim(), "nud", "permanent", "dev", DEVICE];
+    world.check(Side::Ours, 5, &neighbour);
+    let settings = script("settings.py");
+    let crowd = |port: &str| world.check(Side::Peer, 60, &["python3", &settings, "crowd", OURS, port]);
+    let kernel = world.spawn(Side::Ours, "kernel", &["python3", &settings, "hold", "9150"]);
+    wait_until("the kernel listens", 30, || said(&kernel, "serving").is_some());
+    let wanted = "opened 1 2 3 5 6 reset 6";
+    assert_eq!(crowd("9150").trim(), wanted, "the kernel");
+    let _server = serve(&world, "hold", "9151");
+    let before = kernel_segments(&world, Side::Ours);
+    assert_eq!(crowd("9151").trim(), wanted, "a lane");
+    assert_eq!(kernel_segments(&world, Side::Ours), before, "the kernel took part");
+}

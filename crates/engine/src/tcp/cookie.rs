@@ -225,10 +225,32 @@ const NEVER: u8 = 1;
 /// The same of one that answers every SYN with one (2).
 const ALWAYS: u8 = 2;
 
-/// Without cookies: has `listener` more half-open connections than it may have? If so, that is counted.
+/// `Usual::cookies` for net.ipv4.tcp_syncookies `setting`.
+#[must_use]
+pub const fn cookies(setting: u32) -> u8 {
+    match setting {
+        0 => NEVER,
+        1 => 0,
+        _ => ALWAYS,
+    }
+}
+
+/// `Usual::half_open_max` for net.ipv4.tcp_max_syn_backlog `setting`: Linux keeps the last quarter for peers of which it knows a round-trip
+/// time (tcp_conn_request), and lanes keep nothing of one connection for the next.
+#[must_use]
+pub const fn half_open_max(setting: u32) -> u32 {
+    (setting - setting / 4).saturating_add(1)
+}
+
+/// Without cookies: has `listener` as many half-open connections as it may have? If so, that is counted.
 pub(super) fn refuses(mem: &mut LaneMem<'_>, listener: Idx<Listener>) -> bool {
-    let full = mem.globals.tcp.usual.cookies == NEVER
-        && mem.listeners.get(listener).is_some_and(|row| row.half_open_count() > row.backlog);
+    let usual = &mem.globals.tcp.usual;
+    let most = if usual.half_open_max == 0 { u32::MAX } else { usual.half_open_max };
+    let full = usual.cookies == NEVER
+        && mem.listeners.get(listener).is_some_and(|row| {
+            let half_open = row.half_open_count();
+            half_open > row.backlog || half_open >= most
+        });
     if full {
         mem.counters.drop_packet(DropReason::TcpBacklogFull);
     }

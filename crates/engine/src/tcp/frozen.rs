@@ -76,6 +76,11 @@ fn upper_of(row: &Dormant) -> [u128; 2] {
     [join(row.bytes_in, row.srtt_us8, row.wnd_max), join(row.bytes_out, row.var_us4, row.cwnd)]
 }
 
+/// The last four bytes of an address.
+pub(super) fn low(addr: IpAddress) -> u32 {
+    u128::from_be_bytes(addr.0) as u32
+}
+
 /// Puts the ends of `key`, which are IPv6 addresses, into `row`, that has no other use for these fields.
 pub(super) fn set_upper(row: &mut Dormant, key: &FlowKey) {
     let [local, remote] = [key.local, key.remote].map(upper);

@@ -18,6 +18,7 @@ use super::conn::{Conn, conn};
 use super::frozen::{self, kept, key_of};
 use super::handshake::{mss_default, mss_local, rcv_buf, rcv_shift};
 use super::header::{Way, label_of, ttl};
+use super::listen::Overflow;
 use super::segment::Seg;
 use super::timers::syn_ack_retries;
 use super::{MSS_MIN, RETRY, cookie, ecn, flag, hibernate, input, listen, reset, rtt, table};
@@ -119,8 +120,8 @@ fn row_for(
     let ours = rcv_shift(settings, tcp);
     let mut row = Dormant {
         handle: HALF_OPEN,
-        local: low(seg.key.local),
-        remote: low(remote),
+        local: frozen::low(seg.key.local),
+        remote: frozen::low(remote),
         local_port: seg.key.local_port,
         remote_port: seg.key.remote_port,
         rcv_nxt: seg.seq.plus(1),
@@ -142,11 +143,6 @@ fn row_for(
         frozen::set_upper(&mut row, &seg.key);
     }
     Some(row)
-}
-
-/// The last four bytes of an address.
-fn low(addr: base::IpAddress) -> u32 {
-    u128::from_be_bytes(addr.0) as u32
 }
 
 /// The listener of `row`.
@@ -234,9 +230,6 @@ pub(super) fn segment(mem: &mut LaneMem<'_>, now: Instant, at: Idx<Dormant>, seg
         return answer(mem, now, at);
     }
     let acks = seg.flags.is_ack() && !ends && !seg.flags.is_syn();
-    if acks && (!listen::may_accept(mem, listener_of(&row)) || defers(mem, at, seg)) {
-        return;
-    }
     let in_window =
         seg.end().at_or_after(row.rcv_nxt) && seg.seq.at_or_before(row.rcv_nxt.plus(u32::from(row.rcv_wnd)));
     let stamp = seg.options.timestamps.filter(|_| row.flags & kept::TIMESTAMPS != 0);
@@ -247,6 +240,16 @@ pub(super) fn segment(mem: &mut LaneMem<'_>, now: Instant, at: Idx<Dormant>, seg
     {
         // RFC 7323 4.3.
         row.ts_recent = ts.value;
+    }
+    let opens = acceptable && acks && seg.ack == row.snd_nxt;
+    if opens && defers(mem, at, seg) {
+        return;
+    }
+    if opens && let Some(overflow) = listen::overflow_by(mem, now, listener_of(&row), seg) {
+        if overflow == Overflow::Reset {
+            end(mem, at);
+        }
+        return;
     }
     // What follows is all of RFC 9293 3.10.7.4 that is not answered with an ACK.
     if ends && !in_window {
@@ -265,17 +268,14 @@ pub(super) fn segment(mem: &mut LaneMem<'_>, now: Instant, at: Idx<Dormant>, seg
     }
 }
 
-/// `listen::defers` for a small row.
+/// TCP_DEFER_ACCEPT, as in `listen::holds_back`, for a small row that `seg` would open.
 fn defers(mem: &mut LaneMem<'_>, at: Idx<Dormant>, seg: &Seg) -> bool {
     let Some(row) = mem.dormant.get_mut(at) else { return false };
     let Some(listener) = mem.listeners.get(listener_of(row)) else { return false };
     let bare = seg.flags.without(TcpFlags::PSH) == TcpFlags::ACK && seg.len == 0;
-    let waits = bare && backoff(row) < listener.options.defer_accept;
-    if !waits || seg.seq != row.rcv_nxt || seg.ack != row.snd_nxt {
-        return false;
-    }
-    row.flags |= bit::ANSWERED;
-    true
+    let waits = bare && seg.seq == row.rcv_nxt && backoff(row) < listener.options.defer_accept;
+    row.flags |= if waits { bit::ANSWERED } else { 0 };
+    waits
 }
 
 /// The timer of half-open connection `at` has run out (`Conn::on_syn_timeout`).

@@ -243,10 +243,15 @@ impl Conn<'_, '_> {
         self.notify(Ready::OUT);
     }
 
+    /// Is SEG.ACK acceptable in SYN-RECEIVED (RFC 9293 3.10.7.4, fifth step)?
+    pub(super) fn acks_syn(&self, seg: &Seg) -> bool {
+        seg.ack.after(self.hot.snd.una) && seg.ack.at_or_before(self.hot.snd.nxt)
+    }
+
     /// The ACK step of a segment for a connection in SYN-RECEIVED. `Ok`: it completes the handshake; the rest of the segment
     /// is to be looked at.
     pub(super) fn syn_rcvd_ack(&mut self, seg: &Seg) -> bool {
-        if seg.ack.at_or_before(self.hot.snd.una) || seg.ack.after(self.hot.snd.nxt) {
+        if !self.acks_syn(seg) {
             return false;
         }
         self.open_up(seg, Cause::RecvAckOfSyn);

@@ -76,7 +76,7 @@ pub(super) fn for_connection(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot
     match state {
         State::SynSent => return handshake::syn_sent(mem, now, at, seg),
         State::SynRcvd => {
-            if !listen::has_room_for(mem, at, seg) || listen::defers(mem, at, seg) {
+            if listen::holds_back(mem, now, at, seg) {
                 return;
             }
         }
@@ -209,7 +209,7 @@ impl Conn<'_, '_> {
 
     /// RFC 7323 4.3: TS.Recent follows the segment that holds Last.ACK.sent.
     #[inline]
-    fn note_timestamp(&mut self, seg: &Seg) {
+    pub(super) fn note_timestamp(&mut self, seg: &Seg) {
         if let Some(ts) = seg.options.timestamps
             && self.any(flag::TIMESTAMPS)
             && seg.seq.at_or_before(self.hot.rcv.ack_sent)
@@ -266,9 +266,7 @@ impl Conn<'_, '_> {
             return Some(Fate::Keep);
         }
         // RFC 9293 3.10.7.4, first step; as Linux, an ACK at the very edge of the window counts.
-        let in_window =
-            seg.end().at_or_after(self.hot.rcv.ack_sent) && seg.seq.at_or_before(self.hot.rcv.edge);
-        if !in_window {
+        if !self.is_in_window(seg) {
             self.out_of_window(seg);
             return Some(Fate::Keep);
         }
@@ -281,6 +279,16 @@ impl Conn<'_, '_> {
             return Some(Fate::Keep);
         }
         None
+    }
+
+    fn is_in_window(&self, seg: &Seg) -> bool {
+        seg.end().at_or_after(self.hot.rcv.ack_sent) && seg.seq.at_or_before(self.hot.rcv.edge)
+    }
+
+    /// Does `seg`, in SYN-RECEIVED, acknowledge our SYN and pass every check in front of that?
+    pub(super) fn completes(&self, seg: &Seg) -> bool {
+        let is_ack = seg.flags.is_ack() && !seg.flags.intersects(TcpFlags::RST | TcpFlags::SYN);
+        is_ack && self.acks_syn(seg) && self.is_in_window(seg) && !self.is_old_timestamp(seg)
     }
 
     /// A SYN with the number we know in SYN-RECEIVED.

@@ -224,29 +224,52 @@ pub(super) fn to_accept_queue(mem: &mut LaneMem<'_>, _now: Instant, at: Idx<TcbH
     events::notify(mem, name, Ready::IN);
 }
 
-/// Is there room in the accept queue for `at`, in SYN-RECEIVED, if `seg` completes its handshake? If not, the segment is
-/// dropped and counted: the peer sends it, or data, again (as Linux with tcp_abort_on_overflow 0).
-pub(super) fn has_room_for(mem: &mut LaneMem<'_>, at: Idx<TcbHot>, seg: &Seg) -> bool {
-    let Some(hot) = mem.hot.get(at) else { return false };
-    let completes = seg.flags.is_ack() && !seg.flags.intersects(TcpFlags::RST | TcpFlags::SYN);
-    if hot.flags & flag::IN_SYN_QUEUE == 0 || !completes {
+/// Does `seg`, which completes the handshake of `at`, in SYN-RECEIVED, not open it all the same? Either the listener wants data first
+/// (TCP_DEFER_ACCEPT), and it only shows that the peer is there, or the accept queue is full ([`Overflow`]). As in Linux its timestamp counts.
+pub(super) fn holds_back(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, seg: &Seg) -> bool {
+    let Some(mut c) = conn(mem, now, at).filter(|c| c.any(flag::IN_SYN_QUEUE) && c.completes(seg)) else {
+        return false;
+    };
+    c.note_timestamp(seg);
+    let bare = seg.flags.without(TcpFlags::PSH) == TcpFlags::ACK && seg.len == 0 && seg.seq == c.hot.rcv.nxt;
+    if bare && c.cold.loss.backoff < c.cold.options.defer_accept {
+        c.cold.loss.probes = 1;
         return true;
     }
-    let Some(listener) = mem.cold.get(cold_of(at)).map(|c| c.passive.listener) else { return true };
-    mem.listeners.get(listener).is_none() || may_accept(mem, listener)
+    let listener = c.cold.passive.listener;
+    let Some(overflow) = overflow_by(mem, now, listener, seg) else { return false };
+    if overflow == Overflow::Reset {
+        table::settle(mem, now, at, Fate::Closed);
+    }
+    true
 }
 
-/// Does `seg` complete the handshake of `at` without data, while its listener wants data first (TCP_DEFER_ACCEPT)? Then it only
-/// shows that the peer is there, as in Linux.
-pub(super) fn defers(mem: &mut LaneMem<'_>, at: Idx<TcbHot>, seg: &Seg) -> bool {
-    let (Some(hot), Some(cold)) = (mem.hot.get(at), mem.cold.get_mut(cold_of(at))) else { return false };
-    let bare = seg.flags.without(TcpFlags::PSH) == TcpFlags::ACK && seg.len == 0;
-    let waits = hot.flags & flag::IN_SYN_QUEUE != 0 && cold.loss.backoff < cold.options.defer_accept;
-    if !waits || !bare || seg.seq != hot.rcv.nxt || seg.ack != hot.snd.nxt {
-        return false;
+/// What is done with a segment that completes a handshake while the accept queue is full.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Overflow {
+    /// It is dropped: the peer sends it, or data, again (net.ipv4.tcp_abort_on_overflow 0).
+    Waits,
+    /// It was answered with a RST, and the connection is to end (1).
+    Reset,
+}
+
+/// What is done with `seg`, which completes a handshake of `listener`, if there is no room in the accept queue.
+pub(super) fn overflow_by(
+    mem: &mut LaneMem<'_>,
+    now: Instant,
+    listener: Idx<Listener>,
+    seg: &Seg,
+) -> Option<Overflow> {
+    if mem.listeners.get(listener).is_none_or(has_room) {
+        return None;
     }
-    cold.loss.probes = 1;
-    true
+    overflow(mem, listener);
+    if mem.globals.tcp.usual.resets_overflow == 0 {
+        mem.counters.drop_packet(DropReason::TcpBacklogFull);
+        return Some(Overflow::Waits);
+    }
+    reset::of_segment(mem, now, seg, DropReason::TcpBacklogFull);
+    Some(Overflow::Reset)
 }
 
 fn overflow(mem: &mut LaneMem<'_>, listener: Idx<Listener>) {
@@ -254,7 +277,11 @@ fn overflow(mem: &mut LaneMem<'_>, listener: Idx<Listener>) {
         row.overflows = row.overflows.saturating_add(1);
     }
     mem.counters.tcp.listen_overflows = mem.counters.tcp.listen_overflows.wrapping_add(1);
-    mem.counters.drop_packet(DropReason::TcpBacklogFull);
+}
+
+/// As Linux: one connection more than the backlog waits.
+const fn has_room(listener: &Listener) -> bool {
+    listener.accept_queue.len <= listener.backlog
 }
 
 /// A segment that belongs to no connection (RFC 9293 3.10.7.1, 3.10.7.2).
@@ -299,7 +326,8 @@ fn on_syn(
         return;
     }
     handshake::keep_usual(&mem.globals.tcp.usual, &mut seg.options);
-    if cookie::refuses(mem, listener) {
+    // As Linux: who was in TIME-WAIT is no flood.
+    if above.is_none() && cookie::refuses(mem, listener) {
         return;
     }
     if above.is_none() && cookie::is_due(mem, listener) {
@@ -330,9 +358,10 @@ fn on_syn(
 /// Is there room in the accept queue of `listener`? If not, it is counted.
 pub(super) fn may_accept(mem: &mut LaneMem<'_>, listener: Idx<Listener>) -> bool {
     let Some(row) = mem.listeners.get(listener) else { return false };
-    let room = row.accept_queue.len <= row.backlog;
+    let room = has_room(row);
     if !room {
         overflow(mem, listener);
+        mem.counters.drop_packet(DropReason::TcpBacklogFull);
     }
     room
 }

@@ -90,6 +90,7 @@ use ::state::{LaneMem, SockKind, SockRef, TcbHot};
 use base::{Duration, Idx};
 
 pub use congestion::Algorithm;
+pub use cookie::{cookies, half_open_max};
 pub use ecn::Ecn;
 pub(crate) use hibernate::hibernate_idle;
 pub(crate) use input::input;
