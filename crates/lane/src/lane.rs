@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 
 use base::limits::PORTS;
 use base::{Duration, Instant, LaneId, MacAddr};
@@ -23,7 +23,7 @@ const LOCK_SLEEP: Duration = Duration::from_millis(100);
 /// have a share of what waits.
 const STUCK: Duration = Duration::from_millis(100);
 /// Sleeps through one and the same holding before we look whether its holder lives: the steward, which saves more, has
-/// had its time by then.
+/// had its time by then, if there is one.
 const SLEEPS_MAX: u32 = 10;
 
 /// Time between two looks of [`Lane::outlast_holder`], and how many it takes.
@@ -353,6 +353,15 @@ pub fn forked() {
     FORKS.fetch_add(1, Ordering::Relaxed);
 }
 
+/// Says whether nobody stands in for the dead of this process's lanes.
+static ALONE: OnceLock<fn() -> bool> = OnceLock::new();
+
+/// From now on `is_alone` is asked, ten times a second, by who waits for a lane: true, and a holder that is gone is found at once, not after a second in
+/// which a steward would have. The first one counts.
+pub fn alone_when(is_alone: fn() -> bool) {
+    let _ = ALONE.set(is_alone);
+}
+
 /// Takes the lock of `lane`. Waits while its holder lives; a holder that is gone loses it, and the lane is poisoned then.
 pub fn lock(lane: LaneRef) -> LaneGuard {
     lane.lock(me(), patience(&lane))
@@ -370,7 +379,11 @@ fn patience(lane: &LaneRef) -> impl FnMut(&AtomicU32, u32) {
         let holding = lane.holding();
         sleeps = if holding == last { sleeps + 1 } else { 1 };
         last = holding;
-        let Some(Holding { owner, .. }) = holding.filter(|_| sleeps >= SLEEPS_MAX) else { return };
+        let has_steward = || !ALONE.get().is_some_and(|is_alone| is_alone());
+        if sleeps < SLEEPS_MAX && has_steward() {
+            return;
+        }
+        let Some(Holding { owner, .. }) = holding else { return };
         if sys::process::is_gone(owner.pid, owner.tid)
             && let Some(_inherited) = lane.take_over(owner, me())
         {

@@ -24,7 +24,7 @@ pub use cut::{TOLD, cut_all, is_cut};
 pub use devices::{OpenError, open_device, open_wire, parse_faults, settle_devices, wire_route};
 pub use engine::Leaver;
 pub use entrust::entrust;
-pub use lane::{Lane, LanePort, Poisoned, Wire, forked, lock};
+pub use lane::{Lane, LanePort, Poisoned, Wire, alone_when, forked, lock};
 pub use resolve::Ask;
 pub use session::{Progress, Session, abort, abort_all, open_sockets};
 pub use unwire::unwire;

@@ -102,6 +102,24 @@ fn a_lane_whose_holder_is_gone_is_poisoned_instead_of_waited_for() {
     assert_eq!(lane.lane_ref().holder(), None);
 }
 
+/// How often a process whose keeper is gone was asked whether it has a steward.
+static ASKED: AtomicUsize = AtomicUsize::new(0);
+
+#[test]
+fn a_process_without_steward_finds_a_dead_holder_when_it_first_looks() {
+    lane::alone_when(|| {
+        ASKED.fetch_add(1, Ordering::Relaxed);
+        true
+    });
+    let lane = lane();
+    let mut dead = std::process::Command::new("true").spawn().unwrap();
+    dead.wait().unwrap();
+    std::mem::forget(lane.lane_ref().try_lock(Owner { pid: dead.id(), tid: dead.id() }).unwrap());
+    let before = ASKED.load(Ordering::Relaxed);
+    assert_eq!(lane.enter(NOW).err(), Some(Poisoned));
+    assert_eq!(ASKED.load(Ordering::Relaxed), before + 1);
+}
+
 #[test]
 fn a_process_without_steward_takes_its_lane_from_a_dead_holder_at_once_and_resets_what_is_there() {
     let lane = lane();

@@ -24,7 +24,7 @@ use sys::fds::Fd;
 pub(crate) use self::bequest::{Bequest, bequeath, entrust, fetch, offer, resume, rouse};
 pub(crate) use self::fork::{Frozen, after_fork_in_child, freeze};
 pub(crate) use self::local_ports::{take_port, take_ports};
-use self::talk::{Answer, Notice, Sizes, exchange, steering_is_kept};
+use self::talk::{Answer, Notice, Sizes, exchange, is_alone, steering_is_kept};
 pub(crate) use self::unwire::pass_on;
 use crate::ports::Devices;
 use crate::reason::Reason;
@@ -211,6 +211,7 @@ impl Home {
     /// Begins the talk by `link`.
     fn greet(&mut self, link: Option<Fd>, way: &Way) -> Result<(), Reason> {
         self.link = link.map(table::keep);
+        lane::alone_when(is_alone);
         LINK.store(self.link.as_ref().map_or(-1, Fd::as_raw_fd), Ordering::Relaxed);
         let hello = Request::Hello { version: VERSION, pid: sys::process::pid(), token: way.token };
         match self.ask(&hello, &[]) {

@@ -4,9 +4,10 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use std::os::fd::BorrowedFd;
 
 use base::limits::KEEPER_MESSAGE_BYTES;
-use base::{LaneId, Port};
+use base::{Duration, LaneId, Port};
 use control::proto::{DeviceList, Reply, Request, WireEnd};
 use sys::fds::Fd;
+use sys::poll::{PollFd, PollFlags, poll};
 
 use crate::hub;
 
@@ -16,6 +17,17 @@ static KEPT: AtomicBool = AtomicBool::new(false);
 /// Do lanes go on when the keeper is gone, because somebody else holds the steering?
 pub(super) fn steering_is_kept() -> bool {
     KEPT.load(Ordering::Relaxed)
+}
+
+/// Is the keeper gone, and with it the stewards, though nobody has heard so yet? Whoever would may wait for a lane that one of them held.
+pub(super) fn is_alone() -> bool {
+    let link = super::link();
+    if link < 0 {
+        return false;
+    }
+    let link = super::borrow(&link);
+    let mut polled = [PollFd::from_borrowed_fd(link, PollFlags::empty())];
+    poll(&mut polled, Some(Duration(0))).is_ok_and(|ready| ready > 0)
 }
 
 /// What the keeper said, with whatever descriptors came along.
