@@ -15,6 +15,7 @@ pub(crate) const TESTS: &[Need] = &[
     ("redis-cli", "redis-tools"),
     ("python3", "python3"),
     ("tcpdump", "tcpdump"),
+    ("strace", "strace"),
     ("haproxy", "haproxy"),
     ("memcached", "memcached"),
     ("musl-gcc", "musl-tools"),

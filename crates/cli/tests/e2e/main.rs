@@ -26,6 +26,7 @@ mod settings;
 mod shared;
 mod six;
 mod sockets;
+mod spins;
 mod udp;
 mod urgent;
 mod wires;
