@@ -96,8 +96,10 @@ fn bulk(mtu: usize) -> Row {
     }
     row.goal(Goal::OfPeer("smoltcp", 1.0 / 3.0))
         .obstacle(
-            "three copies (program to frame, frame to frame of the receiver, frame to program) are a quarter of the instructions, two \
-             checksum passes by AVX2 another one; making and taking segments is the rest, about 1 000 each, both ends.",
+            "of 2 490 instructions a segment of 1 448 bytes, by callgrind, both ends: three copies (program to frame 280, frame to frame of \
+             the receiver 320, frame to program 300) are 900, the two sums by AVX2, one by the wire as a device does it and one by the \
+             receiver, 570. Making and sending a segment is 200, taking it 400, the wire's own work 250, the program's writes and reads \
+             without their copies 150. Copies, sums and the wire are 1 730, two thirds of all.",
         )
         .in_short()
 }
