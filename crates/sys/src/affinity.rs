@@ -38,15 +38,16 @@ struct Priority {
     value: i32,
 }
 
-/// Lets the calling thread run in front of all threads of usual priority, whenever it is ready (SCHED_FIFO, the lowest priority
-/// there). Threads that it starts from now on do too.
+/// Lets the calling thread run in front of all threads of usual priority, whenever it is ready (SCHED_RR, the lowest priority
+/// there). Threads that it starts from now on do too, and take turns with it: with SCHED_FIFO one that spins, also in the kernel for something that another of
+/// them has (Linux frees a dead process's entries in /proc so), would hold its core for good.
 ///
 /// # Errors
 /// EPERM without CAP_SYS_NICE.
 pub fn run_first() -> Result<()> {
     let priority = Priority { value: 1 };
     let at = core::ptr::from_ref(&priority) as usize;
-    let args = [0, libc::SCHED_FIFO as usize, at, 0, 0, 0];
+    let args = [0, libc::SCHED_RR as usize, at, 0, 0, 0];
     // SAFETY: the kernel reads one live `sched_param`; thread 0 is the caller.
     unsafe { raw::syscall(libc::SYS_sched_setscheduler, args) }.map(|_| ())
 }
