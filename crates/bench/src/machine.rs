@@ -13,6 +13,8 @@ pub(crate) struct Machine {
     pub(crate) system: String,
     pub(crate) kernel: String,
     pub(crate) compiler: String,
+    /// Of Linux, and so of unmodified programs on lanes.
+    pub(crate) congestion_control: String,
     pub(crate) date: String,
     pub(crate) commit: String,
     /// Programs that wanted to run, on average of the minute before.
@@ -47,6 +49,7 @@ impl Machine {
             memory_gib: kib / f64::from(1 << 20),
             system: field(&read("/etc/os-release"), "PRETTY_NAME"),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            congestion_control: read("/proc/sys/net/ipv4/tcp_congestion_control").trim().to_owned(),
             compiler: said("rustc", &["--version"]),
             date: said("date", &["-u", "+%Y-%m-%d %H:%M UTC"]),
             commit: said("git", &["rev-parse", "--short", "HEAD"]),

@@ -46,13 +46,14 @@ fn text(report: &Report, machine: &Machine, drawn: &[(String, String)]) -> Strin
     let mut out = format!(
         "# Benches\n\n`cargo xtask bench` measures everything here and writes this page; `cargo xtask bench --short` takes under five \
          minutes and writes `target/bench/bench.md`. Only figures of one run compare: ratios count, nanoseconds are for orientation.\n\n\
-         | | |\n|---|---|\n| processor | {} x {} |\n| memory | {:.0} GiB |\n| system | {}, Linux {} |\n| compiler | {} |\n\
+         | | |\n|---|---|\n| processor | {} x {} |\n| memory | {:.0} GiB |\n| system | {}, Linux {}, congestion control {} |\n| compiler | {} |\n\
          | run | {}, commit {}, {} |\n",
         machine.cores,
         machine.cpu,
         machine.memory_gib,
         machine.system,
         machine.kernel,
+        machine.congestion_control,
         machine.compiler,
         machine.date,
         machine.commit,

@@ -1,6 +1,6 @@
 //! The kernel's settings, as /proc/sys shows them.
 
-use engine::{Ecn, Engine, cookies, half_open_max};
+use engine::{Algorithm, Ecn, Engine, cookies, half_open_max};
 use region::LaneGuard;
 use rustix::fs::{Mode, OFlags};
 use state::{LaneMem, PathSettings, Usual};
@@ -19,6 +19,15 @@ pub(crate) fn begin(guard: &mut LaneGuard) {
     if let Some(ways) = number("tcp_ecn") {
         engine.set_ecn(ecn(ways));
     }
+    if let Some(algorithm) = congestion() {
+        engine.set_congestion(algorithm);
+    }
+}
+
+/// net.ipv4.tcp_congestion_control; `None` if it is one that lanes do not have.
+fn congestion() -> Option<Algorithm> {
+    let mut room = [0; 32];
+    Algorithm::from_name(text_of("/proc/sys/net/ipv4/tcp_congestion_control", &mut room)?.as_bytes())
 }
 
 /// net.ipv6.conf.*.hop_limit: what devices begin with. 0: the kernel does not say.

@@ -70,13 +70,13 @@ fn transfers_with_linux_over_loss_are_unchanged_at_mtu_65535() {
 }
 
 #[test]
-fn either_congestion_control_of_ours_serves_linux_over_loss() {
+fn each_congestion_control_of_ours_serves_linux_over_loss() {
     let Some(world) = World::new(&["python3", "ip"]) else { return };
     let script = script();
     let mut ours = lossy(&world, "ours", 3, &["python3", &script, "serve", "9000"]);
     world.wait_for_port(&mut ours, 9000);
     let [up, down] = BYTES;
-    for name in ["cubic", "reno"] {
+    for name in ["cubic", "reno", "bbr"] {
         world.check(Side::Peer, 120, &["python3", &script, "fetch", OURS, "9000", name, up, down]);
     }
     ours.assert_running();

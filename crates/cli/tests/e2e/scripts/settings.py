@@ -55,7 +55,8 @@ if sys.argv[1] == 'serve':
     s = socket.create_server(('', int(sys.argv[2])), backlog=64)
     waits = select.poll()
     waits.register(s, select.POLLIN)
-    said = lambda c: (*(c.getsockopt(socket.IPPROTO_TCP, name) for name in names), c.getsockopt(socket.IPPROTO_IP, socket.IP_TTL))
+    said = lambda c: (*(c.getsockopt(socket.IPPROTO_TCP, name) for name in names), c.getsockopt(socket.IPPROTO_IP, socket.IP_TTL), control(c))
+    control = lambda c: c.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16).rstrip(b'\0').decode()
     names = (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT, socket.TCP_SYNCNT)
     print('serving', os.getpid(), flush=True)
     while True:
