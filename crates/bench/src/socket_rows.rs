@@ -9,8 +9,9 @@ use crate::rows::{Goal, OURS, Row, Unit};
 pub(crate) fn rows() -> Vec<Row> {
     let mut rows = Vec::new();
     for n in [1, 64, 1_000] {
-        let row =
-            both_ends("conn", n, kernel::short_connections(n)).plot("socket-conn", n as f64).count(10_000);
+        let row = both_ends("conn", n, kernel::short_connections(n))
+            .plot("socket-conn", n as f64)
+            .count(if n == 1 { 10_000 } else { 80_000 });
         rows.push(if n == 64 {
             row.goal(Goal::OfPeer("linux lo", 6.0))
                 .obstacle(
@@ -22,7 +23,9 @@ pub(crate) fn rows() -> Vec<Row> {
         });
     }
     for n in [1, 64, 1_000, 10_000] {
-        let row = both_ends("rr", n, kernel::request_response(n)).plot("socket-rr", n as f64).count(40_000);
+        let row = both_ends("rr", n, kernel::request_response(n))
+            .plot("socket-rr", n as f64)
+            .count(if n == 1 { 40_000 } else { 320_000 });
         rows.push(if n == 64 {
             row.goal(Goal::OfPeer("linux lo", 6.0))
                 .obstacle(
@@ -103,9 +106,11 @@ fn words(load: Load) -> String {
 fn both_ends(kind: &str, n: usize, load: Load) -> Row {
     let id =
         if matches!(kind, "conn" | "rr") { format!("socket-{kind}-{n}") } else { format!("socket-{kind}") };
+    // What counts in ours is what comes after the first exchanges, which make the wire.
+    let less = if n == 1 { 1 } else { 8 };
     Row::new(id, words(load), load.unit)
         .stack(OURS, kernel::run(load, Hosts::One, Corelane, Corelane))
         .stack("corelane veth", kernel::run(load, Hosts::Two, Corelane, Corelane))
-        .stack("linux lo", kernel::lo(load))
-        .stack("linux veth", kernel::veth(load))
+        .stack("linux lo", kernel::lo(load.less(less)))
+        .stack("linux veth", kernel::veth(load.less(less)))
 }
