@@ -119,7 +119,7 @@ pub enum Request<'a> {
     HandOn {
         /// The lane that has them, and its listener's end.
         rule: Rule,
-        /// The lane that gets them.
+        /// The lane that gets them. The rule's own: those that were to go there last do not, as far as their segments come there.
         to: LaneId,
         /// The connections.
         flows: FlowList,

@@ -13,7 +13,7 @@ use crate::children::has_socket;
 use crate::client::Refusal;
 use crate::orders::Order;
 use crate::rules::{End, Slot, steer_lane};
-use crate::session::{ClientId, RegionHandle, RegionId, Session};
+use crate::session::{ClientId, LaneHandle, RegionHandle, RegionId, Session};
 
 /// A TCP connection as the steering knows it.
 pub(crate) fn flow_of(ends: &FlowEnds) -> Flow {
@@ -23,28 +23,53 @@ pub(crate) fn flow_of(ends: &FlowEnds) -> Flow {
 
 impl Session {
     /// Has the segments of `flows`, which came in at the end of `rule`, come to lane `to` of the region from now on, and its process look. After an
-    /// error some may be steered there; who asked has them steered back.
+    /// error some may be steered there; who asked has them steered back, which is asked for by the lane of `rule` itself as `to`.
     pub(crate) fn hand_on(
         &mut self,
         (from, rule): (Slot, &Rule),
         to: LaneId,
         flows: &[FlowEnds],
     ) -> Result<(), Refusal> {
-        let gone = || Refusal::new(Errno::NOENT, "hand on: the lane has no process");
         self.check_flows(RegionId(rule.region), flows)?;
-        let home = self.regions.get(&RegionId(rule.region)).ok_or_else(gone)?;
-        let heir = home.lanes.get(&to).filter(|heir| !heir.orphan && heir.slot != from).ok_or_else(gone)?;
-        let client = self.clients.get(&heir.owner).ok_or_else(gone)?;
         // Other ports are not the listener's to give away.
         if flows.iter().any(|flow| flow.local_port != rule.port || !rule.addr.covers(flow.local)) {
             return Err(Refusal::new(Errno::ACCESS, "hand on: a connection of another end"));
         }
-        let (giver, lane) = (steer_lane(from)?, steer_lane(heir.slot)?);
+        if to == rule.lane {
+            return match self.giver_mut(rule).and_then(|giver| giver.heir) {
+                Some(heir) => self.steer_from(heir, from, flows),
+                None => Ok(()),
+            };
+        }
+        let heir = self.tell_heir(from, rule, to)?;
+        if let Some(giver) = self.giver_mut(rule) {
+            giver.heir = Some(heir);
+        }
+        self.steer_from(from, heir, flows)
+    }
+
+    fn giver_mut(&mut self, rule: &Rule) -> Option<&mut LaneHandle> {
+        self.regions.get_mut(&RegionId(rule.region))?.lanes.get_mut(&rule.lane)
+    }
+
+    /// Has the process of lane `to`, which gets connections from the lane of `from`, look; gives its slot.
+    fn tell_heir(&mut self, from: Slot, rule: &Rule, to: LaneId) -> Result<Slot, Refusal> {
+        let gone = || Refusal::new(Errno::NOENT, "hand on: the lane has no process");
+        let home = self.regions.get(&RegionId(rule.region)).ok_or_else(gone)?;
+        let heir = home.lanes.get(&to).filter(|heir| !heir.orphan && heir.slot != from).ok_or_else(gone)?;
+        let client = self.clients.get(&heir.owner).ok_or_else(gone)?;
         // Before anything is steered there: the process may be ending. Who asks holds its lane, so it looks after the connections have come.
         client.send(&Reply::Look { lane: to }, &[]).map_err(|errno| {
             Refusal::new(errno, format!("telling process {} of connections: {errno}", client.pid))
         })?;
+        let slot = heir.slot;
         self.mirror.count_notice();
+        Ok(slot)
+    }
+
+    /// Has the segments of `flows` come to the lane of `to`, if they come to that of `from` now. Those that another lane took stay there.
+    fn steer_from(&mut self, from: Slot, to: Slot, flows: &[FlowEnds]) -> Result<(), Refusal> {
+        let (giver, lane) = (steer_lane(from)?, steer_lane(to)?);
         let Some(steering) = self.devices.steering() else { return Ok(()) };
         flows.iter().try_for_each(|flow| {
             let refused = |e| Refusal::new(Errno::NOBUFS, format!("hand on: {e}"));

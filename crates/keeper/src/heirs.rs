@@ -14,9 +14,10 @@ use crate::orders::Report;
 
 /// Has the keeper steer `flows`, which came in at `local` of lane `id`, to lane `to`, or back.
 fn steer((id, local): (LaneId, Endpoint), (way, to): (Way, LaneId), flows: &[FlowKey], desk: &Desk) -> bool {
-    if way == Way::Back {
-        return pin(id, flows, desk);
-    }
+    let to = match way {
+        Way::There => to,
+        Way::Back => id,
+    };
     let rule = Rule { region: 0, lane: id, proto: Proto::Tcp, addr: local.addr, port: local.port };
     twins::lists(flows).all(|flows| desk.ask(&Report::HandOn { rule, to, flows }))
 }

@@ -232,8 +232,16 @@ impl Session {
         let lane = (0..lanes.memory.shape.lanes).map(LaneId).find(|lane| !lanes.lanes.contains_key(lane));
         let lane = lane.ok_or_else(|| Refusal::new(Errno::NOBUFS, "the region has no lane left"))?;
         let (devices, fds) = self.devices.open_lane(Seat { region, lane, slot }, &lanes.memory)?;
-        let handle =
-            LaneHandle { owner: id, orphan: false, heirs: false, stewards_lost: 0, slot, devices, fds };
+        let handle = LaneHandle {
+            owner: id,
+            orphan: false,
+            heirs: false,
+            stewards_lost: 0,
+            slot,
+            heir: None,
+            devices,
+            fds,
+        };
         self.say(&format!("process {pid}: lane {} of region {}", lane.0, region.0));
         self.lane_opened(region, lane, handle);
         Ok(Answer::Lane(region, lane))

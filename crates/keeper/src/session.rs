@@ -59,6 +59,8 @@ pub(crate) struct LaneHandle {
     /// Stewards that ended before they were done with this orphan.
     pub(crate) stewards_lost: u32,
     pub(crate) slot: Slot,
+    /// Whom connections were steered to last that waited here.
+    pub(crate) heir: Option<Slot>,
     pub(crate) devices: DeviceList,
     /// Our copies of the ports' fds: for the steward, and so that a TAP queue can be given again.
     pub(crate) fds: Vec<Fd>,

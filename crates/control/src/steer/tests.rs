@@ -622,6 +622,9 @@ fn what_a_dead_lane_hands_on_takes_no_segments_from_the_lane_that_took_the_syn_a
         bench.steering.remove_listener(local, lane(2)).unwrap();
         bench.steering.hand_on(flow, lane(1), lane(3)).unwrap();
         assert_eq!(bench.taken_by(&ack, LANES, |_| ()), [if again { 2 } else { 3 }], "port {port}");
+        // The heir has no room, so they stay where they were: but not what another lane has.
+        bench.steering.hand_on(flow, lane(3), lane(1)).unwrap();
+        assert_eq!(bench.taken_by(&ack, LANES, |_| ()), [if again { 2 } else { 1 }], "port {port}, back");
     }
     // That lane is gone: whoever has the connection now gets its segments.
     bench.steering.remove_lane(lane(2)).unwrap();

@@ -145,7 +145,7 @@ impl Home {
     fn steer(&mut self, view: &View, (way, to): (Way, LaneId), local: Endpoint, flows: &[FlowKey]) -> bool {
         match way {
             Way::There => self.hand_on(rule(view, local), to, flows),
-            Way::Back => self.pin(view, flows),
+            Way::Back => self.hand_on(rule(view, local), view.id, flows),
         }
     }
 
