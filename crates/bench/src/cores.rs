@@ -5,7 +5,7 @@
 //! back) is the next thread's, so that its state follows from processor to processor. The work, the code and the locks are the same.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Barrier, Mutex, PoisonError};
+use std::sync::{Barrier, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
 
 use engine::Engine;
@@ -136,11 +136,14 @@ fn run(by: By, threads: usize, job: &Job) -> Outcome {
     let mut lanes: Vec<Lanes> = (0..SHARES).map(|_| Lanes::new(&setting)).collect();
     let shares: Vec<Mutex<Share<'_>>> = lanes.iter_mut().map(|lanes| Mutex::new(Share::new(lanes))).collect();
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
-    let (done, stop, start) = (AtomicU64::new(0), AtomicBool::new(false), Barrier::new(threads + 1));
+    let (done, stop, start) = (AtomicU64::new(0), AtomicBool::new(false), Barrier::new(threads));
+    // By the threads' own clocks: another thread gets no processor while they work.
+    let (since, until) = (OnceLock::new(), OnceLock::new());
     let work = |me: usize| {
         // Where a thread may not be pinned it runs all the same.
         let _ = sys::affinity::pin_to(me % processors);
         start.wait();
+        since.get_or_init(Instant::now);
         let mut step = 0;
         while !stop.load(Ordering::Relaxed) {
             for _ in 0..SHARES {
@@ -149,22 +152,21 @@ fn run(by: By, threads: usize, job: &Job) -> Outcome {
                 step += 1;
             }
             if done.fetch_add((SHARES * CONNECTIONS) as u64, Ordering::Relaxed) >= job.count {
+                until.get_or_init(Instant::now);
                 stop.store(true, Ordering::Relaxed);
             }
         }
     };
-    let elapsed = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         for me in 0..threads {
             let work = &work;
             scope.spawn(move || work(me));
         }
-        start.wait();
-        let since = Instant::now();
-        while !stop.load(Ordering::Relaxed) {
-            std::thread::sleep(std::time::Duration::from_micros(200));
-        }
-        since.elapsed()
     });
+    let (Some(since), Some(until)) = (since.get(), until.get()) else {
+        return Err(Trouble::failed("exchanges", "no thread worked"));
+    };
+    let elapsed = until.duration_since(*since);
     let shares: Vec<Share<'_>> =
         shares.into_iter().map(|s| s.into_inner().unwrap_or_else(PoisonError::into_inner)).collect();
     let exchanges: u64 = shares.iter().map(|s| s.done).sum();
