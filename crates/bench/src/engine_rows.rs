@@ -38,8 +38,8 @@ fn short_connections(concurrent: usize) -> Row {
                  ready 370, sending twice 400, receiving three times 450, closing twice 380, accept 110. Sending the seven packets is 4 100: SYN \
                  and SYN,ACK 600 each, two of data 620 each with a header made anew, two FINs 430 each, the last ACK 220, the queues and whether \
                  there is something 590. Taking them is 10 040: headers and sums of all seven 2 430, SYN 1 960 (its row 790, its initial numbers \
-                 155), SYN,ACK 1 010, what is short about data and FINs 1 220, the three that go the general way 3 370 (the ACK that opens the \
-                 server's connection, the FIN that comes to FIN-WAIT-1, the last ACK, which ends a row: 440). The wire is 1 710, the program's \
+                 155), SYN,ACK 1 010, what is short about data and FINs 1 220, the three that go the general way 3 370 (the request, which opens \
+                 the server's connection, the FIN that comes to FIN-WAIT-1, the last ACK, which ends a row: 440). The wire is 1 710, the program's \
                  loop, its events and the timers 370. Wire, loop, the receivers' sums and the copies of two messages are 2 570, a third of the \
                  goal.",
             )

@@ -48,7 +48,7 @@ impl Machine {
             cores: sys::affinity::allowed().unwrap_or_default().len(),
             memory_gib: kib / f64::from(1 << 20),
             system: field(&read("/etc/os-release"), "PRETTY_NAME"),
-            kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
+            kernel: sys::kernel::release(),
             congestion_control: read("/proc/sys/net/ipv4/tcp_congestion_control").trim().to_owned(),
             compiler: said("rustc", &["--version"]),
             date: said("date", &["-u", "+%Y-%m-%d %H:%M UTC"]),

@@ -42,11 +42,11 @@ impl Lane {
     /// [`cut_all`] of one lane, unless somebody holds it who is not gone: false, and nothing has changed.
     #[must_use]
     pub fn cut(&self, now: Instant) -> bool {
-        if is_cut(&self.lane_ref()) {
+        let lane = self.lane_ref();
+        if is_cut(&lane) {
             return true;
         }
-        let dead = self.lane_ref().holder().filter(|owner| sys::process::is_gone(owner.pid, owner.tid));
-        let lane = self.lane_ref();
+        let dead = lane.holder().filter(|owner| sys::process::is_gone(owner.pid, owner.tid));
         let signals = lane.signals();
         let poisoned = signals.poisoned.swap(0, Ordering::AcqRel);
         let session = match dead {

@@ -18,6 +18,8 @@ use crate::{Ask, LanePort, signals};
 
 pub use self::last::{abort, abort_all, open_sockets};
 
+/// Writes whose packets gather at most while a program works on a batch of events. More at once leave the other end of a wire without work meanwhile, and then this end.
+pub const GATHER_WRITES: u32 = 32;
 /// Batches received in one step; more stays in the ports for the next one, so that a flood cannot keep the caller.
 const ROUNDS: usize = 4;
 /// Packets of the mailbox taken in one step.

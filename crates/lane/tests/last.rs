@@ -204,14 +204,21 @@ fn a_lane_that_ends_refuses_nobody() {
     assert!(device.left().reset.contains(&1002), "what belongs to a connection that is over is reset");
 }
 
-/// A process that does nothing until it is killed.
-fn idle() -> std::process::Child {
-    std::process::Command::new("sleep").arg("60").spawn().unwrap()
-}
+/// A process that does nothing until it is killed, and has the lane's lock.
+struct Holder(std::process::Child);
 
-/// The lane's lock in the hands of another process's only thread.
-fn hold_as(region: Region, pid: u32) {
-    core::mem::forget(region.lane(LaneId(0)).unwrap().try_lock(Owner { pid, tid: pid }).unwrap());
+impl Holder {
+    fn of(region: Region) -> Self {
+        let holder = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let owner = Owner { pid: holder.id(), tid: holder.id() };
+        core::mem::forget(region.lane(LaneId(0)).unwrap().try_lock(owner).unwrap());
+        Self(holder)
+    }
+
+    fn die(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
 }
 
 fn assert_cut(lane: &Lane, device: &Device) {
@@ -238,12 +245,10 @@ fn peers_of_a_lane_that_a_dying_process_holds_are_told_once_it_is_gone() {
     let (region, device) = (region(), Device::default());
     let lane = view(region, &device);
     connections(&lane, &device, 1000..1010, 5);
-    let mut holder = idle();
-    hold_as(region, holder.id());
+    let holder = Holder::of(region);
     assert!(!lane.cut(NOW), "it is not gone");
     assert!(!lane.is_poisoned() && device.left().reset.is_empty());
-    holder.kill().unwrap();
-    holder.wait().unwrap();
+    holder.die();
     assert_cut(&lane, &device);
 }
 
@@ -253,10 +258,7 @@ fn a_lane_gets_a_wire_though_its_holder_is_gone_and_is_taken_over_as_it_is() {
     let (region, device) = (region(), Device::default());
     let lane = view(region, &device);
     connections(&lane, &device, 1000..1010, 5);
-    let mut holder = idle();
-    hold_as(region, holder.id());
-    holder.kill().unwrap();
-    holder.wait().unwrap();
+    Holder::of(region).die();
     let wire = LanePort { port: Box::new(Device::default()), ifindex: 0, mac: MAC, wire: None };
     assert!(lane.add_wire(1, wire, NOW).is_ok());
     assert!(!lane.is_poisoned());

@@ -360,19 +360,23 @@ fn threads_that_sleep_at_once_wake_each_other() {
     over_memif(Wait::Sleep, 1, 300);
 }
 
-#[test]
-fn a_dropped_lane_ends_its_connections() {
+/// A connection that is open at both ends; the server's events carry token 3.
+fn connected() -> (Pair, SockRef) {
     let mut pair = Pair::new(Rates::default(), true, 1024);
     let listener = pair.ends[1].listen(SERVER, 4, 1).unwrap();
     let client = pair.ends[0].connect(SERVER, 2).unwrap();
-    let mut accepted = 0;
-    while accepted == 0 {
+    let mut open = 0;
+    while open < 2 {
         pair.turn(|_, end, event| {
-            if event.sock == listener {
-                accepted = end.accept(listener, |_| 3);
-            }
+            open += if event.sock == listener { end.accept(listener, |_| 3) } else { 1 };
         });
     }
+    (pair, client)
+}
+
+#[test]
+fn a_dropped_lane_ends_its_connections() {
+    let (pair, client) = connected();
     let Pair { ends: [mut near, far], clock, mut now } = pair;
     drop(far);
     let mut events = [Event::NONE; 4];
@@ -449,17 +453,9 @@ fn events_left_over_come_before_anything_else() {
 
 #[test]
 fn writes_gather_until_there_are_32_of_them() {
-    let mut pair = Pair::new(Rates::default(), true, 1024);
-    let listener = pair.ends[1].listen(SERVER, 4, 1).unwrap();
-    let client = pair.ends[0].connect(SERVER, 2).unwrap();
-    let mut open = 0;
-    while open < 2 {
-        pair.turn(|_, end, event| {
-            open += if event.sock == listener { end.accept(listener, |_| 3) } else { 1 };
-        });
-    }
-    pair.ends[0].flush();
+    let (pair, client) = connected();
     let Pair { ends: [mut near, mut far], clock, mut now } = pair;
+    near.flush();
     let mut arrived = |far: &mut Native| {
         now = now.plus(Duration::from_millis(1));
         clock.as_ref().unwrap().set(now);

@@ -11,7 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use base::{Instant, LaneId};
 use control::proto::WireEnd;
 use engine::Engine;
-use lane::{Lane, Session};
+use lane::{GATHER_WRITES, Lane, Session};
 use libc::pollfd;
 use state::{SockKind, SockRef};
 use sys::fds::Fd;
@@ -25,8 +25,6 @@ use crate::{family, home};
 const STEPS: usize = 4;
 /// How long packets gather at most while the program works on a batch of events, ns.
 const GATHER_NS: u64 = 500_000;
-/// Writes whose packets gather at most. More at once leave the other end of a wire without work meanwhile, and then this end.
-const GATHER_WRITES: u32 = 32;
 /// Answers followed by a close, in a row, after which the close is expected.
 const HABIT: u32 = 8;
 /// Lanes that one process may know: its own and those it was forked with.

@@ -14,6 +14,14 @@ fn set(world: &World, side: Side, setting: &str) {
     world.check(side, 5, &["sysctl", "-q", "-w", setting]);
 }
 
+/// Has what is for `address` go to the peer, which takes the frames and has no such address.
+fn send_to_the_peer(world: &World, address: &str) {
+    let shown = world.check(Side::Peer, 5, &["cat", "/sys/class/net/peer0/address"]);
+    let neighbour =
+        ["ip", "neigh", "add", address, "lladdr", shown.trim(), "nud", "permanent", "dev", DEVICE];
+    world.check(Side::Ours, 5, &neighbour);
+}
+
 /// A program whose listener at `port` is a lane's.
 fn serve(world: &World, what: &str, port: &str) -> Process {
     let settings = script("settings.py");
@@ -42,9 +50,10 @@ fn ask(world: &World, port: &str) -> (String, String) {
 fn connections_on_lanes_have_what_the_namespaces_settings_allow() {
     let Some(world) = World::new(&["python3", "ip", "sysctl"]) else { return };
     set(&world, Side::Peer, "net.ipv4.tcp_ecn=1");
-    let usual = ["tcp_sack=1", "tcp_timestamps=1", "tcp_window_scaling=1", "tcp_ecn=2"];
     // With BBR there is no ECN.
-    for usual in usual.into_iter().chain(["tcp_congestion_control=reno"]) {
+    for usual in
+        ["tcp_sack=1", "tcp_timestamps=1", "tcp_window_scaling=1", "tcp_ecn=2", "tcp_congestion_control=reno"]
+    {
         set(&world, Side::Ours, &format!("net.ipv4.{usual}"));
     }
     let rounds = [
@@ -92,11 +101,8 @@ fn kernel_opens(world: &World) -> String {
 fn a_connect_from_a_lane_gives_up_after_as_many_syns_as_the_namespace_says() {
     let Some(world) = World::new(&["python3", "ip", "sysctl"]) else { return };
     set(&world, Side::Ours, "net.ipv4.tcp_syn_retries=1");
-    // The peer takes its frames and has no such address.
-    let shown = world.check(Side::Peer, 5, &["cat", "/sys/class/net/peer0/address"]);
     let nobody = "10.77.0.99";
-    let neighbour = ["ip", "neigh", "add", nobody, "lladdr", shown.trim(), "nud", "permanent", "dev", DEVICE];
-    world.check(Side::Ours, 5, &neighbour);
+    send_to_the_peer(&world, nobody);
     let before = kernel_opens(&world);
     let reach = ["python3", &script("settings.py"), "reach", nobody, "9120"];
     assert_eq!(world.check(Side::Ours, 60, &World::corelane(&reach)).trim(), "ETIMEDOUT");
@@ -157,10 +163,7 @@ fn handshakes_that_come_all_at_once_are_refused_as_the_namespace_says() {
         set(&world, Side::Ours, &format!("net.ipv4.{setting}"));
     }
     set(&world, Side::Ours, "net.core.somaxconn=3");
-    let shown = world.check(Side::Peer, 5, &["cat", "/sys/class/net/peer0/address"]);
-    let sender = "10.77.0.50";
-    let neighbour = ["ip", "neigh", "add", sender, "lladdr", shown.trim(), "nud", "permanent", "dev", DEVICE];
-    world.check(Side::Ours, 5, &neighbour);
+    send_to_the_peer(&world, "10.77.0.50");
     let settings = script("settings.py");
     let crowd = |port: &str| world.check(Side::Peer, 60, &["python3", &settings, "crowd", OURS, port]);
     let kernel = world.spawn(Side::Ours, "kernel", &["python3", &settings, "hold", "9150"]);

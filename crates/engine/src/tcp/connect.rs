@@ -2,7 +2,7 @@
 
 use ::state::dormant::{DORMANT, NAMELESS};
 use ::state::ports::PORT_WIRE;
-use ::state::{Endpoint, FlowKey, LaneMem, SockRef, TcbHot, TcpOptions};
+use ::state::{Endpoint, FlowKey, LaneMem, SockRef, TcpOptions};
 use base::{Idx, Instant, SeqNum};
 
 use super::conn::conn;
@@ -73,9 +73,10 @@ fn replace(mem: &mut LaneMem<'_>, old: u32, wire: bool) -> Option<SeqNum> {
     let nxt;
     if old & DORMANT == 0 {
         let at = Idx::new(old);
-        let waits =
-            |row: &&TcbHot| State::from_raw(row.state) == State::TimeWait && row.flags & flag::ACK_NOW == 0;
-        let row = mem.hot.get(at).filter(|row| wire && waits(row))?;
+        let row = mem.hot.get(at).filter(|row| wire && State::from_raw(row.state) == State::TimeWait)?;
+        if row.flags & flag::ACK_NOW != 0 {
+            return None;
+        }
         nxt = row.snd.nxt;
         table::end(mem, at, None);
     } else {

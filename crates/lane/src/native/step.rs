@@ -5,12 +5,10 @@ use state::Event;
 use sys::poll::{PollFd, PollFlags, poll};
 
 use super::{Native, QUEUE, Wait};
-use crate::session::{receive_mail, transmit, wake_lanes};
+use crate::session::{GATHER_WRITES, receive_mail, transmit, wake_lanes};
 
 /// Polls that find nothing before the clock is read for the timers: reading it takes as long as a poll.
 const IDLE_LOOKS: u32 = 32;
-/// Writes whose packets gather at most: with more at once the other end of a wire has nothing to do meanwhile, and then this end.
-const GATHER_WRITES: u32 = 32;
 /// How often timers are looked at while packets come without a pause. They are for milliseconds.
 const TIMERS_EVERY: Duration = Duration::from_micros(20);
 
