@@ -1,6 +1,7 @@
 //! What a session leaves behind for others when it ends.
 #![allow(clippy::unwrap_used)]
 
+use std::cell::Cell;
 use std::net::Ipv4Addr;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
@@ -102,22 +103,23 @@ fn a_lane_whose_holder_is_gone_is_poisoned_instead_of_waited_for() {
     assert_eq!(lane.lane_ref().holder(), None);
 }
 
-/// How often a process whose keeper is gone was asked whether it has a steward.
-static ASKED: AtomicUsize = AtomicUsize::new(0);
+thread_local! {
+    /// How often this test was asked whether its process, whose keeper is gone, has a steward.
+    static ASKED: Cell<usize> = const { Cell::new(0) };
+}
 
 #[test]
 fn a_process_without_steward_finds_a_dead_holder_when_it_first_looks() {
     lane::alone_when(|| {
-        ASKED.fetch_add(1, Ordering::Relaxed);
+        ASKED.set(ASKED.get() + 1);
         true
     });
     let lane = lane();
     let mut dead = std::process::Command::new("true").spawn().unwrap();
     dead.wait().unwrap();
     std::mem::forget(lane.lane_ref().try_lock(Owner { pid: dead.id(), tid: dead.id() }).unwrap());
-    let before = ASKED.load(Ordering::Relaxed);
     assert_eq!(lane.enter(NOW).err(), Some(Poisoned));
-    assert_eq!(ASKED.load(Ordering::Relaxed), before + 1);
+    assert_eq!(ASKED.get(), 1);
 }
 
 #[test]
