@@ -93,12 +93,17 @@ fn the_deadline_left_behind_counts_what_was_done_for_others_last() {
     assert!(published <= NOW.plus(Duration::from_millis(1)).0, "{published}");
 }
 
-#[test]
-fn a_lane_whose_holder_is_gone_is_poisoned_instead_of_waited_for() {
-    let lane = lane();
+/// Leaves the lock of `lane` to a process that has ended.
+fn hold_by_the_dead(lane: &Lane) {
     let mut dead = std::process::Command::new("true").spawn().unwrap();
     dead.wait().unwrap();
     std::mem::forget(lane.lane_ref().try_lock(Owner { pid: dead.id(), tid: dead.id() }).unwrap());
+}
+
+#[test]
+fn a_lane_whose_holder_is_gone_is_poisoned_instead_of_waited_for() {
+    let lane = lane();
+    hold_by_the_dead(&lane);
     assert_eq!(lane.enter(NOW).err(), Some(Poisoned));
     assert_eq!(lane.lane_ref().holder(), None);
 }
@@ -115,9 +120,7 @@ fn a_process_without_steward_finds_a_dead_holder_when_it_first_looks() {
         true
     });
     let lane = lane();
-    let mut dead = std::process::Command::new("true").spawn().unwrap();
-    dead.wait().unwrap();
-    std::mem::forget(lane.lane_ref().try_lock(Owner { pid: dead.id(), tid: dead.id() }).unwrap());
+    hold_by_the_dead(&lane);
     assert_eq!(lane.enter(NOW).err(), Some(Poisoned));
     assert_eq!(ASKED.get(), 1);
 }
@@ -129,9 +132,7 @@ fn a_process_without_steward_takes_its_lane_from_a_dead_holder_at_once_and_reset
     let listen =
         |engine: &mut engine::Engine<'_>| engine.tcp_listen(local, 4, &state::TcpOptions::default()).is_ok();
     assert!(lane.enter(NOW).unwrap().engine(listen));
-    let mut dead = std::process::Command::new("true").spawn().unwrap();
-    dead.wait().unwrap();
-    std::mem::forget(lane.lane_ref().try_lock(Owner { pid: dead.id(), tid: dead.id() }).unwrap());
+    hold_by_the_dead(&lane);
     lane.outlast_holder(NOW);
     assert_eq!((lane.lane_ref().holder(), lane.is_poisoned()), (None, false));
     assert!(lane::open_sockets(&mut lane.enter(NOW).unwrap()).is_empty());

@@ -176,7 +176,9 @@ fn check_a_device_that_goes_away_is_an_error(make: fn(&Memory) -> PacketPort) {
     let packet = memory.packet(&udp_head(1, 2, 4), b"gone");
     assert!(port.tx(&mut memory.frames(), &[packet]).is_err());
     // From a ring, what came before is received first: the datagram, and what the kernel sends when a device comes up.
-    assert!((0..FRAMES).any(|_| port.rx(&mut memory.frames(), &mut state::RxBatch::new()).is_err()));
+    while let Ok(taken) = port.rx(&mut memory.frames(), &mut state::RxBatch::new()) {
+        assert!(taken > 0, "nothing is left, and there is no error");
+    }
 }
 
 #[test]
