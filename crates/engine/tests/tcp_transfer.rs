@@ -87,8 +87,8 @@ fn conversation(seed: u64, faults: Faults, setup: &Setup) -> Vec<(base::Instant,
 }
 
 /// What the two ends of a short connection send from its SYN on until it is over, and when; and what they know of it while it is open and
-/// after the first FIN. `first`: who closes first.
-fn short_life(padding: usize, setup: &Setup, first: usize) -> (Vec<String>, Vec<String>) {
+/// after the first FIN. `first`: who closes first. `at_once`: the other one closes when it has the FIN and has not acknowledged it.
+fn short_life(padding: usize, setup: &Setup, first: usize, at_once: bool) -> (Vec<String>, Vec<String>) {
     let mut net = Net::new(9, setup);
     net.keep_trace = true;
     net.faults = Faults { padding, ..Faults::NONE };
@@ -105,9 +105,15 @@ fn short_life(padding: usize, setup: &Setup, first: usize) -> (Vec<String>, Vec<
             known.push(net.on(host, |e| format!("{:?} {:?}", e.tcp_info(sock), e.ready(sock))));
         }
         net.close(host, socks[host]);
-        net.run(Duration::from_millis(1));
+        if at_once {
+            net.flush(host);
+            net.deliver_flying();
+        } else {
+            net.run(Duration::from_millis(1));
+        }
     }
     net.run(Duration::from_secs(100));
+    known.extend([0, 1].map(|host| net.on(host, |e| format!("{:?}", e.counters().tcp))));
     let sent = net.trace.iter().map(|(at, from, packet)| format!("{at:?} {from} {:?}", packet.bytes));
     (sent.collect(), known)
 }
@@ -116,10 +122,11 @@ fn short_life(padding: usize, setup: &Setup, first: usize) -> (Vec<String>, Vec<
 fn usual_syns_and_fins_have_the_effect_they_have_on_the_general_way() {
     for (n, super_segment_max) in [0, 61_440].into_iter().enumerate() {
         let setup = Setup { super_segment_max, ..Setup::USUAL };
-        for first in 0..2 {
-            let (usual, general) = (short_life(0, &setup, first), short_life(7, &setup, first));
-            assert!(usual.0.len() >= 7, "{n}, {first}: {}", usual.0.len());
-            assert_eq!(usual, general, "{n}, {first}");
+        for (first, at_once) in [(0, false), (1, false), (0, true), (1, true)] {
+            let (usual, general) =
+                (short_life(0, &setup, first, at_once), short_life(7, &setup, first, at_once));
+            assert!(usual.0.len() >= 7, "{n}, {first}, {at_once}: {}", usual.0.len());
+            assert_eq!(usual, general, "{n}, {first}, {at_once}");
         }
     }
 }

@@ -263,7 +263,7 @@ impl Conn<'_, '_> {
     }
 
     /// Our FIN was acknowledged.
-    fn on_fin_acked(&mut self) -> Fate {
+    pub(super) fn on_fin_acked(&mut self) -> Fate {
         match self.go(Cause::AckOfFin) {
             State::FinWait2 => {
                 if self.any(flag::ORPHAN) {

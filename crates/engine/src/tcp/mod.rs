@@ -7,6 +7,7 @@
 //! | `segment` | a received segment, checked |
 //! | `verify`, `usual` | the same for usual segments, a batch at a time |
 //! | `usual_syn` | usual SYNs, received and sent |
+//! | `usual_end` | what comes after the program has closed |
 //! | `input`, `handshake`, `ack`, `receive`, `queue` | what a received segment does |
 //! | `urgent` | urgent data, both ways |
 //! | `congestion`, `cubic`, `dctcp`, `bbr`, `rate`, `pace`, `slow_start`, `prr`, `ecn` | how much may be in flight |
@@ -79,6 +80,7 @@ mod undo;
 pub(crate) mod unwire;
 pub(crate) mod urgent;
 pub(crate) mod usual;
+mod usual_end;
 mod usual_io;
 pub(crate) mod usual_out;
 pub(crate) mod usual_syn;

@@ -14,23 +14,23 @@ use super::rack::note_rtt;
 use super::receive::{COMPACT_MAX, ack_is_due, must_refuse};
 use super::segment::Seg;
 use super::verify::key_of;
-use super::{RESERVE_FRAMES, State, auth, flag, rtt, tune, window};
+use super::{RESERVE_FRAMES, State, auth, flag, rtt, tune, usual_end, window};
 use crate::events::notifier;
 
 /// A usual segment in its connection's terms.
-struct Facts {
+pub(super) struct Facts {
     key: FlowKey,
     /// The port it came by.
     port: u8,
-    seq: SeqNum,
-    ack: SeqNum,
+    pub(super) seq: SeqNum,
+    pub(super) ack: SeqNum,
     /// As sent, not scaled.
-    window: u16,
-    stamps: Timestamps,
+    pub(super) window: u16,
+    pub(super) stamps: Timestamps,
     /// Is FIN set?
-    fin: bool,
+    pub(super) fin: bool,
     /// Payload bytes.
-    len: u32,
+    pub(super) len: u32,
 }
 
 impl Facts {
@@ -196,17 +196,15 @@ fn take_ack(
 /// Takes the segment in `rx` if it is one of the connection `at`, whatever the connection's state. False: it was not touched.
 #[inline(never)]
 fn input_any(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame, at: Idx<TcbHot>) -> bool {
-    let (Some(hot), Some(segment)) = (mem.hot.get(at), Usual::again(mem.frames.data(rx.head))) else {
-        return false;
-    };
-    let key = key_of(&segment);
-    if hot.key != key
+    let (Some(hot), Some(facts)) = (mem.hot.get(at), Facts::of(&mem.frames, rx)) else { return false };
+    if hot.key != facts.key
         || hot.port != rx.port
         || hot.flags & flag::HELD == 0
         || hot.state == State::Closed as u8
     {
         return false;
     }
+    let is_orphan = hot.flags & flag::ORPHAN != 0;
     let signed =
         mem.globals.keys.used != 0 && mem.cold.get(cold_of(at)).is_some_and(|cold| cold.ooo.sign != 0);
     if signed {
@@ -214,20 +212,25 @@ fn input_any(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame, at: Idx<TcbHot>)
         mem.frames.release_chain(rx.head);
         return true;
     }
+    if is_orphan && usual_end::take(mem, now, at, &facts) {
+        mem.frames.release(rx.head);
+        return true;
+    }
+    let Some(segment) = Usual::again(mem.frames.data(rx.head)) else { return false };
     let mut seg = Seg {
-        key,
-        seq: segment.seq(),
-        ack: segment.ack(),
+        key: facts.key,
+        seq: facts.seq,
+        ack: facts.ack,
         flags: segment.flags(),
-        window: segment.window(),
+        window: facts.window,
         urgent: 0,
         ecn: segment.ecn(),
         port: rx.port,
         gso_size: rx.gso_size,
-        len: rx.len - usual::HEADER_LEN as u32,
+        len: facts.len,
         head: rx.head,
         src_mac: segment.src_mac(),
-        options: TcpOptions { timestamps: Some(segment.timestamps()), ..TcpOptions::NONE },
+        options: TcpOptions { timestamps: Some(facts.stamps), ..TcpOptions::NONE },
     };
     mem.counters.tcp.segments_in = mem.counters.tcp.segments_in.wrapping_add(1);
     if seg.len == 0 {

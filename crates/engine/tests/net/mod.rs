@@ -420,6 +420,14 @@ impl Net {
         });
     }
 
+    /// Delivers what is under way, before anybody answers.
+    pub fn deliver_flying(&mut self) {
+        while let Some(((at, _), (to, packet))) = self.flying.pop_first() {
+            self.now = self.now.max(at);
+            self.deliver(to, &packet);
+        }
+    }
+
     /// When something happens next.
     pub fn next(&mut self) -> Instant {
         let mut at = self.flying.keys().next().map_or(Instant::NEVER, |k| k.0);
