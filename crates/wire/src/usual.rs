@@ -345,7 +345,7 @@ pub fn resize_front(front: &mut [u8; FRONT], pseudo: u16, payload: u16) -> u16 {
 
 /// Writes the headers up to the ports, and the unfinished TCP checksum.
 #[inline(always)]
-pub fn begin(to: &mut [u8; HEADER_LEN], front: &[u8; FRONT], pseudo: u16) {
+pub fn begin<const N: usize>(to: &mut [u8; N], front: &[u8; FRONT], pseudo: u16) {
     put::<0, FRONT, _>(to, *front);
     // The pointer to urgent data behind it is 0.
     put32::<50, _>(to, u32::from(pseudo) << 16);

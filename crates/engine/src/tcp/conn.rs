@@ -221,14 +221,9 @@ impl Conn<'_, '_> {
         arm(self.hot, self.cold, self.wheel, self.at);
     }
 
-    /// A SYN went out: has the wheel fire as early as a timer of the data that will follow can be due, so that these need not move the entry. If
-    /// nothing has come by then the entry is armed anew, once.
+    /// [`arm_early`].
     pub(crate) fn arm_early(&mut self) {
-        let early = self.now.plus(Duration::from_micros(u64::from(rtt::RTO_MIN_US)));
-        if early < self.hot.armed_at && early < self.hot.rexmit_at {
-            self.hot.armed_at = early;
-            self.wheel.arm(self.at.raw(), early);
-        }
+        arm_early(self.hot, self.wheel, self.at, self.now);
     }
 
     /// One past the last sequence number that data occupies.
@@ -248,6 +243,17 @@ pub(crate) fn arm(hot: &mut TcbHot, cold: &TcbCold, wheel: &mut Wheel<'_>, at: I
     if due < hot.armed_at {
         hot.armed_at = due;
         wheel.arm(at.raw(), due);
+    }
+}
+
+/// A SYN of connection `at` went out: has the wheel fire as early as a timer of the data that will follow can be due, so that these need not move
+/// the entry. If nothing has come by then the entry is armed anew, once.
+#[inline]
+pub(crate) fn arm_early(hot: &mut TcbHot, wheel: &mut Wheel<'_>, at: Idx<TcbHot>, now: Instant) {
+    let early = now.plus(Duration::from_micros(u64::from(rtt::RTO_MIN_US)));
+    if early < hot.armed_at && early < hot.rexmit_at {
+        hot.armed_at = early;
+        wheel.arm(at.raw(), early);
     }
 }
 
@@ -278,4 +284,18 @@ pub(crate) fn pop_ring(mem: &mut LaneMem<'_>, ring: Ring) -> Option<Idx<TcbHot>>
     let at = Idx::new(*mem.rings.get(Idx::new(slot))?);
     mem.hot.get_mut(at)?.flags &= !ring.flag();
     Some(at)
+}
+
+/// Takes connection `at`, which has nothing more for `ring`, out of it if it is the first one there.
+#[inline]
+pub(crate) fn leave_front(mem: &mut LaneMem<'_>, ring: Ring, at: Idx<TcbHot>) {
+    let slots = mem.rings.len() / 3;
+    let Some(TxRing { head, tail }) = mem.globals.tcp.rings.get_mut(ring.index()) else { return };
+    let slot = ring.index() as u32 * slots + (*head & slots.wrapping_sub(1));
+    if head != tail && mem.rings.get(Idx::new(slot)) == Some(&at.raw()) {
+        *head = head.wrapping_add(1);
+        if let Some(hot) = mem.hot.get_mut(at) {
+            hot.flags &= !ring.flag();
+        }
+    }
 }

@@ -4,7 +4,7 @@
 //! That a connection uses ECN stands in the ECN field of its TOS option: ECT(0), which new data is sent with. Everything else is sent without
 //! (RFC 3168 6.1.4 to 6.1.6).
 
-use ::state::TcpGlobals;
+use ::state::{TcbCold, TcpGlobals};
 use base::SeqNum;
 use wire::TcpFlags;
 
@@ -51,30 +51,37 @@ pub(super) const fn without(tos: u8) -> u8 {
     tos & !CE
 }
 
+/// The control bits by which a SYN (`first`) or SYN,ACK that is about to go out speaks of ECN.
+#[inline]
+pub(super) fn of_syn(cold: &mut TcbCold, tcp: &TcpGlobals, first: bool) -> TcpFlags {
+    if !first {
+        // RFC 3168 6.1.1: an ECN-setup SYN-ACK has ECE and not CWR.
+        return if is_agreed(cold) { TcpFlags::ECE } else { TcpFlags::NONE };
+    }
+    // RFC 3168 6.1.1.1: a SYN that nothing answered goes again without, lest something on the path drops it.
+    if cold.loss.backoff == 0 && asks(tcp, Algorithm::chosen(cold.options.congestion, tcp.congestion)) {
+        cold.cc_flags |= cc_flag::ECN_ASKED;
+        return TcpFlags::ECE | TcpFlags::CWR;
+    }
+    cold.cc_flags &= !cc_flag::ECN_ASKED;
+    TcpFlags::NONE
+}
+
+/// Has a connection with this row agreed on ECN?
+#[inline]
+const fn is_agreed(cold: &TcbCold) -> bool {
+    cold.options.tos & CE != 0
+}
+
 impl Conn<'_, '_> {
     /// Has the connection agreed on ECN?
     #[inline]
     pub(super) fn uses_ecn(&self) -> bool {
-        self.cold.options.tos & CE != 0
+        is_agreed(self.cold)
     }
 
     fn chosen_algorithm(&self) -> Algorithm {
         Algorithm::chosen(self.cold.options.congestion, self.tcp.congestion)
-    }
-
-    /// The control bits by which a SYN or SYN,ACK that is about to go out speaks of ECN.
-    pub(super) fn ecn_of_syn(&mut self, first: bool) -> TcpFlags {
-        if !first {
-            // RFC 3168 6.1.1: an ECN-setup SYN-ACK has ECE and not CWR.
-            return if self.uses_ecn() { TcpFlags::ECE } else { TcpFlags::NONE };
-        }
-        // RFC 3168 6.1.1.1: a SYN that nothing answered goes again without, lest something on the path drops it.
-        if self.cold.loss.backoff == 0 && asks(self.tcp, self.chosen_algorithm()) {
-            self.cold.cc_flags |= cc_flag::ECN_ASKED;
-            return TcpFlags::ECE | TcpFlags::CWR;
-        }
-        self.cold.cc_flags &= !cc_flag::ECN_ASKED;
-        TcpFlags::NONE
     }
 
     /// The peer's SYN or SYN,ACK: agrees on ECN, or not (RFC 3168 6.1.1).

@@ -7,7 +7,7 @@ use wire::TcpFlags;
 
 use super::conn::{Conn, Ring, conn, pop_ring};
 use super::header::{Cut, Stop};
-use super::{RETRY, State, auth, cc_flag, flag, rtt, table, time_wait, usual_out};
+use super::{RETRY, State, auth, cc_flag, ecn, flag, rtt, table, time_wait, usual_out, usual_syn};
 
 /// How long a corked partial segment is held back at most (Linux's TCP_CORK).
 const CORK_MAX: base::Duration = base::Duration::from_millis(200);
@@ -36,7 +36,11 @@ fn poll_ring(mem: &mut LaneMem<'_>, now: Instant, out: &mut TxBatch, ring: Ring)
             return false;
         }
         let Some(at) = pop_ring(mem, ring) else { break };
-        let usual = ring == Ring::Ack && usual_out::emit_ack(mem, now, at, out);
+        let usual = match ring {
+            Ring::Control => usual_syn::emit(mem, now, at, out),
+            Ring::Ack => usual_out::emit_ack(mem, now, at, out),
+            Ring::Data => false,
+        };
         if !usual && !emit(mem, now, at, out, ring) {
             return false;
         }
@@ -128,7 +132,7 @@ impl Conn<'_, '_> {
         if self.any(flag::SEND_SYN) && matches!(state, State::SynSent | State::SynRcvd) {
             let first = state == State::SynSent;
             let flags = if first { TcpFlags::SYN } else { TcpFlags::SYN | TcpFlags::ACK };
-            let flags = flags | self.ecn_of_syn(first);
+            let flags = flags | ecn::of_syn(self.cold, self.tcp, first);
             self.send_syn(out, flags)?;
             if self.cold.loss.backoff == 0 && !self.any(flag::TIMING) {
                 self.time(self.cold.iss.plus(1));
@@ -146,9 +150,6 @@ impl Conn<'_, '_> {
 
     /// Sends the SYN or SYN,ACK with control bits `flags`, and what goes with it.
     fn send_syn(&mut self, out: &mut TxBatch, flags: TcpFlags) -> Result<(), Stop> {
-        if let Some(sent) = self.send_usual_syn(out, flags) {
-            return sent;
-        }
         let mut cut = Cut { seq: self.cold.iss, len: 0, flags, from: FrameIdx::NONE };
         if self.cold.fast != 0 {
             cut = self.with_first_data(cut);

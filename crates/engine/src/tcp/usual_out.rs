@@ -10,7 +10,7 @@ use wire::{TcpFlags, Timestamps, tcp, usual};
 
 use super::ack::start_timer;
 use super::congestion::starts_again;
-use super::conn::{arm, cold_of};
+use super::conn::{Ring, arm, cold_of, leave_front};
 use super::header::{TCP_AT, TTL_DEFAULT};
 use super::{State, ecn, flag, rtt, window};
 
@@ -29,8 +29,9 @@ pub(super) fn emit(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, out: &m
     let cut = Cut::of(&mem.frames, hot, len)?;
     let flags = flags_of(hot, len);
     let by = (&mem.hops, &mem.ports);
-    let front = front_of((&mut mem.kept, mem.globals.ways), at, (hot, cold), by, len)?;
-    let head = emit_one((hot, cold), front, &mut mem.frames, now, out, &Segment { cut, len, flags })?;
+    let kept = (&mut mem.kept, mem.globals.ways);
+    let front = front_of(kept, at, (hot, cold), by, (cold.options.tos, len))?;
+    let head = emit_one((hot, cold), front, &mut mem.frames, now, out, &Segment { cut, flags })?;
     let [_, _, others] = &mem.globals.tcp.rings;
     let alone = others.head == others.tail;
     advance(hot, len, cut.behind);
@@ -63,13 +64,17 @@ pub(super) fn emit_ack(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, out
         return true; // data that went out meanwhile carried it
     }
     if hot.flags & flag::RING_DATA != 0 && !has_nothing(hot) && cold.acks_owed == 0 {
-        return emit(mem, now, at, out).is_some() && !owes_ack(mem, at);
+        let sent = emit(mem, now, at, out);
+        if sent == Some(false) {
+            leave_front(mem, Ring::Data, at);
+        }
+        return sent.is_some() && !owes_ack(mem, at);
     }
     let usual = State::from_raw(hot.state).is_synchronized()
         && hot.flags & (NEEDED | flag::SPECIAL) == NEEDED
         && hot.ooo_head.is_none()
         && cold.acks_owed == 0;
-    let ack = Segment { cut: Cut::NONE, len: 0, flags: TcpFlags::ACK };
+    let ack = Segment { cut: Cut::NONE, flags: TcpFlags::ACK };
     if !usual || emit_row(mem, now, at, out, &ack).is_none() {
         return false;
     }
@@ -110,7 +115,7 @@ fn emit_fin(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, out: &mut TxBa
     if !usual {
         return None;
     }
-    let fin = Segment { cut: Cut::NONE, len: 0, flags: TcpFlags::ACK | TcpFlags::FIN };
+    let fin = Segment { cut: Cut::NONE, flags: TcpFlags::ACK | TcpFlags::FIN };
     emit_row(mem, now, at, out, &fin)?;
     let (hot, cold) = (mem.hot.get_mut(at)?, mem.cold.get_mut(cold_of(at))?);
     note_sent(hot);
@@ -129,8 +134,6 @@ fn emit_fin(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, out: &mut TxBa
 /// A segment to be sent.
 struct Segment {
     cut: Cut,
-    /// Payload bytes.
-    len: u32,
     flags: TcpFlags,
 }
 
@@ -143,27 +146,26 @@ fn emit_row(
     segment: &Segment,
 ) -> Option<FrameIdx> {
     let (hot, cold) = (mem.hot.get_mut(at)?, mem.cold.get(cold_of(at))?);
-    let front =
-        front_of((&mut mem.kept, mem.globals.ways), at, (hot, cold), (&mem.hops, &mem.ports), segment.len)?;
+    let (kept, by) = ((&mut mem.kept, mem.globals.ways), (&mem.hops, &mem.ports));
+    // RFC 3168 6.1.4: no ECT without data.
+    let front = front_of(kept, at, (hot, cold), by, (ecn::without(cold.options.tos), 0))?;
     let head = emit_one((hot, cold), front, &mut mem.frames, now, out, segment)?;
     count(mem.counters, 1, 0);
     Some(head)
 }
 
-/// The headers of connection `at` for a segment with `len` bytes, as far as they are those of the one before. `None`: they cannot
+/// The headers of connection `at` for a segment with `len` bytes and the type of service `tos`, as far as they are those of the one before. `None`: they cannot
 /// be told now, or are IPv6's.
 #[inline(always)]
-fn front_of<'g>(
+pub(super) fn front_of<'g>(
     (kept, ways): (&'g mut Table<'_, Kept>, u32),
     at: Idx<TcbHot>,
     (hot, cold): (&TcbHot, &TcbCold),
     (hops, ports): (&Table<'_, Hop>, &Table<'_, PortInfo>),
-    len: u32,
+    (tos, len): (u8, u32),
 ) -> Option<&'g Kept> {
     const _: () = assert!(KEPT.is_power_of_two());
     let kept = kept.get_mut(Idx::new(at.raw() % KEPT))?;
-    // RFC 3168 6.1.4: no ECT without data.
-    let tos = if len > 0 { cold.options.tos } else { ecn::without(cold.options.tos) };
     let ttl = cold.options.ttl;
     let same = kept.row == at.raw()
         && kept.ways == ways
@@ -375,7 +377,7 @@ fn next_len(hot: &TcbHot, cold: &TcbCold, now: Instant) -> Option<u32> {
 
 /// `segments` of `len` bytes each go out.
 #[inline(always)]
-fn count(counters: &mut Counters, segments: u32, len: u32) {
+pub(super) fn count(counters: &mut Counters, segments: u32, len: u32) {
     let bytes = u64::from(segments) * u64::from(usual::HEADER_LEN as u32 + len);
     counters.tx_packets = counters.tx_packets.wrapping_add(u64::from(segments));
     counters.tx_bytes = counters.tx_bytes.wrapping_add(bytes);
@@ -391,7 +393,7 @@ fn advance(hot: &mut TcbHot, len: u32, behind: FrameIdx) {
 
 /// A segment was sent, and with it whatever ACK was due.
 #[inline(always)]
-fn note_sent(hot: &mut TcbHot) {
+pub(super) fn note_sent(hot: &mut TcbHot) {
     hot.flags &= !flag::ACK_NOW;
     hot.ack_at = Instant::NEVER;
     hot.rcv.ack_sent = hot.rcv.nxt;

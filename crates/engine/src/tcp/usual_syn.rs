@@ -1,19 +1,24 @@
 //! Usual SYNs and SYN,ACKs (see `wire::usual_syn`), both ways: taken and sent in one go. What is unusual about one takes the way of all segments.
 
 use ::state::ports::PORT_LOOPBACK;
-use ::state::{CsumState, FlowKey, LaneMem, RxFrame, TxBatch};
+use ::state::{CsumState, FlowKey, LaneMem, RxFrame, TcbCold, TcbHot, TcpGlobals, TxBatch};
 use base::limits::FRAME_HEADROOM;
-use base::{FrameIdx, Instant, IpAddress, SeqNum};
+use base::{FrameIdx, Idx, Instant, IpAddress, SeqNum};
 use wire::{TcpFlags, Timestamps, UsualSyn, tcp, usual, usual_syn};
 
-use super::conn::Conn;
-use super::header::{Stop, TCP_AT, TTL_DEFAULT};
+use super::conn::{arm, arm_early, cold_of};
+use super::header::{TCP_AT, timestamp_clock};
 use super::input::take;
 use super::segment::Seg;
 use super::table::{self, Whose};
+use super::usual_out::{count, front_of, note_sent};
 use super::verify::is_intact;
-use super::{State, cc_flag, flag};
+use super::{State, cc_flag, ecn, flag, rtt, window};
 use crate::{away, ipv4};
+
+/// So much longer than those of a usual segment the headers are. What they have in common, up to the ports, is that of a usual segment with
+/// a payload of this length.
+const LONGER: u32 = (usual_syn::LEN - usual::HEADER_LEN) as u32;
 
 /// Takes the packet in `rx` if it is a usual SYN or SYN,ACK for this lane. False: it was not touched.
 #[inline(never)]
@@ -74,44 +79,68 @@ fn segment_of(rx: &RxFrame, syn: &UsualSyn<'_>) -> Seg {
     }
 }
 
-impl Conn<'_, '_> {
-    /// `Conn::send_segment` of a SYN or SYN,ACK without data over IPv4 that has all usual options and no other. `None`: it is none.
-    pub(super) fn send_usual_syn(&mut self, out: &mut TxBatch, flags: TcpFlags) -> Option<Result<(), Stop>> {
-        let (hot, cold, lane) = (&*self.hot, &*self.cold, &self.tcp.usual);
-        let first = hot.state == State::SynSent as u8;
-        let agreed = hot.flags & (flag::TIMESTAMPS | flag::SACK) == flag::TIMESTAMPS | flag::SACK
-            && cold.cc_flags & cc_flag::WINDOW_SCALE != 0;
-        let usual = (first || agreed)
-            && cold.ooo.sign == 0
-            && cold.fast == 0
-            && (lane.no_timestamps, lane.no_sack, lane.no_window_scaling) == (0, 0, 0);
-        let key = hot.key;
-        let (Some(src), Some(dst), true) = (key.local.as_v4(), key.remote.as_v4(), usual) else {
-            return None;
-        };
-        let echo = if first { 0 } else { hot.rcv.ts_recent };
-        let timestamps = Timestamps { value: self.timestamp_clock(), echo };
-        let ack = if flags.is_ack() { hot.rcv.nxt } else { SeqNum(0) };
-        let (seq, mss, shift) = (cold.iss, cold.mss_local, hot.rcv_shift);
-        let Some(packet) = out.slot() else { return Some(Err(Stop::Batch)) };
-        let Some(way) = self.way() else { return Some(Err(Stop::Hop)) };
-        let Some(head) = self.frames.alloc_at(FRAME_HEADROOM as u16, usual_syn::LEN as u16, 0) else {
-            return Some(Err(Stop::Frames));
-        };
-        let window = self.announce_syn_window();
-        let to: &mut [u8; usual_syn::LEN] = self.frames.room_mut(head, FRAME_HEADROOM).first_chunk_mut()?;
-        usual::put_link(to, way.to_mac, way.from_mac);
-        usual::put_ends(to, (src.octets(), key.local_port), (dst.octets(), key.remote_port));
-        usual::put_network(to, way.tos, if way.ttl == 0 { TTL_DEFAULT } else { way.ttl }, 0);
-        usual::put_transport(to, seq, ack, flags, window);
-        usual_syn::put_options(to, mss, timestamps, shift);
-        packet.start(head);
-        packet.port = self.hot.port;
-        packet.csum_start = TCP_AT as u16;
-        packet.csum_offset = tcp::CHECKSUM_OFFSET as u16;
-        packet.header_bytes = usual_syn::LEN as u16;
-        out.accept();
-        self.note_sent(usual_syn::LEN as u32);
-        Some(Ok(()))
+/// Sends the SYN or SYN,ACK that connection `at` has to send for the first time, if it goes over IPv4, without data, with all usual options and
+/// no other. False: it is none or cannot be sent now, and nothing was done.
+pub(super) fn emit(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, out: &mut TxBatch) -> bool {
+    emit_usual(mem, now, at, out).is_some()
+}
+
+#[inline(always)]
+fn emit_usual(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, out: &mut TxBatch) -> Option<()> {
+    let (hot, cold) = (mem.hot.get_mut(at)?, mem.cold.get_mut(cold_of(at))?);
+    let lane = &mem.globals.tcp;
+    let first = hot.state == State::SynSent as u8;
+    if !is_usual(hot, cold, lane) {
+        return None;
     }
+    let packet = out.slot()?;
+    let kept = (&mut mem.kept, mem.globals.ways);
+    let tos = ecn::without(cold.options.tos);
+    let front = front_of(kept, at, (hot, cold), (&mem.hops, &mem.ports), (tos, LONGER))?;
+    let head = mem.frames.alloc_at(FRAME_HEADROOM as u16, usual_syn::LEN as u16, 0)?;
+    let (flags, ack, echo) = if first {
+        (TcpFlags::SYN, SeqNum(0), 0)
+    } else {
+        (TcpFlags::SYN | TcpFlags::ACK, hot.rcv.nxt, hot.rcv.ts_recent)
+    };
+    let flags = flags | ecn::of_syn(cold, lane, first);
+    let window = window::announce_syn_window(hot);
+    let to: &mut [u8; usual_syn::LEN] = mem.frames.room_mut(head, FRAME_HEADROOM).first_chunk_mut()?;
+    usual::begin(to, &front.front, front.pseudo);
+    usual::put_transport(to, cold.iss, ack, flags, window);
+    let timestamps = Timestamps { value: timestamp_clock(now, cold), echo };
+    usual_syn::put_options(to, cold.mss_local, timestamps, hot.rcv_shift);
+    packet.start(head);
+    packet.port = hot.port;
+    packet.csum_start = TCP_AT as u16;
+    packet.csum_offset = tcp::CHECKSUM_OFFSET as u16;
+    packet.header_bytes = usual_syn::LEN as u16;
+    out.accept();
+    count(mem.counters, 1, LONGER);
+    note_sent(hot);
+    hot.flags = hot.flags & !flag::SEND_SYN | flag::TIMING;
+    hot.rtt.timed_seq = cold.iss.plus(1);
+    hot.rtt.timed_at_us = rtt::clock_us(now);
+    hot.rexmit_at = now.plus(rtt::rto(&hot.rtt, 0));
+    arm_early(hot, &mut mem.wheel, at, now);
+    arm(hot, cold, &mut mem.wheel, at);
+    Some(())
+}
+
+/// Is there a SYN or SYN,ACK to be sent, for the first time, with the usual options, and nothing else?
+#[inline(always)]
+fn is_usual(hot: &TcbHot, cold: &TcbCold, lane: &TcpGlobals) -> bool {
+    const WANTED: u32 = flag::SEND_SYN;
+    const UNUSUAL: u32 = flag::SEND_PROBE | flag::TIMING;
+    const AGREED: u32 = flag::TIMESTAMPS | flag::SACK;
+    let answers = hot.state == State::SynRcvd as u8
+        && hot.flags & AGREED == AGREED
+        && cold.cc_flags & cc_flag::WINDOW_SCALE != 0;
+    (hot.state == State::SynSent as u8 || answers)
+        && hot.flags & (WANTED | UNUSUAL) == WANTED
+        && hot.ooo_head.is_none()
+        && cold.loss.backoff == 0
+        && cold.ooo.sign == 0
+        && cold.fast == 0
+        && (lane.usual.no_timestamps, lane.usual.no_sack, lane.usual.no_window_scaling) == (0, 0, 0)
 }

@@ -66,6 +66,14 @@ fn announce_scaled(hot: &mut TcbHot, frames: &Frames<'_>, shift: u32) -> u16 {
     field as u16
 }
 
+/// The window field of a SYN or SYN,ACK (RFC 7323 2.2: not scaled), RCV.EDGE moved accordingly.
+#[inline]
+pub(super) fn announce_syn_window(hot: &mut TcbHot) -> u16 {
+    let window = hot.rcv_buf.min(SYN_WINDOW_MAX);
+    hot.rcv.edge = hot.rcv.nxt.plus(window);
+    window as u16
+}
+
 /// The program has read: is it worth an ACK to tell the peer of the room (RFC 9293 3.8.6.2.2)?
 #[inline]
 pub(super) fn room_is_news(hot: &TcbHot) -> bool {
@@ -131,11 +139,9 @@ impl Conn<'_, '_> {
         announce_window(self.hot, self.frames)
     }
 
-    /// The window field of a SYN or SYN,ACK (RFC 7323 2.2: not scaled).
+    /// [`announce_syn_window`].
     pub(super) fn announce_syn_window(&mut self) -> u16 {
-        let window = self.hot.rcv_buf.min(SYN_WINDOW_MAX);
-        self.hot.rcv.edge = self.hot.rcv.nxt.plus(window);
-        window as u16
+        announce_syn_window(self.hot)
     }
 
     /// The program has read: is it worth an ACK to tell the peer of the room (RFC 9293 3.8.6.2.2)?
