@@ -156,15 +156,11 @@ impl<'a> Engine<'a> {
     /// Has events of `s` delivered to `queue` with `token`; queue 0: to nobody. What is ready now makes an event at once.
     /// False: no such socket or queue.
     pub fn set_event_queue(&mut self, s: SockRef, queue: u16, token: u64) -> bool {
-        let exists = match s.kind() {
-            Some(SockKind::Tcp) => crate::tcp::wake(&mut self.mem, self.now, s),
-            Some(SockKind::Listener | SockKind::Udp) | None => self.exists(s),
-        };
-        if !exists {
-            return false;
+        if s.kind() == Some(SockKind::Tcp) {
+            return verbs::subscribe(&mut self.mem, self.now, s, queue, token);
         }
         let ready = self.ready(s);
-        events::subscribe(&mut self.mem, s, queue, token, ready)
+        self.exists(s) && events::subscribe(&mut self.mem, s, queue, token, ready)
     }
 
     /// Readiness as Linux's poll gives it. A socket that does not exist: ERR and HUP.

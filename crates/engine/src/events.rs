@@ -127,7 +127,17 @@ pub(crate) fn forget_row(mem: &mut LaneMem<'_>, at: u32) {
 
 /// Has events of `s`, whose readiness is `ready`, go to `queue` with `token`; 0: to nobody. False: no such queue.
 pub(crate) fn subscribe(mem: &mut LaneMem<'_>, s: SockRef, queue: u16, token: u64, ready: Ready) -> bool {
-    let Some(at) = row_of(mem, s) else { return false };
+    row_of(mem, s).is_some_and(|at| subscribe_row(mem, (at, s), queue, token, ready))
+}
+
+/// [`subscribe`] of the socket `s`, whose row is `at`.
+pub(crate) fn subscribe_row(
+    mem: &mut LaneMem<'_>,
+    (at, s): (u32, SockRef),
+    queue: u16,
+    token: u64,
+    ready: Ready,
+) -> bool {
     if usize::from(queue) >= mem.globals.events.queues.len() {
         return false;
     }

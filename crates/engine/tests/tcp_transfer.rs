@@ -87,15 +87,26 @@ fn conversation(seed: u64, faults: Faults, setup: &Setup) -> Vec<(base::Instant,
 }
 
 /// What the two ends of a short connection send from its SYN on until it is over, and when; and what they know of it while it is open and
-/// after the first FIN. `first`: who closes first. `at_once`: the other one closes when it has the FIN and has not acknowledged it.
+/// after the first FIN. `first`: who closes first. `at_once`: the first data acknowledge the
+/// SYN,ACK, and who closes second does so when it has the FIN and has not acknowledged it.
 fn short_life(padding: usize, setup: &Setup, first: usize, at_once: bool) -> (Vec<String>, Vec<String>) {
     let mut net = Net::new(9, setup);
     net.keep_trace = true;
     net.faults = Faults { padding, ..Faults::NONE };
-    let (_, a, b) = net.open();
-    let socks = [a, b];
+    let listener = net.listen(1, 80, 8);
+    let a = net.connect(0, 40_000, 80).unwrap();
+    if at_once {
+        for host in 0..2 {
+            net.flush(host);
+            net.deliver_flying();
+        }
+    } else {
+        net.run(Duration::from_millis(1));
+    }
     net.send(0, a, &[7; 64]).unwrap();
     net.run(Duration::from_millis(1));
+    let b = net.accept(1, listener).unwrap();
+    let socks = [a, b];
     net.send(1, b, &[8; 64]).unwrap();
     net.run(Duration::from_millis(1));
     let mut known = Vec::new();

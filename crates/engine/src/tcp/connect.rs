@@ -37,9 +37,10 @@ pub(crate) fn open(
         FlowKey { local: local.addr, remote: remote.addr, local_port: local.port, remote_port: remote.port };
     let wire = port.flags & PORT_WIRE != 0;
     // Its bucket is on its way while the numbers are made.
-    mem.flows.prefetch(table::hash_of(mem, &key));
+    let hash = table::hash_of(mem, &key);
+    mem.flows.prefetch(hash);
     let (iss, ts_offset) = table::initial_numbers(mem, now, &key);
-    let above = match table::value_of(mem, &key) {
+    let above = match table::value_at(mem, hash, &key) {
         Some(old) => Some(replace(mem, old, wire).ok_or(ConnectError::InUse)?),
         None => None,
     };
@@ -48,7 +49,7 @@ pub(crate) fn open(
         hop::release(mem, hop);
         return Err(ConnectError::HostUnreachable);
     }
-    let Some(at) = table::make(mem, now, &key) else {
+    let Some(at) = table::make(mem, now, &key, hash) else {
         hop::release(mem, hop);
         return Err(ConnectError::NoRoom);
     };

@@ -315,7 +315,7 @@ fn whole(mem: &mut LaneMem<'_>, now: Instant, from: Idx<Dormant>) -> Option<Idx<
     let hash = table::hash_of(mem, &key);
     let value = DORMANT | from.raw();
     mem.flows.remove(hash, |v| v == value);
-    let Some(at) = table::make(mem, now, &key) else {
+    let Some(at) = table::make(mem, now, &key, hash) else {
         if mem.flows.insert(hash, value).is_err() {
             release(mem, from);
         }

@@ -2,7 +2,7 @@
 //! the SYNs' options agree on.
 
 use ::state::{DropReason, LaneMem, Ready, TcbHot, TcpGlobals, TcpOptions, Usual};
-use base::{Duration, Idx, Instant, IpAddress};
+use base::{Duration, Idx, Instant, IpAddress, SeqNum};
 use wire::Sign;
 use wire::tcp_options::TcpOptions as Offered;
 
@@ -83,14 +83,14 @@ impl Conn<'_, '_> {
     }
 
     /// Numbers and MSS of a connection that is about to send its SYN.
-    pub(super) fn start(&mut self, iss: base::SeqNum, ts_offset: u32, mtu: u16) {
+    pub(super) fn start(&mut self, iss: SeqNum, ts_offset: u32, mtu: u16) {
         self.number(iss, ts_offset, mtu);
         self.set(flag::SEND_SYN);
         self.enqueue(Ring::Control);
     }
 
     /// The same for one whose SYN was sent before it had its rows.
-    pub(super) fn number(&mut self, iss: base::SeqNum, ts_offset: u32, mtu: u16) {
+    pub(super) fn number(&mut self, iss: SeqNum, ts_offset: u32, mtu: u16) {
         self.cold.iss = iss;
         self.cold.ts_offset = ts_offset;
         self.cold.snd_small = iss;
@@ -150,13 +150,13 @@ impl Conn<'_, '_> {
         self.hot.mss = mss.max(1);
     }
 
-    /// The handshake is complete: our SYN was acknowledged.
-    pub(super) fn open_up(&mut self, seg: &Seg, cause: Cause) {
+    /// The handshake is complete: our SYN was acknowledged by `ack`.
+    pub(super) fn open_up(&mut self, ack: SeqNum, cause: Cause) {
         self.go(cause);
         if self.any(flag::FIN_QUEUED) {
             self.go(Cause::Close);
         }
-        if self.any(flag::TIMING) && seg.ack.at_or_after(self.hot.rtt.timed_seq) {
+        if self.any(flag::TIMING) && ack.at_or_after(self.hot.rtt.timed_seq) {
             let us = rtt::clock_us(self.now).wrapping_sub(self.hot.rtt.timed_at_us);
             rtt::sample(&mut self.hot.rtt, us);
             note_rtt(self.cold, us);
@@ -168,7 +168,7 @@ impl Conn<'_, '_> {
         }
         self.cold.loss.backoff = 0;
         self.cold.loss.probes = 0;
-        self.hot.snd.una = seg.ack;
+        self.hot.snd.una = ack;
         self.hot.rexmit_at = Instant::NEVER;
         self.hot.sent_at = self.now;
         self.cold.heard_at = self.now;
@@ -237,7 +237,7 @@ impl Conn<'_, '_> {
     /// Our SYN was answered by the SYN,ACK `seg`.
     #[inline]
     pub(super) fn answered(&mut self, seg: &Seg) {
-        self.open_up(seg, Cause::RecvSynAck);
+        self.open_up(seg.ack, Cause::RecvSynAck);
         self.hot.rcv.edge = self.hot.rcv.nxt.plus(self.hot.rcv_buf.min(65_535));
         self.ack_now();
         self.notify(Ready::OUT);
@@ -254,11 +254,16 @@ impl Conn<'_, '_> {
         if !self.acks_syn(seg) {
             return false;
         }
-        self.open_up(seg, Cause::RecvAckOfSyn);
-        self.hot.snd.wl1 = seg.seq;
-        self.hot.snd.wnd = u32::from(seg.window) << self.hot.snd_shift.min(14);
-        self.hot.snd.wnd_max = self.hot.snd.wnd.max(self.hot.snd.wnd_max);
+        self.take_ack_of_syn(seg.seq, seg.ack, seg.window);
         true
+    }
+
+    /// Our SYN,ACK was acknowledged, by a segment with these fields.
+    pub(super) fn take_ack_of_syn(&mut self, seq: SeqNum, ack: SeqNum, window: u16) {
+        self.open_up(ack, Cause::RecvAckOfSyn);
+        self.hot.snd.wl1 = seq;
+        self.hot.snd.wnd = u32::from(window) << self.hot.snd_shift.min(14);
+        self.hot.snd.wnd_max = self.hot.snd.wnd.max(self.hot.snd.wnd_max);
     }
 
     /// The peer's SYN again: our SYN,ACK was lost, or both ends opened at once.

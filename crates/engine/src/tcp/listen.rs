@@ -244,6 +244,12 @@ pub(super) fn holds_back(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, s
     true
 }
 
+/// Is there room in the accept queue of `listener`?
+#[inline]
+pub(super) fn has_room_at(mem: &LaneMem<'_>, listener: Idx<Listener>) -> bool {
+    mem.listeners.get(listener).is_none_or(has_room)
+}
+
 /// What is done with a segment that completes a handshake while the accept queue is full.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Overflow {
@@ -260,7 +266,7 @@ pub(super) fn overflow_by(
     listener: Idx<Listener>,
     seg: &Seg,
 ) -> Option<Overflow> {
-    if mem.listeners.get(listener).is_none_or(has_room) {
+    if has_room_at(mem, listener) {
         return None;
     }
     overflow(mem, listener);
@@ -385,7 +391,7 @@ pub(super) fn open_row(
         mem.counters.drop_packet(DropReason::TcpNoHop);
         return None;
     };
-    let Some(at) = table::make(mem, now, &seg.key) else {
+    let Some(at) = table::make(mem, now, &seg.key, table::hash_of(mem, &seg.key)) else {
         hop::release(mem, hop);
         mem.counters.drop_packet(DropReason::TcpNoTcb);
         return None;

@@ -7,7 +7,7 @@
 //! | `segment` | a received segment, checked |
 //! | `verify`, `usual` | the same for usual segments, a batch at a time |
 //! | `usual_syn` | usual SYNs, received and sent |
-//! | `usual_end` | what comes after the program has closed |
+//! | `usual_open`, `usual_end` | what opens a listener's connection, and what comes after the program has closed |
 //! | `input`, `handshake`, `ack`, `receive`, `queue` | what a received segment does |
 //! | `urgent` | urgent data, both ways |
 //! | `congestion`, `cubic`, `dctcp`, `bbr`, `rate`, `pace`, `slow_start`, `prr`, `ecn` | how much may be in flight |
@@ -82,6 +82,7 @@ pub(crate) mod urgent;
 pub(crate) mod usual;
 mod usual_end;
 mod usual_io;
+mod usual_open;
 pub(crate) mod usual_out;
 pub(crate) mod usual_syn;
 pub(crate) mod verbs;
@@ -228,11 +229,6 @@ const fn headers_to(remote: base::IpAddress) -> u16 {
 /// Does `s` name a connection, awake or hibernating?
 pub(crate) fn exists(mem: &LaneMem<'_>, s: SockRef) -> bool {
     lookup(mem, s).is_some() || handle::place_of(mem, s).is_some()
-}
-
-/// Wakes the connection that `s` names, if it is one and hibernates. False: no row can be had for it.
-pub(crate) fn wake(mem: &mut LaneMem<'_>, now: base::Instant, s: SockRef) -> bool {
-    s.kind() != Some(SockKind::Tcp) || handle::awake(mem, now, s).is_ok()
 }
 
 /// The connection that `s` names, unless it hibernates.

@@ -32,9 +32,13 @@ impl Conn<'_, '_> {
     #[inline]
     pub(super) fn choose_pace(&mut self) {
         let paces = Algorithm::chosen(self.cold.options.congestion, self.tcp.congestion) == Algorithm::Bbr;
-        if paces == self.is_paced() || !self.state().is_synchronized() && self.hot.snd.cwnd == 0 {
-            return;
+        if paces != self.is_paced() && (self.state().is_synchronized() || self.hot.snd.cwnd != 0) {
+            self.change_pace();
         }
+    }
+
+    #[inline(never)]
+    fn change_pace(&mut self) {
         self.cold.cc_flags ^= cc_flag::PACED;
         let (now, una) = (self.now, self.hot.snd.una);
         if let Some(rate) = self.rate() {

@@ -28,7 +28,13 @@ pub(super) fn hash_of(mem: &LaneMem<'_>, key: &FlowKey) -> u32 {
 /// What the flow table has for `key`: a row, or with [`DORMANT`] that of a hibernating connection.
 #[inline]
 pub(super) fn value_of(mem: &LaneMem<'_>, key: &FlowKey) -> Option<u32> {
-    mem.flows.find(hash_of(mem, key), |value| {
+    value_at(mem, hash_of(mem, key), key)
+}
+
+/// [`value_of`] of a key with this `hash`.
+#[inline]
+pub(super) fn value_at(mem: &LaneMem<'_>, hash: u32, key: &FlowKey) -> Option<u32> {
+    mem.flows.find(hash, |value| {
         if value & DORMANT == 0 {
             mem.hot.get(Idx::new(value)).is_some_and(|t| t.key == *key)
         } else {
@@ -55,8 +61,7 @@ pub(super) enum Whose {
     Nobody,
 }
 
-/// Finds, and wakes, the connection with these four numbers. Waking may put others to sleep: rows found before are to be found
-/// again.
+/// Finds, and wakes, the connection with these four numbers. Waking may put others to sleep: find rows again afterwards.
 #[inline]
 pub(super) fn find_awake(mem: &mut LaneMem<'_>, now: Instant, key: &FlowKey) -> Whose {
     match value_of(mem, key) {
@@ -103,9 +108,9 @@ pub(super) fn count_open(mem: &mut LaneMem<'_>) {
     mem.counters.tcp.open = u64::from(mem.globals.tcp.used) + u64::from(mem.globals.dormant.used);
 }
 
-/// A new row for `key`, found by it from now on; in state CLOSED. `None`: no row is free.
-pub(super) fn make(mem: &mut LaneMem<'_>, now: Instant, key: &FlowKey) -> Option<Idx<TcbHot>> {
-    let made = take_row(mem, now).and_then(|at| fill_row(mem, at, key));
+/// A new row for `key`, whose [`hash_of`] is `hash`, found by it from now on; in state CLOSED. `None`: no row is free.
+pub(super) fn make(mem: &mut LaneMem<'_>, now: Instant, key: &FlowKey, hash: u32) -> Option<Idx<TcbHot>> {
+    let made = take_row(mem, now).and_then(|at| fill_row(mem, at, key, hash));
     if made.is_none() {
         mem.counters.tcp.table_full = mem.counters.tcp.table_full.wrapping_add(1);
     }
@@ -113,10 +118,9 @@ pub(super) fn make(mem: &mut LaneMem<'_>, now: Instant, key: &FlowKey) -> Option
 }
 
 /// Makes row `at` that of a new connection. `None`: there is no name or no flow entry left; the row is given back.
-fn fill_row(mem: &mut LaneMem<'_>, at: Idx<TcbHot>, key: &FlowKey) -> Option<Idx<TcbHot>> {
+fn fill_row(mem: &mut LaneMem<'_>, at: Idx<TcbHot>, key: &FlowKey, hash: u32) -> Option<Idx<TcbHot>> {
     let own = mem.hot.get(at).map_or(0, |t| t.generation);
     let named = if hibernate::is_on(mem) { handle::take(mem, at) } else { Some((at.raw(), own)) };
-    let hash = hash_of(mem, key);
     let Some((handle, generation)) = named.filter(|_| mem.flows.insert(hash, at.raw()).is_ok()) else {
         if let Some((handle, _)) = named {
             handle::free(mem, handle);

@@ -240,7 +240,7 @@ fn move_one(
         return false;
     };
     let Some(hop) = same_hop(from, to, now, hot.hop) else { return false };
-    let Some(new) = table::make(to, now, &hot.key) else {
+    let Some(new) = table::make(to, now, &hot.key, table::hash_of(to, &hot.key)) else {
         hop::release(to, hop);
         return false;
     };

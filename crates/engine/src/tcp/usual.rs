@@ -14,7 +14,7 @@ use super::rack::note_rtt;
 use super::receive::{COMPACT_MAX, ack_is_due, must_refuse};
 use super::segment::Seg;
 use super::verify::key_of;
-use super::{RESERVE_FRAMES, State, auth, flag, rtt, tune, usual_end, window};
+use super::{RESERVE_FRAMES, State, auth, flag, rtt, tune, usual_end, usual_open, window};
 use crate::events::notifier;
 
 /// A usual segment in its connection's terms.
@@ -51,10 +51,16 @@ impl Facts {
     }
 }
 
-/// Takes the segment in `rx`, which [`super::verify`] found usual, if it is an ordinary one of the open connection `row`: what
-/// header prediction takes (`Conn::is_predicted`), in one go. False: it was not touched.
-#[inline(never)] // on its own the compiler keeps more of it in registers
+/// Takes the segment in `rx`, which [`super::verify`] found usual, if it is one of the connection `row`. False: it was not touched.
+#[inline(always)]
 pub(crate) fn input(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame, row: u32) -> bool {
+    let is_open = mem.hot.get(Idx::new(row)).is_some_and(|hot| hot.state == State::Established as u8);
+    if is_open { input_open(mem, now, rx, row) } else { input_any(mem, now, rx, Idx::new(row)) }
+}
+
+/// [`input`] of a connection in ESTABLISHED. An ordinary segment, what header prediction takes (`Conn::is_predicted`), is taken in one go.
+#[inline(never)] // on its own the compiler keeps more of it in registers
+fn input_open(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame, row: u32) -> bool {
     let Some(facts) = Facts::of(&mem.frames, rx) else { return false };
     let at = Idx::new(row);
     let (Some(hot), Some(cold)) = (mem.hot.get_mut(at), mem.cold.get_mut(cold_of(at))) else { return false };
@@ -204,7 +210,7 @@ fn input_any(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame, at: Idx<TcbHot>)
     {
         return false;
     }
-    let is_orphan = hot.flags & flag::ORPHAN != 0;
+    let (opens, is_orphan) = (hot.state == State::SynRcvd as u8, hot.flags & flag::ORPHAN != 0);
     let signed =
         mem.globals.keys.used != 0 && mem.cold.get(cold_of(at)).is_some_and(|cold| cold.ooo.sign != 0);
     if signed {
@@ -214,6 +220,9 @@ fn input_any(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame, at: Idx<TcbHot>)
     }
     if is_orphan && usual_end::take(mem, now, at, &facts) {
         mem.frames.release(rx.head);
+        return true;
+    }
+    if opens && usual_open::take(mem, now, at, (&facts, rx)) {
         return true;
     }
     let Some(segment) = Usual::again(mem.frames.data(rx.head)) else { return false };
@@ -328,7 +337,7 @@ fn has_unsent(hot: &TcbHot) -> u32 {
 
 /// Takes the headers off.
 #[inline]
-fn strip(frames: &mut Frames<'_>, head: FrameIdx) {
+pub(super) fn strip(frames: &mut Frames<'_>, head: FrameIdx) {
     if let Some(meta) = frames.meta_mut(head) {
         meta.offset = meta.offset.saturating_add(usual::HEADER_LEN as u16);
         meta.len = meta.len.saturating_sub(usual::HEADER_LEN as u16);

@@ -14,7 +14,7 @@ use super::usual::Facts;
 use super::{State, flag, table};
 
 /// Takes the segment of `facts`, whose frame its caller gives up, if it is one of the usual end of connection `at`. False: it was not touched.
-#[inline]
+#[inline(always)]
 pub(super) fn take(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, facts: &Facts) -> bool {
     let (Some(hot), Some(cold)) = (mem.hot.get(at), mem.cold.get(cold_of(at))) else { return false };
     if !is_usual(hot, cold, facts) {

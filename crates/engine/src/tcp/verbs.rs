@@ -12,15 +12,27 @@ use super::{
     urgent, window,
 };
 use crate::errors::{ShutdownError, SockError};
+use crate::events;
 use crate::types::{CongestionInfo, How, Phase, TcpInfo};
 
 /// Readiness as Linux's tcp_poll gives it.
 pub(crate) fn ready(mem: &LaneMem<'_>, s: SockRef) -> Ready {
-    let look = |hot: &TcbHot, cold: &TcbCold| {
-        let hole = if cold.ooo.urgent & urgent::bit::MARK != 0 { hole_at_mark(mem, s) } else { 0 };
-        ready_of(hot, cold, &mem.frames, hole)
-    };
-    handle::view(mem, s, look).unwrap_or(Ready::ERR | Ready::HUP)
+    handle::view(mem, s, |hot, cold| ready_by(mem, s, (hot, cold))).unwrap_or(Ready::ERR | Ready::HUP)
+}
+
+/// [`ready`] of a connection with these rows.
+#[inline]
+fn ready_by(mem: &LaneMem<'_>, s: SockRef, (hot, cold): (&TcbHot, &TcbCold)) -> Ready {
+    let hole = if cold.ooo.urgent & urgent::bit::MARK != 0 { hole_at_mark(mem, s) } else { 0 };
+    ready_of(hot, cold, &mem.frames, hole)
+}
+
+/// [`Engine::set_event_queue`](crate::Engine::set_event_queue) of a connection.
+pub(crate) fn subscribe(mem: &mut LaneMem<'_>, now: Instant, s: SockRef, queue: u16, token: u64) -> bool {
+    let Ok(at) = handle::awake(mem, now, s) else { return false };
+    let (Some(hot), Some(cold)) = (mem.hot.get(at), mem.cold.get(cold_of(at))) else { return false };
+    let ready = ready_by(mem, s, (hot, cold));
+    events::subscribe_row(mem, (at.raw(), s), queue, token, ready)
 }
 
 /// Bytes at the front of what is unread that are no data: the urgent one, once it is next.
