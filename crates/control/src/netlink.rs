@@ -5,10 +5,12 @@
 //! often and are followed one by one. When the kernel had to drop events, everything is read anew.
 
 mod codec;
+mod diag;
 mod far;
 mod mirror;
 mod parse;
 
+pub use diag::kernel_has_tcp;
 pub use far::{FarEnd, far_end, namespace_number};
 pub use mirror::{Changes, Mirror, OwnAddress};
 
@@ -44,7 +46,11 @@ struct Asker {
 
 impl Asker {
     fn open() -> Result<Self, Errno> {
-        Ok(Self { socket: NetlinkSocket::open(ANSWER_MS)?, sequence: 0, buffer: vec![0; BUFFER_BYTES] })
+        Ok(Self::over(NetlinkSocket::open(ANSWER_MS)?))
+    }
+
+    fn over(socket: NetlinkSocket) -> Self {
+        Self { socket, sequence: 0, buffer: vec![0; BUFFER_BYTES] }
     }
 
     /// Everything of `kind` and `family`, through `parse`. Rows that `parse` does not want are left out.

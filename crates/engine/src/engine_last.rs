@@ -28,6 +28,12 @@ impl Engine<'_> {
         }
     }
 
+    /// Ends connection `s` after [`Engine::tell_reset`] for a program that goes on: that reads ECONNRESET, and the name is its own until it closes it. What it has not
+    /// read is lost. False: `s` has nothing that a reset would end, and is as it was.
+    pub fn fail_told(&mut self, s: SockRef) -> bool {
+        s.kind() == Some(SockKind::Tcp) && last_words::fail(&mut self.mem, self.now, s)
+    }
+
     /// As [`Engine::tell_reset`], for the connection with these ends that waits at a listener.
     pub fn tell_waiting(&mut self, ends: &FlowKey) {
         last_words::tell_waiting(&mut self.mem, ends);

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use base::LaneId;
+use control::netlink::kernel_has_tcp;
 use control::proto::{FlowEnds, Proto, Reply, Rule};
-use control::steer::{Flow, LocalEnd};
+use control::steer::{Flow, LocalEnd, SteerError, SteerLane, Steering};
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_cookie;
 use sys::fds::Fd;
@@ -37,7 +38,7 @@ impl Session {
         }
         if to == rule.lane {
             return match self.giver_mut(rule).and_then(|giver| giver.heir) {
-                Some(heir) => self.steer_from(heir, from, flows),
+                Some(heir) => self.steer(from, heir, flows, Steering::keep),
                 None => Ok(()),
             };
         }
@@ -45,7 +46,7 @@ impl Session {
         if let Some(giver) = self.giver_mut(rule) {
             giver.heir = Some(heir);
         }
-        self.steer_from(from, heir, flows)
+        self.steer(from, heir, flows, Steering::hand_on)
     }
 
     fn giver_mut(&mut self, rule: &Rule) -> Option<&mut LaneHandle> {
@@ -67,13 +68,19 @@ impl Session {
         Ok(slot)
     }
 
-    /// Has the segments of `flows` come to the lane of `to`, if they come to that of `from` now. Those that another lane took stay there.
-    fn steer_from(&mut self, from: Slot, to: Slot, flows: &[FlowEnds]) -> Result<(), Refusal> {
-        let (giver, lane) = (steer_lane(from)?, steer_lane(to)?);
+    /// Has the segments of `flows`, which the lane of `from` gives to that of `to`, come to one of the two, as `way` says. Those that another lane took stay there.
+    fn steer(
+        &mut self,
+        from: Slot,
+        to: Slot,
+        flows: &[FlowEnds],
+        way: impl Fn(&Steering, Flow, SteerLane, SteerLane) -> Result<(), SteerError>,
+    ) -> Result<(), Refusal> {
+        let (giver, heir) = (steer_lane(from)?, steer_lane(to)?);
         let Some(steering) = self.devices.steering() else { return Ok(()) };
         flows.iter().try_for_each(|flow| {
-            let refused = |e| Refusal::new(Errno::NOBUFS, format!("hand on: {e}"));
-            steering.hand_on(flow_of(flow), giver, lane).map_err(refused)
+            way(steering, flow_of(flow), giver, heir)
+                .map_err(|e| Refusal::new(Errno::NOBUFS, format!("hand on: {e}")))
         })
     }
 
@@ -81,19 +88,22 @@ impl Session {
     pub(crate) fn rouse(&mut self, id: ClientId, region: RegionId, lanes: u64) -> Result<(), Refusal> {
         let refused = || Refusal::new(Errno::ACCESS, "rouse: the process has no lane there");
         let home = self.regions.get(&region).filter(|home| home.lanes.values().any(|lane| lane.owner == id));
-        for (&lane, handle) in &home.ok_or_else(refused)?.lanes {
-            let asked = lanes.checked_shr(u32::from(lane.0)).is_some_and(|bits| bits & 1 != 0);
-            if asked
-                && !handle.orphan
-                && handle.owner != id
-                && let Some(client) = self.clients.get(&handle.owner)
-            {
+        home.ok_or_else(refused)?;
+        let asked = |lane: LaneId| lanes.checked_shr(u32::from(lane.0)).is_some_and(|bits| bits & 1 != 0);
+        self.call(region, |owner, lane| owner != id && asked(lane));
+        Ok(())
+    }
+
+    /// Has the processes of those lanes of `region` look for which `which` says so.
+    pub(crate) fn call(&mut self, region: RegionId, which: impl Fn(ClientId, LaneId) -> bool) {
+        let lanes = self.regions.get(&region).into_iter().flat_map(|home| &home.lanes);
+        for (&lane, handle) in lanes.filter(|(lane, handle)| !handle.orphan && which(handle.owner, **lane)) {
+            if let Some(client) = self.clients.get(&handle.owner) {
                 // One that is ending needs not look.
                 let _ = client.send(&Reply::Look { lane }, &[]);
             }
         }
         self.mirror.count_notice();
-        Ok(())
     }
 
     /// Has the segments of `flow` come to the lane of `slot`, which gets it from another lane.
@@ -104,6 +114,10 @@ impl Session {
         let Some(steering) = self.devices.steering() else { return Ok(()) };
         if steering.is_elsewhere(&flow_of(&flow), |lane| ours.contains(&lane)) {
             return Err(Refusal::new(Errno::ACCESS, "fetch: another program has the connection's end"));
+        }
+        // It went off its wire another way: its peer opened it anew by a device, and the kernel took that.
+        if kernel_has_tcp((flow.local, flow.local_port), (flow.remote, flow.remote_port)).unwrap_or(false) {
+            return Err(Refusal::new(Errno::EXIST, "fetch: the kernel has a connection between these ends"));
         }
         let lane = steer_lane(slot)?;
         steering.fetch(flow_of(&flow), lane).map_err(|e| Refusal::new(Errno::NOBUFS, format!("fetch: {e}")))

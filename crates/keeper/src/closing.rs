@@ -70,11 +70,6 @@ pub(crate) fn close_listener(session: &mut Session<'_>, local: Endpoint, over: b
     closes
 }
 
-/// Resets every connection, and says so to the peers; gives how many there were.
-pub(crate) fn abort_connections(session: &mut Session<'_>) -> u32 {
-    lane::abort(session, |kind| kind != SockKind::Listener)
-}
-
 /// Connections that still have something to say or to hear. One in TIME-WAIT has not: the kernel answers for it.
 pub fn unfinished(session: &mut Session<'_>) -> usize {
     session.engine(|engine| {

@@ -41,6 +41,8 @@ pub(crate) enum Report {
     HandOn { rule: Rule, to: LaneId, flows: FlowList },
     /// As the program's `Fetch`, for one that does something else; `rule.region` says nothing. The steward waits for [`Order::Answer`].
     Fetch { rule: Rule, flows: FlowList },
+    /// Something happened in the lane of a program that lives, which may sleep.
+    Look { lane: LaneId },
 }
 
 /// The message is none.
@@ -187,6 +189,10 @@ impl Report {
             Self::Fetch { rule, flows } => {
                 wrap_request(&mut out, &Request::Fetch { rule: *rule, flows: *flows });
             }
+            Self::Look { lane } => {
+                out.push(4);
+                out.extend(lane.0.to_le_bytes());
+            }
         }
         out
     }
@@ -201,6 +207,7 @@ impl Report {
                 Ok(Request::Fetch { rule, flows }) => Ok(Self::Fetch { rule, flows }),
                 Ok(_) | Err(_) => Err(Garbled),
             },
+            [4] => Ok(Self::Look { lane: LaneId(u16_of(rest)?) }),
             [_] => Err(Garbled),
         }
     }
@@ -238,6 +245,7 @@ mod tests {
             Report::Ask { ifindex: 3, addr: IpAddress([9; 16]) },
             Report::HandOn { rule, to: LaneId(2), flows },
             Report::Fetch { rule, flows },
+            Report::Look { lane: LaneId(5) },
         ] {
             assert_eq!(Report::decode(&report.encode()), Ok(report));
         }

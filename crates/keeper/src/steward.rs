@@ -79,6 +79,8 @@ struct Care {
     parted: Vec<u8>,
     /// Neighbours to ask the keeper for.
     asks: Vec<Ask>,
+    /// Its connections were reset while the program lives, which was not told yet.
+    owes_look: bool,
     /// `last_held_ns` as our own last visit left it: a visit of ours does not count as the program's.
     ours_ns: u64,
     /// Its program was away at the last look.
@@ -167,9 +169,10 @@ fn follow(
                 Some((Order::Answer { .. }, _)) => return Err(Broken("an answer to nothing".to_owned())),
                 Some((Order::Gone { pid }, _)) => {
                     await_end(pid)?;
-                    for care in cares.values_mut() {
+                    for (&id, care) in cares.iter_mut() {
                         care.inherit();
                         care.rouse();
+                        care.call_program(id, desk)?;
                     }
                 }
                 Some((Order::Region { .. }, _)) => return Err(Broken("a second region".to_owned())),
@@ -241,6 +244,7 @@ fn serve_lanes(
         care.find_heirs((region, id), desk);
         let done = care.visit();
         care.offer((region, id), desk);
+        care.call_program(id, desk)?;
         for ask in std::mem::take(&mut care.asks) {
             match ask {
                 Ask::Neighbour { ifindex, addr } => desk.report(&Report::Ask { ifindex, addr })?,
@@ -283,6 +287,7 @@ impl Care {
             aborted: 0,
             parted: Vec::new(),
             asks: Vec::new(),
+            owes_look: false,
             ours_ns: u64::MAX,
             away: false,
             look: LOOK_MIN,
@@ -467,9 +472,18 @@ impl Care {
             // A program that lives goes on with its listeners.
             self.aborted += match self.dead_since {
                 Some(_) => lane::abort_all(&mut session),
-                None => closing::abort_connections(&mut session),
+                None => lane::fail_all(&mut session),
             };
+            self.owes_look = self.dead_since.is_none();
         }
+    }
+
+    /// Has the program look at its lane, if it has to: it may sleep.
+    fn call_program(&mut self, lane: LaneId, desk: &Desk) -> Result<(), Broken> {
+        if std::mem::take(&mut self.owes_look) {
+            desk.report(&Report::Look { lane })?;
+        }
+        Ok(())
     }
 
     /// Wakes whoever waits for the lock, for a process that died between freeing it and waking them.

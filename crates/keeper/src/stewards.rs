@@ -286,6 +286,7 @@ impl Session {
                 let done = slot.is_some_and(|slot| each.all(|flow| self.fetch(slot, flow).is_ok()));
                 self.answer_steward(region, done);
             }
+            Report::Look { lane } => self.call(region, |_, of| of == lane),
             Report::Ask { ifindex, addr } => {
                 if let Err(refusal) = self.mirror.resolve(ifindex, addr) {
                     log::debug!("for a steward: {}", refusal.text);

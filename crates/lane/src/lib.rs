@@ -26,5 +26,5 @@ pub use engine::Leaver;
 pub use entrust::entrust;
 pub use lane::{Lane, LanePort, Poisoned, Wire, alone_when, forked, lock};
 pub use resolve::Ask;
-pub use session::{GATHER_WRITES, Progress, Session, abort, abort_all, open_sockets};
+pub use session::{GATHER_WRITES, Progress, Session, abort_all, fail_all, open_sockets};
 pub use unwire::unwire;

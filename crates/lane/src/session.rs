@@ -16,7 +16,7 @@ use crate::lane::{Held, StuckSince, sock_of, wake_one};
 use crate::resolve::port_info;
 use crate::{Ask, LanePort, signals};
 
-pub use self::last::{abort, abort_all, open_sockets};
+pub use self::last::{abort_all, fail_all, open_sockets};
 
 /// Writes whose packets gather at most while a program works on a batch of events. More at once leave the other end of a wire without work meanwhile, and then this end.
 pub const GATHER_WRITES: u32 = 32;

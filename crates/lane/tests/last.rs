@@ -14,11 +14,14 @@ use std::sync::{Arc, Mutex};
 
 use base::limits::FRAME_HEADROOM;
 use base::{Instant, IpAddress, LaneId, MacAddr, Port as PortNumber, SeqNum};
-use engine::Engine;
+use engine::{Engine, RecvError, SockError};
 use lane::{Lane, LanePort};
 use port::{Port, PortCaps, PortError, PortStats};
 use region::{Frames, Owner, Region, RegionShape};
-use state::{CsumState, Endpoint, LAYOUT_VERSION, LaneMem, LaneShape, RxBatch, RxFrame, TcpOptions, TxFrame};
+use state::{
+    CsumState, Endpoint, LAYOUT_VERSION, LaneMem, LaneShape, Ready, RxBatch, RxFrame, SockKind, SockRef,
+    TcpOptions, TxFrame,
+};
 use wire::{EthHeader, EtherType, IpProtocol, Ipv4Header, TcpFlags, TcpHeader};
 
 const MAC: MacAddr = MacAddr([2, 0, 0, 0, 0, 1]);
@@ -264,4 +267,38 @@ fn a_lane_gets_a_wire_though_its_holder_is_gone_and_is_taken_over_as_it_is() {
     assert!(!lane.is_poisoned());
     assert_eq!(lane.port_count(), 2);
     assert_cut(&lane, &device);
+}
+
+/// A process died holding the lane of one that lives, to which it gave connections, say: that one hears of the end of its own.
+#[test]
+fn a_living_program_finds_its_connections_reset_when_its_lane_is_taken_over() {
+    let (region, device) = (region(), Device::default());
+    let lane = view(region, &device);
+    connections(&lane, &device, 1000..1005, 5);
+    let mut session = lane.enter(NOW).unwrap();
+    let socks = lane::open_sockets(&mut session);
+    let socks: Vec<SockRef> = socks.into_iter().filter(|sock| sock.kind() == Some(SockKind::Tcp)).collect();
+    session.engine(|engine| {
+        for (token, sock) in socks.iter().enumerate() {
+            assert!(engine.set_event_queue(*sock, 1, token as u64));
+        }
+        while engine.poll_event(1).is_some() {}
+    });
+    assert_eq!(lane::fail_all(&mut session), 5);
+    assert!(device.left().reset.iter().copied().eq(1000..1005), "peers hear of it");
+    session.engine(|engine| {
+        let ended = std::iter::from_fn(|| engine.poll_event(1));
+        let ended: BTreeSet<u64> =
+            ended.filter(|event| event.ready.any(Ready::HUP)).map(|e| e.token).collect();
+        assert!(ended.into_iter().eq(0..5));
+        for sock in &socks {
+            assert_eq!(engine.tcp_recv(*sock, &mut [0; 8], false), Err(RecvError::Failed(SockError::Reset)));
+            engine.close(*sock);
+            assert!(!engine.exists(*sock));
+        }
+    });
+    // The listener takes the next one.
+    session.engine(|engine| segment(engine, 1005, (TcpFlags::SYN, 1, 0)));
+    session.see_off();
+    assert!(device.left().seq.contains_key(&1005));
 }

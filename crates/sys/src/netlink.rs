@@ -3,8 +3,8 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::io::Errno;
-use rustix::net::netlink::SocketAddrNetlink;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
+use rustix::net::netlink::{SOCK_DIAG, SocketAddrNetlink};
+use rustix::net::{AddressFamily, Protocol, RecvFlags, SendFlags, SocketFlags, SocketType, sockopt};
 
 use crate::Result;
 use crate::fds::Fd;
@@ -12,34 +12,46 @@ use crate::fds::Fd;
 /// Bytes of a buffer that holds any message the kernel sends to a reader with such a buffer.
 pub const BUFFER_BYTES: usize = 64 * 1024;
 
-/// A NETLINK_ROUTE socket in the network namespace of the thread that opened it.
+/// A netlink socket in the network namespace of the thread that opened it.
 #[derive(Debug)]
 pub struct NetlinkSocket {
     fd: Fd,
 }
 
 impl NetlinkSocket {
-    /// Opens a blocking socket for requests; an answer that does not come within `timeout_ms` is EAGAIN.
+    /// Opens a blocking NETLINK_ROUTE socket for requests; an answer that does not come within `timeout_ms` is EAGAIN.
     ///
     /// # Errors
     /// EMFILE and the like.
     pub fn open(timeout_ms: u64) -> Result<Self> {
-        let socket = Self::new(SocketFlags::CLOEXEC, 0)?;
+        Self::ask_in(timeout_ms, None)
+    }
+
+    /// [`NetlinkSocket::open`] for questions about sockets (NETLINK_SOCK_DIAG, sock_diag(7)).
+    ///
+    /// # Errors
+    /// As [`NetlinkSocket::open`]; EPROTONOSUPPORT where the kernel has none.
+    pub fn open_diag(timeout_ms: u64) -> Result<Self> {
+        Self::ask_in(timeout_ms, Some(SOCK_DIAG))
+    }
+
+    fn ask_in(timeout_ms: u64, family: Option<Protocol>) -> Result<Self> {
+        let socket = Self::new(SocketFlags::CLOEXEC, family, 0)?;
         let timeout = std::time::Duration::from_millis(timeout_ms);
         sockopt::set_socket_timeout(&socket.fd, sockopt::Timeout::Recv, Some(timeout))?;
         Ok(socket)
     }
 
-    /// Opens a non-blocking socket that hears the multicast groups whose RTMGRP bits are set in `groups`.
+    /// Opens a non-blocking NETLINK_ROUTE socket that hears the multicast groups whose RTMGRP bits are set in `groups`.
     ///
     /// # Errors
     /// EMFILE and the like.
     pub fn listen(groups: u32) -> Result<Self> {
-        Self::new(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, groups)
+        Self::new(SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None, groups)
     }
 
-    fn new(flags: SocketFlags, groups: u32) -> Result<Self> {
-        let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, None)?;
+    fn new(flags: SocketFlags, family: Option<Protocol>, groups: u32) -> Result<Self> {
+        let fd = rustix::net::socket_with(AddressFamily::NETLINK, SocketType::RAW, flags, family)?;
         let fd = Fd::from(fd);
         rustix::net::bind(&fd, &SocketAddrNetlink::new(0, groups))?;
         Ok(Self { fd })

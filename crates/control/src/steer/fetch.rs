@@ -17,29 +17,53 @@ impl Steering {
     /// # Errors
     /// [`SteerError::NotExact`]; what the kernel says.
     pub fn pin(&self, flow: Flow, lane: SteerLane) -> Result<(), SteerError> {
-        let key = flow.key().ok_or(SteerError::NotExact)?;
-        let pins = &self.maps.of(flow.remote).pins;
-        pins.update(key.bytes(), &maps::pin_value(lane.number()))
-            .map_err(kernel("moving a connection to another lane"))
+        self.write_pin(flow, maps::pin_value(lane.number()))
     }
 
-    /// [`Steering::pin`] for a connection that `from` gives away. Did another lane take a SYN between the same ends meanwhile, or the kernel, then theirs is the connection
-    /// that the peer has, and its segments stay there.
+    /// Makes `to` the lane of a TCP connection that `from` has and gives away. Did another lane take a SYN between the same ends meanwhile, or the kernel, then theirs is the connection
+    /// that the peer has, and its segments stay there. Not so if they go to that lane because `from` began to give it the connection: it died before it had done so.
     ///
     /// # Errors
     /// As [`Steering::pin`].
     pub fn hand_on(&self, flow: Flow, from: SteerLane, to: SteerLane) -> Result<(), SteerError> {
-        let key = flow.key().ok_or(SteerError::NotExact)?;
-        let mut value = [0; PIN_VALUE_BYTES];
-        if self.maps.of(flow.remote).pins.lookup(key.bytes(), &mut value).is_ok() {
-            let has = lane_of_pin(value);
-            let is_there =
-                has == NO_LANE || self.lanes.checked_shr(has.into()).is_some_and(|bits| bits & 1 != 0);
-            if is_there && has != from.number() {
-                return Ok(());
-            }
+        let given = |pin| maps::is_given_by(pin, from.number());
+        if self.is_of_others(flow, |pin| lane_of_pin(pin) == from.number() || given(pin))? {
+            return Ok(());
         }
-        self.pin(flow, to)
+        self.write_pin(flow, maps::given_pin_value(from.number(), to.number()))
+    }
+
+    /// Takes a [`Steering::hand_on`] back: `from` kept the connection.
+    ///
+    /// # Errors
+    /// As [`Steering::pin`].
+    pub fn keep(&self, flow: Flow, from: SteerLane, to: SteerLane) -> Result<(), SteerError> {
+        if self.is_of_others(flow, |pin| lane_of_pin(pin) == to.number())? {
+            return Ok(());
+        }
+        self.pin(flow, from)
+    }
+
+    /// Does the pin of the connection say that it is with the kernel, or with a lane that is there, and is it not `ours`?
+    fn is_of_others(
+        &self,
+        flow: Flow,
+        ours: impl Fn([u8; PIN_VALUE_BYTES]) -> bool,
+    ) -> Result<bool, SteerError> {
+        let key = flow.key().ok_or(SteerError::NotExact)?;
+        let mut pin = [0; PIN_VALUE_BYTES];
+        if self.maps.of(flow.remote).pins.lookup(key.bytes(), &mut pin).is_err() {
+            return Ok(false);
+        }
+        let has = lane_of_pin(pin);
+        let is_there = has == NO_LANE || self.lanes.checked_shr(has.into()).is_some_and(|bits| bits & 1 != 0);
+        Ok(is_there && !ours(pin))
+    }
+
+    fn write_pin(&self, flow: Flow, pin: [u8; PIN_VALUE_BYTES]) -> Result<(), SteerError> {
+        let key = flow.key().ok_or(SteerError::NotExact)?;
+        let pins = &self.maps.of(flow.remote).pins;
+        pins.update(key.bytes(), &pin).map_err(kernel("moving a connection to another lane"))
     }
 
     /// Makes `lane` the one of a TCP connection that came in or went out by another lane. From now on each segment for its local end is looked up

@@ -23,8 +23,11 @@ pub(super) const BLOCK_KEY: u8 = 1;
 /// Bytes of an address in the keys of a family.
 pub(super) const ADDRESS_BYTES: [usize; 2] = [4, 16];
 pub(super) const FLOW_VALUE_BYTES: usize = 4;
-/// A pin: the lane, and the mark of the SYN that the lane's tap has taken while TCX, which comes after the taps, has not seen it ([`pin_value`]).
+/// A pin: the lane, who gave it the connection, and the mark of the SYN that the lane's tap has taken while TCX, which comes after the taps, has not seen it
+/// ([`pin_value`]).
 pub(super) const PIN_VALUE_BYTES: usize = 8;
+/// Offset in a pin of the lane that gives the connection to the pin's lane, plus one; 0: a SYN came to the pin's lane.
+const PIN_GIVER: usize = 1;
 /// Offset of the mark in a pin: sequence number of the SYN, with the lowest bit set; 0: none.
 pub(super) const PIN_TAKEN: i16 = 4;
 
@@ -33,10 +36,23 @@ pub(super) fn pin_value(lane: u8) -> [u8; PIN_VALUE_BYTES] {
     u64::from(lane).to_le_bytes()
 }
 
+/// The pin of a connection that `giver` gives to `lane`.
+pub(super) fn given_pin_value(giver: u8, lane: u8) -> [u8; PIN_VALUE_BYTES] {
+    let mut value = pin_value(lane);
+    value[PIN_GIVER] = giver + 1;
+    value
+}
+
 /// The lane of a pin.
 pub(super) fn lane_of_pin(pin: [u8; PIN_VALUE_BYTES]) -> u8 {
     pin[0]
 }
+
+/// Is it the pin of a connection that `giver` gave away?
+pub(super) fn is_given_by(pin: [u8; PIN_VALUE_BYTES], giver: u8) -> bool {
+    pin[PIN_GIVER] == giver + 1
+}
+
 /// Longest key.
 const KEY_MAX: usize = flow_key_bytes(16);
 

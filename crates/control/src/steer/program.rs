@@ -331,7 +331,7 @@ fn follow_tap(a: &mut Assembler, kind: &Kind<'_>, family: &Family<'_>, found: La
             a.jump_if(If::Ne, OPENS, OPENING, missed);
             find_mark(a, family, missed);
             a.store_imm(Size::Word, Reg::R0, PIN_TAKEN, 0);
-            a.load(Size::Word, LANE, Reg::R0, 0);
+            a.load(Size::Byte, LANE, Reg::R0, 0);
             a.jump(found);
             a.place(missed);
         }
@@ -343,7 +343,7 @@ fn take(a: &mut Assembler, family: &Family<'_>, lane: SteerLane, pass: Label) {
     let free = a.label();
     a.jump_if(If::Ne, LANE, i32::from(lane.number()), pass);
     find_mark(a, family, free);
-    a.load(Size::Word, Reg::R2, Reg::R0, 0);
+    a.load(Size::Byte, Reg::R2, Reg::R0, 0);
     a.jump_if(If::Ne, Reg::R2, i32::from(lane.number()), pass);
     a.place(free);
     pin(a, family, true);
@@ -396,7 +396,7 @@ fn opens_connection(a: &mut Assembler) {
 fn follow_pin(a: &mut Assembler, family: &Family<'_>, missed: Label, (found, pass): (Label, Label)) {
     look_up(a, &family.own.pins, family.shape.flow_key);
     a.jump_if(If::Eq, Reg::R0, 0, missed);
-    a.load(Size::Word, LANE, Reg::R0, 0);
+    a.load(Size::Byte, LANE, Reg::R0, 0);
     a.jump_if(If::Eq, LANE, i32::from(NO_LANE), pass);
     a.load_map_value(Reg::R1, &family.maps.state);
     a.load(Size::Double, Reg::R1, Reg::R1, STATE_LANES);

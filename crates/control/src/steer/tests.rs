@@ -623,7 +623,7 @@ fn what_a_dead_lane_hands_on_takes_no_segments_from_the_lane_that_took_the_syn_a
         bench.steering.hand_on(flow, lane(1), lane(3)).unwrap();
         assert_eq!(bench.taken_by(&ack, LANES, |_| ()), [if again { 2 } else { 3 }], "port {port}");
         // The heir has no room, so they stay where they were: but not what another lane has.
-        bench.steering.hand_on(flow, lane(3), lane(1)).unwrap();
+        bench.steering.keep(flow, lane(1), lane(3)).unwrap();
         assert_eq!(bench.taken_by(&ack, LANES, |_| ()), [if again { 2 } else { 1 }], "port {port}, back");
     }
     // That lane is gone: whoever has the connection now gets its segments.
@@ -631,4 +631,39 @@ fn what_a_dead_lane_hands_on_takes_no_segments_from_the_lane_that_took_the_syn_a
     let flow = Flow { local, remote, remote_port: Port(40_001) };
     bench.steering.hand_on(flow, lane(1), lane(3)).unwrap();
     assert_eq!(bench.taken_by(&segment(40_001, 0x10, 8), LANES, |_| ()), [3]);
+}
+
+/// A process died between having a connection's segments go to another lane and giving it the connection: whom it is given to later gets them, although both lanes are there. A SYN that comes
+/// to the first heir ends that.
+#[test]
+fn what_a_dead_lane_began_to_hand_on_goes_with_its_connection() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let lane = |number| SteerLane::new(number).unwrap();
+    let local =
+        LocalEnd { proto: Proto::Tcp, addr: IpAddress::from_v4([10, 0, 0, 1].into()), port: Port(80) };
+    let remote = IpAddress::from_v4([10, 0, 0, 2].into());
+    let mut bench = bench();
+    for heir in [2, 3] {
+        bench.steering.add_listener(LocalEnd { port: Port(81), ..local }, lane(heir)).unwrap();
+    }
+    for (port, again) in [(40_000, false), (40_001, true)] {
+        let flow = Flow { local, remote, remote_port: Port(port) };
+        let (syn, ack) = (segment(port, 2, 7), segment(port, 0x10, 8));
+        bench.steering.add_listener(local, lane(1)).unwrap();
+        assert_eq!(bench.taken_by(&syn, LANES, |_| ()), [1]);
+        assert_eq!(run(&bench.tcx, &syn), 2);
+        bench.steering.remove_listener(local, lane(1)).unwrap();
+        bench.steering.hand_on(flow, lane(1), lane(2)).unwrap();
+        assert_eq!(bench.taken_by(&ack, LANES, |_| ()), [2]);
+        if again {
+            bench.steering.add_listener(local, lane(2)).unwrap();
+            assert_eq!(bench.taken_by(&syn, LANES, |_| ()), [2]);
+            assert_eq!(run(&bench.tcx, &syn), 2);
+            bench.steering.remove_listener(local, lane(2)).unwrap();
+        }
+        bench.steering.hand_on(flow, lane(1), lane(3)).unwrap();
+        assert_eq!(bench.taken_by(&ack, LANES, |_| ()), [if again { 2 } else { 3 }], "port {port}");
+    }
 }

@@ -47,6 +47,17 @@ pub(crate) fn end(mem: &mut LaneMem<'_>, now: Instant, s: SockRef) {
     table::orphan(mem, now, at);
 }
 
+/// [`Engine::fail_told`](crate::Engine::fail_told).
+pub(crate) fn fail(mem: &mut LaneMem<'_>, now: Instant, s: SockRef) -> bool {
+    let Ok(at) = handle::awake(mem, now, s) else { return false };
+    if !matches!(fate_of_aborted(state_of(mem, at)), Fate::Reset(_)) {
+        return false;
+    }
+    table::settle(mem, now, at, Fate::Dead(SockError::Reset));
+    table::discard_unread(mem, at);
+    true
+}
+
 /// The row of a connection that waits at a listener.
 enum Waits {
     HalfOpen(Idx<::state::Dormant>),

@@ -307,6 +307,15 @@ impl Conn<'_, '_> {
     }
 }
 
+/// Gives up what the program has not read.
+pub(super) fn discard_unread(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
+    let Some(hot) = mem.hot.get_mut(at) else { return };
+    mem.frames.release_chain(hot.rcv_queue.head);
+    hot.rcv_queue.head = FrameIdx::NONE;
+    hot.rcv_queue.tail = FrameIdx::NONE;
+    hot.rcv_bytes = 0;
+}
+
 /// Gives the row of `at`, which is closed, back.
 pub(super) fn free(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
     events::forget_row(mem, at.raw());
@@ -315,10 +324,8 @@ pub(super) fn free(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
         return;
     }
     let special = hot.flags & flag::SPECIAL != 0;
-    mem.frames.release_chain(hot.rcv_queue.head);
-    hot.rcv_queue.head = FrameIdx::NONE;
-    hot.rcv_queue.tail = FrameIdx::NONE;
-    hot.rcv_bytes = 0;
+    discard_unread(mem, at);
+    let Some(hot) = mem.hot.get_mut(at) else { return };
     hot.state = State::Closed as u8;
     hot.flags &= flag::RINGS;
     hot.generation = hot.generation.wrapping_add(2);

@@ -71,7 +71,7 @@ pub fn open_sockets(session: &mut Session<'_>) -> Vec<SockRef> {
 /// Should the caller be killed meanwhile, whoever takes the lane over and calls this tells the rest.
 pub fn abort_all(session: &mut Session<'_>) -> u32 {
     session.engine(|engine| engine.listens_no_more());
-    let mut count = abort(session, |_| true);
+    let mut count = abort(session);
     while session.engine(|engine| engine.tell_closed(RESETS as u32)) > 0 {
         session.see_off();
         let ended = session.engine(|engine| engine.end_closed(RESETS as u32));
@@ -84,11 +84,23 @@ pub fn abort_all(session: &mut Session<'_>) -> u32 {
     count
 }
 
-/// Resets the connections for which `which` says so, closes such listeners, and sends the resets; gives how many sockets there were. Connections that wait
-/// at such a listener go with it.
-pub fn abort(session: &mut Session<'_>, which: impl Fn(SockKind) -> bool) -> u32 {
-    let open = open_sockets(session).into_iter();
-    let open: Vec<SockRef> = open.filter(|sock| sock.kind().is_some_and(&which)).collect();
+/// Resets every connection of a lane whose program goes on, which finds it reset, and sends the resets; gives how many there were. Listeners and UDP sockets stay.
+pub fn fail_all(session: &mut Session<'_>) -> u32 {
+    let open = open_sockets(session);
+    let connections: Vec<SockRef> =
+        open.into_iter().filter(|sock| sock.kind() == Some(SockKind::Tcp)).collect();
+    let mut count = 0;
+    for some in connections.chunks(RESETS) {
+        session.engine(|engine| some.iter().for_each(|sock| engine.tell_reset(*sock)));
+        session.see_off();
+        count += session.engine(|engine| some.iter().filter(|sock| engine.fail_told(**sock)).count());
+    }
+    count as u32
+}
+
+/// Resets connections, closes listeners and the rest, and sends the resets; gives how many sockets there were. Connections that wait at a listener go with it.
+fn abort(session: &mut Session<'_>) -> u32 {
+    let open = open_sockets(session);
     let is_listener = |sock: &SockRef| sock.kind() == Some(SockKind::Listener);
     let (listeners, others): (Vec<SockRef>, Vec<SockRef>) = open.iter().partition(|sock| is_listener(sock));
     for listener in listeners {
