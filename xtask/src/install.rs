@@ -16,6 +16,7 @@ pub(crate) const TESTS: &[Need] = &[
     ("python3", "python3"),
     ("tcpdump", "tcpdump"),
     ("strace", "strace"),
+    ("bpftool", "bpftool"),
     ("haproxy", "haproxy"),
     ("memcached", "memcached"),
     ("musl-gcc", "musl-tools"),

@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use base::limits::KEEPER_MESSAGE_BYTES;
 use base::{IpAddress, LaneId, Port};
-use control::proto::{self, DeviceKind, Proto, RegionWish, Reply, Request, Rule, SHAPE_WORDS, Stopped};
+use control::proto::{
+    self, DeviceKind, FlowEnds, FlowList, Proto, RegionWish, Reply, Request, Rule, SHAPE_WORDS, Stopped,
+};
 use sys::fds::{self, Fd};
 
 const ADDRESS: &str = "10.78.0.1";
@@ -215,9 +217,10 @@ fn links_of(pid: u32) -> Vec<String> {
         .collect()
 }
 
-/// Does the kernel still have this link? `None` without bpftool.
-fn link_exists(id: &str) -> Option<bool> {
-    Some(Command::new("bpftool").args(["link", "show", "id", id]).output().ok()?.status.success())
+/// Does the kernel still have this link?
+fn link_exists(id: &str) -> bool {
+    let output = Command::new("bpftool").args(["link", "show", "id", id]).output();
+    output.expect("bpftool, which `cargo xtask test` installs").status.success()
 }
 
 #[test]
@@ -392,9 +395,7 @@ fn nothing_is_left_of_a_keeper_that_was_killed() {
     family.keeper.kill().expect("killed");
     family.keeper.wait().expect("reaped");
     drop(member);
-    wait_for("the program to be detached", || {
-        (!links.iter().any(|id| link_exists(id).unwrap_or(false))).then_some(())
-    });
+    wait_for("the program to be detached", || (!links.iter().any(|id| link_exists(id))).then_some(()));
     // The command itself goes on.
     assert!(std::path::Path::new(&format!("/proc/{command}")).exists());
     let _ = Command::new("kill").args(["-9", &command.to_string()]).status();
@@ -412,7 +413,7 @@ fn nothing_is_left_when_the_command_is_killed() {
     assert!(status.success());
     let status = wait_for("corelane to end", || family.keeper.try_wait().expect("waited"));
     assert_eq!(status.code(), Some(137));
-    assert!(!links.iter().any(|id| link_exists(id).unwrap_or(false)));
+    assert!(!links.iter().any(|id| link_exists(id)));
 }
 
 #[test]
@@ -472,5 +473,15 @@ fn the_kernel_takes_over_connections_of_the_regions_lanes_only() {
         let name = rustix::net::getpeername(&fds[0]).expect("a socket").expect("connected");
         let name = std::net::SocketAddr::try_from(name).expect("an address").to_string();
         assert_eq!(name, "10.78.0.9:7");
+        // While the kernel has it, no lane gets its segments; another one it may have.
+        const EXISTS: i32 = 17;
+        let rule = rule(region, lane, port);
+        let ends = FlowEnds { local: rule.addr, local_port: rule.port, remote, remote_port: Port(7) };
+        let fetch = |remote_port| {
+            let flows = FlowList::of(&[FlowEnds { remote_port, ..ends }]);
+            member.errno(&Request::Fetch { rule, flows }, &[])
+        };
+        assert_eq!(fetch(Port(7)), EXISTS);
+        assert_eq!(fetch(Port(8)), 0);
     });
 }

@@ -28,7 +28,7 @@ use crate::world::World;
 const SHORT: u64 = 60;
 /// Environments that may go wrong before a job gives up.
 const FAILURES_MAX: usize = 8;
-const PROGRAMS: &[&str] = &["cc", "ip", "tc"];
+const PROGRAMS: &[&str] = &["cc", "ip", "tc", "bpftool"];
 
 /// What was asked for on the command line.
 struct Asked {

@@ -52,9 +52,10 @@ impl Held {
     }
 }
 
-/// Numbers of the kernel's objects of a kind; none without bpftool.
+/// Numbers of the kernel's objects of a kind.
 fn listed(kind: &str) -> BTreeSet<String> {
-    let Ok(output) = Command::new("bpftool").args([kind, "list"]).output() else { return BTreeSet::new() };
+    let output = Command::new("bpftool").args([kind, "list"]).output().expect("bpftool starts");
+    assert!(output.status.success(), "bpftool {kind} list: {}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.lines().filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect()
 }
