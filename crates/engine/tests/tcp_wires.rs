@@ -207,6 +207,8 @@ fn the_end_of_a_wire_ends_its_connections() {
     assert_eq!(net.on(1, |e| e.drop_port(0)), 1);
     assert_eq!(net.state(1, b), Some(State::Closed));
     assert_eq!(net.on(1, |e| e.drop_port(0)), 0);
+    // Who learnt of the wire before it went is told, instead of waiting for an answer that cannot come.
+    assert_eq!(net.connect(0, 40_002, 80), Err(ConnectError::Invalid));
     for (host, sock) in [(0, a), (0, opening), (1, b), (1, listener)] {
         net.close(host, sock);
     }

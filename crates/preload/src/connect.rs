@@ -22,6 +22,8 @@ use crate::{ao, explain, home, keys, owner};
 
 /// Ports tried before the keeper is asked for more.
 const TRIES: usize = 8;
+/// Wires tried of which each went before anything was sent by it.
+const WIRES: usize = 4;
 
 /// A way over a lane.
 struct Plan {
@@ -51,8 +53,11 @@ pub(crate) fn over_lane(sock: &Handle<Sock>, fd: i32, named: &Named, fast: bool)
     if sock.state() != State::Undecided {
         return Err(inner.reason);
     }
-    let outcome = plan(sock, &inner, fd, named).and_then(|plan| open(&mut inner, fd, Plan { fast, ..plan }));
-    match outcome {
+    let outcome = (0..WIRES).find_map(|_| {
+        let planned = plan(sock, &inner, fd, named);
+        planned.and_then(|plan| open(&mut inner, fd, Plan { fast, ..plan })).transpose()
+    });
+    match outcome.unwrap_or(Err(Reason::NoRoute)) {
         Ok((seat, waits)) => {
             sock.put(flag::FAST_FIRST, waits);
             sock.seat.set(Some(seat));
@@ -182,24 +187,32 @@ fn bound_to(fd: i32) -> Result<Endpoint, Reason> {
     }
 }
 
-/// Gives the seat, and whether the SYN waits for the first write.
-fn open(inner: &mut Inner, fd: i32, mut plan: Plan) -> Result<(Seat, bool), Reason> {
-    let (name, waits) = if plan.local.port.0 != 0 {
+/// Gives the seat, and whether the SYN waits for the first write. `None`: the wire by which it was to go is gone meanwhile.
+fn open(inner: &mut Inner, fd: i32, mut plan: Plan) -> Result<Option<(Seat, bool)>, Reason> {
+    let begun = if plan.local.port.0 != 0 {
         home::take_port(plan.view, plan.local, Some(home::borrow(&fd)))?;
         match try_connect(&plan, inner) {
             // Leaving the lane has sent its ACKs: a connection in TIME-WAIT that owed one makes room now.
             Err(ConnectError::InUse) => try_connect(&plan, inner),
             other => other,
         }
-        .map_err(|_| Reason::LaneFull)?
     } else {
         connect_from_pool(&mut plan, inner)?
     };
+    let (name, waits) = match begun {
+        Ok(begun) => begun,
+        Err(ConnectError::Invalid) if matches!(plan.way, Way::Wire(_)) => return Ok(None),
+        Err(ConnectError::HostUnreachable | ConnectError::Invalid) => return Err(Reason::NoRoute),
+        Err(ConnectError::NoRoom | ConnectError::InUse) => return Err(Reason::LaneFull),
+    };
     (inner.local, inner.remote) = (plan.local, plan.remote);
-    Ok((Seat { view: plan.view, name }, waits))
+    Ok(Some((Seat { view: plan.view, name }, waits)))
 }
 
-fn try_connect(plan: &Plan, inner: &Inner) -> Result<(SockRef, bool), ConnectError> {
+/// The connection's name, and whether its SYN waits for the first write; or why there is none.
+type Begun = Result<(SockRef, bool), ConnectError>;
+
+fn try_connect(plan: &Plan, inner: &Inner) -> Begun {
     let route = match plan.way {
         Way::Device(route) => route,
         Way::Wire(spread) => lane::wire_route(spread.pick(plan.local.port), plan.remote.addr),
@@ -226,7 +239,7 @@ fn try_connect(plan: &Plan, inner: &Inner) -> Result<(SockRef, bool), ConnectErr
 }
 
 /// Connects from one of our ports that has no connection to the same remote end, or from a new one.
-fn connect_from_pool(plan: &mut Plan, inner: &Inner) -> Result<(SockRef, bool), Reason> {
+fn connect_from_pool(plan: &mut Plan, inner: &Inner) -> Result<Begun, Reason> {
     let mut want = Want { addr: plan.local.addr, remote: plan.remote, queue: plan.queue };
     for tried in 0..TRIES {
         // All that fit may be in use, while others are not.
@@ -234,15 +247,13 @@ fn connect_from_pool(plan: &mut Plan, inner: &Inner) -> Result<(SockRef, bool), 
         let Some(port) = pool::oldest(&want) else { break };
         plan.local.port = port;
         match try_connect(plan, inner) {
-            Ok(name) => return Ok(name),
             Err(ConnectError::InUse) => {}
-            Err(ConnectError::HostUnreachable | ConnectError::Invalid) => return Err(Reason::NoRoute),
-            Err(ConnectError::NoRoom) => return Err(Reason::LaneFull),
+            begun => return Ok(begun),
         }
     }
     want.queue = plan.queue;
     plan.local.port = pool::more(plan.view, &want)?;
-    try_connect(plan, inner).map_err(|_| Reason::LaneFull)
+    Ok(try_connect(plan, inner))
 }
 
 /// Waits for the connection just begun, or says that it is under way.

@@ -3,7 +3,7 @@
 
 use ::state::dormant::{DORMANT, HALF_OPEN};
 use ::state::{FlowKey, LaneMem, SockRef, TcbHot};
-use base::{Idx, Instant};
+use base::{FrameIdx, Idx, Instant};
 
 use super::conn::Fate;
 use super::verbs::fate_of_aborted;
@@ -54,8 +54,17 @@ pub(crate) fn fail(mem: &mut LaneMem<'_>, now: Instant, s: SockRef) -> bool {
         return false;
     }
     table::settle(mem, now, at, Fate::Dead(SockError::Reset));
-    table::discard_unread(mem, at);
+    discard_unread(mem, at);
     true
+}
+
+/// Gives up what the program has not read.
+pub(super) fn discard_unread(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
+    let Some(hot) = mem.hot.get_mut(at) else { return };
+    mem.frames.release_chain(hot.rcv_queue.head);
+    hot.rcv_queue.head = FrameIdx::NONE;
+    hot.rcv_queue.tail = FrameIdx::NONE;
+    hot.rcv_bytes = 0;
 }
 
 /// The row of a connection that waits at a listener.

@@ -11,8 +11,8 @@ use siphasher::sip::SipHasher13;
 use super::conn::{Conn, Fate, Ring, cold_of, conn};
 use super::keys::{self, Owner};
 use super::{
-    Cause, State, TIME_WAIT, fast_open, flag, frozen, half_open, handle, hibernate, listen, reset, time_wait,
-    unwire, usual_out,
+    Cause, State, TIME_WAIT, fast_open, flag, frozen, half_open, handle, hibernate, last_words, listen,
+    reset, time_wait, unwire, usual_out,
 };
 use crate::errors::SockError;
 use crate::events;
@@ -307,15 +307,6 @@ impl Conn<'_, '_> {
     }
 }
 
-/// Gives up what the program has not read.
-pub(super) fn discard_unread(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
-    let Some(hot) = mem.hot.get_mut(at) else { return };
-    mem.frames.release_chain(hot.rcv_queue.head);
-    hot.rcv_queue.head = FrameIdx::NONE;
-    hot.rcv_queue.tail = FrameIdx::NONE;
-    hot.rcv_bytes = 0;
-}
-
 /// Gives the row of `at`, which is closed, back.
 pub(super) fn free(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
     events::forget_row(mem, at.raw());
@@ -324,7 +315,7 @@ pub(super) fn free(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
         return;
     }
     let special = hot.flags & flag::SPECIAL != 0;
-    discard_unread(mem, at);
+    last_words::discard_unread(mem, at);
     let Some(hot) = mem.hot.get_mut(at) else { return };
     hot.state = State::Closed as u8;
     hot.flags &= flag::RINGS;
