@@ -592,26 +592,37 @@ fn a_port_that_another_lane_has_now_knows_nothing_of_connections_the_lane_before
     }
 }
 
+/// Where the server of these tests listens.
+fn web() -> LocalEnd {
+    LocalEnd { proto: Proto::Tcp, addr: IpAddress::from_v4([10, 0, 0, 1].into()), port: Port(80) }
+}
+
+/// The connection of its client at `port`.
+fn client(port: u16) -> Flow {
+    Flow { local: web(), remote: IpAddress::from_v4([10, 0, 0, 2].into()), remote_port: Port(port) }
+}
+
+/// `syn` comes to `lane`, which does not listen any more afterwards.
+fn waits_at(bench: &mut Bench, lane: SteerLane, syn: &[u8]) {
+    bench.steering.add_listener(web(), lane).unwrap();
+    assert_eq!(bench.taken_by(syn, LANES, |_| ()), [lane.number()]);
+    assert_eq!(run(&bench.tcx, syn), 2);
+    bench.steering.remove_listener(web(), lane).unwrap();
+}
+
 /// A SYN waited at a lane whose process died, and the peer sent it again: the lane that took it then has the connection, whatever becomes of the first.
 #[test]
 fn what_a_dead_lane_hands_on_takes_no_segments_from_the_lane_that_took_the_syn_after_it() {
     if !rustix::process::geteuid().is_root() {
         return;
     }
-    let lane = |number| SteerLane::new(number).unwrap();
-    let local =
-        LocalEnd { proto: Proto::Tcp, addr: IpAddress::from_v4([10, 0, 0, 1].into()), port: Port(80) };
-    let remote = IpAddress::from_v4([10, 0, 0, 2].into());
+    let (lane, local) = (|number| SteerLane::new(number).unwrap(), web());
     let mut bench = bench();
     // The heir has a listener, too.
     bench.steering.add_listener(LocalEnd { port: Port(81), ..local }, lane(3)).unwrap();
     for port in 40_000..40_016 {
-        let flow = Flow { local, remote, remote_port: Port(port) };
-        let (syn, ack) = (segment(port, 2, 7), segment(port, 0x10, 8));
-        bench.steering.add_listener(local, lane(1)).unwrap();
-        assert_eq!(bench.taken_by(&syn, LANES, |_| ()), [1]);
-        assert_eq!(run(&bench.tcx, &syn), 2);
-        bench.steering.remove_listener(local, lane(1)).unwrap();
+        let (flow, syn, ack) = (client(port), segment(port, 2, 7), segment(port, 0x10, 8));
+        waits_at(&mut bench, lane(1), &syn);
         // The odd ones come again.
         let again = port % 2 == 1;
         bench.steering.add_listener(local, lane(2)).unwrap();
@@ -628,8 +639,7 @@ fn what_a_dead_lane_hands_on_takes_no_segments_from_the_lane_that_took_the_syn_a
     }
     // That lane is gone: whoever has the connection now gets its segments.
     bench.steering.remove_lane(lane(2)).unwrap();
-    let flow = Flow { local, remote, remote_port: Port(40_001) };
-    bench.steering.hand_on(flow, lane(1), lane(3)).unwrap();
+    bench.steering.hand_on(client(40_001), lane(1), lane(3)).unwrap();
     assert_eq!(bench.taken_by(&segment(40_001, 0x10, 8), LANES, |_| ()), [3]);
 }
 
@@ -640,21 +650,14 @@ fn what_a_dead_lane_began_to_hand_on_goes_with_its_connection() {
     if !rustix::process::geteuid().is_root() {
         return;
     }
-    let lane = |number| SteerLane::new(number).unwrap();
-    let local =
-        LocalEnd { proto: Proto::Tcp, addr: IpAddress::from_v4([10, 0, 0, 1].into()), port: Port(80) };
-    let remote = IpAddress::from_v4([10, 0, 0, 2].into());
+    let (lane, local) = (|number| SteerLane::new(number).unwrap(), web());
     let mut bench = bench();
     for heir in [2, 3] {
         bench.steering.add_listener(LocalEnd { port: Port(81), ..local }, lane(heir)).unwrap();
     }
     for (port, again) in [(40_000, false), (40_001, true)] {
-        let flow = Flow { local, remote, remote_port: Port(port) };
-        let (syn, ack) = (segment(port, 2, 7), segment(port, 0x10, 8));
-        bench.steering.add_listener(local, lane(1)).unwrap();
-        assert_eq!(bench.taken_by(&syn, LANES, |_| ()), [1]);
-        assert_eq!(run(&bench.tcx, &syn), 2);
-        bench.steering.remove_listener(local, lane(1)).unwrap();
+        let (flow, syn, ack) = (client(port), segment(port, 2, 7), segment(port, 0x10, 8));
+        waits_at(&mut bench, lane(1), &syn);
         bench.steering.hand_on(flow, lane(1), lane(2)).unwrap();
         assert_eq!(bench.taken_by(&ack, LANES, |_| ()), [2]);
         if again {
