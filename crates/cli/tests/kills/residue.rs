@@ -52,9 +52,13 @@ impl Held {
     }
 }
 
+/// Lists that fail one after another before that is a failure: an object that goes meanwhile, of whomever, ends a list.
+const LISTS: u32 = 100;
+
 /// Numbers of the kernel's objects of a kind.
 fn listed(kind: &str) -> BTreeSet<String> {
-    let output = Command::new("bpftool").args([kind, "list"]).output().expect("bpftool starts");
+    let list = || Command::new("bpftool").args([kind, "list"]).output().expect("bpftool starts");
+    let output = (1..LISTS).map(|_| list()).find(|output| output.status.success()).unwrap_or_else(list);
     assert!(output.status.success(), "bpftool {kind} list: {}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.lines().filter_map(|line| Some(line.split_once(':')?.0.trim().to_owned())).collect()
