@@ -52,9 +52,16 @@ pub(crate) fn to_number(fd: c_int, to: c_int) {
 pub(crate) fn to_kernel(sock: &Handle<Sock>, why: Reason) -> bool {
     let mut inner = sock.inner();
     let Some(seat) = sock.stream() else { return true };
+    // The kernel would number what is sent with MSG_ZEROCOPY anew.
+    if !inner.sends.is_unused() {
+        return false;
+    }
     let Some(socket) = home::entrust(seat, sock.has(flag::V6)) else { return false };
     set_options(&socket, &inner.options);
     set_times(&socket, sock);
+    if sock.has(flag::ZEROCOPY) {
+        set(&socket, libc::SOL_SOCKET, libc::SO_ZEROCOPY, &1_i32);
+    }
     if !sock.has(flag::NONBLOCK) {
         let blocking = rustix::fs::OFlags::RDWR;
         let _ = rustix::fs::fcntl_setfl(&socket, blocking);

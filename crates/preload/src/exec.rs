@@ -29,7 +29,7 @@ const PREFIX: &str = "corelane-carried";
 /// Tries for a name that nobody has.
 const NAMES: u32 = 64;
 /// What of a socket's flags the next image goes on with.
-const KEPT: u32 = flag::NONBLOCK | flag::V6 | flag::V6ONLY;
+const KEPT: u32 = flag::NONBLOCK | flag::V6 | flag::V6ONLY | flag::ZEROCOPY;
 
 /// Servers whose network process forbids itself all but a few system calls (seccomp(2)) and would be killed at its first use of a lane.
 const CONFINED: [&str; 4] = ["sshd", "sshd-session", "sshd-auth", "vsftpd"];

@@ -58,6 +58,7 @@ mod user;
 mod view;
 mod waiting;
 mod wires;
+mod zerocopy;
 
 /// Runs when the library is loaded: finds the functions we stand in front of while no other thread exists.
 extern "C" fn loaded() {

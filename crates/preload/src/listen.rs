@@ -224,9 +224,7 @@ fn from_lanes(listener: &Handle<Sock>, flags: i32, step: bool) -> Outcome<Option
             bits |= bit;
         }
     }
-    if listener.has(flag::V6) {
-        bits |= flag::V6;
-    }
+    bits |= listener.those_of(flag::V6 | flag::ZEROCOPY);
     let options = listener.inner().options;
     for from in [listener.seat.get(), listener.older.get()].into_iter().flatten() {
         let heir = Heir { from, bits, options };

@@ -12,6 +12,7 @@ use crate::keys::Key;
 use crate::object::{Counted, Handle};
 use crate::reason::Reason;
 use crate::view::View;
+use crate::zerocopy::Sends;
 use crate::{family, hub};
 
 /// Where the tag of the process begins in a token: addresses are shorter.
@@ -63,6 +64,10 @@ pub(crate) mod flag {
     pub(crate) const FAST_FIRST: u32 = 1 << 13;
     /// Somebody may get signals ([`crate::owner`]).
     pub(crate) const SIGNALS: u32 = 1 << 14;
+    /// SO_ZEROCOPY.
+    pub(crate) const ZEROCOPY: u32 = 1 << 15;
+    /// The program has a notification to read ([`crate::zerocopy`]).
+    pub(crate) const NOTIFIES: u32 = 1 << 16;
 }
 
 /// A socket of one lane, as this process reaches it.
@@ -128,6 +133,8 @@ pub(crate) struct Inner {
     pub(crate) noted_used: u8,
     /// Fork generation in which getting a lane listener was last tried.
     pub(crate) tried: u32,
+    /// What was sent with MSG_ZEROCOPY.
+    pub(crate) sends: Sends,
 }
 
 /// A TCP socket of the program.
@@ -323,6 +330,7 @@ impl Inner {
             noted: [Noted::NONE; NOTED_MAX],
             noted_used: 0,
             tried: u32::MAX,
+            sends: Sends::NONE,
         }
     }
 }

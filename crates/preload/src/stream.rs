@@ -15,6 +15,7 @@ use crate::sock::{self, Seat, Sock, flag};
 use crate::urgent;
 use crate::user::Parts;
 use crate::view::Visit;
+use crate::zerocopy;
 
 /// Writable, or never again.
 pub(crate) const WRITE: Ready = Ready(Ready::OUT.0 | Ready::HUP.0 | Ready::ERR.0);
@@ -103,7 +104,7 @@ pub(crate) fn is_nonblocking(sock: &Sock, flags: i32) -> bool {
 /// Receives into `parts` with the MSG_* `flags`.
 pub(crate) fn recv(sock: &Handle<Sock>, seat: Seat, parts: &Parts<'_>, flags: i32) -> Outcome<usize> {
     if flags & libc::MSG_ERRQUEUE != 0 {
-        return Err(Errno(libc::EAGAIN));
+        return zerocopy::take(sock).map(|_| 0);
     }
     if flags & libc::MSG_OOB != 0 {
         return urgent::recv(sock, seat, parts, flags).map(|(n, _)| n);
@@ -182,10 +183,21 @@ fn take(
 
 /// Sends `parts` with the MSG_* `flags`.
 pub(crate) fn send(sock: &Handle<Sock>, seat: Seat, parts: &Parts<'_>, flags: i32) -> Outcome<usize> {
-    if flags & libc::MSG_FASTOPEN != 0 || sock.has(flag::FAST_FIRST) {
-        return fast_open::send(sock, seat, parts, flags);
+    if flags & (libc::MSG_FASTOPEN | libc::MSG_ZEROCOPY) != 0 || sock.has(flag::FAST_FIRST) {
+        return send_unusual(sock, seat, parts, flags);
     }
     send_from(sock, seat, parts, flags, 0)
+}
+
+#[cold]
+fn send_unusual(sock: &Handle<Sock>, seat: Seat, parts: &Parts<'_>, flags: i32) -> Outcome<usize> {
+    let sent = if flags & libc::MSG_FASTOPEN != 0 || sock.has(flag::FAST_FIRST) {
+        fast_open::send(sock, seat, parts, flags)
+    } else {
+        send_from(sock, seat, parts, flags, 0)
+    };
+    zerocopy::sent(sock, flags, &sent);
+    sent
 }
 
 /// [`send`] of what follows the first `done` bytes of `parts`, which were sent.

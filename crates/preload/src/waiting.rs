@@ -158,7 +158,8 @@ impl Ours {
         let ready = match self {
             Self::Stream(sock) => match sock.stream() {
                 Some(seat) => {
-                    stream::with(sock, seat, |e| e.ready(seat.name)).unwrap_or(Ready::ERR | Ready::HUP)
+                    let told = if sock.has(flag::NOTIFIES) { Ready::ERR } else { Ready::NONE };
+                    told | stream::with(sock, seat, |e| e.ready(seat.name)).unwrap_or(Ready::ERR | Ready::HUP)
                 }
                 None => Ready::ERR | Ready::HUP,
             },

@@ -1,4 +1,4 @@
-//! Urgent data and signals about sockets: what a program sees of them is the same on a lane as on the kernel.
+//! Urgent data, signals about sockets and MSG_ZEROCOPY: what a program sees of them is the same on a lane as on the kernel.
 
 use crate::sockets::{same_on_a_lane, script};
 use crate::world::{OURS, PEER, Side, World};
@@ -22,5 +22,15 @@ fn signals_about_sockets_are_the_same_on_a_lane_as_on_the_kernel() {
     let mut peer = world.spawn(Side::Peer, "peer", &["python3", &script("urgent.py"), "serve", "9000"]);
     world.wait_for_port_from(Side::Ours, PEER, &mut peer, 9000);
     let words = ["python3", &script("signals.py"), &library, PEER, "9000", OURS];
+    same_on_a_lane(&world, &words);
+}
+
+#[test]
+fn zero_copy_sends_are_notified_on_a_lane_as_on_the_kernel() {
+    let Some(world) = World::new(&["python3", "ip"]) else { return };
+    let script = script("zerocopy.py");
+    let mut peer = world.spawn(Side::Peer, "peer", &["python3", &script, "serve", "9000"]);
+    world.wait_for_port_from(Side::Ours, PEER, &mut peer, 9000);
+    let words = ["python3", &script, "ask", PEER, "9000", OURS];
     same_on_a_lane(&world, &words);
 }

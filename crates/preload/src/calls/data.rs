@@ -10,7 +10,7 @@ use crate::interpose::plain;
 use crate::object::Handle;
 use crate::sock::{Seat, Sock};
 use crate::user::{self, Parts, part};
-use crate::{adopt, entrust, stream, table, urgent};
+use crate::{adopt, entrust, stream, table, urgent, zerocopy};
 
 /// The lane's connection behind `fd`.
 pub(super) fn connection(fd: c_int) -> Option<(Handle<Sock>, Seat)> {
@@ -237,7 +237,7 @@ pub(crate) unsafe fn sendto(
     }
 }
 
-/// `recvmsg` on a connection: no address, no control data.
+/// `recvmsg` on a connection: no address, and no control data but that of notifications.
 ///
 /// # Safety
 /// As `recvmsg`'s.
@@ -248,11 +248,15 @@ pub(super) unsafe fn recv_message(
 ) -> Result<usize, Errno> {
     // SAFETY: the caller's promise.
     let Some(message) = (unsafe { message.as_mut() }) else { return Err(Errno(libc::EFAULT)) };
+    if flags & libc::MSG_ERRQUEUE != 0 {
+        // SAFETY: as above.
+        return unsafe { zerocopy::receive(&of.0, message) };
+    }
     // SAFETY: as above.
     let list = unsafe { vector(message.msg_iov, message.msg_iovlen) }?;
     // SAFETY: as above.
     let parts = unsafe { Parts::new(list) };
-    let (n, told) = match flags & (libc::MSG_OOB | libc::MSG_ERRQUEUE) == libc::MSG_OOB {
+    let (n, told) = match flags & libc::MSG_OOB != 0 {
         true => urgent::recv(&of.0, of.1, &parts, flags)?,
         false => (stream::recv(&of.0, of.1, &parts, flags)?, 0),
     };

@@ -115,6 +115,7 @@ fn apply(
         (SOCKET, libc::SO_RCVLOWAT) => options.rcv_low_bytes = value.number()?,
         (SOCKET, libc::SO_MAX_PACING_RATE) => options.set_max_pacing_rate(value.pacing_rate()?),
         (SOCKET, libc::SO_OOBINLINE) => options.set_urgent_inline(value.on()? != 0),
+        (SOCKET, libc::SO_ZEROCOPY) => sock.put(flag::ZEROCOPY, value.within(0, 1)? != 0),
         (SOCKET, libc::SO_RCVTIMEO) => sock.set_rcv_timeout_ns(value.time_ns()?),
         (SOCKET, libc::SO_SNDTIMEO) => sock.set_snd_timeout_ns(value.time_ns()?),
         (TCP, libc::TCP_NODELAY) => options.nodelay = value.on()?,
@@ -415,6 +416,7 @@ fn get_from_stream(
         (SOCKET, libc::SO_RCVBUF | libc::SO_SNDBUF) => buffer(sock, seat, which.1 == libc::SO_RCVBUF)?,
         (SOCKET, libc::SO_RCVLOWAT) => or(options.rcv_low_bytes, 1),
         (SOCKET, libc::SO_OOBINLINE) => u32::from(options.is_urgent_inline()),
+        (SOCKET, libc::SO_ZEROCOPY) => u32::from(sock.has(flag::ZEROCOPY)),
         (SOCKET, libc::SO_SNDLOWAT | libc::SO_REUSEADDR) => 1,
         (SOCKET, libc::SO_LINGER) => {
             let value =

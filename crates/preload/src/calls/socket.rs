@@ -12,7 +12,9 @@ use crate::reason::Reason;
 use crate::sock::{Sock, State, flag};
 use crate::table::{self, Entry};
 use crate::user::Parts;
-use crate::{address, ao, connect as connecting, deferred, fast_open, home, listen as listening, stream};
+use crate::{
+    address, ao, connect as connecting, deferred, fast_open, home, listen as listening, stream, zerocopy,
+};
 
 pub(crate) unsafe fn socket(domain: c_int, kind: c_int, protocol: c_int) -> c_int {
     if is_tcp(kind, protocol)
@@ -184,7 +186,9 @@ pub(super) unsafe fn send_fast(
     match over {
         Some(Ok(())) => {
             let seat = sock.stream().ok_or(Errno(libc::EBADF));
-            return Some(seat.and_then(|seat| fast_open::send_first(&sock, seat, parts, flags)));
+            let sent = seat.and_then(|seat| fast_open::send_first(&sock, seat, parts, flags));
+            zerocopy::sent(&sock, flags, &sent);
+            return Some(sent);
         }
         Some(Err(_)) if ao::is_for_lanes_only(&sock.inner()) => return Some(Err(Errno(libc::ENOPROTOOPT))),
         Some(Err(_)) | None => {

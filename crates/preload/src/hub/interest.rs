@@ -97,6 +97,9 @@ impl Interest {
             here = true;
             bits |= ready(seat.name);
         }
+        if self.sock.is_some_and(|sock| sock.has(flag::NOTIFIES)) {
+            bits |= Ready::ERR;
+        }
         if here {
             Look::Here(spread(bits) & (self.events | ALWAYS))
         } else if seats.iter().any(Option::is_some) {
