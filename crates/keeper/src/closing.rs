@@ -59,9 +59,9 @@ pub(crate) fn listeners_with_unaccepted(lane: &Lane, now: Instant) -> Vec<(SockR
     twins::unaccepted(&mut session)
 }
 
-/// Closes the listener at `local` if nothing waits at it, or whatever does if it is `over`. True: it is closed, or there is none.
+/// Closes the listener at `local` that its program left if nothing waits at it, or whatever does if it is `over`. True: it is closed, or there is none.
 pub(crate) fn close_listener(session: &mut Session<'_>, local: Endpoint, over: bool) -> bool {
-    let found = twins::listeners(session).into_iter().find(|(_, row)| row.local == local);
+    let found = twins::listeners(session).into_iter().find(|(_, row)| row.local == local && row.closing != 0);
     let Some((name, row)) = found else { return true };
     let closes = over || waiting(&row) == 0;
     if closes {

@@ -73,6 +73,8 @@ struct Care {
     deaf: bool,
     /// Listeners that the living program left, with connections at them, and until when those may wait.
     left: Vec<(Endpoint, Instant)>,
+    /// A steward that is gone may have had such listeners in its care: they are to be found.
+    inherits_left: bool,
     /// Connections that were reset because the lane could not be trusted or time was over.
     aborted: u32,
     /// Wires that ended while the program lived: should it die before it ends their connections, that is ours to do.
@@ -178,6 +180,7 @@ fn follow(
                 Some((Order::Region { .. }, _)) => return Err(Broken("a second region".to_owned())),
             }
         }
+        cares.values_mut().filter(|care| care.inherits_left).for_each(Care::find_left);
         for (&id, care) in cares.iter_mut().filter(|(_, care)| !care.left.is_empty()) {
             care.see_left_off((region, id), desk);
         }
@@ -284,6 +287,7 @@ impl Care {
             closed: false,
             deaf: false,
             left: Vec::new(),
+            inherits_left: true,
             aborted: 0,
             parted: Vec::new(),
             asks: Vec::new(),
@@ -449,6 +453,19 @@ impl Care {
         for (listener, local) in closing::listeners_with_waiting(&self.lane, now) {
             heirs::hand_on((region, id), &self.lane, (listener, local), desk);
         }
+    }
+
+    /// Finds the listeners that the program left to an earlier steward.
+    fn find_left(&mut self) {
+        let now = sys::clock::now();
+        if self.lane.lane_ref().signals().ready.load(Ordering::Acquire) == 0 {
+            self.inherits_left = false;
+            return;
+        }
+        let Ok(Some(mut session)) = self.lane.try_enter(now) else { return };
+        self.inherits_left = false;
+        let left = twins::listeners(&mut session).into_iter().filter(|(_, row)| row.closing != 0);
+        self.left.extend(left.map(|(_, row)| (row.local, now.plus(HEIRS_WAIT))));
     }
 
     /// Hands what waits at the listeners that the program left on, and closes those at which nothing waits, or has for too long.

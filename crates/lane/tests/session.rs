@@ -42,12 +42,57 @@ impl Port for Room {
     }
 }
 
+/// A device that takes nothing for some calls, and then has it wait in a ring for some.
+struct Busy {
+    refuses: u32,
+    keeps: u32,
+    waits: usize,
+    sent: Arc<AtomicUsize>,
+}
+
+impl Port for Busy {
+    fn rx(&mut self, _: &mut Frames<'_>, _: &mut RxBatch) -> Result<usize, PortError> {
+        Ok(0)
+    }
+    fn tx(&mut self, frames: &mut Frames<'_>, packets: &[TxFrame]) -> Result<usize, PortError> {
+        if self.refuses > 0 {
+            self.refuses -= 1;
+            return Ok(0);
+        }
+        packets.iter().for_each(|packet| frames.release(packet.head));
+        self.waits += packets.len();
+        if self.keeps > 0 {
+            self.keeps -= 1;
+        } else {
+            self.sent.fetch_add(core::mem::take(&mut self.waits), Ordering::Relaxed);
+        }
+        Ok(packets.len())
+    }
+    fn sends_later(&self) -> bool {
+        self.waits > 0
+    }
+    fn release(&mut self, _: &mut Frames<'_>) {}
+    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+    fn caps(&self) -> PortCaps {
+        PortCaps { mtu: 1500, super_segment_max: 0, local_peer: false, own_address: false }
+    }
+    fn stats(&self) -> PortStats {
+        PortStats::default()
+    }
+}
+
 /// A lane on a device whose ring is full.
 fn lane() -> Lane {
     lane_on(&[Arc::default()])
 }
 
 fn lane_on(rooms: &[Arc<AtomicUsize>]) -> Lane {
+    lane_by(rooms.iter().map(|room| Box::new(Room(Arc::clone(room))) as Box<dyn Port + Send>))
+}
+
+fn lane_by(ports: impl Iterator<Item = Box<dyn Port + Send>>) -> Lane {
     let shape = LaneShape::for_socks(4);
     let region_shape = RegionShape { lanes: 1, lane_bytes: shape.lane_bytes(), frames: 256 };
     let words = sys::memory::map_anonymous(Region::bytes_needed(&region_shape)).unwrap();
@@ -55,8 +100,8 @@ fn lane_on(rooms: &[Arc<AtomicUsize>]) -> Lane {
     let mut guard = region.lane(LaneId(0)).unwrap().try_lock(Owner { pid: 1, tid: 1 }).unwrap();
     LaneMem::format(&mut guard, &shape, [3, 4], NOW).unwrap();
     drop(guard);
-    let port = |room| LanePort { port: Box::new(Room(Arc::clone(room))), ifindex: 1, mac: MAC, wire: None };
-    Lane::new(region, LaneId(0), rooms.iter().map(port).collect(), None).unwrap()
+    let port = |port| LanePort { port, ifindex: 1, mac: MAC, wire: None };
+    Lane::new(region, LaneId(0), ports.map(port).collect(), None).unwrap()
 }
 
 fn end(host: u8) -> Endpoint {
@@ -149,6 +194,31 @@ fn what_a_port_does_not_take_for_long_is_lost_so_that_others_have_their_share() 
         session.flush();
         assert_eq!(session.engine(|engine| Some(engine.transmit_pending())), Some(waits), "{after_ms} ms");
     }
+}
+
+#[test]
+fn what_leaves_a_lane_for_the_last_time_leaves_its_port_too() {
+    for (refuses, keeps) in [(0, 0), (3, 0), (0, 3), (3, 3)] {
+        let sent = Arc::default();
+        let busy = Busy { refuses, keeps, waits: 0, sent: Arc::clone(&sent) };
+        let lane = lane_by(std::iter::once(Box::new(busy) as Box<dyn Port + Send>));
+        let mut session = lane.enter(NOW).unwrap();
+        queue_a_datagram(&mut session);
+        session.see_off();
+        assert_eq!(sent.load(Ordering::Relaxed), 1, "{refuses} {keeps}");
+    }
+}
+
+#[test]
+fn what_waits_in_a_port_is_not_sent_yet() {
+    let sent = Arc::default();
+    let busy = Busy { refuses: 0, keeps: 3, waits: 0, sent: Arc::clone(&sent) };
+    let lane = lane_by(std::iter::once(Box::new(busy) as Box<dyn Port + Send>));
+    let mut session = lane.enter(NOW).unwrap();
+    queue_a_datagram(&mut session);
+    session.flush();
+    let looks = std::iter::from_fn(|| session.has_unsent().then_some(())).take(10).count();
+    assert_eq!((looks, sent.load(Ordering::Relaxed)), (2, 1), "each look has it sent, if that is possible");
 }
 
 #[test]

@@ -127,6 +127,11 @@ pub trait Port {
     /// [`PortError`] when the device is gone.
     fn tx(&mut self, frames: &mut Frames<'_>, packets: &[TxFrame]) -> Result<usize, PortError>;
 
+    /// Does something that [`Port::tx`] took still wait for the kernel to take it? That goes with the next call, be it one without packets.
+    fn sends_later(&self) -> bool {
+        false
+    }
+
     /// Gives back every frame the port holds between calls. Called before it is dropped; it may go on working.
     fn release(&mut self, frames: &mut Frames<'_>);
 
@@ -165,6 +170,10 @@ impl<P: Port + ?Sized> Port for Box<P> {
 
     fn tx(&mut self, frames: &mut Frames<'_>, packets: &[TxFrame]) -> Result<usize, PortError> {
         (**self).tx(frames, packets)
+    }
+
+    fn sends_later(&self) -> bool {
+        (**self).sends_later()
     }
 
     fn release(&mut self, frames: &mut Frames<'_>) {

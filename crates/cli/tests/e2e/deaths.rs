@@ -32,7 +32,7 @@ fn waiting(world: &World, server: &str, peer: &str, seconds: u64) -> (Process, P
 }
 
 /// The keeper's children: the first is the program, or a steward.
-fn child(world: &World, keeper: u32, steward: bool) -> Option<u32> {
+pub(crate) fn child(world: &World, keeper: u32, steward: bool) -> Option<u32> {
     let out = world.run(Side::Ours, 5, &["pgrep", "-a", "-P", &keeper.to_string()]);
     let out = String::from_utf8_lossy(&out.stdout).into_owned();
     let line = out.lines().find(|line| line.contains("__steward") == steward)?;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::deaths::child;
 use crate::entrust::of_peer;
 use crate::servers::nginx;
 use crate::sockets::script;
@@ -124,6 +125,25 @@ fn what_waits_at_the_only_worker_that_is_killed_waits_for_the_next_one() {
     touch(&world, "respawn");
     assert!(client.wait(60).success());
     assert_eq!(client.output().trim(), "40 1");
+    drop(server);
+    world.assert_clean();
+}
+
+#[test]
+fn what_waits_at_a_closed_listener_is_not_forgotten_when_the_steward_is_killed() {
+    let Some(world) = World::new(&["python3", "ip", "pgrep"]) else { return };
+    let (server, mut client) = waiting_connections(&world, 1, false);
+    wait_until("there is a steward", 20, || child(&world, server.id(), true).is_some());
+    let steward = child(&world, server.id(), true).expect("a steward");
+    // Stopped, so that it does nothing for the listener.
+    send_signal(steward, Signal::STOP);
+    touch(&world, "close0");
+    wait_until("the listener is closed", 20, || world.dir.join("closed0").exists());
+    send_signal(steward, Signal::KILL);
+    // Nobody accepts, so they wait for as long as anybody could, and not for ever.
+    assert!(client.wait(60).success());
+    let output = client.output();
+    assert_eq!(output.matches("ConnectionResetError").count(), 40, "{output}");
     drop(server);
     world.assert_clean();
 }

@@ -1,9 +1,12 @@
 //! The last that is done in a lane: every socket ends, and what is to be said of that leaves by whichever ports take it.
 
+use base::Duration;
 use base::limits::OUTBOX_PACKETS;
+use region::Frames;
 use state::{SockKind, SockRef};
 
 use super::{Held, Session, discard, open, send};
+use crate::lane::LanePort;
 
 /// Batches that leave a lane to which nobody comes back.
 const BATCHES: usize = 1024;
@@ -11,11 +14,32 @@ const BATCHES: usize = 1024;
 const RESETS: usize = OUTBOX_PACKETS as usize / 4;
 /// Connections that wait at one listener and are told: a list in disorder may have no end.
 const WAITING_MAX: usize = 1 << 20;
+/// How often, and how long each time, the end of a lane waits for ports that take nothing now.
+const PAUSES: u32 = 100;
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// The waits that the end of a lane has left.
+struct Pauses(u32);
+
+impl Pauses {
+    /// Waits, if any are left.
+    fn pause(&mut self) -> bool {
+        let left = self.0.checked_sub(1);
+        self.0 = left.unwrap_or(0);
+        // Interrupted: the wait was shorter.
+        let _ = left.map(|_| sys::poll::poll(&mut [], Some(PAUSE)));
+        left.is_some()
+    }
+}
 
 impl Session<'_> {
-    /// Sends what is queued, for the last time: nobody comes back to the lane. What a port does not take is lost, and does not hold up what goes by
-    /// others.
+    /// Sends what is queued, for the last time: nobody comes back to the lane. Waits for a port that takes nothing now, for at most 100 ms; what it does not take
+    /// then is lost, and does not hold up what goes by others.
     pub fn see_off(&mut self) {
+        self.see_off_within(&mut Pauses(PAUSES));
+    }
+
+    fn see_off_within(&mut self, pauses: &mut Pauses) {
         let Self { guard, area, held, kept, now, after, .. } = self;
         *after = None;
         let Some(engine) = open(kept, guard, area, *now) else { return };
@@ -27,8 +51,10 @@ impl Session<'_> {
             }
             let mut rest = tx.items();
             while let Some((first, behind)) = rest.split_first() {
+                let has_port = ports.get(usize::from(first.port)).is_some_and(|port| !port.is_absent());
                 let taken = send(engine, (&mut *ports, &mut *stuck_since), rest, *now);
                 rest = match taken {
+                    0 if has_port && pauses.pause() => rest,
                     0 => {
                         discard(&mut engine.mem().frames, core::slice::from_ref(first));
                         behind
@@ -37,12 +63,26 @@ impl Session<'_> {
                 };
             }
         }
+        while push(ports, &mut engine.mem().frames) && pauses.pause() {}
     }
 
-    /// Does anything wait to be sent?
+    /// Does anything wait to be sent, here or in a port?
     pub fn has_unsent(&mut self) -> bool {
-        self.engine(|engine| engine.transmit_pending())
+        if self.engine(|engine| engine.transmit_pending()) {
+            return true;
+        }
+        let Self { guard, area, held, kept, now, .. } = self;
+        open(kept, guard, area, *now).is_some_and(|engine| push(&mut held.ports, &mut engine.mem().frames))
     }
+}
+
+/// Has the kernel take what the ports took before. True: it did not take all of it.
+fn push(ports: &mut [LanePort], frames: &mut Frames<'_>) -> bool {
+    let waits = |port: &mut LanePort| {
+        // What a device that is gone did not send is lost.
+        port.port.sends_later() && port.port.tx(frames, &[]).is_ok() && port.port.sends_later()
+    };
+    ports.iter_mut().map(waits).fold(false, |any, waits| any | waits)
 }
 
 /// Every socket that a program still has in the lane, hibernating connections included.
@@ -71,9 +111,10 @@ pub fn open_sockets(session: &mut Session<'_>) -> Vec<SockRef> {
 /// Should the caller be killed meanwhile, whoever takes the lane over and calls this tells the rest.
 pub fn abort_all(session: &mut Session<'_>) -> u32 {
     session.engine(|engine| engine.listens_no_more());
-    let mut count = abort(session);
+    let pauses = &mut Pauses(PAUSES);
+    let mut count = abort(session, pauses);
     while session.engine(|engine| engine.tell_closed(RESETS as u32)) > 0 {
-        session.see_off();
+        session.see_off_within(pauses);
         let ended = session.engine(|engine| engine.end_closed(RESETS as u32));
         // In a lane in disorder they may stay.
         if ended == 0 {
@@ -89,33 +130,33 @@ pub fn fail_all(session: &mut Session<'_>) -> u32 {
     let open = open_sockets(session);
     let connections: Vec<SockRef> =
         open.into_iter().filter(|sock| sock.kind() == Some(SockKind::Tcp)).collect();
-    let mut count = 0;
+    let (mut count, mut pauses) = (0, Pauses(PAUSES));
     for some in connections.chunks(RESETS) {
         session.engine(|engine| some.iter().for_each(|sock| engine.tell_reset(*sock)));
-        session.see_off();
+        session.see_off_within(&mut pauses);
         count += session.engine(|engine| some.iter().filter(|sock| engine.fail_told(**sock)).count());
     }
     count as u32
 }
 
 /// Resets connections, closes listeners and the rest, and sends the resets; gives how many sockets there were. Connections that wait at a listener go with it.
-fn abort(session: &mut Session<'_>) -> u32 {
+fn abort(session: &mut Session<'_>, pauses: &mut Pauses) -> u32 {
     let open = open_sockets(session);
     let is_listener = |sock: &SockRef| sock.kind() == Some(SockKind::Listener);
     let (listeners, others): (Vec<SockRef>, Vec<SockRef>) = open.iter().partition(|sock| is_listener(sock));
     for listener in listeners {
-        abort_listener(session, listener);
+        abort_listener(session, listener, pauses);
     }
     for some in others.chunks(RESETS) {
         session.engine(|engine| some.iter().for_each(|sock| engine.tell_reset(*sock)));
-        session.see_off();
+        session.see_off_within(pauses);
         session.engine(|engine| some.iter().for_each(|sock| engine.end_told(*sock)));
     }
     open.len() as u32
 }
 
 /// Closes `listener`; what waits there is reset, so many at a time as the outbox holds.
-fn abort_listener(session: &mut Session<'_>, listener: SockRef) {
+fn abort_listener(session: &mut Session<'_>, listener: SockRef, pauses: &mut Pauses) {
     let mut waiting = Vec::new();
     session.engine(|engine| {
         let most = WAITING_MAX;
@@ -127,9 +168,9 @@ fn abort_listener(session: &mut Session<'_>, listener: SockRef) {
     });
     for some in waiting.chunks(RESETS) {
         session.engine(|engine| some.iter().for_each(|ends| engine.tell_waiting(ends)));
-        session.see_off();
+        session.see_off_within(pauses);
         session.engine(|engine| some.iter().for_each(|ends| engine.end_waiting(ends)));
     }
     session.engine(|engine| engine.abort(listener));
-    session.see_off();
+    session.see_off_within(pauses);
 }

@@ -65,6 +65,10 @@ impl<P: Port> Port for CapturePort<P> {
         sent
     }
 
+    fn sends_later(&self) -> bool {
+        self.inner.sends_later()
+    }
+
     fn release(&mut self, frames: &mut Frames<'_>) {
         self.file.flush();
         self.inner.release(frames);

@@ -129,6 +129,10 @@ impl<P: Port> Port for FaultPort<P> {
         self.transmit(frames, packets)
     }
 
+    fn sends_later(&self) -> bool {
+        !self.queued_tx.is_empty() || self.inner.sends_later()
+    }
+
     fn release(&mut self, frames: &mut Frames<'_>) {
         if let Some(packet) = self.late_rx.take() {
             frames.release_chain(packet.head);

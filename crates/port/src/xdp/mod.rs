@@ -146,6 +146,10 @@ impl Port for XdpPort {
         self.transmit(frames, packets)
     }
 
+    fn sends_later(&self) -> bool {
+        self.first.rings.tx.room() < SIZES.tx
+    }
+
     fn release(&mut self, frames: &mut Frames<'_>) {
         // What the kernel still holds belongs to the socket, on which others may go on.
         self.serve_common(frames);
