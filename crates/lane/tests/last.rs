@@ -35,6 +35,8 @@ const NOW: Instant = Instant(1_000_000_000);
 struct Left {
     seq: BTreeMap<u16, u32>,
     reset: BTreeSet<u16>,
+    /// Of those, whose RST would refuse a SYN that was not answered yet (RFC 9293 3.10.7.3).
+    refused: BTreeSet<u16>,
     reset_at: Vec<(u16, u32)>,
     /// Calls until the process that sends dies in one.
     lives: Option<u32>,
@@ -63,6 +65,9 @@ impl Port for Device {
             left.seq.insert(word(2), seq);
             if tcp[13] & 4 != 0 {
                 left.reset.insert(word(2));
+                if tcp[13] & 16 != 0 {
+                    left.refused.insert(word(2));
+                }
                 left.reset_at.push((word(2), seq));
             }
             frames.release(packet.head);
@@ -167,6 +172,17 @@ fn more_connections_than_the_outbox_holds_are_all_reset_with_their_listener() {
     connections(&lane, &device, 1000..2000, 0);
     lane::abort_all(&mut lane.enter(NOW).unwrap());
     assert!(device.left().reset.iter().copied().eq(1000..2000), "{} were told", device.left().reset.len());
+}
+
+/// The answer to its SYN may be lost, and somebody else may listen.
+#[test]
+fn a_half_open_connection_is_reset_so_that_its_peer_may_try_again() {
+    let (region, device) = (region(), Device::default());
+    let lane = view(region, &device);
+    connections(&lane, &device, 1000..1010, 2);
+    lane::abort_all(&mut lane.enter(NOW).unwrap());
+    let left = device.left();
+    assert!(left.reset.iter().copied().eq(1000..1010) && left.refused.iter().copied().eq(1000..1004));
 }
 
 /// What was sent last may never arrive, and nobody answers the challenge ACK of a peer that expects it.

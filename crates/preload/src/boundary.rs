@@ -117,6 +117,11 @@ pub(crate) fn is_inside() -> bool {
     PLACE.with(|place| place.depth() > 0)
 }
 
+/// Did the call that this thread is in come from our own code, or from a handler that interrupted that?
+pub(crate) fn is_nested() -> bool {
+    PLACE.with(|place| place.depth() > 1)
+}
+
 /// A signal was put off, and all are blocked; before that `mask` was.
 pub(crate) fn hold(mask: u64) {
     PLACE.with(|place| {

@@ -49,6 +49,9 @@ struct Nested {
 /// In one of so many waits the kernel's members are looked at although a lane has something.
 const KERNEL_EVERY: u32 = 8;
 
+/// Stands for members that another process of the family may have put in: more than this one takes out.
+const OTHERS: u32 = 1 << 30;
+
 static POOL: Mutex<Vec<&'static Epoll>> = Mutex::new(Vec::new());
 
 /// Holds what no other lock is taken under, over a fork.
@@ -140,6 +143,8 @@ impl Epoll {
     #[cold]
     fn inherit(&self) {
         self.made_in.store(family::generation(), Ordering::Relaxed);
+        // The other process puts descriptors into the kernel's set, too.
+        self.kernel_members.fetch_add(OTHERS, Ordering::Relaxed);
         for (sock, fd) in hub::members(self.number()) {
             match sock.state() {
                 State::Stream => tell_me(&sock),
@@ -321,7 +326,7 @@ fn poll_once(wait: &EpollWait<'_>, out: &mut [epoll_event], seen: &mut u64) -> O
     if let Some(room) = out.get_mut(found..)
         && !room.is_empty()
         && !skip
-        && epoll.kernel_members.load(Ordering::Relaxed) > 0
+        && (epoll.kernel_members.load(Ordering::Relaxed) > 0 || family::has_children())
     {
         let room_len = room.len().min(i32::MAX as usize) as i32;
         // SAFETY: `room` is a live array of that length.

@@ -21,7 +21,7 @@ use crate::object::Handle;
 use crate::sock::{self, Inner, Seat, Sock, flag};
 use crate::table::{self, Entry};
 use crate::view::View;
-use crate::{epoll, family, home, hub, listen, park, pool, wires};
+use crate::{cancel, epoll, family, home, hub, listen, park, pool, wires};
 
 /// A child that shares connections with this process.
 struct Child {
@@ -36,7 +36,7 @@ static CHILDREN: Mutex<Vec<Child>> = Mutex::new(Vec::new());
 /// What is held over a fork.
 struct Held {
     /// What is free first again: the others are taken before these.
-    leaves: [Box<dyn Any>; 7],
+    leaves: [Box<dyn Any>; 9],
     gates: Vec<MutexGuard<'static, ()>>,
     hub: hub::Frozen,
     home: home::Frozen,
@@ -100,8 +100,9 @@ fn forget_others() {
 }
 
 /// Takes the locks under which no other is taken.
-fn leaves() -> [Box<dyn Any>; 7] {
+fn leaves() -> [Box<dyn Any>; 9] {
     [
+        Box::new(children()),
         pool::freeze(),
         wires::freeze(),
         listen::freeze(),
@@ -109,6 +110,7 @@ fn leaves() -> [Box<dyn Any>; 7] {
         sock::freeze(),
         epoll::freeze(),
         bulk::freeze(),
+        cancel::freeze(),
     ]
 }
 

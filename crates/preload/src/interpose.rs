@@ -8,19 +8,20 @@
 use core::ffi::{c_char, c_int, c_long, c_uint, c_ulong, c_void};
 
 use libc::{
-    FILE, epoll_event, fd_set, iovec, mmsghdr, msghdr, nfds_t, off_t, off64_t, pid_t, pollfd,
+    FILE, epoll_event, fd_set, iovec, mmsghdr, msghdr, nfds_t, off_t, off64_t, pid_t, pollfd, pthread_t,
     sigaction as Action, sighandler_t, siginfo_t, sigset_t, size_t, sockaddr, socklen_t, ssize_t, timespec,
     timeval,
 };
 
-use crate::boundary::{Next, guard, outside};
-use crate::calls;
+use crate::boundary::{Next, guard, is_inside, outside};
+use crate::{calls, cancel};
 
 /// What a function without a result returns.
 type Nothing = ();
 
 macro_rules! interpose {
-    ($($name:ident($($arg:ident: $kind:ty),*) -> $ret:ty = $fail:expr => $body:path;)*) => {
+    ($($name:ident($($arg:ident: $kind:ty),*) -> $ret:ty = $fail:expr => $body:path
+        $(, direct if $kernels:path: $($which:ident)+ $(, then $after:path: $($from:ident)+)?)?;)*) => {
         mod next {
             use super::Next;
             $(#[allow(non_upper_case_globals)]
@@ -55,7 +56,7 @@ macro_rules! interpose {
                 // SAFETY: the symbol of this name has this C signature.
                 let call: unsafe extern "C" fn($($kind),*) -> $ret = unsafe { core::mem::transmute(found) };
                 // SAFETY: the caller keeps the C function's rules.
-                unsafe { call($($arg),*) }
+                cancel::unmoved(const { cancel::is_point(stringify!($name)) }, || unsafe { call($($arg),*) })
             })*
         }
 
@@ -75,16 +76,55 @@ macro_rules! interpose {
             })*
         }
 
-        $(#[doc = concat!("`", stringify!($name), "` as the program calls it.")]
+        $(exported! { $name($($arg: $kind),*) -> $ret = $fail => $body
+            $(, direct if $kernels: $($which)+ $(, then $after: $($from)+)?)? })*
+    };
+}
+
+/// The exported function. `direct if KERNELS: ARGS`: where that says yes of those arguments, the call is glibc's at once, so that the thread can be cancelled in
+/// it; `then AFTER: ARGS` hears of what came of it.
+macro_rules! exported {
+    ($name:ident($($arg:ident: $kind:ty),*) -> $ret:ty = $fail:expr => $body:path) => {
+        #[doc = concat!("`", stringify!($name), "` as the program calls it.")]
         ///
         /// # Safety
         /// As the C function's: pointers are valid for what it reads and writes.
         #[allow(non_snake_case, unreachable_pub, clippy::unused_unit, clippy::too_many_arguments)] // as in C; exported by name
         #[cfg_attr(not(test), unsafe(no_mangle))]
-        pub unsafe extern "C" fn $name($($arg: $kind),*) -> $ret {
+        pub unsafe extern "C-unwind" fn $name($($arg: $kind),*) -> $ret {
             // SAFETY: the caller keeps the C function's rules.
-            guard($fail, || unsafe { $body($($arg),*) })
-        })*
+            let result = guard($fail, || unsafe { $body($($arg),*) });
+            if const { cancel::is_point(stringify!($name)) } {
+                cancel::leave_if_due();
+            }
+            result
+        }
+    };
+    ($name:ident($($arg:ident: $kind:ty),*) -> $ret:ty = $fail:expr => $body:path,
+        direct if $kernels:path: $($which:ident)+ $(, then $after:path: $($from:ident)+)?) => {
+        #[doc = concat!("`", stringify!($name), "` as the program calls it.")]
+        ///
+        /// # Safety
+        /// As the C function's: pointers are valid for what it reads and writes.
+        #[allow(non_snake_case, unreachable_pub, clippy::unused_unit, clippy::too_many_arguments)] // as in C; exported by name
+        #[cfg_attr(not(test), unsafe(no_mangle))]
+        pub unsafe extern "C-unwind" fn $name($($arg: $kind),*) -> $ret {
+            let found = next::$name.get();
+            // SAFETY: the caller keeps the C function's rules.
+            if !found.is_null() && !is_inside() && unsafe { $kernels($($which),+) } {
+                // SAFETY: the symbol of this name has this C signature.
+                let call: unsafe extern "C-unwind" fn($($kind),*) -> $ret = unsafe { core::mem::transmute(found) };
+                // SAFETY: the caller keeps the C function's rules.
+                let result = unsafe { call($($arg),*) };
+                // SAFETY: as above.
+                $(guard((), || unsafe { $after(result, $($from),+) });)?
+                return result;
+            }
+            // SAFETY: as above.
+            let result = guard($fail, || unsafe { $body($($arg),*) });
+            cancel::leave_if_due();
+            result
+        }
     };
 }
 
@@ -103,24 +143,25 @@ interpose! {
     setsockopt(fd: c_int, level: c_int, name: c_int, value: *const c_void, len: socklen_t) -> c_int = -1
         => calls::options::setsockopt;
 
-    read(fd: c_int, buf: *mut c_void, n: size_t) -> ssize_t = -1 => calls::data::read;
-    __read_chk(fd: c_int, buf: *mut c_void, n: size_t, room: size_t) -> ssize_t = -1 => calls::data::__read_chk;
-    readv(fd: c_int, parts: *const iovec, n: c_int) -> ssize_t = -1 => calls::data::readv;
-    recv(fd: c_int, buf: *mut c_void, n: size_t, flags: c_int) -> ssize_t = -1 => calls::data::recv;
+    read(fd: c_int, buf: *mut c_void, n: size_t) -> ssize_t = -1 => calls::data::read, direct if calls::direct::one: fd;
+    __read_chk(fd: c_int, buf: *mut c_void, n: size_t, room: size_t) -> ssize_t = -1 => calls::data::__read_chk, direct if calls::direct::one: fd;
+    readv(fd: c_int, parts: *const iovec, n: c_int) -> ssize_t = -1 => calls::data::readv, direct if calls::direct::one: fd;
+    recv(fd: c_int, buf: *mut c_void, n: size_t, flags: c_int) -> ssize_t = -1 => calls::data::recv, direct if calls::direct::one: fd;
     __recv_chk(fd: c_int, buf: *mut c_void, n: size_t, room: size_t, flags: c_int) -> ssize_t = -1
-        => calls::data::__recv_chk;
+        => calls::data::__recv_chk, direct if calls::direct::one: fd;
     recvfrom(fd: c_int, buf: *mut c_void, n: size_t, flags: c_int, addr: *mut sockaddr, len: *mut socklen_t) -> ssize_t
-        = -1 => calls::data::recvfrom;
+        = -1 => calls::data::recvfrom, direct if calls::direct::one: fd;
     __recvfrom_chk(fd: c_int, buf: *mut c_void, n: size_t, room: size_t, flags: c_int, addr: *mut sockaddr,
-        len: *mut socklen_t) -> ssize_t = -1 => calls::data::__recvfrom_chk;
-    recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t = -1 => calls::data::recvmsg;
+        len: *mut socklen_t) -> ssize_t = -1 => calls::data::__recvfrom_chk, direct if calls::direct::one: fd;
+    recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> ssize_t = -1 => calls::data::recvmsg, direct if calls::direct::one: fd,
+        then calls::data::received: message;
     recvmmsg(fd: c_int, messages: *mut mmsghdr, n: c_uint, flags: c_int, timeout: *mut timespec) -> c_int = -1
         => calls::bulk::recvmmsg;
-    write(fd: c_int, buf: *const c_void, n: size_t) -> ssize_t = -1 => calls::data::write;
-    writev(fd: c_int, parts: *const iovec, n: c_int) -> ssize_t = -1 => calls::data::writev;
-    send(fd: c_int, buf: *const c_void, n: size_t, flags: c_int) -> ssize_t = -1 => calls::data::send;
+    write(fd: c_int, buf: *const c_void, n: size_t) -> ssize_t = -1 => calls::data::write, direct if calls::direct::one: fd;
+    writev(fd: c_int, parts: *const iovec, n: c_int) -> ssize_t = -1 => calls::data::writev, direct if calls::direct::one: fd;
+    send(fd: c_int, buf: *const c_void, n: size_t, flags: c_int) -> ssize_t = -1 => calls::data::send, direct if calls::direct::one: fd;
     sendto(fd: c_int, buf: *const c_void, n: size_t, flags: c_int, addr: *const sockaddr, len: socklen_t) -> ssize_t
-        = -1 => calls::data::sendto;
+        = -1 => calls::data::sendto, direct if calls::direct::one: fd;
     sendmsg(fd: c_int, message: *const msghdr, flags: c_int) -> ssize_t = -1 => calls::data::sendmsg;
     sendmmsg(fd: c_int, messages: *mut mmsghdr, n: c_uint, flags: c_int) -> c_int = -1 => calls::bulk::sendmmsg;
     sendfile(out: c_int, from: c_int, offset: *mut off_t, n: size_t) -> ssize_t = -1 => calls::bulk::sendfile;
@@ -145,16 +186,16 @@ interpose! {
     fcntl64(fd: c_int, command: c_int, arg: c_ulong) -> c_int = -1 => calls::fds::fcntl64;
     ioctl(fd: c_int, request: c_ulong, arg: *mut c_void) -> c_int = -1 => calls::fds::ioctl;
 
-    poll(fds: *mut pollfd, n: nfds_t, timeout_ms: c_int) -> c_int = -1 => calls::poll::poll;
-    __poll_chk(fds: *mut pollfd, n: nfds_t, timeout_ms: c_int, room: size_t) -> c_int = -1 => calls::poll::__poll_chk;
+    poll(fds: *mut pollfd, n: nfds_t, timeout_ms: c_int) -> c_int = -1 => calls::poll::poll, direct if calls::direct::all: fds n;
+    __poll_chk(fds: *mut pollfd, n: nfds_t, timeout_ms: c_int, room: size_t) -> c_int = -1 => calls::poll::__poll_chk, direct if calls::direct::all: fds n;
     ppoll(fds: *mut pollfd, n: nfds_t, timeout: *const timespec, mask: *const sigset_t) -> c_int = -1
-        => calls::poll::ppoll;
+        => calls::poll::ppoll, direct if calls::direct::all: fds n;
     __ppoll_chk(fds: *mut pollfd, n: nfds_t, timeout: *const timespec, mask: *const sigset_t, room: size_t) -> c_int
-        = -1 => calls::poll::__ppoll_chk;
+        = -1 => calls::poll::__ppoll_chk, direct if calls::direct::all: fds n;
     select(n: c_int, reads: *mut fd_set, writes: *mut fd_set, errors: *mut fd_set, timeout: *mut timeval) -> c_int = -1
-        => calls::select::select;
+        => calls::select::select, direct if calls::direct::below: n;
     pselect(n: c_int, reads: *mut fd_set, writes: *mut fd_set, errors: *mut fd_set, timeout: *const timespec,
-        mask: *const sigset_t) -> c_int = -1 => calls::select::pselect;
+        mask: *const sigset_t) -> c_int = -1 => calls::select::pselect, direct if calls::direct::below: n;
 
     epoll_create(size: c_int) -> c_int = -1 => calls::epoll::epoll_create;
     epoll_create1(flags: c_int) -> c_int = -1 => calls::epoll::epoll_create1;
@@ -195,6 +236,7 @@ interpose! {
     sigtimedwait(set: *const sigset_t, info: *mut siginfo_t, limit: *const timespec) -> c_int = -1 => calls::signals::sigtimedwait;
     sigwaitinfo(set: *const sigset_t, info: *mut siginfo_t) -> c_int = -1 => calls::signals::sigwaitinfo;
     siginterrupt(signal: c_int, on: c_int) -> c_int = -1 => calls::signals::siginterrupt;
+    pthread_cancel(thread: pthread_t) -> c_int = libc::ESRCH => cancel::cancel;
     vfork() -> pid_t = -1 => calls::process::vfork;
     _exit(status: c_int) -> Nothing = () => calls::process::_exit;
     _Exit(status: c_int) -> Nothing = () => calls::process::_exit;

@@ -24,6 +24,7 @@ mod ao;
 mod boundary;
 mod buffers;
 mod calls;
+mod cancel;
 mod connect;
 mod deferred;
 mod entrust;

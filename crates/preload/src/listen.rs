@@ -9,7 +9,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use base::Instant;
 use engine::{AcceptError, Accepted, Engine};
-use state::{Endpoint, Ready, TcpOptions};
+use state::{Endpoint, Ready};
 
 use crate::address;
 use crate::errno::{self, Errno, Outcome};
@@ -21,7 +21,7 @@ use crate::signals::Held;
 use crate::sock::{Inner, Seat, Sock, State, flag};
 use crate::stream;
 use crate::table::{self, Entry};
-use crate::view::Visit;
+use crate::view::{View, Visit};
 use crate::{adopt, explain, family, fast_open, home, keys, owner, park};
 
 /// `listen(2)` succeeded in the kernel.
@@ -227,7 +227,8 @@ fn from_lanes(listener: &Handle<Sock>, flags: i32, step: bool) -> Outcome<Option
     bits |= listener.those_of(flag::V6 | flag::ZEROCOPY);
     let options = listener.inner().options;
     for from in [listener.seat.get(), listener.older.get()].into_iter().flatten() {
-        let heir = Heir { from, bits, options };
+        // Made before the lane is entered: its `inner` comes first, which a thread that forks may hold.
+        let sock = Sock::new(State::Stream, bits);
         let taken = from.view.enter_as(Visit::taking(listener), |session, heard| {
             let first = session.engine(|engine| Some(engine.tcp_accept(from.name)));
             if first == Some(Err(AcceptError::WouldBlock)) && step {
@@ -235,13 +236,17 @@ fn from_lanes(listener: &Handle<Sock>, flags: i32, step: bool) -> Outcome<Option
                 session.step();
                 return session.engine(|engine| {
                     let accepted = engine.tcp_accept(from.name).ok()?;
-                    Some(heir.socket(engine, &accepted))
+                    Some(seat_at(&sock, from.view, engine, accepted))
                 });
             }
             let Some(Ok(accepted)) = first else { return None };
-            session.engine(|engine| Some(heir.socket(engine, &accepted)))
+            session.engine(|engine| Some(seat_at(&sock, from.view, engine, accepted)))
         });
-        let Some(Some((sock, remote))) = taken else { continue };
+        let Some(Some(Accepted { local, remote, .. })) = taken else { continue };
+        {
+            let mut inner = sock.inner();
+            (inner.local, inner.remote, inner.options) = (local, remote, options);
+        }
         // On failure the connection is dropped with the socket, as the kernel drops it.
         let scope = sock.seat.get().and_then(|seat| stream::scope(&sock, seat));
         let fd = park::open(sock, flags & libc::SOCK_CLOEXEC != 0)?;
@@ -250,26 +255,16 @@ fn from_lanes(listener: &Handle<Sock>, flags: i32, step: bool) -> Outcome<Option
     Ok(None)
 }
 
-/// What a new connection takes over from its listener and from the call. Read before the lane is entered: `inner` comes first.
-#[derive(Clone, Copy)]
-struct Heir {
-    from: Seat,
-    bits: u32,
-    options: TcpOptions,
-}
-
-impl Heir {
-    /// A socket for an accepted connection, which will hear of its events.
-    fn socket(&self, engine: &mut Engine<'_>, accepted: &Accepted) -> (Handle<Sock>, Endpoint) {
-        let sock = Sock::new(State::Stream, self.bits);
-        sock.seat.set(Some(Seat { view: self.from.view, name: accepted.sock }));
-        {
-            let mut inner = sock.inner();
-            (inner.local, inner.remote, inner.options) = (accepted.local, accepted.remote, self.options);
-        }
-        engine.set_event_queue(accepted.sock, self.from.view.queue(), sock.object().token());
-        (sock, accepted.remote)
-    }
+/// Makes `sock`, which nobody knows yet, the socket of the `accepted` connection, and has it hear of its events.
+fn seat_at(
+    sock: &Handle<Sock>,
+    view: &'static View,
+    engine: &mut Engine<'_>,
+    accepted: Accepted,
+) -> Accepted {
+    sock.seat.set(Some(Seat { view, name: accepted.sock }));
+    engine.set_event_queue(accepted.sock, view.queue(), sock.object().token());
+    accepted
 }
 
 /// Is a connection waiting on one of the listener's lanes?

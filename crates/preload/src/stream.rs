@@ -6,6 +6,7 @@ use lane::Session;
 use libc::pollfd;
 use state::{Ready, SockRef};
 
+use crate::cancel;
 use crate::errno::{Errno, Outcome, of_recv, of_send, of_sock};
 use crate::fast_open;
 use crate::hub::{self, Target, Wait};
@@ -47,7 +48,11 @@ pub(crate) fn pause(
     let mut wait = Wait { target, views, deadline, accepts, mask: core::ptr::null(), kernel, held };
     match hub::block(&mut wait, seen) {
         // signal(7): with a time-out set, the kernel does not restart the call.
-        Err(Errno(libc::EINTR)) if deadline == Instant::NEVER && signals::all_restart() => Ok(()),
+        Err(Errno(libc::EINTR))
+            if deadline == Instant::NEVER && signals::all_restart() && !cancel::is_due() =>
+        {
+            Ok(())
+        }
         other => other,
     }
 }

@@ -384,8 +384,13 @@ impl View {
         session.end();
         let signals = lane.lane_ref().signals();
         let deadline = signals.deadline_ns.load(Ordering::Acquire);
+        let before = self.deadline_ns.load(Ordering::Relaxed);
         self.deadline_ns.store(deadline, Ordering::Release);
         self.held_ns.store(signals.last_held_ns.load(Ordering::Acquire), Ordering::Release);
+        if deadline < before {
+            // Who begins to sleep says until when, then looks at the deadline: one of us sees the other.
+            fence(Ordering::SeqCst);
+        }
         if deadline < self.sleep_until.load(Ordering::Acquire) {
             hub::nudge_poller(self, wakes);
         }

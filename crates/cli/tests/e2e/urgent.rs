@@ -1,4 +1,4 @@
-//! Urgent data, signals about sockets and MSG_ZEROCOPY: what a program sees of them is the same on a lane as on the kernel.
+//! Urgent data, signals about sockets, MSG_ZEROCOPY and pthread_cancel: what a program sees of them is the same on a lane as on the kernel.
 
 use crate::sockets::{same_on_a_lane, script};
 use crate::world::{OURS, PEER, Side, World};
@@ -33,4 +33,16 @@ fn zero_copy_sends_are_notified_on_a_lane_as_on_the_kernel() {
     world.wait_for_port_from(Side::Ours, PEER, &mut peer, 9000);
     let words = ["python3", &script, "ask", PEER, "9000", OURS];
     same_on_a_lane(&world, &words);
+}
+
+#[test]
+fn threads_that_sleep_are_cancelled_on_a_lane_as_on_the_kernel() {
+    let Some(world) = World::new(&["python3", "cc", "ip"]) else { return };
+    let program = world.dir.join("cancel").display().to_string();
+    world.check(Side::Ours, 60, &["cc", "-O1", "-pthread", "-o", &program, &script("cancel.c")]);
+    // It reads nothing.
+    let code = "import socket, time\ns = socket.create_server(('', 9000))\nkept = []\nwhile True: kept.append(s.accept())";
+    let mut peer = world.spawn(Side::Peer, "peer", &["python3", "-c", code]);
+    world.wait_for_port_from(Side::Ours, PEER, &mut peer, 9000);
+    same_on_a_lane(&world, &[&program, PEER, "9000", OURS]);
 }

@@ -396,11 +396,12 @@ pub(super) fn reset_all(mem: &mut LaneMem<'_>, listener: Idx<Listener>) {
     }
 }
 
-/// Tells the peer of half-open connection `at` that it is reset.
+/// Tells the peer of half-open connection `at` that it is reset, if it has our SYN. One that has not, and would take an RST with an ACK for a refusal, drops one without
+/// (RFC 9293 3.10.7.3) and sends its SYN again, to whoever listens then.
 pub(super) fn tell(mem: &mut LaneMem<'_>, at: Idx<Dormant>) {
     let Some(row) = mem.dormant.get(at).copied() else { return };
     if let Some(way) = way_of(mem, &row) {
-        let numbers = (TcpFlags::RST | TcpFlags::ACK, row.snd_nxt, row.rcv_nxt);
+        let numbers = (TcpFlags::RST, row.snd_nxt, SeqNum(0));
         reset::push(mem, row.port, &way, &key_of(&row), (numbers, None));
     }
 }

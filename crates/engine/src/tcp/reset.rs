@@ -6,10 +6,10 @@ use ::state::{DropReason, FlowKey, KeyRow, LaneMem, RateLimit, TcbHot};
 use base::{Duration, Idx, Instant, SeqNum};
 use wire::{TcpFlags, TcpHeader, TcpOptions, tcp};
 
-use super::auth;
 use super::conn::cold_of;
 use super::header::{Way, header_frame, label_of, ttl, write};
 use super::segment::Seg;
+use super::{State, auth};
 use crate::ip;
 use crate::outbox::{self, Note};
 
@@ -71,7 +71,11 @@ fn of_connection_at(mem: &mut LaneMem<'_>, at: Idx<TcbHot>, seq: SeqNum) {
     let Some(to) = mem.hops.get(hot.hop).filter(|h| h.state == HOP_KNOWN).map(|h| h.mac) else { return };
     let Some(mac) = mem.ports.get(Idx::new(u32::from(hot.port))).map(|p| p.mac) else { return };
     let way = Way { from_mac: mac, to_mac: to, ttl: options.ttl, tos: options.tos, label };
-    let numbers = (TcpFlags::RST | TcpFlags::ACK, seq, hot.rcv.nxt);
+    // As `half_open::tell`.
+    let numbers = match State::from_raw(hot.state) {
+        State::SynRcvd => (TcpFlags::RST, seq, SeqNum(0)),
+        _ => (TcpFlags::RST | TcpFlags::ACK, seq, hot.rcv.nxt),
+    };
     let key = auth::key_of(mem, at);
     push(mem, hot.port, &way, &hot.key, (numbers, key.map(|key| (key, Of::Conn(at)))));
 }

@@ -294,12 +294,21 @@ pub(crate) unsafe fn recvmsg(fd: c_int, message: *mut msghdr, flags: c_int) -> s
         None => {
             // SAFETY: as above.
             let got = unsafe { plain::recvmsg(fd, message, flags) };
-            if got >= 0 {
-                // SAFETY: the kernel has just filled it in.
-                unsafe { adopt::received(message) };
-            }
+            // SAFETY: as above.
+            unsafe { received(got, message) };
             got
         }
+    }
+}
+
+/// The kernel's `recvmsg` gave `got`: descriptors that came along may be connections of lanes.
+///
+/// # Safety
+/// As `recvmsg`'s.
+pub(crate) unsafe fn received(got: ssize_t, message: *mut msghdr) {
+    if got >= 0 {
+        // SAFETY: the kernel has just filled it in.
+        unsafe { adopt::received(message) };
     }
 }
 

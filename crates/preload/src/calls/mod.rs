@@ -3,6 +3,7 @@
 pub(crate) mod bulk;
 pub(crate) mod carried;
 pub(crate) mod data;
+pub(crate) mod direct;
 pub(crate) mod epoll;
 pub(crate) mod fds;
 pub(crate) mod options;

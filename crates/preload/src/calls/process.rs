@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use libc::pid_t;
 use sys::image::takes_library;
 
+use crate::boundary;
 use crate::calls::carried::Carried;
 use crate::interpose::plain;
 use crate::{adopt, exec, fork};
@@ -21,7 +22,10 @@ pub(crate) unsafe fn vfork() -> pid_t {
 }
 
 pub(crate) unsafe fn _exit(status: c_int) {
-    fork::at_exit();
+    // A handler of a fault in our own code ends the process: this thread may have what closing takes.
+    if !boundary::is_nested() {
+        fork::at_exit();
+    }
     // SAFETY: ends the process.
     unsafe { plain::_exit(status) };
 }

@@ -354,7 +354,7 @@ pub(crate) fn list_view(view: &View) {
     let mut hub = hub();
     for at in 0..hub.interests.rows.len() as u32 {
         let row = hub.interests.rows.get(at as usize);
-        let here = row.and_then(|row| row.sock).and_then(|sock| sock.seat.get());
+        let here = row.filter(|row| row.armed).and_then(|row| row.sock).and_then(|sock| sock.seat.get());
         if here.is_some_and(|seat| core::ptr::eq(seat.view, view)) {
             hub.interests.push_ready(at);
         }

@@ -4,7 +4,7 @@
 //! the lane's port descriptors and until the lane's next timer: its poller. Whose turn that is: [`super::turns`]. A poller may look at the
 //! ports for a moment before it sleeps: [`super::spin`].
 
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering, fence};
 use std::os::fd::AsRawFd;
 
 use base::Instant;
@@ -14,12 +14,12 @@ use sys::fds::Fd;
 use super::turns::{Target, Turns};
 use super::{FIRED, hub, spin};
 use crate::boundary::asleep;
-use crate::errno::{self, Outcome};
+use crate::errno::{self, Errno, Outcome};
 use crate::interpose::real;
 use crate::signals::Held;
 use crate::twins::{self, Accepter};
 use crate::view::View;
-use crate::{family, fork, home};
+use crate::{cancel, family, fork, home};
 
 /// How long a sleeper on a lane of another process waits at most: that process may take the lane's packets for us
 /// and has no way to wake this thread.
@@ -165,8 +165,11 @@ pub(crate) struct Wait<'a> {
 /// # Errors
 /// EINTR when a signal handler ran; EMFILE and the like when there is no eventfd to be had.
 pub(crate) fn block(wait: &mut Wait<'_>, seen: u64) -> Outcome<()> {
+    if cancel::is_due() {
+        return Err(Errno(libc::EINTR));
+    }
     wait.held.wait();
-    let _accepter = match wait.accepts {
+    let accepter = match wait.accepts {
         true => Accepter::begin(),
         false => {
             if super::listens() {
@@ -187,7 +190,8 @@ pub(crate) fn block(wait: &mut Wait<'_>, seen: u64) -> Outcome<()> {
     let generation = family::generation();
     let outcome = if sleeps { sleep(wait, waiter, polls) } else { Ok(()) };
     if family::generation() != generation {
-        // A handler forked, and this is the child: the sleeper is the parent's.
+        // A handler forked, and this is the child: the sleeper is the parent's, and counted there.
+        core::mem::forget(accepter);
         return outcome;
     }
     let mut wakes = Wakes::new();
@@ -224,6 +228,7 @@ fn sleep(wait: &mut Wait<'_>, waiter: &Waiter, polls: u32) -> Outcome<()> {
     }
     for view in View::in_mask(polls) {
         view.sleep_until.store(until.0.max(1), Ordering::Release);
+        fence(Ordering::SeqCst);
         // A timer armed since we looked: `nudge_poller` may have run before the store above.
         if view.deadline() < until {
             return Ok(());
