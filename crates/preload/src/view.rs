@@ -388,8 +388,7 @@ impl View {
         self.deadline_ns.store(deadline, Ordering::Release);
         self.held_ns.store(signals.last_held_ns.load(Ordering::Acquire), Ordering::Release);
         if deadline < before {
-            // Who begins to sleep says until when, then looks at the deadline: one of us sees the other.
-            fence(Ordering::SeqCst);
+            fence(Ordering::SeqCst); // Who begins to sleep says until when, then looks at the deadline.
         }
         if deadline < self.sleep_until.load(Ordering::Acquire) {
             hub::nudge_poller(self, wakes);

@@ -456,11 +456,7 @@ fn get_from_stream(
         (IPV6, libc::IPV6_TCLASS) => u32::from(options.tos),
         (IPV6, libc::IPV6_UNICAST_HOPS) => or(u32::from(options.ttl), or(u32::from(sysctl::hop_limit()), 64)),
         (SOCKET, libc::SO_COOKIE) => return Ok(info::put(bytes, &[cookie_of(seat).to_ne_bytes()])),
-        (IP, libc::IP_MTU) | (IPV6, libc::IPV6_MTU) => {
-            let info = stream::with(sock, seat, |engine| engine.tcp_info(seat.name))?;
-            let headers = if sock.inner().remote.addr.is_v4() { 40 } else { 60 };
-            info.map_or(0, |i| u32::from(i.snd_mss) + headers + if i.timestamps { TIMESTAMPS } else { 0 })
-        }
+        (IP, libc::IP_MTU) | (IPV6, libc::IPV6_MTU) => mtu(sock, seat)?,
         (level, name) => {
             let set = deferred::noted(&sock.inner(), level, name);
             set.filter(|_| is_harmless(level, name)).ok_or(UNKNOWN)? as u32
@@ -471,6 +467,13 @@ fn get_from_stream(
 
 /// Bytes of a segment that timestamps take (RFC 7323 3.2, with padding).
 const TIMESTAMPS: u32 = 12;
+
+/// The path's MTU, as the segments' size has it.
+fn mtu(sock: &Handle<Sock>, seat: Seat) -> Outcome<u32> {
+    let info = stream::with(sock, seat, |engine| engine.tcp_info(seat.name))?;
+    let headers = if sock.inner().remote.addr.is_v4() { 40 } else { 60 };
+    Ok(info.map_or(0, |i| u32::from(i.snd_mss) + headers + if i.timestamps { TIMESTAMPS } else { 0 }))
+}
 
 /// SO_RCVBUF or SO_SNDBUF of a connection at this moment, doubled as Linux does.
 fn buffer(sock: &Handle<Sock>, seat: Seat, receives: bool) -> Outcome<u32> {
