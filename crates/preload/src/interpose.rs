@@ -233,8 +233,10 @@ interpose! {
     sysv_signal(signal: c_int, handler: sighandler_t) -> sighandler_t = libc::SIG_ERR => calls::signals::sysv_signal;
     __sysv_signal(signal: c_int, handler: sighandler_t) -> sighandler_t = libc::SIG_ERR
         => calls::signals::sysv_signal;
-    sigtimedwait(set: *const sigset_t, info: *mut siginfo_t, limit: *const timespec) -> c_int = -1 => calls::signals::sigtimedwait;
-    sigwaitinfo(set: *const sigset_t, info: *mut siginfo_t) -> c_int = -1 => calls::signals::sigwaitinfo;
+    sigtimedwait(set: *const sigset_t, info: *mut siginfo_t, limit: *const timespec) -> c_int = -1
+        => calls::signals::sigtimedwait, direct if calls::direct::always: set, then calls::signals::received: info;
+    sigwaitinfo(set: *const sigset_t, info: *mut siginfo_t) -> c_int = -1
+        => calls::signals::sigwaitinfo, direct if calls::direct::always: set, then calls::signals::received: info;
     siginterrupt(signal: c_int, on: c_int) -> c_int = -1 => calls::signals::siginterrupt;
     pthread_cancel(thread: pthread_t) -> c_int = libc::ESRCH => cancel::cancel;
     vfork() -> pid_t = -1 => calls::process::vfork;

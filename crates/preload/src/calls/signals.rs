@@ -19,10 +19,19 @@ pub(crate) unsafe fn sigtimedwait(
 ) -> c_int {
     // SAFETY: the C caller's promise.
     let signal = unsafe { plain::sigtimedwait(set, info, limit) };
+    // SAFETY: as above.
+    unsafe { received(signal, info) };
+    signal
+}
+
+/// The kernel gave the program `signal`.
+///
+/// # Safety
+/// As `sigwaitinfo`'s.
+pub(crate) unsafe fn received(signal: c_int, info: *mut siginfo_t) {
     if signal > 0 {
         handlers::tell_as_the_kernel(signal, info);
     }
-    signal
 }
 
 pub(crate) unsafe fn sigwaitinfo(set: *const sigset_t, info: *mut siginfo_t) -> c_int {

@@ -4,6 +4,7 @@
 #include <arpa/inet.h>
 #include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
@@ -20,6 +21,7 @@ static void cleaned(void *what) { printf("%s: cleaned up\n", (const char *)what)
 static void wait_on_pipe(void) { char b; if (read(ends[0], &b, 1)) {} }
 static void poll_pipe(void) { struct pollfd f = {ends[0], POLLIN, 0}; poll(&f, 1, -1); }
 static void message(void) { char b[8]; struct iovec v = {b, 8}; struct msghdr m = {.msg_iov = &v, .msg_iovlen = 1}; recvmsg(unused[0], &m, 0); }
+static void wait_signal(void) { sigset_t s; sigemptyset(&s); sigaddset(&s, SIGUSR1); sigwaitinfo(&s, NULL); }
 static void receive(void) { char b; recv(conn, &b, 1, 0); }
 static void poll_both(void) { struct pollfd f[2] = {{conn, POLLIN, 0}, {ends[0], POLLIN, 0}}; poll(f, 2, -1); }
 static void wait_select(void) { fd_set s; FD_ZERO(&s); FD_SET(conn, &s); select(conn + 1, &s, NULL, NULL, NULL); }
@@ -33,7 +35,7 @@ static void take(void) { accept(listener, NULL, NULL); }
 static void send_much(void) { static char b[1 << 20]; for (;;) send(conn, b, sizeof b, 0); }
 
 struct work { const char *name; void (*sleep)(void); };
-static const struct work all[] = {{"read of a pipe", wait_on_pipe}, {"poll of a pipe", poll_pipe}, {"recvmsg of a kernel's socket", message}, {"recv", receive},
+static const struct work all[] = {{"read of a pipe", wait_on_pipe}, {"poll of a pipe", poll_pipe}, {"recvmsg of a kernel's socket", message}, {"sigwaitinfo", wait_signal}, {"recv", receive},
     {"poll", poll_both}, {"select", wait_select}, {"epoll_wait", wait_epoll}, {"accept", take}, {"send", send_much}};
 
 static void *run(void *arg) {
