@@ -1,6 +1,8 @@
 //! What waits at a listener of one lane goes to another one, and its segments with it.
 #![allow(clippy::unwrap_used)]
 
+#[macro_use]
+mod stub;
 mod two_lanes;
 
 use std::collections::VecDeque;
@@ -29,16 +31,7 @@ impl Port for Device {
         packets.iter().for_each(|packet| frames.release(packet.head));
         Ok(packets.len())
     }
-    fn release(&mut self, _: &mut Frames<'_>) {}
-    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-    fn caps(&self) -> PortCaps {
-        PortCaps { mtu: 1500, super_segment_max: 0, local_peer: false, own_address: false }
-    }
-    fn stats(&self) -> PortStats {
-        PortStats::default()
-    }
+    plain_port!();
 }
 
 fn listener(lane: &Lane) -> SockRef {

@@ -5,6 +5,9 @@
     reason = "tests stop at what they do not expect; a holder's death is a panic here"
 )]
 
+#[macro_use]
+mod stub;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::os::fd::BorrowedFd;
@@ -49,6 +52,7 @@ impl Port for Device {
     fn rx(&mut self, _: &mut Frames<'_>, _: &mut RxBatch) -> Result<usize, PortError> {
         Ok(0)
     }
+    plain_port!();
     fn tx(&mut self, frames: &mut Frames<'_>, packets: &[TxFrame]) -> Result<usize, PortError> {
         let mut left = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(lives) = &mut left.lives {
@@ -73,16 +77,6 @@ impl Port for Device {
             frames.release(packet.head);
         }
         Ok(packets.len())
-    }
-    fn release(&mut self, _: &mut Frames<'_>) {}
-    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-    fn caps(&self) -> PortCaps {
-        PortCaps { mtu: 1500, super_segment_max: 0, local_peer: false, own_address: false }
-    }
-    fn stats(&self) -> PortStats {
-        PortStats::default()
     }
 }
 

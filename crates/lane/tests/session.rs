@@ -1,6 +1,9 @@
 //! What a session leaves behind for others when it ends.
 #![allow(clippy::unwrap_used)]
 
+#[macro_use]
+mod stub;
+
 use std::cell::Cell;
 use std::net::Ipv4Addr;
 use std::os::fd::BorrowedFd;
@@ -24,21 +27,12 @@ impl Port for Room {
     fn rx(&mut self, _: &mut Frames<'_>, _: &mut RxBatch) -> Result<usize, PortError> {
         Ok(0)
     }
+    plain_port!();
     fn tx(&mut self, frames: &mut Frames<'_>, packets: &[TxFrame]) -> Result<usize, PortError> {
         let taken = packets.len().min(self.0.load(Ordering::Relaxed));
         packets[..taken].iter().for_each(|packet| frames.release(packet.head));
         self.0.fetch_sub(taken, Ordering::Relaxed);
         Ok(taken)
-    }
-    fn release(&mut self, _: &mut Frames<'_>) {}
-    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-    fn caps(&self) -> PortCaps {
-        PortCaps { mtu: 1500, super_segment_max: 0, local_peer: false, own_address: false }
-    }
-    fn stats(&self) -> PortStats {
-        PortStats::default()
     }
 }
 
@@ -54,6 +48,7 @@ impl Port for Busy {
     fn rx(&mut self, _: &mut Frames<'_>, _: &mut RxBatch) -> Result<usize, PortError> {
         Ok(0)
     }
+    plain_port!();
     fn tx(&mut self, frames: &mut Frames<'_>, packets: &[TxFrame]) -> Result<usize, PortError> {
         if self.refuses > 0 {
             self.refuses -= 1;
@@ -70,16 +65,6 @@ impl Port for Busy {
     }
     fn sends_later(&self) -> bool {
         self.waits > 0
-    }
-    fn release(&mut self, _: &mut Frames<'_>) {}
-    fn poll_fd(&self) -> Option<BorrowedFd<'_>> {
-        None
-    }
-    fn caps(&self) -> PortCaps {
-        PortCaps { mtu: 1500, super_segment_max: 0, local_peer: false, own_address: false }
-    }
-    fn stats(&self) -> PortStats {
-        PortStats::default()
     }
 }
 
