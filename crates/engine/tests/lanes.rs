@@ -245,6 +245,45 @@ fn events_and_closed_connections_move_too() {
 }
 
 #[test]
+fn segments_that_come_late_to_the_lane_that_had_their_connection_go_after_it() {
+    let mut world = World::new(7, 2, 64);
+    world.misdirect = false;
+    let listeners = world.listen(80);
+    let mut talks = open(&mut world, &listeners, 1, 1000);
+    let mut server = talks[0].ends[1];
+    let (from, to) = (server.lane, 1 - server.lane);
+    let client = talks[0].ends[0].name;
+    let mut buf = [0; 200];
+    // Enough of them that the lane knows their flow when it sees them.
+    for _ in 0..8 {
+        world.on((0, 0), |e| e.tcp_send(client, b"usual", false)).unwrap();
+        world.run(Duration::from_millis(1));
+        assert_eq!(world.on((1, from), |e| e.tcp_recv(server.name, &mut buf, false)), Ok(5));
+    }
+    let now = world.now;
+    let group = world.group_of(FIRST_PORT);
+    assert_eq!(world.machines[1].pair((from, to), now, |a, b| a.move_group(b, group)), Ok(1));
+    // The program has not asked yet where its connection is.
+    world.misdirect = true;
+    for _ in 0..20 {
+        world.on((0, 0), |e| e.tcp_send(client, b"later", false)).unwrap();
+        world.run(Duration::from_millis(1));
+    }
+    world.run(Duration::from_secs(1));
+    assert_eq!(world.resets, 0, "the peer is not reset by the old lane");
+    world.follow(&mut server);
+    let mut came = 0;
+    while let Ok(n @ 1..) = world.on((1, to), |e| e.tcp_recv(server.name, &mut buf, false)) {
+        came += n;
+    }
+    assert_eq!(came, 100);
+    talks.clear();
+    world.close(server);
+    world.on((0, 0), |e| e.close(client));
+    finish(&mut world, &mut talks, &listeners);
+}
+
+#[test]
 fn urgent_data_move_with_their_connection() {
     let mut world = World::new(7, 2, 64);
     world.misdirect = false;

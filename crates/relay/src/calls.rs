@@ -287,6 +287,10 @@ fn set_option(endpoint: &Endpoint, call: &Call) -> Answer {
         return Answer::Kernel;
     }
     let set = || {
+        // Its notifications would wait at the far socket, where the program does not look.
+        if (level, name) == (libc::SOL_SOCKET, libc::SO_ZEROCOPY) {
+            return Err(Errno::OPNOTSUPP);
+        }
         let length = usize::try_from(length).map_err(|_| Errno::INVAL)?;
         let value = memory(call.tid, call.args[3], length)?;
         endpoint.far.as_ref().ok_or(Errno::INVAL)?.set_option(level, name, &value)

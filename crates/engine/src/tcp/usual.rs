@@ -206,7 +206,8 @@ fn input_any(mem: &mut LaneMem<'_>, now: Instant, rx: &RxFrame, at: Idx<TcbHot>)
     if hot.key != facts.key
         || hot.port != rx.port
         || hot.flags & flag::HELD == 0
-        || hot.state == State::Closed as u8
+        // Also a note of where it went: whoever has it now takes what comes here late.
+        || State::from_raw(hot.state) == State::Closed
     {
         return false;
     }
