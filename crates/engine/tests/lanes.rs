@@ -31,6 +31,21 @@ fn open(world: &mut World, listeners: &[SockRef], count: u16, len: usize) -> Vec
     talks
 }
 
+/// One connection to machine 1, whose frames come to whichever of its two lanes has it.
+fn one(seed: u64) -> (World, Vec<SockRef>, Vec<Talk>) {
+    let mut world = World::new(seed, 2, 64);
+    world.misdirect = false;
+    let listeners = world.listen(80);
+    let talks = open(&mut world, &listeners, 1, 1000);
+    (world, listeners, talks)
+}
+
+/// Moves the group of [`FIRST_PORT`] from one lane of machine 1 to another.
+fn move_first(world: &mut World, lanes: (u16, u16)) -> Result<u32, MoveError> {
+    let (now, group) = (world.now, world.group_of(FIRST_PORT));
+    world.machines[1].pair(lanes, now, |a, b| a.move_group(b, group))
+}
+
 fn accept(world: &mut World, listeners: &[SockRef], mut f: impl FnMut(&mut World, u16, Sock)) {
     for (lane, listener) in (0..).zip(listeners) {
         loop {
@@ -209,19 +224,14 @@ fn groups_move_under_traffic_and_no_byte_is_lost() {
 
 #[test]
 fn events_and_closed_connections_move_too() {
-    let mut world = World::new(7, 2, 64);
-    world.misdirect = false;
-    let listeners = world.listen(80);
-    let mut talks = open(&mut world, &listeners, 1, 1000);
+    let (mut world, listeners, mut talks) = one(7);
     let mut server = talks[0].ends[1];
     let (from, to) = (server.lane, 1 - server.lane);
     world.on((1, from), |e| assert!(e.set_event_queue(server.name, 3, 77)));
-    let group = world.group_of(FIRST_PORT);
     // Data comes before the move, unread, with its event; the event is then the new lane's.
     world.on((0, 0), |e| e.tcp_send(talks[0].ends[0].name, b"before", false)).unwrap();
     world.run(Duration::from_millis(1));
-    let now = world.now;
-    assert_eq!(world.machines[1].pair((from, to), now, |a, b| a.move_group(b, group)), Ok(1));
+    assert_eq!(move_first(&mut world, (from, to)), Ok(1));
     assert_eq!(world.on((1, from), |e| e.poll_event(3)), None);
     assert!(!world.on((1, from), |e| e.exists(server.name)));
     world.follow(&mut server);
@@ -233,23 +243,18 @@ fn events_and_closed_connections_move_too() {
     assert_eq!(&buf[..6], b"before");
     // We close first: the connection has no program any more, moves in FIN-WAIT and in TIME-WAIT, and ends there.
     world.on((1, to), |e| e.close(server.name));
-    let now = world.now;
-    assert_eq!(world.machines[1].pair((to, from), now, |a, b| a.move_group(b, group)), Ok(1));
+    assert_eq!(move_first(&mut world, (to, from)), Ok(1));
     world.run(Duration::from_millis(1));
     world.close(talks[0].ends[0]);
     world.run(Duration::from_millis(10));
-    let now = world.now;
-    assert_eq!(world.machines[1].pair((from, to), now, |a, b| a.move_group(b, group)), Ok(1), "in TIME-WAIT");
+    assert_eq!(move_first(&mut world, (from, to)), Ok(1), "in TIME-WAIT");
     talks.clear();
     finish(&mut world, &mut talks, &listeners);
 }
 
 #[test]
 fn segments_that_come_late_to_the_lane_that_had_their_connection_go_after_it() {
-    let mut world = World::new(7, 2, 64);
-    world.misdirect = false;
-    let listeners = world.listen(80);
-    let mut talks = open(&mut world, &listeners, 1, 1000);
+    let (mut world, listeners, mut talks) = one(7);
     let mut server = talks[0].ends[1];
     let (from, to) = (server.lane, 1 - server.lane);
     let client = talks[0].ends[0].name;
@@ -260,9 +265,7 @@ fn segments_that_come_late_to_the_lane_that_had_their_connection_go_after_it() {
         world.run(Duration::from_millis(1));
         assert_eq!(world.on((1, from), |e| e.tcp_recv(server.name, &mut buf, false)), Ok(5));
     }
-    let now = world.now;
-    let group = world.group_of(FIRST_PORT);
-    assert_eq!(world.machines[1].pair((from, to), now, |a, b| a.move_group(b, group)), Ok(1));
+    assert_eq!(move_first(&mut world, (from, to)), Ok(1));
     // The program has not asked yet where its connection is.
     world.misdirect = true;
     for _ in 0..20 {
@@ -285,10 +288,7 @@ fn segments_that_come_late_to_the_lane_that_had_their_connection_go_after_it() {
 
 #[test]
 fn urgent_data_move_with_their_connection() {
-    let mut world = World::new(7, 2, 64);
-    world.misdirect = false;
-    let listeners = world.listen(80);
-    let mut talks = open(&mut world, &listeners, 1, 1000);
+    let (mut world, listeners, mut talks) = one(7);
     let mut server = talks[0].ends[1];
     let (from, to) = (server.lane, 1 - server.lane);
     let client = talks[0].ends[0].name;
@@ -296,9 +296,7 @@ fn urgent_data_move_with_their_connection() {
     world.run(Duration::from_millis(1));
     // One that is under way each way while the connection moves.
     world.on((1, from), |e| e.tcp_send_urgent(server.name, b"xyzV", false)).unwrap();
-    let now = world.now;
-    let group = world.group_of(FIRST_PORT);
-    assert_eq!(world.machines[1].pair((from, to), now, |a, b| a.move_group(b, group)), Ok(1));
+    assert_eq!(move_first(&mut world, (from, to)), Ok(1));
     world.follow(&mut server);
     assert_eq!(world.on((1, to), |e| e.audit(true)), Ok(()));
     let mut buf = [0; 10];
@@ -335,8 +333,7 @@ fn a_connection_that_moves_keeps_its_pace() {
         }
         let before = world.on((1, from), |e| e.tcp_info(server.name)).unwrap().congestion;
         assert!(before.pacing_rate < u64::MAX && before.max_pacing_rate == limit, "{before:?}");
-        let (now, group) = (world.now, world.group_of(FIRST_PORT));
-        assert_eq!(world.machines[1].pair((from, to), now, |a, b| a.move_group(b, group)), Ok(1));
+        assert_eq!(move_first(&mut world, (from, to)), Ok(1));
         world.follow(&mut server);
         talks[0].ends[1] = server;
         let after = world.on((1, to), |e| e.tcp_info(server.name)).unwrap().congestion;
@@ -351,17 +348,12 @@ fn a_connection_that_moves_keeps_its_pace() {
 
 #[test]
 fn a_connection_that_moved_is_closed_by_its_new_name_only_and_its_old_row_is_free_once_asked_for() {
-    let mut world = World::new(8, 2, 64);
-    world.misdirect = false;
-    let listeners = world.listen(80);
-    let mut talks = open(&mut world, &listeners, 1, 1000);
+    let (mut world, listeners, mut talks) = one(8);
     let mut server = talks[0].ends[1];
     let old = server;
     let (from, to) = (server.lane, 1 - server.lane);
     let open_at = |world: &mut World, lane| world.on((1, lane), |e| e.counters().tcp.open);
-    let group = world.group_of(FIRST_PORT);
-    let now = world.now;
-    assert_eq!(world.machines[1].pair((from, to), now, |a, b| a.move_group(b, group)), Ok(1));
+    assert_eq!(move_first(&mut world, (from, to)), Ok(1));
     // The old lane does not reach the connection: it ends neither, and the note of where it went is not lost.
     world.on((1, from), |e| e.close(old.name));
     world.on((1, from), |e| e.abort(old.name));

@@ -144,7 +144,7 @@ impl Epoll {
     fn inherit(&self) {
         self.made_in.store(family::generation(), Ordering::Relaxed);
         // The other process puts descriptors into the kernel's set, too.
-        self.kernel_members.fetch_add(OTHERS, Ordering::Relaxed);
+        self.kernel_members.fetch_max(OTHERS, Ordering::Relaxed);
         for (sock, fd) in hub::members(self.number()) {
             match sock.state() {
                 State::Stream => tell_me(&sock),

@@ -38,7 +38,28 @@ macro_rules! interpose {
             $(next::$name.get();)*
         }
 
-        /// The next library's functions. ENOSYS for one that it does not have.
+        /// The next library's functions, in which a thread can be cancelled. ENOSYS for one that it does not have.
+        mod straight {
+            use super::*;
+
+            $(
+            #[inline]
+            #[allow(non_snake_case, clippy::too_many_arguments)] // as in C
+            pub(super) unsafe fn $name($($arg: $kind),*) -> $ret {
+                let found = next::$name.get();
+                if found.is_null() {
+                    crate::errno::set(crate::errno::Errno(libc::ENOSYS));
+                    return $fail;
+                }
+                // SAFETY: the symbol of this name has this C signature.
+                let call: unsafe extern "C-unwind" fn($($kind),*) -> $ret = unsafe { core::mem::transmute(found) };
+                // SAFETY: the caller keeps the C function's rules.
+                unsafe { call($($arg),*) }
+            }
+            )*
+        }
+
+        /// The next library's functions, in which no thread is cancelled.
         pub(crate) mod real {
             use super::*;
 
@@ -48,15 +69,8 @@ macro_rules! interpose {
             /// As the C function's.
             #[allow(dead_code, non_snake_case, clippy::too_many_arguments)] // as in C; not all are called from here
             pub(crate) unsafe fn $name($($arg: $kind),*) -> $ret {
-                let found = next::$name.get();
-                if found.is_null() {
-                    crate::errno::set(crate::errno::Errno(libc::ENOSYS));
-                    return $fail;
-                }
-                // SAFETY: the symbol of this name has this C signature.
-                let call: unsafe extern "C" fn($($kind),*) -> $ret = unsafe { core::mem::transmute(found) };
                 // SAFETY: the caller keeps the C function's rules.
-                cancel::unmoved(const { cancel::is_point(stringify!($name)) }, || unsafe { call($($arg),*) })
+                cancel::unmoved(const { cancel::is_point(stringify!($name)) }, || unsafe { straight::$name($($arg),*) })
             })*
         }
 
@@ -84,7 +98,8 @@ macro_rules! interpose {
 /// The exported function. `direct if KERNELS: ARGS`: where that says yes of those arguments, the call is glibc's at once, so that the thread can be cancelled in
 /// it; `then AFTER: ARGS` hears of what came of it.
 macro_rules! exported {
-    ($name:ident($($arg:ident: $kind:ty),*) -> $ret:ty = $fail:expr => $body:path) => {
+    ($name:ident($($arg:ident: $kind:ty),*) -> $ret:ty = $fail:expr => $body:path
+        $(, direct if $kernels:path: $($which:ident)+ $(, then $after:path: $($from:ident)+)?)?) => {
         #[doc = concat!("`", stringify!($name), "` as the program calls it.")]
         ///
         /// # Safety
@@ -93,36 +108,19 @@ macro_rules! exported {
         #[cfg_attr(not(test), unsafe(no_mangle))]
         pub unsafe extern "C-unwind" fn $name($($arg: $kind),*) -> $ret {
             // SAFETY: the caller keeps the C function's rules.
+            let _straight = || unsafe { straight::$name($($arg),*) };
+            // SAFETY: as above.
+            $(if unsafe { $kernels($($which),+) } && !is_inside() {
+                let result = _straight();
+                // SAFETY: as above.
+                $(guard((), || unsafe { $after(result, $($from),+) });)?
+                return result;
+            })?
+            // SAFETY: as above.
             let result = guard($fail, || unsafe { $body($($arg),*) });
             if const { cancel::is_point(stringify!($name)) } {
                 cancel::leave_if_due();
             }
-            result
-        }
-    };
-    ($name:ident($($arg:ident: $kind:ty),*) -> $ret:ty = $fail:expr => $body:path,
-        direct if $kernels:path: $($which:ident)+ $(, then $after:path: $($from:ident)+)?) => {
-        #[doc = concat!("`", stringify!($name), "` as the program calls it.")]
-        ///
-        /// # Safety
-        /// As the C function's: pointers are valid for what it reads and writes.
-        #[allow(non_snake_case, unreachable_pub, clippy::unused_unit, clippy::too_many_arguments)] // as in C; exported by name
-        #[cfg_attr(not(test), unsafe(no_mangle))]
-        pub unsafe extern "C-unwind" fn $name($($arg: $kind),*) -> $ret {
-            let found = next::$name.get();
-            // SAFETY: the caller keeps the C function's rules.
-            if !found.is_null() && !is_inside() && unsafe { $kernels($($which),+) } {
-                // SAFETY: the symbol of this name has this C signature.
-                let call: unsafe extern "C-unwind" fn($($kind),*) -> $ret = unsafe { core::mem::transmute(found) };
-                // SAFETY: the caller keeps the C function's rules.
-                let result = unsafe { call($($arg),*) };
-                // SAFETY: as above.
-                $(guard((), || unsafe { $after(result, $($from),+) });)?
-                return result;
-            }
-            // SAFETY: as above.
-            let result = guard($fail, || unsafe { $body($($arg),*) });
-            cancel::leave_if_due();
             result
         }
     };

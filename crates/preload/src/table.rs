@@ -181,8 +181,7 @@ pub(crate) fn is_foreign(fd: i32) -> bool {
 
 /// Is `fd` nothing of ours, or a socket that is the kernel's for good?
 pub(crate) fn is_kernels(fd: i32) -> bool {
-    let seen = word(fd).map_or(ptr::null_mut(), |slot| slot.load(Ordering::Relaxed));
-    seen.is_null() || (seen.addr() <= MARK_MAX && matches!(Entry::from_word(seen), Entry::Kernel(_)))
+    is_foreign(fd) || is_mark(fd) && matches!(get_as_is(fd), Entry::Kernel(_))
 }
 
 /// Is `fd` in the table's range?

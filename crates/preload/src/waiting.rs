@@ -13,7 +13,7 @@ use crate::signals::Held;
 use crate::sock::{Sock, State, flag};
 use crate::table::{self, Entry};
 use crate::view::View;
-use crate::{listen, stream};
+use crate::{listen, stream, zerocopy};
 
 /// What a descriptor of the set is to us.
 enum Ours {
@@ -158,8 +158,8 @@ impl Ours {
         let ready = match self {
             Self::Stream(sock) => match sock.stream() {
                 Some(seat) => {
-                    let told = if sock.has(flag::NOTIFIES) { Ready::ERR } else { Ready::NONE };
-                    told | stream::with(sock, seat, |e| e.ready(seat.name)).unwrap_or(Ready::ERR | Ready::HUP)
+                    let lanes = stream::with(sock, seat, |e| e.ready(seat.name));
+                    zerocopy::ready(sock) | lanes.unwrap_or(Ready::ERR | Ready::HUP)
                 }
                 None => Ready::ERR | Ready::HUP,
             },

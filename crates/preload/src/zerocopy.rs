@@ -7,6 +7,7 @@
 use core::ffi::c_int;
 
 use libc::msghdr;
+use state::Ready;
 
 use crate::errno::{Errno, Outcome};
 use crate::hub::{self, Wakes};
@@ -66,6 +67,12 @@ pub(crate) fn sent(sock: &Handle<Sock>, flags: c_int, sent: &Outcome<usize>) {
     let mut wakes = Wakes::new();
     hub::fire(sock.object(), &mut wakes);
     wakes.send();
+}
+
+/// What `sock` is ready for because of a notification, beside what its lane says.
+#[inline]
+pub(crate) fn ready(sock: &Sock) -> Ready {
+    if sock.has(flag::NOTIFIES) { Ready::ERR } else { Ready::NONE }
 }
 
 /// Takes the notification.

@@ -272,13 +272,19 @@ fn name(endpoint: &Endpoint, call: &Call, local: bool) -> Result<(), Errno> {
     write_name(call.tid, at, &name)
 }
 
-/// Options about how long the program's own calls wait are for the socket it has.
+/// Options about how long the program's own calls wait, and what they are told of, are for the socket it has. That has no notifications (SO_ZEROCOPY: EOPNOTSUPP).
 fn is_about_calls(level: i32, name: i32) -> bool {
     const SO_RCVTIMEO_NEW: i32 = 66;
     const SO_SNDTIMEO_NEW: i32 = 67;
-    level == libc::SOL_SOCKET
-        && [libc::SO_RCVTIMEO, libc::SO_SNDTIMEO, SO_RCVTIMEO_NEW, SO_SNDTIMEO_NEW, libc::SO_RCVLOWAT]
-            .contains(&name)
+    const ALL: [i32; 6] = [
+        libc::SO_RCVTIMEO,
+        libc::SO_SNDTIMEO,
+        SO_RCVTIMEO_NEW,
+        SO_SNDTIMEO_NEW,
+        libc::SO_RCVLOWAT,
+        libc::SO_ZEROCOPY,
+    ];
+    level == libc::SOL_SOCKET && ALL.contains(&name)
 }
 
 fn set_option(endpoint: &Endpoint, call: &Call) -> Answer {
@@ -287,10 +293,6 @@ fn set_option(endpoint: &Endpoint, call: &Call) -> Answer {
         return Answer::Kernel;
     }
     let set = || {
-        // Its notifications would wait at the far socket, where the program does not look.
-        if (level, name) == (libc::SOL_SOCKET, libc::SO_ZEROCOPY) {
-            return Err(Errno::OPNOTSUPP);
-        }
         let length = usize::try_from(length).map_err(|_| Errno::INVAL)?;
         let value = memory(call.tid, call.args[3], length)?;
         endpoint.far.as_ref().ok_or(Errno::INVAL)?.set_option(level, name, &value)

@@ -3,14 +3,18 @@
 use crate::sockets::{same_on_a_lane, script};
 use crate::world::{OURS, PEER, Side, World};
 
-#[test]
-fn urgent_data_are_the_same_on_a_lane_as_on_the_kernel() {
+/// The script `name` says the same on a lane as on the kernel, with itself at the other end.
+fn same_with_its_peer(name: &str) {
     let Some(world) = World::new(&["python3", "ip"]) else { return };
-    let script = script("urgent.py");
+    let script = script(name);
     let mut peer = world.spawn(Side::Peer, "peer", &["python3", &script, "serve", "9000"]);
     world.wait_for_port_from(Side::Ours, PEER, &mut peer, 9000);
-    let words = ["python3", &script, "ask", PEER, "9000", OURS];
-    same_on_a_lane(&world, &words);
+    same_on_a_lane(&world, &["python3", &script, "ask", PEER, "9000", OURS]);
+}
+
+#[test]
+fn urgent_data_are_the_same_on_a_lane_as_on_the_kernel() {
+    same_with_its_peer("urgent.py");
 }
 
 #[test]
@@ -27,12 +31,7 @@ fn signals_about_sockets_are_the_same_on_a_lane_as_on_the_kernel() {
 
 #[test]
 fn zero_copy_sends_are_notified_on_a_lane_as_on_the_kernel() {
-    let Some(world) = World::new(&["python3", "ip"]) else { return };
-    let script = script("zerocopy.py");
-    let mut peer = world.spawn(Side::Peer, "peer", &["python3", &script, "serve", "9000"]);
-    world.wait_for_port_from(Side::Ours, PEER, &mut peer, 9000);
-    let words = ["python3", &script, "ask", PEER, "9000", OURS];
-    same_on_a_lane(&world, &words);
+    same_with_its_peer("zerocopy.py");
 }
 
 #[test]
@@ -41,7 +40,8 @@ fn threads_that_sleep_are_cancelled_on_a_lane_as_on_the_kernel() {
     let program = world.dir.join("cancel").display().to_string();
     world.check(Side::Ours, 60, &["cc", "-O1", "-pthread", "-o", &program, &script("cancel.c")]);
     // It reads nothing.
-    let code = "import socket, time\ns = socket.create_server(('', 9000))\nkept = []\nwhile True: kept.append(s.accept())";
+    let code =
+        "import socket\ns = socket.create_server(('', 9000))\nkept = []\nwhile True: kept.append(s.accept())";
     let mut peer = world.spawn(Side::Peer, "peer", &["python3", "-c", code]);
     world.wait_for_port_from(Side::Ours, PEER, &mut peer, 9000);
     same_on_a_lane(&world, &[&program, PEER, "9000", OURS]);

@@ -24,11 +24,11 @@ struct Pauses(u32);
 impl Pauses {
     /// Waits, if any are left.
     fn pause(&mut self) -> bool {
-        let left = self.0.checked_sub(1);
-        self.0 = left.unwrap_or(0);
+        let Some(left) = self.0.checked_sub(1) else { return false };
+        self.0 = left;
         // Interrupted: the wait was shorter.
-        let _ = left.map(|_| sys::poll::poll(&mut [], Some(PAUSE)));
-        left.is_some()
+        let _ = sys::poll::poll(&mut [], Some(PAUSE));
+        true
     }
 }
 

@@ -11,6 +11,7 @@ use crate::family;
 use crate::object::Handle;
 use crate::sock::{Sock, State, flag};
 use crate::view::View;
+use crate::zerocopy;
 
 /// Edge triggered.
 const ET: u32 = libc::EPOLLET as u32;
@@ -92,13 +93,10 @@ enum Look {
 impl Interest {
     fn bits_on(&self, view: &View, ready: ReadyOf<'_>) -> Look {
         let seats = self.sock.map_or([None, None], |sock| [sock.seat.get(), sock.older.get()]);
-        let (mut bits, mut here) = (Ready::NONE, false);
+        let (mut bits, mut here) = (self.sock.map_or(Ready::NONE, zerocopy::ready), false);
         for seat in seats.iter().flatten().filter(|seat| core::ptr::eq(seat.view, view)) {
             here = true;
             bits |= ready(seat.name);
-        }
-        if self.sock.is_some_and(|sock| sock.has(flag::NOTIFIES)) {
-            bits |= Ready::ERR;
         }
         if here {
             Look::Here(spread(bits) & (self.events | ALWAYS))
