@@ -33,12 +33,14 @@ impl Steering {
         self.write_pin(flow, maps::given_pin_value(from.number(), to.number()))
     }
 
-    /// Takes a [`Steering::hand_on`] back: `from` kept the connection.
+    /// Takes a [`Steering::hand_on`] back: `from` kept the connection. Where that changed nothing, because `to` took a SYN between the same ends itself, it is `to`'s still.
     ///
     /// # Errors
     /// As [`Steering::pin`].
     pub fn keep(&self, flow: Flow, from: SteerLane, to: SteerLane) -> Result<(), SteerError> {
-        if self.is_of_others(flow, |pin| lane_of_pin(pin) == to.number())? {
+        if self.is_of_others(flow, |pin| {
+            lane_of_pin(pin) == to.number() && maps::is_given_by(pin, from.number())
+        })? {
             return Ok(());
         }
         self.pin(flow, from)

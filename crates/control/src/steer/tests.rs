@@ -643,6 +643,35 @@ fn what_a_dead_lane_hands_on_takes_no_segments_from_the_lane_that_took_the_syn_a
     assert_eq!(bench.taken_by(&segment(40_001, 0x10, 8), LANES, |_| ()), [3]);
 }
 
+/// Connections that cannot be handed on are steered back. Their peers may have sent their SYNs again, to the very lane that would have been their heir, and even have opened other
+/// connections between the same ends: these keep their segments.
+#[test]
+fn what_is_steered_back_was_steered_away_before() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let (lane, local) = (|number| SteerLane::new(number).unwrap(), web());
+    let mut bench = bench();
+    bench.steering.add_listener(LocalEnd { port: Port(81), ..local }, lane(3)).unwrap();
+    let (flow, syn, ack) = (client(40_000), segment(40_000, 2, 7), segment(40_000, 0x10, 8));
+    waits_at(&mut bench, lane(1), &syn);
+    bench.steering.add_listener(local, lane(2)).unwrap();
+    assert_eq!(bench.taken_by(&segment(40_000, 2, 70), LANES, |_| ()), [2]);
+    for _ in 0..2 {
+        bench.steering.keep(flow, lane(1), lane(2)).unwrap();
+        assert_eq!(bench.taken_by(&ack, LANES, |_| ()), [2]);
+        // Its own connection, from there on.
+        bench.steering.hand_on(flow, lane(1), lane(3)).unwrap();
+        assert_eq!(bench.taken_by(&ack, LANES, |_| ()), [2]);
+    }
+    bench.steering.hand_on(flow, lane(2), lane(3)).unwrap();
+    assert_eq!(bench.taken_by(&ack, LANES, |_| ()), [3]);
+    bench.steering.keep(flow, lane(1), lane(3)).unwrap();
+    assert_eq!(bench.taken_by(&ack, LANES, |_| ()), [3], "given by another lane");
+    bench.steering.keep(flow, lane(2), lane(3)).unwrap();
+    assert_eq!(bench.taken_by(&ack, LANES, |_| ()), [2]);
+}
+
 /// A process died between having a connection's segments go to another lane and giving it the connection: whom it is given to later gets them, although both lanes are there. A SYN that comes
 /// to the first heir ends that.
 #[test]
