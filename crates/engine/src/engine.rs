@@ -11,7 +11,7 @@ use crate::errors::{AcceptError, ConnectError, ListenError, RecvError, SendError
 use crate::load::Load;
 use crate::tcp::{Algorithm, Ecn, borrow, fast_open, stream, urgent, verbs};
 use crate::types::{Accepted, Buffers, HopKey, How, RouteTo, TcpInfo};
-use crate::{away, events, load, pipeline, signals, transmit, udp};
+use crate::{away, events, hop_names, load, pipeline, signals, transmit, udp};
 
 /// One lane's transport, for as long as the lane lock is held. It does no I/O and reads no clock.
 pub struct Engine<'a> {
@@ -118,6 +118,17 @@ impl<'a> Engine<'a> {
     /// The answer for a next hop that [`Engine::poll_unresolved`] gave. `None`: it does not answer.
     pub fn handle_hop(&mut self, hop: Idx<Hop>, key: &HopKey, mac: Option<MacAddr>) {
         pipeline::handle_hop(&mut self.mem, self.now, hop, key, mac);
+    }
+
+    /// The other answer, for a next hop that is `by_mac`: packets to the address in `key` go by the neighbour `next_hop`, whose Ethernet address is `mac`.
+    /// Without this answer they go where the peer's came from.
+    pub fn name_hop(&mut self, hop: Idx<Hop>, key: &HopKey, next_hop: IpAddress, mac: MacAddr) {
+        pipeline::name_hop(&mut self.mem, self.now, (hop, key), next_hop, mac);
+    }
+
+    /// The next hops whose Ethernet address is known, and that address. A caller who learns another one says so by [`Engine::handle_hop`].
+    pub fn known_hops(&self) -> impl Iterator<Item = (Idx<Hop>, HopKey, MacAddr)> {
+        hop_names::known(&self.mem)
     }
 
     /// Fills `out` with packets to send: resets and the like, then ACKs, then data. Gives the number added. The payload of

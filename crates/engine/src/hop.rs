@@ -14,7 +14,7 @@ use state::ports::PORT_OWN_ADDRESS;
 use state::{Hop, LaneMem};
 
 use crate::types::{HopKey, RouteTo};
-use crate::{arp, nd, outbox, tcp};
+use crate::{arp, hop_names, nd, outbox, tcp};
 
 /// How long a MAC is used before it is asked for again (RFC 1122 2.3.2.1 asks for ageing, in the order of a minute).
 pub(crate) const FRESH_FOR: Duration = Duration::from_secs(60);
@@ -53,19 +53,6 @@ pub(crate) fn for_route(mem: &mut LaneMem<'_>, now: Instant, route: &RouteTo) ->
     Some(at)
 }
 
-/// Finds or makes the hop of those who are reached through `port` at `mac`, and takes a reference. `None`: every row
-/// is referenced.
-pub(crate) fn for_source(mem: &mut LaneMem<'_>, now: Instant, port: u8, mac: MacAddr) -> Option<Idx<Hop>> {
-    let at = find_or_make(mem, port, IpAddress::ANY, mac)?;
-    retain(mem, at);
-    if let Some(hop) = mem.hops.get_mut(at) {
-        hop.mac = mac;
-        hop.state = HOP_KNOWN;
-        hop.confirmed_at = now;
-    }
-    Some(at)
-}
-
 /// One more who holds `at`.
 pub(crate) fn retain(mem: &mut LaneMem<'_>, at: Idx<Hop>) {
     let Some(hop) = mem.hops.get_mut(at) else { return };
@@ -98,7 +85,8 @@ pub(crate) fn mac(mem: &LaneMem<'_>, at: Idx<Hop>) -> HopMac {
 pub(crate) fn poll_unresolved(mem: &mut LaneMem<'_>) -> Option<(Idx<Hop>, HopKey)> {
     let at = mem.ip.hops.ask_head.some()?;
     let hop = mem.hops.get_mut(at)?;
-    let key = HopKey { port: hop.port, addr: hop.addr, generation: hop.generation };
+    let (by_mac, addr) = (hop.is_by_mac(), if hop.is_by_mac() { hop.peer } else { hop.addr });
+    let key = HopKey { port: hop.port, addr, generation: hop.generation, by_mac };
     hop.flags &= !HOP_IN_ASK_QUEUE;
     mem.ip.hops.ask_head = core::mem::take(&mut hop.ask_next);
     if mem.ip.hops.ask_head.is_none() {
@@ -112,7 +100,7 @@ pub(crate) fn referenced(mem: &LaneMem<'_>) -> u32 {
     mem.hops.rows().iter().filter(|hop| hop.refs > 0).count() as u32
 }
 
-/// Rows that nobody holds: those that [`for_route`] and [`for_source`] can take.
+/// Rows that nobody holds: those that [`for_route`] and [`hop_names::for_source`] can take.
 pub(crate) fn unreferenced(mem: &LaneMem<'_>) -> u32 {
     mem.hops.len().saturating_sub(referenced(mem))
 }
@@ -146,6 +134,7 @@ pub(crate) fn resolved(
 }
 
 /// The hop with this address, if there is one.
+#[inline]
 pub(crate) fn find(mem: &LaneMem<'_>, port: u8, addr: IpAddress) -> Option<Idx<Hop>> {
     lookup(mem, port, addr, MacAddr::default())
 }
@@ -161,6 +150,7 @@ pub(crate) fn know(mem: &mut LaneMem<'_>, now: Instant, at: Idx<Hop>, mac: MacAd
     watch(mem, at);
     if !same {
         tcp::usual_out::ways_changed(mem);
+        hop_names::follow(mem, at, mac);
         changed(mem, at);
         flush_waiting(mem, at, Some(mac));
     }
@@ -276,7 +266,7 @@ pub(crate) fn ask_if_unknown(mem: &mut LaneMem<'_>, now: Instant, at: Idx<Hop>) 
 }
 
 /// Asks once for the MAC of `at`: by ARP where the address is ours alone, else through the lane.
-fn ask(mem: &mut LaneMem<'_>, now: Instant, at: Idx<Hop>) {
+pub(crate) fn ask(mem: &mut LaneMem<'_>, now: Instant, at: Idx<Hop>) {
     let Some(hop) = mem.hops.get_mut(at) else { return };
     hop.tries = hop.tries.saturating_add(1);
     hop.asked_at = now;
@@ -292,6 +282,11 @@ fn ask(mem: &mut LaneMem<'_>, now: Instant, at: Idx<Hop>) {
         }
         return;
     }
+    queue(mem, at);
+}
+
+/// Has the lane look at `at`.
+pub(crate) fn queue(mem: &mut LaneMem<'_>, at: Idx<Hop>) {
     let Some(hop) = mem.hops.get_mut(at) else { return };
     if hop.flags & HOP_IN_ASK_QUEUE != 0 {
         return;
@@ -330,7 +325,7 @@ fn due(hop: &Hop) -> Instant {
     match hop.state {
         HOP_ASKING => hop.asked_at.plus(ASK_EVERY),
         HOP_KNOWN if hop.tries > 0 => hop.asked_at.plus(ASK_EVERY),
-        HOP_KNOWN if hop.refs > 0 && !hop.addr.is_any() => hop.confirmed_at.plus(fresh_for(hop)),
+        HOP_KNOWN if hop.refs > 0 && !hop.is_by_mac() => hop.confirmed_at.plus(fresh_for(hop)),
         _ => Instant::NEVER,
     }
 }
@@ -365,7 +360,7 @@ fn bucket(mem: &LaneMem<'_>, port: u8, addr: IpAddress, mac: MacAddr) -> usize {
 }
 
 fn is_named(hop: &Hop, port: u8, addr: IpAddress, mac: MacAddr) -> bool {
-    hop.port == port && hop.addr == addr && (!addr.is_any() || hop.mac == mac)
+    hop.port == port && hop.addr == addr && (!addr.is_any() || hop.key_mac == mac)
 }
 
 fn lookup(mem: &LaneMem<'_>, port: u8, addr: IpAddress, mac: MacAddr) -> Option<Idx<Hop>> {
@@ -380,7 +375,12 @@ fn lookup(mem: &LaneMem<'_>, port: u8, addr: IpAddress, mac: MacAddr) -> Option<
     None
 }
 
-fn find_or_make(mem: &mut LaneMem<'_>, port: u8, addr: IpAddress, mac: MacAddr) -> Option<Idx<Hop>> {
+pub(crate) fn find_or_make(
+    mem: &mut LaneMem<'_>,
+    port: u8,
+    addr: IpAddress,
+    mac: MacAddr,
+) -> Option<Idx<Hop>> {
     if let Some(at) = lookup(mem, port, addr, mac) {
         return Some(at);
     }
@@ -390,7 +390,7 @@ fn find_or_make(mem: &mut LaneMem<'_>, port: u8, addr: IpAddress, mac: MacAddr) 
     let chain = core::mem::replace(slot, at);
     let hop = mem.hops.get_mut(at)?;
     let generation = hop.generation.wrapping_add(1);
-    *hop = Hop { port, addr, mac, generation, chain, state: HOP_FAILED, ..Hop::EMPTY };
+    *hop = Hop { port, addr, mac, key_mac: mac, generation, chain, state: HOP_FAILED, ..Hop::EMPTY };
     tcp::usual_out::ways_changed(mem);
     link_idle(mem, at);
     Some(at)
@@ -431,7 +431,7 @@ fn unlink_bucket(mem: &mut LaneMem<'_>, at: Idx<Hop>) {
 
 /// The MAC that takes part in the name: that of a hop without address only.
 fn bucket_mac(hop: &Hop) -> MacAddr {
-    if hop.addr.is_any() { hop.mac } else { MacAddr::default() }
+    if hop.is_by_mac() { hop.key_mac } else { MacAddr::default() }
 }
 
 /// Takes `at` off the lists of hops to resolve and of changed ones.

@@ -16,6 +16,7 @@ mod errors;
 mod events;
 mod fragments6;
 mod hop;
+mod hop_names;
 mod icmp;
 mod icmp6;
 mod ip;

@@ -6,7 +6,7 @@ use state::{DropReason, Hop, LaneMem, RxBatch, RxFrame};
 use wire::{EthFrame, EtherType, IpProtocol};
 
 use crate::types::HopKey;
-use crate::{arp, hop, icmp, icmp6, ip_timers, ipv4, ipv6, load, tcp, transmit, udp_recv};
+use crate::{arp, hop, hop_names, icmp, icmp6, ip_timers, ipv4, ipv6, load, tcp, transmit, udp_recv};
 
 /// The note of a packet that is no usual segment.
 const UNUSUAL: u32 = u32::MAX;
@@ -189,6 +189,17 @@ pub(crate) fn handle_hop(
     mac: Option<MacAddr>,
 ) {
     hop::resolved(mem, now, at, key, mac);
+    hops_changed(mem, now);
+}
+
+pub(crate) fn name_hop(
+    mem: &mut LaneMem<'_>,
+    now: Instant,
+    (at, key): (Idx<Hop>, &HopKey),
+    next_hop: base::IpAddress,
+    mac: MacAddr,
+) {
+    hop_names::name(mem, now, (at, key), next_hop, mac);
     hops_changed(mem, now);
 }
 

@@ -25,10 +25,12 @@ pub struct RouteTo {
 pub struct HopKey {
     /// Device: index into the lane's ports.
     pub port: u8,
-    /// The neighbour.
+    /// The neighbour; with `by_mac` somebody who is reached by it.
     pub addr: IpAddress,
     /// Generation of the row, given back with the answer.
     pub generation: u32,
+    /// The MAC is known, since something came from there; wanted is which neighbour it is ([`Engine::name_hop`](crate::Engine::name_hop)).
+    pub by_mac: bool,
 }
 
 /// A connection taken from a listener.

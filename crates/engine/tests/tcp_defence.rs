@@ -150,6 +150,38 @@ fn an_old_timestamp_is_answered_and_dropped() {
     assert_eq!(net.recv(1, b, 10), Ok(b"new".to_vec()));
 }
 
+/// Two ends that take one another's segments for old would answer one another for ever, as fast as they can.
+#[test]
+fn empty_segments_that_are_old_are_answered_twice_a_second() {
+    let (mut net, _, nxt, theirs) = opened();
+    let recent = net.on(1, |e| e.mem().hot.rows()[0].rcv.ts_recent);
+    let header = TcpHeader {
+        src_port: Port(PORTS.0),
+        dst_port: Port(PORTS.1),
+        seq: nxt,
+        ack: theirs,
+        flags: TcpFlags::ACK,
+        window: 60_000,
+        urgent: 0,
+    };
+    let timestamps = Some(Timestamps { value: recent.wrapping_sub(1), echo: 0 });
+    let options = wire::TcpOptions { timestamps, ..wire::TcpOptions::NONE };
+    let old = forged_with(&net.hosts[0], &net.hosts[1], &header, &options, &[]);
+    let outside = forged(&net, 0, PORTS, (nxt.minus(1), theirs), TcpFlags::ACK, &[]);
+    for each in [&old, &outside] {
+        let first: usize = (0..100).map(|_| provoke(&mut net, each).len()).sum();
+        assert_eq!(first, 1);
+        net.run(Duration::from_millis(499));
+        assert_eq!(provoke(&mut net, each).len(), 0);
+        net.run(Duration::from_millis(1));
+        assert_eq!(provoke(&mut net, each).len(), 1);
+        net.run(Duration::from_millis(500));
+    }
+    // Data may come from a peer that never had the acknowledgement.
+    let data = forged_with(&net.hosts[0], &net.hosts[1], &header, &options, b"old");
+    assert_eq!((0..10).map(|_| provoke(&mut net, &data).len()).sum::<usize>(), 10);
+}
+
 #[test]
 fn a_timestamp_from_before_a_long_idle_time_is_accepted() {
     let (mut net, b, nxt, theirs) = opened();

@@ -3,8 +3,8 @@
 //! A missing neighbour is never asked for by us on a shared address: the owner of the lane passes [`Ask`]s to the keeper,
 //! the keeper asks the kernel, and the answer shows up in the mirrored tables.
 
-use base::{Duration, Idx, Instant, IpAddress};
-use control::tables::{NeighbourEntry, Tables};
+use base::{Duration, Idx, Instant, IpAddress, MacAddr};
+use control::tables::{NeighbourEntry, RouteAnswer, Tables};
 use engine::{Engine, HopKey, Leaver};
 use state::ports::{PORT_ADDRESSES, PORT_LOCAL_PEER, PORT_LOOPBACK, PORT_OWN_ADDRESS, PORT_UP, PORT_WIRE};
 use state::{Hop, PortInfo, port_beside};
@@ -36,6 +36,8 @@ pub enum Ask {
 struct Pending {
     hop: Idx<Hop>,
     key: HopKey,
+    /// Whose MAC is looked for.
+    addr: IpAddress,
     since: Instant,
 }
 
@@ -58,7 +60,7 @@ impl Resolver {
         while self.pending.len() < PENDING_MAX
             && let Some((hop, key)) = engine.poll_unresolved()
         {
-            self.begin(engine, ports, Pending { hop, key, since: now });
+            self.begin(engine, ports, Pending { hop, key, addr: key.addr, since: now });
         }
         let waiting = std::mem::take(&mut self.pending);
         for pending in waiting {
@@ -107,24 +109,29 @@ impl Resolver {
             engine.handle_hop(pending.hop, &pending.key, None);
             return;
         };
-        let fresh = matches!(
-            tables.neighbour_entry(ifindex, pending.key.addr),
-            NeighbourEntry::Known { mac: _, fresh: true }
-        );
+        let Some(addr) = neighbour_of(tables, ifindex, &pending.key) else { return };
+        let fresh =
+            matches!(tables.neighbour_entry(ifindex, addr), NeighbourEntry::Known { mac: _, fresh: true });
         if !fresh {
-            self.asks.push(Ask::Neighbour { ifindex, addr: pending.key.addr });
+            self.asks.push(Ask::Neighbour { ifindex, addr });
         }
-        self.pending.push(pending);
+        self.pending.push(Pending { addr, ..pending });
     }
 
     fn look(&mut self, engine: &mut Engine<'_>, ports: &[LanePort], pending: Pending, now: Instant) {
         let ifindex = ports.get(usize::from(pending.key.port)).map_or(0, |p| p.ifindex);
         let entry = match &self.tables {
-            Some(tables) => tables.neighbour_entry(ifindex, pending.key.addr),
+            Some(tables) => tables.neighbour_entry(ifindex, pending.addr),
             None => NeighbourEntry::Failed,
         };
         let late = now.since(pending.since) >= GIVE_UP;
         match entry {
+            NeighbourEntry::Known { mac, fresh: _ } if pending.key.by_mac => {
+                engine.name_hop(pending.hop, &pending.key, pending.addr, mac)
+            }
+            // Without an answer it stays as it is.
+            NeighbourEntry::Failed | NeighbourEntry::Pending | NeighbourEntry::Absent
+                if late && pending.key.by_mac => {}
             NeighbourEntry::Known { mac, fresh: _ } => {
                 engine.handle_hop(pending.hop, &pending.key, Some(mac))
             }
@@ -145,8 +152,22 @@ impl Resolver {
             return;
         }
         self.generation = Some(generation);
+        self.follow_neighbours(engine, ports);
         for (at, port) in (0..).zip(ports).filter(|(_, port)| !port.is_absent()) {
             self.describe(engine, ports, at, port);
+        }
+    }
+
+    /// Neighbours that have another Ethernet address than before: connections to them follow.
+    fn follow_neighbours(&self, engine: &mut Engine<'_>, ports: &[LanePort]) {
+        let Some(tables) = &self.tables else { return };
+        let moved = |(hop, key, old): (Idx<Hop>, HopKey, MacAddr)| {
+            let port = ports.get(usize::from(key.port)).filter(|port| !key.by_mac && port.wire.is_none())?;
+            tables.neighbour(port.ifindex, key.addr).filter(|mac| *mac != old).map(|mac| (hop, key, mac))
+        };
+        let moved: Vec<_> = engine.known_hops().filter_map(moved).collect();
+        for (hop, key, mac) in moved {
+            engine.handle_hop(hop, &key, Some(mac));
         }
     }
 
@@ -173,6 +194,18 @@ pub(crate) fn device_beside(ports: &[LanePort], port: &LanePort) -> Option<u8> {
     let ifindex = port.wire.map(|wire| wire.ifindex).filter(|at| *at != 0)?;
     let at = ports.iter().position(|port| port.wire.is_none() && port.ifindex == ifindex)?;
     u8::try_from(at).ok()
+}
+
+/// The neighbour that `key` asks for; of a hop known by its MAC the one by which routes lead to the peer. `None`: they lead elsewhere, or cannot tell.
+fn neighbour_of(tables: &Tables, ifindex: u32, key: &HopKey) -> Option<IpAddress> {
+    if !key.by_mac {
+        return Some(key.addr);
+    }
+    let near = key.addr.as_v6().is_unicast_link_local();
+    match tables.route_to(key.addr, IpAddress::ANY, if near { ifindex } else { 0 }) {
+        RouteAnswer::Via(route) if route.ifindex == ifindex => Some(route.next_hop),
+        _ => None,
+    }
 }
 
 fn addresses_on(tables: &Tables, ifindex: u32) -> Vec<IpAddress> {

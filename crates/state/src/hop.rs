@@ -1,6 +1,7 @@
 //! Next hops: to which Ethernet address packets of a connection go, shared by all that go there.
 //!
-//! A hop is found by (port, next-hop address), or, for those who answer what came in, by (port, source MAC). Rows that
+//! A hop is found by (port, next-hop address), or, for those who answer what came in, by (port, source MAC), until routes have given it
+//! a name. Rows that
 //! nobody references stay as a cache, on a list from the longest unused on, and are reused from there.
 
 use base::{FrameIdx, Idx, Instant, IpAddress, MacAddr};
@@ -22,6 +23,8 @@ pub const HOP_IDLE: u8 = 2;
 
 /// Flag: the hop is on the list of changed hops.
 pub const HOP_CHANGED: u8 = 4;
+/// Flag: what a hop known by its MAC is named is true of its `peer` alone, which is on the link; otherwise of everybody behind that MAC.
+pub const HOP_ONE_PEER: u8 = 8;
 /// Hash buckets of the hops.
 pub const HOP_BUCKETS: usize = 256;
 
@@ -67,11 +70,19 @@ plain! {
         pub flags: u8,
         /// For TCP: the first connection that waits for this hop, raw; `u32::MAX`: none.
         pub tcp_waiting: u32,
+        /// Of a hop known by its MAC: the one with an address that routes give for `peer`, if `named_generation` is that row's.
+        pub named: Idx<Hop>,
+        /// Of a hop known by its MAC: whose name was asked for last.
+        pub peer: IpAddress,
+        /// The generation that `named` had.
+        pub named_generation: u32,
+        /// Of a hop known by its MAC: what it is found by, whatever `mac` is by now.
+        pub key_mac: MacAddr,
         /// Explicit padding.
-        pub spare: u32,
+        pub spare: [u8; 6],
     }
 }
-const _: () = assert!(size_of::<Hop>() == 88);
+const _: () = assert!(size_of::<Hop>() == 120);
 
 impl Hop {
     /// A row that names nothing.
@@ -95,8 +106,18 @@ impl Hop {
         tries: 0,
         flags: 0,
         tcp_waiting: u32::MAX,
-        spare: 0,
+        named: Idx::NONE,
+        peer: IpAddress::ANY,
+        named_generation: 0,
+        key_mac: MacAddr([0; 6]),
+        spare: [0; 6],
     };
+
+    /// Is it known by its MAC only?
+    #[must_use]
+    pub const fn is_by_mac(&self) -> bool {
+        self.addr.is_any()
+    }
 }
 
 plain! {

@@ -56,4 +56,4 @@ pub use urgent::Urgent;
 pub use usual::{KEPT, Kept, SEEN, Seen};
 
 /// Version of the layout: libraries and processes share a region only when theirs is the same. One up at each change.
-pub const LAYOUT_VERSION: u32 = 29;
+pub const LAYOUT_VERSION: u32 = 30;

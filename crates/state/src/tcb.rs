@@ -294,8 +294,10 @@ plain! {
         pub handle: u32,
         /// Its sequence numbers when the sweep for idle connections last came by.
         pub sweep_mark: u32,
+        /// When a segment without data that is old or outside the window was answered last, milliseconds of the lane's clock, and never 0; 0: not yet.
+        pub answered_ms: u32,
         /// Zeros, up to whole cache lines.
-        pub spare: [u32; 2],
+        pub spare: u32,
     }
 }
 const _: () = assert!(size_of::<TcbCold>() == 4 * base::CACHE_LINE);

@@ -17,6 +17,7 @@ mod icmp;
 mod lossy;
 mod md5;
 mod memif;
+mod neighbours;
 mod peers;
 mod queues;
 mod relay;

@@ -71,7 +71,7 @@ pub(super) fn open(
     else {
         return false;
     };
-    let Some(hop) = hop::for_source(mem, now, seg.port, seg.src_mac) else { return false };
+    let Some(hop) = listen::hop_of(mem, now, seg) else { return false };
     let to = u16::try_from(hop.raw()).ok().and_then(|raw| {
         row.hop = raw;
         enter(mem, row, &seg.key)

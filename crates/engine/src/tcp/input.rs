@@ -15,7 +15,9 @@ use crate::ipv4::Packet;
 
 /// After so long an idle time TS.Recent says nothing any more (RFC 7323 5.5).
 const PAWS_IDLE: Duration = Duration::from_secs(24 * 24 * 3600);
-/// ACKs of one lane a second for segments without data that are outside the window.
+/// Least time between two ACKs of a connection for segments without data that are old or outside the window (Linux's tcp_invalid_ratelimit).
+const QUIET_EVERY_MS: u32 = 500;
+/// ACKs of one lane a second for these.
 const DUPLICATES_A_SECOND: u32 = 10_000;
 
 /// Takes the TCP segment in `packet`.
@@ -262,7 +264,7 @@ impl Conn<'_, '_> {
         // RFC 7323 5.3, R1: PAWS, before the sequence numbers are looked at.
         if self.is_old_timestamp(seg) {
             self.drop_packet(DropReason::TcpPaws);
-            self.ack_now();
+            self.answer_old(seg.space() == 0);
             return Some(Fate::Keep);
         }
         // RFC 9293 3.10.7.4, first step; as Linux, an ACK at the very edge of the window counts.
@@ -328,9 +330,21 @@ impl Conn<'_, '_> {
             return;
         }
         let quiet = seg.space() == 0;
-        if !quiet || reset::allow(&mut self.tcp.duplicates, self.now, DUPLICATES_A_SECOND) {
-            self.ack_now();
+        self.answer_old(quiet);
+    }
+
+    /// Says by an ACK what is expected instead of a segment that is old or outside the window. If that was `quiet`, without data, not too often: the answer may be as old to the peer, which would
+    /// answer it, and so on for ever.
+    fn answer_old(&mut self, quiet: bool) {
+        if quiet {
+            let (ms, last) = (self.now.as_millis_u32().max(1), self.cold.answered_ms);
+            let soon = last != 0 && ms.wrapping_sub(last) < QUIET_EVERY_MS;
+            if soon || !reset::allow(&mut self.tcp.duplicates, self.now, DUPLICATES_A_SECOND) {
+                return;
+            }
+            self.cold.answered_ms = ms;
         }
+        self.ack_now();
     }
 
     /// RFC 5961 3.2: only a RST at exactly RCV.NXT ends the connection; another in the window is answered with a challenge

@@ -15,7 +15,7 @@ use super::segment::Seg;
 use super::{Cause, State, cookie, fast_open, flag, half_open, handshake, hibernate, reset, table, unwire};
 use crate::errors::{AcceptError, ListenError};
 use crate::types::Accepted;
-use crate::{events, hop};
+use crate::{events, hop, hop_names};
 
 /// The listener that `s` names.
 pub(crate) fn lookup(mem: &LaneMem<'_>, s: SockRef) -> Option<Idx<Listener>> {
@@ -217,6 +217,7 @@ pub(super) fn join_from_twin(
 /// The handshake of `at` is complete.
 pub(super) fn to_accept_queue(mem: &mut LaneMem<'_>, _now: Instant, at: Idx<TcbHot>) {
     leave_queues(mem, at);
+    hop_names::prefer(mem, at);
     join_queue(mem, at, flag::IN_ACCEPT_QUEUE);
     mem.counters.tcp.passive_opens = mem.counters.tcp.passive_opens.wrapping_add(1);
     let Some(listener) = mem.cold.get(cold_of(at)).map(|c| c.passive.listener) else { return };
@@ -372,6 +373,11 @@ pub(super) fn may_accept(mem: &mut LaneMem<'_>, listener: Idx<Listener>) -> bool
     room
 }
 
+/// The next hop for who sent the SYN `seg`.
+pub(super) fn hop_of(mem: &mut LaneMem<'_>, now: Instant, seg: &Seg) -> Option<Idx<Hop>> {
+    hop_names::for_source(mem, now, (seg.port, seg.src_mac), seg.key.remote)
+}
+
 /// A whole row for a half-open connection of `listener`, that of the SYN `seg`, with our number `iss` and the offset of our timestamps. `None`: there
 /// is no room for it.
 pub(super) fn open_row(
@@ -387,7 +393,7 @@ pub(super) fn open_row(
         mem.counters.drop_packet(DropReason::TcpNoTcb);
         return None;
     }
-    let Some(hop) = hop::for_source(mem, now, seg.port, seg.src_mac) else {
+    let Some(hop) = hop_of(mem, now, seg) else {
         mem.counters.drop_packet(DropReason::TcpNoHop);
         return None;
     };

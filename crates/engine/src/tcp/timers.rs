@@ -9,11 +9,14 @@ use base::{Duration, Idx, Instant};
 use super::conn::{Conn, Fate, Ring, conn};
 use super::{RESERVE_FRAMES, RETRY, State, entrust, fast_open, flag, hibernate, rtt, table};
 use crate::errors::SockError;
+use crate::hop_names;
 
 /// Timers looked at in one call, at most.
 const BUDGET: u32 = 4096;
 /// Retransmissions of data until the connection is given up (Linux's tcp_retries2).
 const RETRIES: u8 = 15;
+/// From this timeout in a row on the next hop is asked for again (Linux's tcp_retries1).
+const DOUBTS_HOP: u8 = 3;
 /// The same when no program holds the connection (Linux's tcp_orphan_retries).
 const ORPHAN_RETRIES: u8 = 8;
 /// SYN retransmissions (Linux's tcp_syn_retries).
@@ -57,11 +60,16 @@ fn fired(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>) {
         }
         return;
     }
+    let before = c.cold.loss.backoff;
     let fate = c.on_timer();
     c.arm();
     c.arm_path();
+    let in_doubt = c.cold.loss.backoff > before.max(DOUBTS_HOP - 1);
     if matches!(fate, Fate::Dead(_)) && c.cold.fast != 0 {
         fast_open::unanswered(mem, now, at);
+    }
+    if in_doubt && matches!(fate, Fate::Keep) {
+        hop_names::doubt(mem, now, at);
     }
     table::settle(mem, now, at, fate);
 }

@@ -6,7 +6,7 @@
 use ::state::dormant::HALF_OPEN;
 use ::state::ports::PORT_WIRE;
 use ::state::{Dormant, FlowKey, FrameQueue, Hop, LaneMem, Listener, SockKind, SockRef, TcbHot};
-use base::{FrameIdx, Idx, Instant, LaneId};
+use base::{FrameIdx, Idx, Instant, IpAddress, LaneId};
 use region::{Directory, Frames, Group};
 
 use super::conn::{Ring, cold_of, conn};
@@ -15,6 +15,7 @@ use super::table::Whose;
 use super::{State, board, cc_flag, fast_open, flag, frozen, half_open, hibernate, listen, table};
 use crate::errors::MoveError;
 use crate::hop::{self, HopMac};
+use crate::hop_names;
 use crate::types::RouteTo;
 use crate::{events, signals};
 
@@ -239,7 +240,7 @@ fn move_one(
     let (Some(hot), Some(cold)) = (from.hot.get(at).copied(), from.cold.get(cold_of(at)).copied()) else {
         return false;
     };
-    let Some(hop) = same_hop(from, to, now, hot.hop) else { return false };
+    let Some(hop) = same_hop(from, to, now, (hot.hop, hot.key.remote)) else { return false };
     let Some(new) = table::make(to, now, &hot.key, table::hash_of(to, &hot.key)) else {
         hop::release(to, hop);
         return false;
@@ -312,7 +313,7 @@ pub(super) fn move_half_open(
     let Some(listener) = listener.filter(|_| free && check_port(from, to, (row.port, hop)).is_ok()) else {
         return false;
     };
-    let Some(hop) = same_hop(from, to, now, hop) else { return false };
+    let Some(hop) = same_hop(from, to, now, (hop, frozen::key_of(&row).remote)) else { return false };
     let moved = half_open::hand_on(from, to, at, (listener, hop));
     if !moved {
         hop::release(to, hop);
@@ -320,12 +321,17 @@ pub(super) fn move_half_open(
     moved
 }
 
-/// The hop `old` of `from`, found or made in `to`.
-fn same_hop(from: &LaneMem<'_>, to: &mut LaneMem<'_>, now: Instant, old: Idx<Hop>) -> Option<Idx<Hop>> {
+/// The hop `old` of `from`, by which `peer` is reached, found or made in `to`.
+fn same_hop(
+    from: &LaneMem<'_>,
+    to: &mut LaneMem<'_>,
+    now: Instant,
+    (old, peer): (Idx<Hop>, IpAddress),
+) -> Option<Idx<Hop>> {
     let row = from.hops.get(old)?;
     let (port, addr, mac) = (row.port, row.addr, row.mac);
-    if addr.is_any() {
-        return hop::for_source(to, now, port, mac);
+    if row.is_by_mac() {
+        return hop_names::for_source(to, now, (port, mac), peer);
     }
     let local_mac = from.ports.get(Idx::new(port.into()))?.mac;
     let mac = match hop::mac(from, old) {

@@ -24,6 +24,7 @@ use super::segment::Seg;
 use super::table::{self, Whose};
 use super::{State, flag};
 use crate::hop::{self, HopMac};
+use crate::hop_names;
 use crate::ip;
 use crate::outbox::{self, Note};
 use crate::types::{Leaver, RouteTo, Unwired};
@@ -192,11 +193,21 @@ fn go_over(
     (device, mac, mtu): (u8, MacAddr, u16),
 ) -> bool {
     let Some(own) = mem.ports.get(Idx::new(device.into())).map(|info| info.mtu) else { return false };
-    let Some(hop) = hop::for_source(mem, now, device, mac) else { return false };
+    let Some(peer) = mem.hot.get(at).map(|hot| hot.key.remote) else { return false };
+    let Some(hop) = hop_names::for_source(mem, now, (device, mac), peer) else { return false };
     let Some(mut c) = by_way(mem, now, at, (hop, device, own.min(mtu))) else { return false };
     c.kick();
     answer(mem, now, at);
     true
+}
+
+/// Connection `at`, which waits for no Ethernet address, goes by `hop` of the same port from now on.
+pub(crate) fn change_hop(mem: &mut LaneMem<'_>, at: Idx<TcbHot>, hop: Idx<Hop>) {
+    table::leave_hop(mem, at);
+    hop::retain(mem, hop);
+    if let Some(hot) = mem.hot.get_mut(at) {
+        hot.hop = hop;
+    }
 }
 
 /// Connection `at`, which goes by port `device` and `hop` from now on. `mtu`: of that way.
