@@ -6,7 +6,7 @@ mod net;
 use base::{Duration, Instant};
 use engine::{Algorithm, Ecn, Phase, SendError};
 use net::{Bottleneck, Faults, Net, Seen, Setup, pattern};
-use state::SockRef;
+use state::{SockRef, TcpOptions};
 use wire::TcpFlags;
 
 const S: Setup = Setup { super_segment_max: 0, frames: 16_384, ..Setup::USUAL };
@@ -185,10 +185,22 @@ fn a_dctcp_receiver_echoes_each_mark_for_itself() {
     for host in 0..2 {
         net.on(host, |e| e.set_congestion(Algorithm::Dctcp));
     }
-    net.keep_trace = true;
     let (_, a, _) = net.open();
+    expect_echoes_as_marked(&mut net, a);
+}
+
+#[test]
+fn so_does_one_that_became_so_while_it_was_open() {
+    let (mut net, a, b, _) = open([Ecn::Ask; 2]);
+    let options = TcpOptions { congestion: Algorithm::Dctcp as u8, ..TcpOptions::default() };
+    assert!(net.on(1, |e| e.set_tcp_options(b, &options)));
+    expect_echoes_as_marked(&mut net, a);
+}
+
+fn expect_echoes_as_marked(net: &mut Net, a: SockRef) {
+    net.keep_trace = true;
     net.trace.clear();
-    mark(&mut net, &[2, 3]);
+    mark(net, &[2, 3]);
     for n in 1..=5 {
         net.send(0, a, &[n; 1448]).unwrap();
         net.run(Duration::from_millis(100));

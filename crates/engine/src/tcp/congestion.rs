@@ -275,6 +275,8 @@ impl Conn<'_, '_> {
     /// The program has chosen another algorithm: the window stays, what the old one remembered goes.
     pub(super) fn choose_algorithm(&mut self) {
         self.choose_pace();
+        // Also of who has sent nothing yet: it may have marks to echo.
+        self.choose_way();
         if self.cold.cc_flags & cc_flag::ROW == 0 {
             return;
         }
@@ -286,7 +288,6 @@ impl Conn<'_, '_> {
             w.row.rest = 0;
             w.cold.cc = chosen as u8;
         }
-        self.choose_way();
     }
 
     /// `acked` bytes were acknowledged when `flight` bytes were out (RFC 5681 3.1). `echo`: TSecr, if the segment had one.
