@@ -11,7 +11,7 @@ use crate::errors::{AcceptError, ConnectError, ListenError, RecvError, SendError
 use crate::load::Load;
 use crate::tcp::{Algorithm, Ecn, borrow, fast_open, stream, urgent, verbs};
 use crate::types::{Accepted, Buffers, HopKey, How, RouteTo, TcpInfo};
-use crate::{away, events, hop_names, load, pipeline, signals, transmit, udp};
+use crate::{away, events, hop_names, load, pipeline, reroute, signals, transmit, udp};
 
 /// One lane's transport, for as long as the lane lock is held. It does no I/O and reads no clock.
 pub struct Engine<'a> {
@@ -129,6 +129,12 @@ impl<'a> Engine<'a> {
     /// The next hops whose Ethernet address is known, and that address. A caller who learns another one says so by [`Engine::handle_hop`].
     pub fn known_hops(&self) -> impl Iterator<Item = (Idx<Hop>, HopKey, MacAddr)> {
         hop_names::known(&self.mem)
+    }
+
+    /// The kernel's routes are those with this `number`, which is not 0: if they were others before, connections on ports whose address the kernel has, too, go by `way`, which gives
+    /// the way from a port to an address by the routes that there are now. `None` from it: they lead to another device, or nowhere, and what goes there stays as it is.
+    pub fn follow_routes(&mut self, number: u64, way: impl FnMut(u8, IpAddress) -> Option<RouteTo>) {
+        reroute::follow(&mut self.mem, self.now, number, way);
     }
 
     /// Fills `out` with packets to send: resets and the like, then ACKs, then data. Gives the number added. The payload of

@@ -41,7 +41,7 @@ pub(crate) fn for_source(
 
 /// Do routes of the kernel's say what is reached through `port`?
 #[inline]
-fn has_routes(mem: &LaneMem<'_>, port: u8) -> bool {
+pub(crate) fn has_routes(mem: &LaneMem<'_>, port: u8) -> bool {
     let nobody = PORT_OWN_ADDRESS | PORT_WIRE;
     mem.ports.get(Idx::new(u32::from(port))).is_some_and(|port| port.flags & nobody == 0)
 }

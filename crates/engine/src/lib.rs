@@ -29,6 +29,7 @@ mod outbox;
 mod packet;
 mod pipeline;
 mod reassembly;
+mod reroute;
 mod signals;
 mod tcp;
 mod transmit;

@@ -16,7 +16,7 @@ use crate::errors::{ShutdownError, SockError};
 use crate::icmp::{Fault, Report};
 use crate::types::{How, RouteTo};
 use crate::udp_types::{UdpBindError, UdpConnectError, UdpOptions};
-use crate::{events, hop, ipv4, udp_recv};
+use crate::{events, hop, ipv4, reroute, udp_recv};
 
 /// Receive and send buffer of a socket whose options name none, bytes (Linux's rmem_default).
 const BUFFER_DEFAULT: u32 = 212_992;
@@ -179,6 +179,24 @@ pub(crate) fn disconnect(mem: &mut LaneMem<'_>, s: SockRef, local: IpAddress) ->
     let hop = core::mem::take(&mut row.hop);
     hop::release(mem, hop);
     true
+}
+
+/// Has connected sockets go by the routes that there are now, as [`reroute::follow`] has connections.
+pub(crate) fn reroute(mem: &mut LaneMem<'_>, now: Instant, mut way: impl reroute::Way) {
+    for raw in 0..mem.udp_socks.len() {
+        let at = Idx::new(raw);
+        let connected = |row: &&UdpSock| row.flags & UDP_CONNECTED != 0;
+        let Some((by, peer)) = mem.udp_socks.get(at).filter(connected).map(|row| (row.hop, row.remote.addr))
+        else {
+            continue;
+        };
+        let Some((hop, route)) = reroute::other(mem, now, by, peer, &mut way) else { continue };
+        let own = ipv4::port_info(mem, route.port).map_or(route.mtu, |port| port.mtu);
+        let Some(row) = mem.udp_socks.get_mut(at) else { return };
+        row.hop = hop;
+        row.mtu = if route.mtu == 0 { own } else { route.mtu.min(own) };
+        hop::release(mem, by);
+    }
 }
 
 /// Closes `s`: what was not read is thrown away, what is on its way out goes.

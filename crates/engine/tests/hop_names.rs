@@ -3,11 +3,11 @@
 
 mod net;
 
-use base::{Duration, Idx, IpAddress, MacAddr, SeqNum};
-use engine::{HopKey, State};
+use base::{Duration, Idx, IpAddress, MacAddr, Port, SeqNum};
+use engine::{HopKey, RouteTo, State, UdpOptions};
 use net::{Net, Packet, Setup, forged};
 use state::ports::{PORT_ADDRESSES, PORT_OWN_ADDRESS, PORT_UP};
-use state::{Hop, PortInfo, SockRef, TcpOptions};
+use state::{Endpoint, Hop, PortInfo, SockRef, TcpOptions};
 use wire::TcpFlags;
 
 const LISTENS: u16 = 80;
@@ -181,4 +181,67 @@ fn a_name_for_a_row_that_means_something_else_by_now_is_ignored() {
     net.on(1, |e| e.name_hop(hop, &late, peer, ELSEWHERE));
     let s = open(&mut net, listener, (NEAR, 40_000), &answer);
     assert_eq!(way(&mut net, s), NEAR);
+}
+
+/// Routes lead over `gateway`, whose Ethernet address is `mac`, from now on.
+fn route_over(net: &mut Net, number: u64, gateway: IpAddress, mac: Option<MacAddr>) {
+    let local_mac = net.hosts[1].mac;
+    let way = |port, _| Some(RouteTo { port, next_hop: gateway, local_mac, mac, mtu: 1400 });
+    net.on(1, |e| e.follow_routes(number, way));
+}
+
+#[test]
+fn connections_go_by_the_routes_that_there_are() {
+    for dormant in [0, 64] {
+        let (mut net, listener) = server(PORT_UP, &Setup { dormant, ..Setup::USUAL });
+        let [old, new] = [net::address(200), net::address(201)];
+        route_over(&mut net, 1, old, Some(NEAR));
+        let answer = syn(&mut net, NEAR, 40_000);
+        let (hop, key) = asked(&mut net).unwrap();
+        net.on(1, |e| e.name_hop(hop, &key, old, NEAR));
+        let s = open(&mut net, listener, (NEAR, 40_000), &answer);
+        let half = syn(&mut net, NEAR, 40_001);
+        let connected = net.on(1, |e| {
+            let udp = e
+                .udp_bind(Endpoint { addr: net::address(1), port: Port(53) }, &UdpOptions::default())
+                .unwrap();
+            let to = Endpoint { addr: net::address(0), port: Port(9) };
+            let local_mac = MacAddr([2, 0, 0, 0, 0, 1]);
+            let route = RouteTo { port: 0, next_hop: old, local_mac, mac: None, mtu: 0 };
+            e.udp_connect(udp, net::address(1), to, &route).unwrap();
+            udp
+        });
+        // The same ones, as another process reads them.
+        route_over(&mut net, 1, new, Some(ELSEWHERE));
+        assert_eq!(way(&mut net, s), NEAR);
+        route_over(&mut net, 2, new, Some(ELSEWHERE));
+        assert_eq!(way(&mut net, s), ELSEWHERE);
+        net.trace.clear();
+        net.on(1, |e| e.udp_send_to(connected, b"x", None)).unwrap();
+        net.flush(1);
+        assert_eq!(destination(&net.trace.pop().unwrap().2), ELSEWHERE);
+        let half = open(&mut net, listener, (NEAR, 40_001), &half);
+        assert_eq!(way(&mut net, half), ELSEWHERE);
+        let answer = syn(&mut net, NEAR, 40_002);
+        assert_eq!(destination(&answer), NEAR);
+        assert!(
+            asked(&mut net).is_some_and(|(_, key)| key.by_mac),
+            "which neighbour that is may be another one now"
+        );
+        // What has to wait for an address goes when that is known.
+        route_over(&mut net, 3, old, None);
+        route_over(&mut net, 4, net::address(202), None);
+        net.send(1, s, b"waits").unwrap();
+        net.trace.clear();
+        net.flush(1);
+        assert!(net.trace.is_empty());
+        let (hop, key) =
+            std::iter::from_fn(|| asked(&mut net)).find(|(_, key)| key.addr == net::address(202)).unwrap();
+        net.on(1, |e| e.handle_hop(hop, &key, Some(ELSEWHERE)));
+        net.flush(1);
+        assert!(net.trace.iter().any(|(_, _, packet)| destination(packet) == ELSEWHERE));
+        // None any more: a connection stays as it is.
+        net.on(1, |e| e.follow_routes(5, |_, _| None));
+        assert_eq!(way(&mut net, s), ELSEWHERE);
+    }
 }

@@ -3,9 +3,12 @@
 //! A missing neighbour is never asked for by us on a shared address: the owner of the lane passes [`Ask`]s to the keeper,
 //! the keeper asks the kernel, and the answer shows up in the mirrored tables.
 
+use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use base::{Duration, Idx, Instant, IpAddress, MacAddr};
-use control::tables::{NeighbourEntry, RouteAnswer, Tables};
-use engine::{Engine, HopKey, Leaver};
+use control::tables::{NeighbourEntry, Route, RouteAnswer, RouteRow, Tables};
+use engine::{Engine, HopKey, Leaver, RouteTo};
 use state::ports::{PORT_ADDRESSES, PORT_LOCAL_PEER, PORT_LOOPBACK, PORT_OWN_ADDRESS, PORT_UP, PORT_WIRE};
 use state::{Hop, PortInfo, port_beside};
 
@@ -153,9 +156,25 @@ impl Resolver {
         }
         self.generation = Some(generation);
         self.follow_neighbours(engine, ports);
+        self.follow_routes(engine, ports);
         for (at, port) in (0..).zip(ports).filter(|(_, port)| !port.is_absent()) {
             self.describe(engine, ports, at, port);
         }
+    }
+
+    /// Connections go by the routes that there are now.
+    fn follow_routes(&self, engine: &mut Engine<'_>, ports: &[LanePort]) {
+        let Some(tables) = &self.tables else { return };
+        let mut known: HashMap<(u8, IpAddress), Option<RouteTo>> = HashMap::new();
+        engine.follow_routes(number_of(&tables.routes()), |at, peer| {
+            *known.entry((at, peer)).or_insert_with(|| {
+                let port = ports.get(usize::from(at)).filter(|port| port.wire.is_none())?;
+                let route = route_by(tables, port.ifindex, peer)?;
+                let (mac, mtu) = (tables.neighbour(port.ifindex, route.next_hop), route.mtu);
+                let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
+                Some(RouteTo { port: at, next_hop: route.next_hop, local_mac: port.mac, mac, mtu })
+            })
+        });
     }
 
     /// Neighbours that have another Ethernet address than before: connections to them follow.
@@ -201,11 +220,26 @@ fn neighbour_of(tables: &Tables, ifindex: u32, key: &HopKey) -> Option<IpAddress
     if !key.by_mac {
         return Some(key.addr);
     }
-    let near = key.addr.as_v6().is_unicast_link_local();
-    match tables.route_to(key.addr, IpAddress::ANY, if near { ifindex } else { 0 }) {
-        RouteAnswer::Via(route) if route.ifindex == ifindex => Some(route.next_hop),
+    route_by(tables, ifindex, key.addr).map(|route| route.next_hop)
+}
+
+/// The route to `peer`, if it leads over device `ifindex`.
+fn route_by(tables: &Tables, ifindex: u32, peer: IpAddress) -> Option<Route> {
+    let near = peer.as_v6().is_unicast_link_local();
+    match tables.route_to(peer, IpAddress::ANY, if near { ifindex } else { 0 }) {
+        RouteAnswer::Via(route) if route.ifindex == ifindex => Some(route),
         _ => None,
     }
+}
+
+/// A number that other routes have another of; never 0.
+fn number_of(routes: &[RouteRow]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for row in routes {
+        (row.dst.0, row.prefix, row.gateway.0, row.oif, row.mtu).hash(&mut hasher);
+        std::mem::discriminant(&row.kind).hash(&mut hasher);
+    }
+    hasher.finish().max(1)
 }
 
 fn addresses_on(tables: &Tables, ifindex: u32) -> Vec<IpAddress> {

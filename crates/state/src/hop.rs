@@ -126,6 +126,8 @@ plain! {
     pub struct HopGlobals {
         /// When [`Hop`] rows must be looked at again: retries and ageing.
         pub deadline: Instant,
+        /// The routes that connections go by: a number that others have others of; 0: not known yet.
+        pub routes: u64,
         /// Rows never used: those from here on. The table may begin zeroed.
         pub fresh: u32,
         /// First row of each hash bucket.
@@ -149,6 +151,7 @@ impl HopGlobals {
     /// No hop.
     pub const EMPTY: Self = Self {
         deadline: Instant::NEVER,
+        routes: 0,
         fresh: 0,
         buckets: [Idx::NONE; HOP_BUCKETS],
         idle_oldest: Idx::NONE,

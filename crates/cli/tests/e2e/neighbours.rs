@@ -4,6 +4,8 @@ use crate::world::{DEVICE, OURS, PEER, Process, Side, World, wait_until};
 
 /// Behind the peer, which is the gateway to it.
 const FAR: &str = "10.99.0.1";
+/// The peer, by another address.
+const SECOND_GATEWAY: &str = "10.77.0.99";
 
 /// Answers what it gets on every connection.
 const ECHO: &str = "
@@ -46,6 +48,11 @@ impl Talk {
         let world = World::new(&["python3", "ip", "bash"])?;
         world.check(Side::Peer, 5, &["ip", "address", "add", FAR, "dev", "lo"]);
         world.check(Side::Ours, 5, &["ip", "route", "add", FAR, "via", PEER]);
+        // The peer says where it is, and the kernel believes it also twice a second.
+        let notify = "echo 1 > /proc/sys/net/ipv4/conf/peer0/arp_notify";
+        world.check(Side::Peer, 5, &["bash", "-c", notify]);
+        let believe = format!("echo 0 > /proc/sys/net/ipv4/neigh/{DEVICE}/locktime");
+        world.check(Side::Ours, 5, &["bash", "-c", &believe]);
         let mut ours =
             world.spawn(Side::Ours, "server", &World::corelane(&["python3", "-c", ECHO, OURS, "9000"]));
         world.wait_for_port(&mut ours, 9000);
@@ -63,10 +70,21 @@ impl Talk {
         Some(talk)
     }
 
+    /// The kernel's word for it, which nothing on the wire changes.
+    fn set_neighbour(&self, address: &str, mac: &str) {
+        let words = ["ip", "neighbour", "replace", address, "lladdr", mac, "dev", DEVICE, "nud", "permanent"];
+        self.world.check(Side::Ours, 5, &words);
+    }
+
     fn goes_on(&mut self) {
-        let before: Vec<_> = self.clients.iter().map(answers).collect();
+        self.these_go_on(0..self.clients.len());
+    }
+
+    fn these_go_on(&mut self, which: std::ops::Range<usize>) {
         let Self { servers, clients, .. } = self;
-        wait_until("every connection goes on", 30, || {
+        let clients = &mut clients[which];
+        let before: Vec<_> = clients.iter().map(answers).collect();
+        wait_until("the connections go on", 30, || {
             servers.iter_mut().for_each(Process::assert_running);
             clients.iter_mut().for_each(Process::assert_running);
             clients.iter().zip(&before).all(|(client, before)| answers(client) > before + 20)
@@ -95,4 +113,17 @@ fn connections_outlive_their_device_going_down_and_up_at_either_end() {
         }
         talk.goes_on();
     }
+}
+
+#[test]
+fn connections_go_by_another_gateway_when_the_route_is_changed() {
+    let Some(mut talk) = Talk::begin() else { return };
+    let right = talk.world.check(Side::Peer, 5, &["cat", "/sys/class/net/peer0/address"]);
+    // Whatever goes over this gateway goes nowhere.
+    talk.set_neighbour(PEER, "02:00:00:00:77:77");
+    talk.set_neighbour(SECOND_GATEWAY, right.trim());
+    talk.world.check(Side::Ours, 5, &["ip", "route", "replace", FAR, "via", SECOND_GATEWAY]);
+    talk.these_go_on(1..2);
+    talk.set_neighbour(PEER, right.trim());
+    talk.goes_on();
 }

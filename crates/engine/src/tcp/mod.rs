@@ -104,7 +104,7 @@ pub use state::{Cause, State};
 pub(crate) use table::{drop_port, hop_changed};
 pub use timers::syn_ack_timeouts;
 pub(crate) use timers::{deadline, handle_timers};
-pub(crate) use unwire::syns_go_over;
+pub(crate) use unwire::{go_by_small, is_open, syns_go_over, way_of_small};
 
 /// Bits of [`TcbHot::flags`].
 pub(crate) mod flag {

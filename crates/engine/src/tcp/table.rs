@@ -8,7 +8,7 @@ use base::hash::flow_hash;
 use base::{FrameIdx, Idx, Instant, SeqNum};
 use siphasher::sip::SipHasher13;
 
-use super::conn::{Conn, Fate, Ring, cold_of, conn};
+use super::conn::{Conn, Fate, cold_of, conn};
 use super::keys::{self, Owner};
 use super::{
     Cause, State, TIME_WAIT, fast_open, flag, frozen, half_open, handle, hibernate, last_words, listen,
@@ -472,15 +472,7 @@ pub(crate) fn hop_changed(mem: &mut LaneMem<'_>, now: Instant, hop: Idx<::state:
             settle(mem, now, at, Fate::Dead(SockError::HostUnreachable));
             continue;
         }
-        if c.any(flag::SEND_SYN | flag::SEND_PROBE) {
-            c.enqueue(Ring::Control);
-        }
-        if c.any(flag::ACK_NOW) {
-            c.enqueue(Ring::Ack);
-        }
-        if c.has_data() {
-            c.enqueue(Ring::Data);
-        }
+        c.go_on();
     }
 }
 

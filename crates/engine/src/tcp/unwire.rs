@@ -13,8 +13,8 @@
 use ::state::hop::HOP_KNOWN;
 use ::state::ports::{PORT_UP, PORT_WIRE};
 use ::state::unwire::{UNWIRES, Unwire};
-use ::state::{DropReason, FlowKey, Hop, LaneMem, PortInfo, RxFrame, TcbHot};
-use base::{Idx, Instant, MacAddr};
+use ::state::{Dormant, DropReason, FlowKey, Hop, LaneMem, PortInfo, RxFrame, TcbHot};
+use base::{Idx, Instant, IpAddress, MacAddr};
 use wire::{EthFrame, EthHeader, EtherType, UnwireHeader, eth, ipv4, tcp, unwire};
 
 use super::conn::{Conn, Ring, cold_of, conn};
@@ -22,7 +22,7 @@ use super::entrust::may_leave;
 use super::header::header_frame;
 use super::segment::Seg;
 use super::table::{self, Whose};
-use super::{State, flag};
+use super::{State, flag, frozen};
 use crate::hop::{self, HopMac};
 use crate::hop_names;
 use crate::ip;
@@ -199,6 +199,49 @@ fn go_over(
     c.kick();
     answer(mem, now, at);
     true
+}
+
+/// Connection `at` goes by `hop`, of which it gets the caller's reference, from now on; that way takes packets of `mtu` bytes, 0: as the device.
+pub(crate) fn go_by(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, hop: Idx<Hop>, mtu: u16) {
+    let Some(port) = mem.hops.get(hop).map(|hop| hop.port) else { return };
+    let own = mem.ports.get(Idx::new(port.into())).map_or(mtu, |info| info.mtu);
+    let mtu = if mtu == 0 { own } else { own.min(mtu) };
+    if let Some(mut c) = by_way(mem, now, at, (hop, port, mtu)) {
+        c.go_on();
+    }
+}
+
+/// Has a row a connection that goes somewhere?
+pub(crate) fn is_open(hot: &TcbHot) -> bool {
+    hot.flags & flag::HELD != 0 && State::from_raw(hot.state) != State::Closed
+}
+
+/// The next hop and the peer of the connection with the small row `at`.
+pub(crate) fn way_of_small(mem: &LaneMem<'_>, at: Idx<Dormant>) -> Option<(Idx<Hop>, IpAddress)> {
+    let row = mem.dormant.get(at).filter(|row| row.handle != u32::MAX)?;
+    Some((Idx::new(u32::from(row.hop)), frozen::key_of(row).remote))
+}
+
+/// [`go_by`] for a connection with a small row: those limit no segments.
+pub(crate) fn go_by_small(mem: &mut LaneMem<'_>, at: Idx<Dormant>, hop: Idx<Hop>) {
+    let (Ok(raw), Some(row)) = (u16::try_from(hop.raw()), mem.dormant.get_mut(at)) else {
+        return hop::release(mem, hop);
+    };
+    let before = core::mem::replace(&mut row.hop, raw);
+    hop::release(mem, Idx::new(u32::from(before)));
+}
+
+impl Conn<'_, '_> {
+    /// What waited for the way may go.
+    pub(super) fn go_on(&mut self) {
+        if self.any(flag::SEND_SYN | flag::SEND_PROBE) {
+            self.enqueue(Ring::Control);
+        }
+        if self.any(flag::ACK_NOW) {
+            self.enqueue(Ring::Ack);
+        }
+        self.kick();
+    }
 }
 
 /// Connection `at`, which waits for no Ethernet address, goes by `hop` of the same port from now on.
