@@ -253,6 +253,30 @@ fn a_wire_that_ends_takes_nothing_along_that_has_left_it() {
     net.transfer(a, b, 50_000, 50_000);
 }
 
+/// One end has followed, the other has not heard of it, and is gone with the wire: what it said last, over that, is lost.
+#[test]
+fn who_has_left_a_wire_that_ends_asks_whether_its_peer_is_there() {
+    for gone in [true, false] {
+        let mut net = net(7);
+        let (_, a, b) = net.open();
+        net.filter = Some(Box::new(move |_, packet| packet.port == DEVICE));
+        let flow = flow(&net, 0);
+        assert_eq!(net.on(0, |e| e.ask_off_wire(&flow, DEVICE)), Unwired::Asked);
+        net.run(Duration::from_millis(1));
+        assert_eq!(follow(&mut net, 1), 1);
+        net.run(Duration::from_millis(1));
+        assert_eq!(ports(&mut net, [a, b]), [Some(WIRE), Some(DEVICE)]);
+        net.filter = None;
+        if gone {
+            assert_eq!(net.on(0, |e| e.drop_port(WIRE)), 1);
+        }
+        assert_eq!(net.on(1, |e| e.drop_port(WIRE)), 0);
+        net.run(Duration::from_millis(10));
+        let ended = net.state(1, b) == Some(State::Closed);
+        assert_eq!(ended, gone);
+    }
+}
+
 /// A lane that has no connection any more answers late segments with a RST; a connection that is still there has an ACK in its own.
 #[test]
 fn a_late_answer_over_the_wire_does_not_end_the_connection() {

@@ -157,7 +157,7 @@ pub(super) fn name_of(mem: &LaneMem<'_>, at: Idx<TcbHot>) -> SockRef {
 /// Port `port` is gone for good: its connections end with a reset, and nothing is sent for them. Gives their number.
 pub(crate) fn drop_port(mem: &mut LaneMem<'_>, now: Instant, port: u8) -> u32 {
     let mut ended = 0;
-    unwire::drop_port(mem, port);
+    unwire::drop_port(mem, now, port);
     for raw in 0..mem.hot.len() {
         let at = Idx::new(raw);
         let Some(hot) = mem.hot.get(at) else { break };

@@ -384,8 +384,19 @@ fn forget(mem: &mut LaneMem<'_>, which: impl Fn(&Unwire) -> bool) {
     mem.globals.tcp.unwires.told = count_told(mem);
 }
 
-/// The wire at index `port` is gone; another one may get the index.
-pub(super) fn drop_port(mem: &mut LaneMem<'_>, port: u8) {
+/// The wire at index `port` is gone; another one may get the index. A peer whose connection left it by our end alone may have said over it that it ends, or is gone with it:
+/// a probe by the device says whether it is there (RFC 9293 3.8.4).
+pub(super) fn drop_port(mem: &mut LaneMem<'_>, now: Instant, port: u8) {
+    for n in 0..mem.globals.tcp.unwires.used as usize {
+        let left = |row: &Unwire| row.stage == stage::LEFT && row.port == port;
+        let Some(row) = mem.globals.tcp.unwires.rows.get(n).copied().filter(left) else { continue };
+        if is_that_of(mem, &row, row.row)
+            && let Some(mut c) = conn(mem, now, row.row)
+        {
+            c.set(flag::SEND_PROBE);
+            c.enqueue(Ring::Control);
+        }
+    }
     forget(mem, |row| row.port == port && row.stage != stage::FREE);
 }
 
