@@ -51,11 +51,11 @@ pub(crate) fn has_routes(mem: &LaneMem<'_>, port: u8) -> bool {
 fn named_for(mem: &LaneMem<'_>, at: Idx<Hop>, peer: IpAddress) -> Option<Idx<Hop>> {
     let hop = mem.hops.get(at)?;
     let named = hop.named.some()?;
-    if hop.flags & HOP_ONE_PEER != 0 && hop.peer != peer {
+    let to = mem.hops.get(named)?;
+    if hop.flags & HOP_ONE_PEER != 0 && to.addr != peer {
         // Of several addresses behind one MAC each has its own.
         return hop::find(mem, hop.port, peer).filter(|&other| is_known(mem, other));
     }
-    let to = mem.hops.get(named)?;
     let same = to.generation == hop.named_generation && to.port == hop.port && !to.is_by_mac();
     (same && to.state == HOP_KNOWN).then_some(named)
 }

@@ -141,6 +141,22 @@ fn addresses_behind_one_mac_are_neighbours_of_their_own() {
 }
 
 #[test]
+fn a_peer_whose_name_is_not_known_yet_has_not_the_one_of_another_behind_its_mac() {
+    let (mut net, listener) = server(PORT_UP, &Setup::USUAL);
+    let first = net.hosts[0].addr;
+    syn(&mut net, NEAR, 40_000);
+    let (hop, key) = asked(&mut net).unwrap();
+    net.on(1, |e| e.name_hop(hop, &key, first, NEAR));
+    net.run(Duration::from_secs(1));
+    net.hosts[0].addr = net::address(9);
+    let answer = syn(&mut net, NEAR, 40_001);
+    assert!(asked(&mut net).is_some());
+    let s = open(&mut net, listener, (NEAR, 40_001), &answer);
+    moves(&mut net, first, ELSEWHERE);
+    assert_eq!(way(&mut net, s), NEAR);
+}
+
+#[test]
 fn what_is_not_answered_has_the_next_hop_looked_for_again() {
     let (mut net, listener) = server(PORT_UP, &Setup::USUAL);
     let peer = net.hosts[0].addr;

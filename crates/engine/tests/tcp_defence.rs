@@ -123,29 +123,24 @@ fn what_overlaps_the_next_number_is_trimmed() {
     assert_eq!(net.recv(1, b, 100), Ok(b"hello world".to_vec()));
 }
 
+/// A segment of host 0's with timestamp `value`.
+fn stamped(net: &Net, (seq, ack): (SeqNum, SeqNum), value: u32, data: &[u8]) -> Packet {
+    let (src_port, dst_port) = (Port(PORTS.0), Port(PORTS.1));
+    let header = TcpHeader { src_port, dst_port, seq, ack, flags: TcpFlags::ACK, window: 60_000, urgent: 0 };
+    let timestamps = Some(Timestamps { value, echo: 0 });
+    let options = wire::TcpOptions { timestamps, ..wire::TcpOptions::NONE };
+    forged_with(&net.hosts[0], &net.hosts[1], &header, &options, data)
+}
+
 #[test]
 fn an_old_timestamp_is_answered_and_dropped() {
     let (mut net, b, nxt, theirs) = opened();
     let recent = net.on(1, |e| e.mem().hot.rows()[0].rcv.ts_recent);
-    let with = |net: &Net, value: u32, data: &[u8]| {
-        let header = TcpHeader {
-            src_port: Port(PORTS.0),
-            dst_port: Port(PORTS.1),
-            seq: nxt,
-            ack: theirs,
-            flags: TcpFlags::ACK,
-            window: 60_000,
-            urgent: 0,
-        };
-        let timestamps = Some(Timestamps { value, echo: 0 });
-        let options = wire::TcpOptions { timestamps, ..wire::TcpOptions::NONE };
-        forged_with(&net.hosts[0], &net.hosts[1], &header, &options, data)
-    };
-    let old = with(&net, recent.wrapping_sub(1), b"old");
+    let old = stamped(&net, (nxt, theirs), recent.wrapping_sub(1), b"old");
     assert_eq!(provoke(&mut net, &old).len(), 1);
     assert_eq!(net.dropped(1, DropReason::TcpPaws), 1);
     assert_eq!(net.recv(1, b, 10), Err(RecvError::WouldBlock));
-    let same = with(&net, recent, b"new");
+    let same = stamped(&net, (nxt, theirs), recent, b"new");
     provoke(&mut net, &same);
     assert_eq!(net.recv(1, b, 10), Ok(b"new".to_vec()));
 }
@@ -155,18 +150,7 @@ fn an_old_timestamp_is_answered_and_dropped() {
 fn empty_segments_that_are_old_are_answered_twice_a_second() {
     let (mut net, _, nxt, theirs) = opened();
     let recent = net.on(1, |e| e.mem().hot.rows()[0].rcv.ts_recent);
-    let header = TcpHeader {
-        src_port: Port(PORTS.0),
-        dst_port: Port(PORTS.1),
-        seq: nxt,
-        ack: theirs,
-        flags: TcpFlags::ACK,
-        window: 60_000,
-        urgent: 0,
-    };
-    let timestamps = Some(Timestamps { value: recent.wrapping_sub(1), echo: 0 });
-    let options = wire::TcpOptions { timestamps, ..wire::TcpOptions::NONE };
-    let old = forged_with(&net.hosts[0], &net.hosts[1], &header, &options, &[]);
+    let old = stamped(&net, (nxt, theirs), recent.wrapping_sub(1), &[]);
     let outside = forged(&net, 0, PORTS, (nxt.minus(1), theirs), TcpFlags::ACK, &[]);
     for each in [&old, &outside] {
         let first: usize = (0..100).map(|_| provoke(&mut net, each).len()).sum();
@@ -178,7 +162,7 @@ fn empty_segments_that_are_old_are_answered_twice_a_second() {
         net.run(Duration::from_millis(500));
     }
     // Data may come from a peer that never had the acknowledgement.
-    let data = forged_with(&net.hosts[0], &net.hosts[1], &header, &options, b"old");
+    let data = stamped(&net, (nxt, theirs), recent.wrapping_sub(1), b"old");
     assert_eq!((0..10).map(|_| provoke(&mut net, &data).len()).sum::<usize>(), 10);
 }
 
@@ -187,18 +171,7 @@ fn a_timestamp_from_before_a_long_idle_time_is_accepted() {
     let (mut net, b, nxt, theirs) = opened();
     let recent = net.on(1, |e| e.mem().hot.rows()[0].rcv.ts_recent);
     net.run(Duration::from_secs(25 * 24 * 3600));
-    let header = TcpHeader {
-        src_port: Port(PORTS.0),
-        dst_port: Port(PORTS.1),
-        seq: nxt,
-        ack: theirs,
-        flags: TcpFlags::ACK,
-        window: 60_000,
-        urgent: 0,
-    };
-    let timestamps = Some(Timestamps { value: recent.wrapping_sub(5), echo: 0 });
-    let options = wire::TcpOptions { timestamps, ..wire::TcpOptions::NONE };
-    let p = forged_with(&net.hosts[0], &net.hosts[1], &header, &options, b"x");
+    let p = stamped(&net, (nxt, theirs), recent.wrapping_sub(5), b"x");
     provoke(&mut net, &p);
     assert_eq!(net.recv(1, b, 10), Ok(b"x".to_vec()));
 }
