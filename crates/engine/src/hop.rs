@@ -85,8 +85,7 @@ pub(crate) fn mac(mem: &LaneMem<'_>, at: Idx<Hop>) -> HopMac {
 pub(crate) fn poll_unresolved(mem: &mut LaneMem<'_>) -> Option<(Idx<Hop>, HopKey)> {
     let at = mem.ip.hops.ask_head.some()?;
     let hop = mem.hops.get_mut(at)?;
-    let (by_mac, addr) = (hop.is_by_mac(), if hop.is_by_mac() { hop.peer } else { hop.addr });
-    let key = HopKey { port: hop.port, addr, generation: hop.generation, by_mac };
+    let key = HopKey::of(hop);
     hop.flags &= !HOP_IN_ASK_QUEUE;
     mem.ip.hops.ask_head = core::mem::take(&mut hop.ask_next);
     if mem.ip.hops.ask_head.is_none() {

@@ -121,15 +121,12 @@ pub(crate) fn follow(mem: &mut LaneMem<'_>, at: Idx<Hop>, mac: MacAddr) {
     }
 }
 
-/// Connection `at` gets the hop that was found for its peer since it began. False: it has it, or there is none.
-pub(crate) fn prefer(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) -> bool {
-    let Some(hot) = mem.hot.get(at) else { return false };
-    if mem.hops.get(hot.hop).is_none_or(|hop| hop.named.is_none()) {
-        return false;
+/// Connection `at` gets the hop that was found for its peer since it began, if there is one.
+pub(crate) fn prefer(mem: &mut LaneMem<'_>, at: Idx<TcbHot>) {
+    let Some(hot) = mem.hot.get(at) else { return };
+    if let Some(new) = named_for(mem, hot.hop, hot.key.remote) {
+        tcp::unwire::change_hop(mem, at, new);
     }
-    let Some(new) = named_for(mem, hot.hop, hot.key.remote) else { return false };
-    tcp::unwire::change_hop(mem, at, new);
-    true
 }
 
 /// Nothing comes back from the peer of connection `at`: its next hop may have gone elsewhere, and is asked for (RFC 1122 2.3.2.1, advice from a higher layer).
@@ -149,8 +146,6 @@ pub(crate) fn doubt(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>) {
 /// Every hop whose MAC is known, and the MAC.
 pub(crate) fn known(mem: &LaneMem<'_>) -> impl Iterator<Item = (Idx<Hop>, HopKey, MacAddr)> {
     let rows = mem.ip.hops.fresh.min(mem.hops.len());
-    (0..rows).map(Idx::new).zip(mem.hops.rows()).filter(|(_, hop)| hop.state == HOP_KNOWN).map(|(at, hop)| {
-        let (by_mac, addr) = (hop.is_by_mac(), if hop.is_by_mac() { hop.peer } else { hop.addr });
-        (at, HopKey { port: hop.port, addr, generation: hop.generation, by_mac }, hop.mac)
-    })
+    let all = (0..rows).map(Idx::new).zip(mem.hops.rows());
+    all.filter(|(_, hop)| hop.state == HOP_KNOWN).map(|(at, hop)| (at, HopKey::of(hop), hop.mac))
 }

@@ -29,7 +29,7 @@ pub(crate) fn follow(mem: &mut LaneMem<'_>, now: Instant, number: u64, mut way: 
             continue;
         };
         if let Some((hop, route)) = other(mem, now, by, peer, &mut way) {
-            tcp::unwire::go_by(mem, now, at, hop, route.mtu);
+            tcp::unwire::go_by(mem, now, at, hop, &route);
         }
     }
     for raw in 0..mem.globals.dormant.fresh.min(mem.dormant.len()) {

@@ -1,7 +1,7 @@
 //! What callers hand in and get back besides errors.
 
 use base::{IpAddress, MacAddr, SeqNum};
-use state::{Endpoint, FlowKey, SockRef};
+use state::{Endpoint, FlowKey, Hop, SockRef};
 
 use crate::tcp::{Algorithm, AoAlgorithm, State};
 
@@ -20,6 +20,13 @@ pub struct RouteTo {
     pub mtu: u16,
 }
 
+impl RouteTo {
+    /// Largest IP packet on the way from a device that takes `device` bytes.
+    pub(crate) fn mtu_from(&self, device: u16) -> u16 {
+        if self.mtu == 0 { device } else { self.mtu.min(device) }
+    }
+}
+
 /// What names a next hop for those who resolve it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct HopKey {
@@ -31,6 +38,15 @@ pub struct HopKey {
     pub generation: u32,
     /// The MAC is known, since something came from there; wanted is which neighbour it is ([`Engine::name_hop`](crate::Engine::name_hop)).
     pub by_mac: bool,
+}
+
+impl HopKey {
+    /// The name of `hop`.
+    pub(crate) fn of(hop: &Hop) -> Self {
+        let by_mac = hop.is_by_mac();
+        let addr = if by_mac { hop.peer } else { hop.addr };
+        Self { port: hop.port, addr, generation: hop.generation, by_mac }
+    }
 }
 
 /// A connection taken from a listener.

@@ -164,7 +164,7 @@ pub(crate) fn connect(
     row.local.addr = local;
     row.remote = remote;
     row.out_port = route.port;
-    row.mtu = if route.mtu == 0 { mtu } else { route.mtu.min(mtu) };
+    row.mtu = route.mtu_from(mtu);
     row.flags |= UDP_CONNECTED;
     hop::release(mem, before);
     Ok(())
@@ -194,7 +194,7 @@ pub(crate) fn reroute(mem: &mut LaneMem<'_>, now: Instant, mut way: impl reroute
         let own = ipv4::port_info(mem, route.port).map_or(route.mtu, |port| port.mtu);
         let Some(row) = mem.udp_socks.get_mut(at) else { return };
         row.hop = hop;
-        row.mtu = if route.mtu == 0 { own } else { route.mtu.min(own) };
+        row.mtu = route.mtu_from(own);
         hop::release(mem, by);
     }
 }

@@ -23,7 +23,7 @@ pub const HOP_IDLE: u8 = 2;
 
 /// Flag: the hop is on the list of changed hops.
 pub const HOP_CHANGED: u8 = 4;
-/// Flag: what a hop known by its MAC is named is true of its `peer` alone, which is on the link; otherwise of everybody behind that MAC.
+/// Flag: what a hop known by its MAC is named is true of that neighbour's own address alone; otherwise it is the gateway of everybody behind that MAC.
 pub const HOP_ONE_PEER: u8 = 8;
 /// Hash buckets of the hops.
 pub const HOP_BUCKETS: usize = 256;

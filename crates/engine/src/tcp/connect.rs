@@ -29,7 +29,7 @@ pub(crate) fn open(
     // One that is gone has no MTU.
     let port = mem.ports.get(Idx::new(u32::from(route.port))).filter(|port| port.mtu != 0);
     let port = port.ok_or(ConnectError::Invalid)?;
-    let mtu = if route.mtu == 0 { port.mtu } else { port.mtu.min(route.mtu) };
+    let mtu = route.mtu_from(port.mtu);
     let fits =
         local.addr.is_unicast() && remote.addr.is_unicast() && local.addr.is_v4() == remote.addr.is_v4();
     if !fits || local.port.0 == 0 || remote.port.0 == 0 {

@@ -201,12 +201,10 @@ fn go_over(
     true
 }
 
-/// Connection `at` goes by `hop`, of which it gets the caller's reference, from now on; that way takes packets of `mtu` bytes, 0: as the device.
-pub(crate) fn go_by(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, hop: Idx<Hop>, mtu: u16) {
-    let Some(port) = mem.hops.get(hop).map(|hop| hop.port) else { return };
-    let own = mem.ports.get(Idx::new(port.into())).map_or(mtu, |info| info.mtu);
-    let mtu = if mtu == 0 { own } else { own.min(mtu) };
-    if let Some(mut c) = by_way(mem, now, at, (hop, port, mtu)) {
+/// Connection `at` goes by `hop` of `route`, of which it gets the caller's reference, from now on.
+pub(crate) fn go_by(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, hop: Idx<Hop>, route: &RouteTo) {
+    let own = mem.ports.get(Idx::new(route.port.into())).map_or(route.mtu, |info| info.mtu);
+    if let Some(mut c) = by_way(mem, now, at, (hop, route.port, route.mtu_from(own))) {
         c.go_on();
     }
 }
@@ -320,8 +318,7 @@ fn answer(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>) {
 /// Is `at` still the connection of `row`?
 fn is_that_of(mem: &LaneMem<'_>, row: &Unwire, at: Idx<TcbHot>) -> bool {
     let (Some(hot), Some(cold)) = (mem.hot.get(at), mem.cold.get(cold_of(at))) else { return false };
-    let open = hot.flags & flag::HELD != 0 && State::from_raw(hot.state) != State::Closed;
-    row.stage != stage::FREE && row.row == at && open && row.iss == cold.iss
+    row.stage != stage::FREE && row.row == at && is_open(hot) && row.iss == cold.iss
 }
 
 /// The row of connection `at` that `is` the one meant.
