@@ -19,6 +19,8 @@ struct Process {
     wires: Vec<String>,
     /// Local ports whose packets go to its lanes.
     ports: Vec<String>,
+    /// Ports that a program outside Corelane has, too.
+    shared: Vec<String>,
     /// What it says about its sockets, a line each.
     sockets: Vec<String>,
 }
@@ -48,6 +50,7 @@ fn parse(text: &str) -> Description {
             ("lane", Some(process)) => process.lanes.push(rest),
             ("wire", Some(process)) => process.wires.push(rest),
             ("port", Some(process)) => process.ports.push(rest),
+            ("shared", Some(process)) => process.shared.push(rest),
             ("socket", Some(process)) => process.sockets.push(rest),
             _ => {}
         }
@@ -106,6 +109,11 @@ fn for_people(pid: u32, description: &Description) -> String {
     }
     for port in &process.ports {
         lines.push(format!("port      {port}  accelerated: its packets go to the lane"));
+    }
+    for port in &process.shared {
+        lines.push(format!(
+            "port      {port}  the kernel's: a program outside Corelane listens there, too (SO_REUSEPORT), and the kernel shares out what is new"
+        ));
     }
     for socket in &process.sockets {
         lines.push(format!("socket    {socket}"));

@@ -334,8 +334,9 @@ fn ports_are_given_for_the_sockets_that_are_bound_to_them() {
     let elsewhere = Rule { lane: LaneId(1), ..right };
     assert_eq!(member.errno(&Request::Listen(elsewhere), &[&socket]), libc::EACCES);
     assert_eq!(member.errno(&Request::Listen(right), &[&socket]), 0);
-    assert_eq!(member.errno(&Request::Unlisten(right), &[]), 0);
-    assert_eq!(member.errno(&Request::Unlisten(right), &[]), libc::ENOENT);
+    let unlisten = Request::Unlisten { rule: right, inode: 0 };
+    assert_eq!(member.errno(&unlisten, &[]), 0);
+    assert_eq!(member.errno(&unlisten, &[]), libc::ENOENT);
 
     let taken = member.ask(&Request::TakePort(rule(region, lane, 0)), &[], |reply, _| match reply {
         Reply::Port { port } => port.0,

@@ -10,7 +10,7 @@ mod far;
 mod mirror;
 mod parse;
 
-pub use diag::kernel_has_tcp;
+pub use diag::{KernelListener, kernel_has_tcp, tcp_listeners};
 pub use far::{FarEnd, far_end, namespace_number};
 pub use mirror::{Changes, Mirror, OwnAddress};
 

@@ -22,7 +22,7 @@ pub use rule::{Proto, Rule};
 pub use wire::WireEnd;
 
 /// Version of this protocol. The keeper refuses any other with `EPROTONOSUPPORT`.
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// Words that describe the shape of a lane in [`RegionWish`]; `state` gives them their meaning.
 pub const SHAPE_WORDS: usize = 16;
 /// One encoded message, with room for the longest.
@@ -84,7 +84,12 @@ pub enum Request<'a> {
     /// stays taken as long as the rule lives. Reply: [`Reply::Done`].
     Listen(Rule),
     /// Take [`Request::Listen`] back. Reply: [`Reply::Done`].
-    Unlisten(Rule),
+    Unlisten {
+        /// The rule.
+        rule: Rule,
+        /// Which of the lane's listeners there (SO_REUSEPORT): the kernel socket's inode number (stat(2)); 0: the only one.
+        inode: u64,
+    },
     /// Reserve a local port and steer it to a lane; may carry the fd of an already bound kernel socket. Reply: [`Reply::Port`].
     TakePort(Rule),
     /// Reserve a block of [`crate::steer::BLOCK_PORTS`] local ports of the keeper's choice for connections that go out, and steer it to a lane;
@@ -281,7 +286,10 @@ impl<'a> Request<'a> {
                 w.u8(3).u32(*region);
             }
             Self::Listen(rule) => rule.encode(w.u8(4)),
-            Self::Unlisten(rule) => rule.encode(w.u8(5)),
+            Self::Unlisten { rule, inode } => {
+                rule.encode(w.u8(5));
+                w.u64(*inode);
+            }
             Self::TakePort(rule) => rule.encode(w.u8(6)),
             Self::GivePort(rule) => rule.encode(w.u8(7)),
             Self::Resolve { ifindex, addr } => {
@@ -343,7 +351,7 @@ impl<'a> Request<'a> {
             }),
             3 => Self::NewLane { region: r.u32()? },
             4 => Self::Listen(Rule::decode(&mut r)?),
-            5 => Self::Unlisten(Rule::decode(&mut r)?),
+            5 => Self::Unlisten { rule: Rule::decode(&mut r)?, inode: r.u64()? },
             6 => Self::TakePort(Rule::decode(&mut r)?),
             7 => Self::GivePort(Rule::decode(&mut r)?),
             8 => Self::Resolve { ifindex: r.u32()?, addr: IpAddress(r.array()?) },

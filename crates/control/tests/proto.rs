@@ -67,7 +67,7 @@ proptest! {
         check_request(Request::NewRegion(RegionWish { lanes: version, frames: numbers[1], hugepages: huge, shape }));
         check_request(Request::NewLane { region: numbers[2] });
         check_request(Request::Listen(rule));
-        check_request(Request::Unlisten(rule));
+        check_request(Request::Unlisten { rule, inode: u64::MAX - 5 });
         check_request(Request::TakePort(rule));
         check_request(Request::GivePort(rule));
         check_request(Request::TakePorts(rule));

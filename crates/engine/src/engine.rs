@@ -212,6 +212,9 @@ impl<'a> Engine<'a> {
 
     /// Listens at `local` (any address allowed). `backlog` is cut to [`base::limits::BACKLOG_MAX`], 0 counts as 1.
     ///
+    /// Several may listen at the same end if all say [`TcpOptions::set_reuse_port`] (socket(7), SO_REUSEPORT): a hash of both ends chooses who gets
+    /// a connection. What waits at one that closes, another one takes over, as Linux does with net.ipv4.tcp_migrate_req.
+    ///
     /// # Errors
     /// [`ListenError`].
     pub fn tcp_listen(

@@ -54,9 +54,16 @@ impl Engine<'_> {
         bequest::begin_close(&mut self.mem, s);
     }
 
-    /// Closes listener `s` unless a connection waits at it, half open or to be accepted. True: it is closed.
+    /// Closes listener `s` unless a connection waits at it, half open or to be accepted, which no other listener of this lane takes over (see
+    /// [`Engine::tcp_listen`]). True: it is closed.
     pub fn tcp_close_if_idle(&mut self, s: SockRef) -> bool {
         bequest::close_if_idle(&mut self.mem, self.now, s)
+    }
+
+    /// Has listener `s` another one of this lane beside it, which takes over what waits at it when it closes?
+    #[must_use]
+    pub fn tcp_has_sibling(&self, s: SockRef) -> bool {
+        bequest::has_sibling(&self.mem, s)
     }
 
     /// Is there a listener at exactly `local` that goes on listening?

@@ -4,9 +4,9 @@
 mod net;
 
 use base::{Duration, Instant, IpAddress, Port, SeqNum};
-use engine::{AcceptError, ListenError, State};
+use engine::{AcceptError, Engine, ListenError, State};
 use net::{Net, Packet, Setup, forged};
-use state::{DropReason, Endpoint, Ready, TcpOptions};
+use state::{DropReason, Endpoint, Ready, SockRef, TcpOptions};
 use wire::TcpFlags;
 
 const S: Setup = Setup::USUAL;
@@ -211,6 +211,75 @@ fn a_port_is_listened_at_once_only() {
         let one_more = Endpoint { port: Port(200), ..any };
         assert_eq!(e.tcp_listen(one_more, 8, &TcpOptions::default()), Err(ListenError::NoRoom));
     });
+}
+
+/// `count` listeners at port 80 of host 1 that share it (SO_REUSEPORT).
+fn group(net: &mut Net, count: usize) -> Vec<SockRef> {
+    let mut opts = TcpOptions::default();
+    opts.set_reuse_port(true);
+    let any = Endpoint { addr: IpAddress::ANY, port: Port(80) };
+    (0..count).map(|_| net.on(1, |e| e.tcp_listen(any, 64, &opts)).unwrap()).collect()
+}
+
+/// Accepts all that waits at each of `group`: the ports of the peers.
+fn accepted(net: &mut Net, group: &[SockRef]) -> Vec<Vec<u16>> {
+    let mut all = |listener: &SockRef| {
+        core::iter::from_fn(|| net.on(1, |e| e.tcp_accept(*listener)).ok()).map(|a| a.remote.port.0).collect()
+    };
+    group.iter().map(&mut all).collect()
+}
+
+const SHARED: Setup = Setup { socks: 128, ..S };
+
+#[test]
+fn listeners_that_share_a_port_share_its_connections() {
+    let mut net = Net::new(20, &SHARED);
+    let all = group(&mut net, 3);
+    let any = Endpoint { addr: IpAddress::ANY, port: Port(80) };
+    let alone = net.on(1, |e| e.tcp_listen(any, 8, &TcpOptions::default()));
+    assert_eq!(alone, Err(ListenError::InUse), "who does not share gets no port that others share");
+    for port in 40_000..40_060 {
+        net.connect(0, port, 80).unwrap();
+        net.run(Duration::from_millis(1));
+    }
+    let shares = accepted(&mut net, &all);
+    assert_eq!(shares.iter().map(Vec::len).sum::<usize>(), 60);
+    assert!(shares.iter().all(|share| (10..=30).contains(&share.len())), "{shares:?}");
+}
+
+#[test]
+fn what_waits_at_a_listener_that_closes_goes_to_one_that_shares_its_port() {
+    for small_rows in [0, 64] {
+        let mut net = Net::new(21, &Setup { dormant: small_rows, ..SHARED });
+        let all = group(&mut net, 2);
+        for port in 40_000..40_020 {
+            net.connect(0, port, 80).unwrap();
+            net.run(Duration::from_millis(1));
+        }
+        // Others are half open when it closes: their SYN,ACK is on its way.
+        for port in 41_000..41_020 {
+            net.connect(0, port, 80).unwrap();
+        }
+        let half_open = |e: &mut Engine<'_>| {
+            e.mem().listeners.rows().iter().map(state::Listener::half_open_count).sum::<u32>()
+        };
+        while net.on(1, half_open) < 10 {
+            assert!(net.step(), "their last ACKs are under way");
+        }
+        net.on(1, |e| {
+            e.tcp_begin_close(all[0]);
+            assert!(e.tcp_close_if_idle(all[0]), "another takes over what waits");
+            e.audit(true).unwrap();
+        });
+        net.run(Duration::from_secs(2));
+        let shares = accepted(&mut net, &all);
+        assert_eq!((shares[0].len(), shares[1].len()), (0, 40));
+        // Nobody shares it with the last.
+        net.on(1, |e| e.close(all[1]));
+        net.connect(0, 42_000, 80).unwrap();
+        net.run(Duration::from_millis(1));
+        assert_eq!(net.dropped(1, DropReason::TcpNoSocket), 1);
+    }
 }
 
 #[test]

@@ -39,7 +39,7 @@ pub(crate) fn left_running(stewards: &BTreeSet<u32>) -> Vec<Child> {
 
 /// The descendants of process `family`, `stewards` left out; of one that is gone, whose children have another parent now, every process.
 /// `None`: the kernel does not tell.
-fn descendants(family: u32, stewards: &BTreeSet<u32>) -> Option<Vec<u32>> {
+pub(crate) fn descendants(family: u32, stewards: &BTreeSet<u32>) -> Option<Vec<u32>> {
     let entries = std::fs::read_dir("/proc").ok()?;
     let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
     let parents: BTreeMap<u32, u32> = pids.filter_map(|pid| Some((pid, read(pid)?.0))).collect();
@@ -62,6 +62,24 @@ pub(crate) fn is_mapped(inode: u64, family: u32, stewards: &BTreeSet<u32>) -> bo
     descendants(family, stewards).is_none_or(|all| all.into_iter().any(mapped))
 }
 
+/// Is there a process with this number?
+pub(crate) fn exists(pid: u32) -> bool {
+    read(pid).is_some()
+}
+
+/// The processes that have the sockets with these numbers, of those that may be looked into.
+pub(crate) fn owners(inodes: &BTreeSet<u64>) -> BTreeMap<u64, BTreeSet<u32>> {
+    let mut found: BTreeMap<u64, BTreeSet<u32>> = BTreeMap::new();
+    let Ok(entries) = std::fs::read_dir("/proc") else { return found };
+    for pid in entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
+        let sockets = sockets_of(pid).into_iter().flatten();
+        for inode in sockets.filter(|inode| inodes.contains(inode)) {
+            found.entry(inode).or_default().insert(pid);
+        }
+    }
+    found
+}
+
 /// Has any descendant of process `family`, or one of `others`, a socket of these `inodes` open? `stewards` and process `but` are left out. One that
 /// may not be looked into may have.
 pub(crate) fn has_socket(
@@ -69,11 +87,8 @@ pub(crate) fn has_socket(
     (family, stewards, others): (u32, &BTreeSet<u32>, &BTreeSet<u32>),
     but: u32,
 ) -> bool {
-    let has = |pid: u32| match std::fs::read_dir(format!("/proc/{pid}/fd")) {
-        Ok(fds) => fds.flatten().any(|fd| {
-            let name = std::fs::read_link(fd.path());
-            name.is_ok_and(|name| name.to_str().and_then(socket_inode).is_some_and(|n| inodes.contains(&n)))
-        }),
+    let has = |pid: u32| match sockets_of(pid) {
+        Ok(mut sockets) => sockets.any(|inode| inodes.contains(&inode)),
         Err(error) => error.kind() == std::io::ErrorKind::PermissionDenied,
     };
     // One that was forked while we looked may have it from a parent that closed it since: until there is nobody new.
@@ -90,6 +105,13 @@ pub(crate) fn has_socket(
         }
     }
     true
+}
+
+/// The sockets that process `pid` has open.
+fn sockets_of(pid: u32) -> std::io::Result<impl Iterator<Item = u64>> {
+    let fds = std::fs::read_dir(format!("/proc/{pid}/fd"))?;
+    let names = fds.flatten().filter_map(|fd| std::fs::read_link(fd.path()).ok());
+    Ok(names.filter_map(|name| socket_inode(name.to_str()?)))
 }
 
 /// The number in a name like `socket:[4242]` (proc(5)).

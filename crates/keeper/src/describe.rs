@@ -42,7 +42,8 @@ impl Session {
                             IpAddress::ANY_V6 => "[::]".to_owned(),
                             addr => addr.to_string(),
                         };
-                        let _ = writeln!(out, "port {proto} {addr}:{}", end.port().0);
+                        let kind = if self.rules.has_strangers(end) { "shared" } else { "port" };
+                        let _ = writeln!(out, "{kind} {proto} {addr}:{}", end.port().0);
                     }
                 }
             }

@@ -353,14 +353,14 @@ impl Devices {
             let wanted: Vec<SteerLane> =
                 change.slots.iter().filter_map(|&slot| steer_lane(slot).ok()).collect();
             let present = self.steered.entry(change.end).or_default();
-            for &lane in wanted.iter().filter(|lane| !present.contains(lane)) {
+            for lane in without(&wanted, present) {
                 match change.listens {
                     _ if change.end.is_block() => steering.add_block(end, lane).map_err(failed)?,
                     true => steering.add_listener_beside_kernel(end, lane).map_err(failed)?,
                     false => steering.add_listener(end, lane).map_err(failed)?,
                 }
             }
-            for &lane in present.iter().filter(|lane| !wanted.contains(lane)) {
+            for lane in without(present, &wanted) {
                 match change.end.is_block() {
                     true => steering.remove_block(end, lane).map_err(failed)?,
                     false => steering.remove_listener(end, lane).map_err(failed)?,
@@ -374,6 +374,19 @@ impl Devices {
         }
         Ok(())
     }
+}
+
+/// Those of `all` that are there more often than in `others`, each as often as that.
+fn without(all: &[SteerLane], others: &[SteerLane]) -> Vec<SteerLane> {
+    let mut rest = others.to_vec();
+    let is_more = |lane: &&SteerLane| match rest.iter().position(|other| other == *lane) {
+        Some(at) => {
+            rest.swap_remove(at);
+            false
+        }
+        None => true,
+    };
+    all.iter().filter(is_more).copied().collect()
 }
 
 impl Device {

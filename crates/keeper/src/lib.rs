@@ -33,6 +33,7 @@ mod settings;
 mod shared;
 mod steward;
 mod stewards;
+mod strangers;
 mod wires;
 mod xdp;
 

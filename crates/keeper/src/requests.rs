@@ -70,7 +70,8 @@ impl Session {
             Request::Listen(rule) => self.take(id, rule, fds, true).map(|_| Answer::Done),
             Request::TakePort(rule) => self.take(id, rule, fds, false).map(Answer::Port),
             Request::TakePorts(rule) => self.take_block(id, rule),
-            Request::Unlisten(rule) | Request::GivePort(rule) => self.give(id, rule).map(|()| Answer::Done),
+            Request::Unlisten { rule, inode } => self.give(id, rule, *inode).map(|()| Answer::Done),
+            Request::GivePort(rule) => self.give(id, rule, 0).map(|()| Answer::Done),
             Request::Resolve { ifindex, addr } => {
                 let known = self.devices.list().iter().any(|d| d.ifindex == *ifindex);
                 if !known {
@@ -79,17 +80,7 @@ impl Session {
                 self.mirror.resolve(*ifindex, *addr).map(|()| Answer::Done)
             }
             Request::Reasons { text } => {
-                if let Some(client) = self.clients.get_mut(&id) {
-                    let text = match text.strip_prefix("=\n") {
-                        Some(text) => {
-                            client.reasons.clear();
-                            text
-                        }
-                        None => text,
-                    };
-                    let room = REASONS_BYTES_MAX.saturating_sub(client.reasons.len());
-                    client.reasons.push_str(text.get(..text.floor_char_boundary(room)).unwrap_or_default());
-                }
+                self.note_reasons(id, text);
                 Ok(Answer::Done)
             }
             Request::Introduce { rule, ifindex, turn } => {
@@ -130,6 +121,20 @@ impl Session {
             }
             Request::Describe { offset } => Ok(Answer::Description(*offset)),
         }
+    }
+
+    /// What client `id` says for `explain`: behind a line of "=" in place of what it said before.
+    fn note_reasons(&mut self, id: ClientId, text: &str) {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        let text = match text.strip_prefix("=\n") {
+            Some(text) => {
+                client.reasons.clear();
+                text
+            }
+            None => text,
+        };
+        let room = REASONS_BYTES_MAX.saturating_sub(client.reasons.len());
+        client.reasons.push_str(text.get(..text.floor_char_boundary(room)).unwrap_or_default());
     }
 
     fn answer(&self, id: ClientId, outcome: Result<Answer, Refusal>) -> Result<(), Errno> {
@@ -310,24 +315,27 @@ impl Session {
 
     /// Adds a rule, here and in the steering maps.
     fn enter(&mut self, end: End, slot: Slot, listen: bool, sockets: Vec<Fd>) -> Result<(), Refusal> {
+        let inode = sockets.first().map_or(0, rules::inode_of);
         let changes = self.rules.add(end, slot, listen, sockets)?;
         if let Err(refusal) = self.devices.steer(&changes) {
             // What went in comes out again; the first refusal is what counts.
-            let back = self.rules.remove(end, slot).unwrap_or_default();
+            let back = self.rules.remove(end, slot, inode).unwrap_or_default();
             let _ = self.devices.steer(&back);
             return Err(refusal);
         }
         Ok(())
     }
 
-    fn give(&mut self, id: ClientId, rule: &Rule) -> Result<(), Refusal> {
+    /// Takes a rule back; `inode`: of the kernel's socket behind it, 0: there is one.
+    fn give(&mut self, id: ClientId, rule: &Rule, inode: u64) -> Result<(), Refusal> {
         let slot = self.own_slot(id, rule)?;
         let end = End::of(rule);
-        let inodes = self.rules.listener_inodes(slot, Some(end));
+        let mut inodes = self.rules.listener_inodes(slot, Some(end));
+        inodes.retain(|&other| inode == 0 || other == inode);
         if let Some(client) = self.clients.get_mut(&id).filter(|_| !inodes.is_empty()) {
             client.left = Some((end, inodes));
         }
-        match self.rules.remove(end, slot) {
+        match self.rules.remove(end, slot, inode) {
             Some(changes) => {
                 self.has_news = true;
                 self.devices.steer(&changes)

@@ -71,8 +71,21 @@ struct Hold {
     slot: Slot,
     /// New connections come in here; else it is the port of a connection that goes out.
     listens: bool,
+    /// Others may listen at the same end (SO_REUSEPORT).
+    shares: bool,
     /// The kernel sockets that keep the ports taken.
     sockets: Vec<Fd>,
+}
+
+impl Hold {
+    fn inode(&self) -> u64 {
+        self.sockets.first().map_or(0, inode_of)
+    }
+}
+
+/// The inode number of a kernel socket (stat(2)).
+pub(crate) fn inode_of(socket: &Fd) -> u64 {
+    rustix::fs::fstat(socket).map_or(0, |stat| stat.st_ino)
 }
 
 /// The rules of a session.
@@ -81,10 +94,12 @@ pub(crate) struct RuleBook {
     holds: BTreeMap<End, Vec<Hold>>,
     /// Local addresses of the devices.
     addresses: BTreeSet<[u8; 16]>,
+    /// Ends of listeners where programs outside Corelane listen, too: what is new there is the kernel's.
+    strangers: BTreeSet<End>,
     count: usize,
 }
 
-/// A change for the steering maps: packets to `end` go to these lanes (none: to the kernel).
+/// A change for the steering maps: packets to `end` go to these lanes (none: to the kernel), one that is there twice gets two shares.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Change {
     pub(crate) end: End,
@@ -106,18 +121,26 @@ impl RuleBook {
             return Err(Refusal::new(Errno::NOBUFS, "the session has as many rules as it can"));
         }
         let holds = self.holds.entry(end).or_default();
-        if holds.iter().any(|h| h.slot == slot) {
+        // Several listeners of one process at one end (SO_REUSEPORT), each with a kernel socket of its own.
+        let other = |h: &Hold| listens && h.listens && h.inode() != sockets.first().map_or(0, inode_of);
+        if holds.iter().any(|h| h.slot == slot && !other(h)) {
             return Err(Refusal::new(Errno::ADDRINUSE, "the lane has this port already"));
         }
         self.count += sockets.len();
-        holds.push(Hold { slot, listens, sockets });
+        let reuses = |socket: &Fd| rustix::net::sockopt::socket_reuseport(socket).unwrap_or(false);
+        let shares = listens && sockets.first().is_some_and(reuses);
+        holds.push(Hold { slot, listens, shares, sockets });
         Ok(self.changes(end))
     }
 
-    /// Takes a rule back. `None`: there is none.
-    pub(crate) fn remove(&mut self, end: End, slot: Slot) -> Option<Vec<Change>> {
+    /// Takes a rule back, that of the kernel socket with this inode number, or 0. `None`: there is none.
+    pub(crate) fn remove(&mut self, end: End, slot: Slot, inode: u64) -> Option<Vec<Change>> {
+        self.remove_one(end, |hold| hold.slot == slot && (inode == 0 || hold.inode() == inode))
+    }
+
+    fn remove_one(&mut self, end: End, which: impl Fn(&Hold) -> bool) -> Option<Vec<Change>> {
         let holds = self.holds.get_mut(&end)?;
-        let at = holds.iter().position(|h| h.slot == slot)?;
+        let at = holds.iter().position(which)?;
         let gone = holds.swap_remove(at);
         if holds.is_empty() {
             self.holds.remove(&end);
@@ -138,9 +161,11 @@ impl RuleBook {
     }
 
     fn remove_those(&mut self, slot: Slot, which: impl Fn(&Hold) -> bool) -> Vec<Change> {
-        let wanted = |holds: &Vec<Hold>| holds.iter().any(|h| h.slot == slot && which(h));
-        let ends: Vec<End> = self.holds.iter().filter(|(_, h)| wanted(h)).map(|(&end, _)| end).collect();
-        ends.into_iter().filter_map(|end| self.remove(end, slot)).flatten().collect()
+        let wanted = |hold: &Hold| hold.slot == slot && which(hold);
+        let each =
+            |(&end, holds): (&End, &Vec<Hold>)| holds.iter().filter(|h| wanted(h)).map(|_| end).collect();
+        let ends: Vec<Vec<End>> = self.holds.iter().map(each).collect();
+        ends.into_iter().flatten().filter_map(|end| self.remove_one(end, wanted)).flatten().collect()
     }
 
     /// The devices' addresses are now these: what changes for rules on any address.
@@ -157,6 +182,30 @@ impl RuleBook {
             })
             .map(|end| self.change(end))
             .collect()
+    }
+
+    /// The ends where lanes listen and others may (SO_REUSEPORT).
+    pub(crate) fn shared_ends(&self) -> BTreeSet<End> {
+        let shares = |holds: &Vec<Hold>| holds.iter().any(|hold| hold.shares);
+        self.holds.iter().filter(|(_, holds)| shares(holds)).map(|(&end, _)| end).collect()
+    }
+
+    /// The inode numbers of the kernel's listeners beside lanes'.
+    pub(crate) fn inodes(&self) -> BTreeSet<u64> {
+        self.holds.values().flatten().filter(|hold| hold.listens).map(Hold::inode).collect()
+    }
+
+    /// Programs outside Corelane listen at these ends, too. Gives what changes in the maps, and which ends it is about: true, they do now.
+    pub(crate) fn set_strangers(&mut self, ends: BTreeSet<End>) -> (Vec<Change>, Vec<(End, bool)>) {
+        let old = std::mem::replace(&mut self.strangers, ends);
+        let touched: Vec<End> = old.symmetric_difference(&self.strangers).copied().collect();
+        let changes = touched.iter().flat_map(|&end| self.changes(end)).collect();
+        (changes, touched.into_iter().map(|end| (end, self.strangers.contains(&end))).collect())
+    }
+
+    /// Are there programs outside Corelane that listen at `end`, too?
+    pub(crate) fn has_strangers(&self, end: End) -> bool {
+        self.strangers.contains(&end)
     }
 
     /// Number of ports that rules hold.
@@ -176,19 +225,20 @@ impl RuleBook {
             .flat_map(|(&end, holds)| holds.iter().map(move |hold| (end, hold.slot, hold.sockets.as_slice())))
     }
 
-    /// The lanes with a listener at exactly `end`.
-    pub(crate) fn listeners_at(&self, end: End) -> Vec<Slot> {
-        let holds = self.holds.get(&end).map(Vec::as_slice).unwrap_or_default();
+    /// The lanes with a listener at exactly `end`, if connections are theirs.
+    pub(crate) fn listeners_at(&self, end: End) -> BTreeSet<Slot> {
+        let holds = self.holds.get(&end).filter(|_| !self.has_strangers(end));
+        let holds = holds.map(Vec::as_slice).unwrap_or_default();
         holds.iter().filter(|h| h.listens).map(|h| h.slot).collect()
     }
 
-    /// Every listener.
+    /// Every listener that connections are for.
     pub(crate) fn listeners(&self) -> impl Iterator<Item = (End, Slot)> {
         let listening = |(&end, holds): (&End, &Vec<Hold>)| {
             let slots: Vec<Slot> = holds.iter().filter(|h| h.listens).map(|h| h.slot).collect();
             slots.into_iter().map(move |slot| (end, slot))
         };
-        self.holds.iter().flat_map(listening)
+        self.holds.iter().filter(|(end, _)| !self.has_strangers(**end)).flat_map(listening)
     }
 
     /// The lanes that listen on a kernel socket that `is` the one meant.
@@ -202,7 +252,7 @@ impl RuleBook {
         let ends = self.holds.iter().filter(|(at, _)| end.is_none_or(|end| end == **at));
         let holds = ends.flat_map(|(_, holds)| holds).filter(|hold| hold.slot == slot && hold.listens);
         let sockets = holds.flat_map(|hold| &hold.sockets);
-        sockets.filter_map(|socket| rustix::fs::fstat(socket).ok()).map(|stat| stat.st_ino).collect()
+        sockets.map(inode_of).filter(|&inode| inode != 0).collect()
     }
 
     fn changes(&self, end: End) -> Vec<Change> {
@@ -223,10 +273,11 @@ impl RuleBook {
     /// either (as the kernel prefers the more specific socket).
     fn change(&self, end: End) -> Change {
         let here = self.addresses.contains(&end.addr);
-        let exact = self.holds.get(&end);
-        let wild = |addr| self.holds.get(&end.at(addr)).filter(|_| here);
-        let holds = exact.or_else(|| wild(any_of(end.addr()))).or_else(|| wild(IpAddress::ANY));
-        let holds = holds.map(Vec::as_slice).unwrap_or_default();
+        let exact = self.holds.get_key_value(&end);
+        let wild = |addr| self.holds.get_key_value(&end.at(addr)).filter(|_| here);
+        let found = exact.or_else(|| wild(any_of(end.addr()))).or_else(|| wild(IpAddress::ANY));
+        let ours = found.filter(|(at, _)| !self.has_strangers(**at));
+        let holds = ours.map(|(_, holds)| holds.as_slice()).unwrap_or_default();
         let mut slots: Vec<Slot> = holds.iter().map(|h| h.slot).collect();
         slots.sort_unstable();
         Change { end, slots, listens: holds.iter().all(|h| h.listens) }
@@ -335,7 +386,8 @@ mod tests {
     }
 
     fn socket() -> Vec<Fd> {
-        vec![sys::fds::event().expect("eventfd")]
+        let made = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None);
+        vec![Fd::from(made.expect("a socket"))]
     }
 
     fn end(addr: IpAddress, port: u16) -> End {
@@ -357,7 +409,7 @@ mod tests {
         let changes = book.add(end(IpAddress::ANY, 80), Slot(1), true, socket()).expect("a second lane");
         assert_eq!(changes, [change(HERE, 80, &[1, 3])]);
         assert_eq!(book.remove_all(Slot(3)), [change(HERE, 80, &[1])]);
-        assert_eq!(book.remove(end(IpAddress::ANY, 80), Slot(1)), Some(vec![change(HERE, 80, &[])]));
+        assert_eq!(book.remove(end(IpAddress::ANY, 80), Slot(1), 0), Some(vec![change(HERE, 80, &[])]));
         assert_eq!(book.len(), 0);
     }
 
@@ -370,7 +422,7 @@ mod tests {
             book.add(end(HERE, 80), Slot(2), true, socket()).expect("added"),
             [change(HERE, 80, &[2])]
         );
-        assert_eq!(book.remove(end(HERE, 80), Slot(2)), Some(vec![change(HERE, 80, &[1])]));
+        assert_eq!(book.remove(end(HERE, 80), Slot(2), 0), Some(vec![change(HERE, 80, &[1])]));
     }
 
     #[test]
@@ -426,10 +478,25 @@ mod tests {
     #[test]
     fn a_port_is_given_to_a_lane_once() {
         let mut book = RuleBook::default();
-        book.add(end(HERE, 80), Slot(1), true, socket()).expect("added");
-        let again = book.add(end(HERE, 80), Slot(1), true, socket());
-        assert_eq!(again.err().map(|r| r.errno), Some(Errno::ADDRINUSE));
-        assert_eq!(book.remove(end(HERE, 81), Slot(1)), None);
+        let [made] = socket().try_into().expect("one");
+        let same = vec![Fd::from(rustix::io::fcntl_dupfd_cloexec(&made, 0).expect("a copy"))];
+        let number = inode_of(&made);
+        book.add(end(HERE, 80), Slot(1), true, vec![made]).expect("added");
+        let mut add = |listens, sockets| book.add(end(HERE, 80), Slot(1), listens, sockets);
+        assert_eq!(add(true, same).err().map(|r| r.errno), Some(Errno::ADDRINUSE), "that kernel socket");
+        assert_eq!(
+            add(false, socket()).err().map(|r| r.errno),
+            Some(Errno::ADDRINUSE),
+            "a connection's port"
+        );
+        assert_eq!(add(true, socket()).expect("a group"), [change(HERE, 80, &[1, 1])]);
+        assert_eq!(book.listeners_at(end(HERE, 80)).len(), 1, "one lane");
+        assert_eq!(book.remove(end(HERE, 81), Slot(1), 0), None);
+        assert_eq!(book.remove(end(HERE, 80), Slot(1), number), Some(vec![change(HERE, 80, &[1])]));
+        assert_eq!(book.remove(end(HERE, 80), Slot(1), number), None);
+        book.add(end(HERE, 80), Slot(1), true, socket()).expect("a group again");
+        assert_eq!(book.remove_all(Slot(1)).last(), Some(&change(HERE, 80, &[])));
+        assert_eq!(book.len(), 0);
     }
 
     #[test]

@@ -24,6 +24,7 @@ use crate::rules::{RuleBook, Slot};
 use crate::settings::{DeviceSpec, HugePages, PortChoice, RegionSizes, Spin};
 use crate::shared::Guard;
 use crate::stewards::{START_DELAY, Steward};
+use crate::strangers::{self, Strangers};
 use crate::wires::WireBook;
 
 /// Processes of one family at a time.
@@ -99,6 +100,10 @@ pub(crate) struct Session {
     unsettled: bool,
     /// When that was last looked at.
     looked_at: Instant,
+    /// Who else listens where lanes do.
+    pub(crate) strangers: Strangers,
+    /// When that was last looked at.
+    strangers_at: Instant,
     /// This keeper among those of the host.
     pub(crate) meeting: Meeting,
     pub(crate) wires: WireBook,
@@ -183,6 +188,8 @@ impl Session {
             mirror,
             next_number: 1,
             unsettled: false,
+            strangers: Strangers::default(),
+            strangers_at: Instant(0),
             looked_at: Instant(0),
             meeting,
             wires: WireBook::default(),
@@ -323,7 +330,12 @@ impl Session {
     fn next_look(&self) -> Option<Duration> {
         let waiting =
             self.regions.values().any(|region| region.steward.is_none() && !region.lanes.is_empty());
-        if waiting { Some(START_DELAY) } else { self.unsettled.then_some(SETTLE_LOOK) }
+        let looks = [
+            waiting.then_some(START_DELAY),
+            self.unsettled.then_some(SETTLE_LOOK),
+            (!self.rules.shared_ends().is_empty()).then_some(strangers::LOOK),
+        ];
+        looks.into_iter().flatten().min()
     }
 
     /// Handles whatever is ready.
@@ -345,6 +357,10 @@ impl Session {
         if self.unsettled && now.since(self.looked_at) >= SETTLE_LOOK {
             self.looked_at = now;
             self.unsettled = self.devices.settle();
+        }
+        if now.since(self.strangers_at) >= strangers::LOOK {
+            self.strangers_at = now;
+            self.look_for_strangers();
         }
     }
 

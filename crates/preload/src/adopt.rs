@@ -95,7 +95,7 @@ fn adopt(fd: c_int) {
 }
 
 /// An integer option of the kernel's socket.
-fn number(fd: c_int, level: c_int, name: c_int) -> Option<c_int> {
+pub(crate) fn number(fd: c_int, level: c_int, name: c_int) -> Option<c_int> {
     let mut value: c_int = 0;
     let mut len = size_of::<c_int>() as socklen_t;
     let at = (&raw mut value).cast::<c_void>();

@@ -415,9 +415,9 @@ pub(crate) fn listen(view: &View, local: Endpoint, fd: BorrowedFd<'_>) -> Result
     }
 }
 
-/// Takes [`listen`] back.
-pub(crate) fn unlisten(view: &View, local: Endpoint) {
-    let _ = home().ask(&Request::Unlisten(rule(view, local)), &[]);
+/// Takes [`listen`] back for the kernel's listener with this inode number.
+pub(crate) fn unlisten(view: &View, local: Endpoint, inode: u64) {
+    let _ = home().ask(&Request::Unlisten { rule: rule(view, local), inode }, &[]);
 }
 
 /// Has the kernel look for a neighbour; the answer shows up in the tables.

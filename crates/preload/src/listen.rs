@@ -128,6 +128,8 @@ fn open(inner: &mut Inner, fd: i32) -> Result<Seat, Reason> {
         return Err(Reason::Option);
     }
     let local = address::of_listener(fd).ok().flatten().ok_or(Reason::Protocol)?;
+    inner.options.set_reuse_port(adopt::number(fd, libc::SOL_SOCKET, libc::SO_REUSEPORT) == Some(1));
+    inner.inode = rustix::fs::fstat(home::borrow(&fd)).map_or(0, |stat| stat.st_ino);
     let view = home::lane()?;
     let name = view.enter(|session| {
         session.engine(|engine| {

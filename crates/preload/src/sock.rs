@@ -135,6 +135,8 @@ pub(crate) struct Inner {
     pub(crate) tried: u32,
     /// What was sent with MSG_ZEROCOPY.
     pub(crate) sends: Sends,
+    /// Inode number of the kernel's listener beside a lane's; 0: none.
+    pub(crate) inode: u64,
 }
 
 /// A TCP socket of the program.
@@ -331,6 +333,7 @@ impl Inner {
             noted_used: 0,
             tried: u32::MAX,
             sends: Sends::NONE,
+            inode: 0,
         }
     }
 }

@@ -193,7 +193,7 @@ plain! {
         pub mss_max: u16,
         /// TCP_CONGESTION, as the engine numbers them; 0: the lane's default.
         pub congestion: u8,
-        /// Switches of few: see [`TcpOptions::is_urgent_inline`] and [`TcpOptions::tells_errors`].
+        /// Switches of few: see [`TcpOptions::is_urgent_inline`], [`TcpOptions::tells_errors`] and [`TcpOptions::reuses_port`].
         pub switches: u8,
         /// SO_MAX_PACING_RATE with every bit turned over, so that 0 is no limit; see [`TcpOptions::max_pacing_rate`].
         pub pacing_limit: u64,
@@ -203,6 +203,7 @@ plain! {
 impl TcpOptions {
     const URGENT_INLINE: u8 = 1;
     const TELLS_ERRORS: u8 = 2;
+    const REUSE_PORT: u8 = 4;
 
     /// SO_OOBINLINE: are urgent bytes left in the stream?
     #[must_use]
@@ -224,6 +225,17 @@ impl TcpOptions {
     /// Sets IP_RECVERR.
     pub const fn set_tells_errors(&mut self, on: bool) {
         self.put(Self::TELLS_ERRORS, on);
+    }
+
+    /// SO_REUSEPORT: may several listeners of a lane have one address and port? The connections are shared among them.
+    #[must_use]
+    pub const fn reuses_port(&self) -> bool {
+        self.switches & Self::REUSE_PORT != 0
+    }
+
+    /// Sets SO_REUSEPORT.
+    pub const fn set_reuse_port(&mut self, on: bool) {
+        self.put(Self::REUSE_PORT, on);
     }
 
     const fn put(&mut self, switch: u8, on: bool) {

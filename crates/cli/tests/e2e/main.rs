@@ -13,6 +13,7 @@ mod errors;
 mod exec;
 mod flood;
 mod forks;
+mod groups;
 mod icmp;
 mod lossy;
 mod md5;

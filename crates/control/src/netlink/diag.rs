@@ -1,4 +1,4 @@
-//! Whether the kernel has a connection, by sock_diag(7).
+//! Whether the kernel has a connection, and who listens there, by sock_diag(7).
 
 use base::{IpAddress, Port};
 use sys::Errno;
@@ -55,6 +55,63 @@ fn question(local: (IpAddress, Port), remote: (IpAddress, Port)) -> Vec<u8> {
     body
 }
 
+/// A TCP listener of the kernel's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct KernelListener {
+    /// Where it listens: [`IpAddress::ANY_V4`] for any IPv4 address, [`IpAddress::ANY`] for any IPv6 one, whether it takes IPv4 or not.
+    pub addr: IpAddress,
+    /// Its port.
+    pub port: Port,
+    /// Inode number of the socket (stat(2)).
+    pub inode: u64,
+}
+
+/// Every TCP listener of the kernel in this thread's network namespace but those bound to a device.
+///
+/// # Errors
+/// What the socket gives.
+pub fn tcp_listeners() -> Result<Vec<KernelListener>, Errno> {
+    let mut found = Vec::new();
+    let mut asker = Asker::over(NetlinkSocket::open_diag(ANSWER_MS)?);
+    for family in [AF_INET, AF_INET6] {
+        let states = 1_u32 << LISTEN;
+        let mut body = vec![family, TCP, 0, 0];
+        body.extend(states.to_ne_bytes());
+        body.extend([0; ID_BYTES]);
+        let request = Request::new(BY_FAMILY, codec::REQUEST | codec::DUMP).put(&body);
+        let asked = asker.ask(request, |message| {
+            found.extend(Some(message.body).filter(|_| message.kind == BY_FAMILY).and_then(listener));
+        });
+        match asked {
+            // A kernel without the family.
+            Err(Errno::NOENT) => {}
+            other => drop(other?),
+        }
+    }
+    Ok(found)
+}
+
+/// Bytes of an inet_diag_sockid.
+const ID_BYTES: usize = 48;
+
+/// Reads an inet_diag_msg (linux/inet_diag.h).
+fn listener(body: &[u8]) -> Option<KernelListener> {
+    let (sport, source, device, inode) = (4, 8, 40, 68);
+    if codec::u32_at(body, device)? != 0 {
+        return None;
+    }
+    let port = Port(u16::from_be(codec::u16_at(body, sport)?));
+    let bytes: [u8; 16] = body.get(source..source + 16)?.try_into().ok()?;
+    let addr = match codec::u8_at(body, 0)? {
+        AF_INET => {
+            let [a, b, c, d, ..] = bytes;
+            IpAddress::mapped([a, b, c, d].into())
+        }
+        _ => IpAddress::from_v6(bytes.into()),
+    };
+    Some(KernelListener { addr, port, inode: codec::u32_at(body, inode)?.into() })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,6 +123,20 @@ mod tests {
             SocketAddr::V6(v6) => IpAddress::from_v6(*v6.ip()),
         };
         (addr, Port(name.port()))
+    }
+
+    #[test]
+    fn a_listener_is_found_by_its_inode_number() {
+        for name in ["127.0.0.1:0", "0.0.0.0:0", "[::1]:0", "[::]:0"] {
+            // A machine without IPv6.
+            let Ok(listener) = TcpListener::bind(name) else { continue };
+            let inode = rustix::fs::fstat(&listener).unwrap().st_ino;
+            let (addr, port) = end(listener.local_addr().unwrap());
+            let addr = if name == "0.0.0.0:0" { IpAddress::ANY_V4 } else { addr };
+            assert!(tcp_listeners().unwrap().contains(&KernelListener { addr, port, inode }), "{name}");
+            drop(listener);
+            assert!(tcp_listeners().unwrap().iter().all(|other| other.inode != inode));
+        }
     }
 
     #[test]

@@ -276,25 +276,31 @@ impl Listener {
         self.slots.iter().filter(|slot| **slot == lane.number()).count()
     }
 
-    /// Shares the slots evenly among the members, moving as few as possible: a moved slot moves its running connections to a
+    /// How far each member is above its share of the slots, which is as large as it was added often; in parts of a slot, as many as there were addings.
+    fn surplus(&self) -> impl Iterator<Item = (i64, SteerLane)> {
+        let total: i64 = self.members.iter().map(|(_, times)| i64::from(*times)).sum();
+        let above = move |times: u32, load: usize| load as i64 * total - SLOTS as i64 * i64::from(times);
+        self.members.iter().map(move |&(lane, times)| (above(times, self.load(lane)), lane))
+    }
+
+    /// Shares the slots evenly among the addings of members, moving as few as possible: a moved slot moves its running connections to a
     /// lane that does not know them.
     fn share(&mut self) {
         for at in 0..SLOTS {
             let lane = self.slots.get(at).copied().unwrap_or(NO_LANE);
             if !self.members.iter().any(|(member, _)| member.number() == lane) {
-                let least =
-                    self.members.iter().map(|(member, _)| *member).min_by_key(|member| self.load(*member));
-                self.set(at, least.map_or(NO_LANE, SteerLane::number));
+                let least = self.surplus().min_by_key(|pair| pair.0);
+                self.set(at, least.map_or(NO_LANE, |(_, member)| member.number()));
             }
         }
+        let total: i64 = self.members.iter().map(|(_, times)| i64::from(*times)).sum();
         for _ in 0..SLOTS {
-            let lanes = || self.members.iter().map(|(member, _)| (self.load(*member), *member));
             let (Some((least, to)), Some((most, from))) =
-                (lanes().min_by_key(|pair| pair.0), lanes().max_by_key(|pair| pair.0))
+                (self.surplus().min_by_key(|pair| pair.0), self.surplus().max_by_key(|pair| pair.0))
             else {
                 return;
             };
-            if most <= least + 1 {
+            if most <= least + total {
                 return;
             }
             if let Some(at) = self.slots.iter().position(|slot| *slot == from.number()) {
@@ -346,6 +352,20 @@ mod tests {
         assert_eq!(listener.slots, [7; SLOTS]);
         assert!(listener.remove(lane) && listener.is_empty());
         assert_eq!(listener.slots, [NO_LANE; SLOTS]);
+    }
+
+    #[test]
+    fn who_was_added_more_often_has_a_larger_share() {
+        let lane = |n| SteerLane::new(n).unwrap();
+        let mut listener = Listener::new();
+        for n in [0, 1, 1, 1] {
+            listener.add(lane(n), false);
+        }
+        assert_eq!((listener.load(lane(0)), listener.load(lane(1))), (SLOTS / 4, SLOTS * 3 / 4));
+        listener.remove(lane(1));
+        assert_eq!(listener.load(lane(0)), SLOTS / 3);
+        listener.remove(lane(1));
+        assert_eq!((listener.load(lane(0)), listener.load(lane(1))), (SLOTS / 2, SLOTS / 2));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::keys::{self, Owner, is_ao};
 use super::md5;
 use super::segment::{Parsed, Seg};
 use super::table::{self, Whose};
-use super::{State, listen};
+use super::{State, group, listen};
 use crate::ipv4::Packet;
 use crate::packet::each_piece;
 
@@ -117,7 +117,7 @@ fn opens_anew(mem: &LaneMem<'_>, seg: &Seg, at: Idx<TcbHot>) -> bool {
 }
 
 fn listener_of(mem: &LaneMem<'_>, key: &FlowKey) -> Option<Owner> {
-    listen::find(mem, Endpoint { addr: key.local, port: key.local_port }).map(Owner::of_listener)
+    group::of_flow(mem, key).map(Owner::of_listener)
 }
 
 /// As Linux: who is asked by a signed segment for a connection it does not have can sign its answer if it listens at the port that the peer

@@ -5,7 +5,7 @@ use ::state::{FlowKey, LaneMem, Listener, SockRef, TcbCold, TcbHot, TcbQueue};
 use base::{Idx, Instant, LaneId};
 
 use super::conn::cold_of;
-use super::{flag, frozen, half_open, hibernate, listen, travel};
+use super::{flag, frozen, group, half_open, hibernate, listen, travel};
 
 /// Calls `each` with the ends of every connection in the queues of `listener`: half open, and waiting to be accepted.
 pub(crate) fn flows(mem: &LaneMem<'_>, listener: Idx<Listener>, mut each: impl FnMut(&FlowKey)) {
@@ -91,8 +91,7 @@ fn members<'m>(mem: &'m LaneMem<'_>, queue: TcbQueue) -> impl Iterator<Item = Id
 
 /// Is there a listener at exactly `local` that goes on listening?
 pub(crate) fn has_twin(to: &LaneMem<'_>, local: ::state::Endpoint) -> bool {
-    let twin = listen::at_exactly(to, local).and_then(|at| to.listeners.get(at));
-    twin.is_some_and(|row| row.closing == 0)
+    group::members(to, local).next().is_some()
 }
 
 /// [`Engine::tcp_begin_close`](crate::Engine::tcp_begin_close).
@@ -102,10 +101,16 @@ pub(crate) fn begin_close(mem: &mut LaneMem<'_>, s: SockRef) {
     }
 }
 
+/// [`Engine::tcp_has_sibling`](crate::Engine::tcp_has_sibling).
+pub(crate) fn has_sibling(mem: &LaneMem<'_>, s: SockRef) -> bool {
+    listen::lookup(mem, s).is_some_and(|at| group::sibling(mem, at).is_some())
+}
+
 /// [`Engine::tcp_close_if_idle`](crate::Engine::tcp_close_if_idle).
 pub(crate) fn close_if_idle(mem: &mut LaneMem<'_>, now: Instant, s: SockRef) -> bool {
     let row = listen::lookup(mem, s).and_then(|at| mem.listeners.get(at));
-    let idle = row.is_none_or(|row| row.accept_queue.len == 0 && row.half_open_count() == 0);
+    let idle =
+        row.is_none_or(|row| row.accept_queue.len == 0 && row.half_open_count() == 0) || has_sibling(mem, s);
     if idle {
         listen::close(mem, now, s);
     }

@@ -18,7 +18,7 @@ use super::congestion::Algorithm;
 use super::conn::Fate;
 use super::header::{Way, header_frame, label_of, ttl, write};
 use super::segment::Seg;
-use super::{auth, ecn, listen, table};
+use super::{auth, ecn, group, listen, table};
 use crate::ip;
 use crate::outbox::{self, Note};
 
@@ -163,8 +163,8 @@ pub(super) fn segment(
 
 /// Opens the connection whose handshake `seg` completes with a cookie. False: it holds none of ours, and nothing was done.
 pub(super) fn accept(mem: &mut LaneMem<'_>, now: Instant, listener: Idx<Listener>, seg: &mut Seg) -> bool {
-    let Some(row) = mem.listeners.get(listener) else { return false };
-    let crowded = row.cookie_at != Instant(0) && now.since(row.cookie_at) <= LIFE;
+    let sent_at = group::cookie_at(mem, listener);
+    let crowded = sent_at != Instant(0) && now.since(sent_at) <= LIFE;
     let ack_only = seg.flags.is_ack() && !seg.flags.intersects(TcpFlags::SYN | TcpFlags::RST);
     if !crowded || !ack_only {
         return false;

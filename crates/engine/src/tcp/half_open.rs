@@ -434,12 +434,10 @@ pub(super) fn hand_on(
         return false;
     };
     let room = to.globals.dormant.half_open < most(to.dormant.len());
-    let key = key_of(&row);
-    let Some(new) = room.then(|| enter(to, Dormant { options, hop, ..row }, &key)).flatten() else {
+    let Some(new) = room.then(|| enter(to, Dormant { options, hop, ..row }, &key_of(&row))).flatten() else {
         return false;
     };
-    let due = from.dormant_wheel.deadline(at.raw()).unwrap_or(Instant(0));
-    to.dormant_wheel.arm(new.raw(), due);
+    to.dormant_wheel.arm(new.raw(), from.dormant_wheel.deadline(at.raw()).unwrap_or(Instant(0)));
     end(from, at);
     true
 }
@@ -459,7 +457,8 @@ fn take_out(mem: &mut LaneMem<'_>, at: Idx<Dormant>) {
     table::count_open(mem);
 }
 
-fn append(mem: &mut LaneMem<'_>, at: Idx<Dormant>) {
+/// Half-open connection `at` joins the queue of its listener.
+pub(super) fn append(mem: &mut LaneMem<'_>, at: Idx<Dormant>) {
     let Some(listener) = mem.dormant.get(at).map(listener_of) else { return };
     let Some(mut queue) = mem.listeners.get(listener).map(|l| l.half_open) else { return };
     let before = core::mem::replace(&mut queue.tail, at);
@@ -478,7 +477,8 @@ fn append(mem: &mut LaneMem<'_>, at: Idx<Dormant>) {
     globals.half_open = globals.half_open.saturating_add(1);
 }
 
-fn remove(mem: &mut LaneMem<'_>, at: Idx<Dormant>) {
+/// Half-open connection `at` leaves it.
+pub(super) fn remove(mem: &mut LaneMem<'_>, at: Idx<Dormant>) {
     let Some(row) = mem.dormant.get(at).copied() else { return };
     let listener = listener_of(&row);
     let [next, before] = row.token.map(Idx::<Dormant>::new);

@@ -12,7 +12,9 @@ use wire::{Sign, TcpFlags};
 use super::conn::{Fate, Ring, cold_of, conn};
 use super::keys::{self, Owner};
 use super::segment::Seg;
-use super::{Cause, State, cookie, fast_open, flag, half_open, handshake, hibernate, reset, table, unwire};
+use super::{
+    Cause, State, cookie, fast_open, flag, group, half_open, handshake, hibernate, reset, table, unwire,
+};
 use crate::errors::{AcceptError, ListenError};
 use crate::types::Accepted;
 use crate::{events, hop, hop_names};
@@ -62,7 +64,7 @@ pub(super) fn find(mem: &LaneMem<'_>, local: Endpoint) -> Option<Idx<Listener>> 
     family.or(any)
 }
 
-/// The listener at exactly `local`.
+/// The listener at exactly `local`, or one of them.
 pub(super) fn at_exactly(mem: &LaneMem<'_>, local: Endpoint) -> Option<Idx<Listener>> {
     find(mem, local).filter(|at| mem.listeners.get(*at).is_some_and(|row| row.local == local))
 }
@@ -77,7 +79,8 @@ pub(crate) fn open(
     if local.port.0 == 0 {
         return Err(ListenError::Invalid);
     }
-    if find(mem, local).and_then(|at| mem.listeners.get(at)).is_some_and(|row| row.local == local) {
+    let taken = at_exactly(mem, local).and_then(|at| mem.listeners.get(at));
+    if taken.is_some_and(|row| !(row.options.reuses_port() && opts.reuses_port())) {
         return Err(ListenError::InUse);
     }
     let at = mem.globals.tcp.free_listener;
@@ -118,6 +121,9 @@ pub(crate) fn accept(mem: &mut LaneMem<'_>, s: SockRef) -> Result<Accepted, Acce
 pub(crate) fn close(mem: &mut LaneMem<'_>, now: Instant, s: SockRef) {
     let Some(at) = lookup(mem, s) else { return };
     events::forget(mem, s);
+    if let Some(other) = group::sibling(mem, at) {
+        group::hand_over(mem, at, other);
+    }
     half_open::reset_all(mem, at);
     for _ in 0..mem.hot.len() {
         let Some(row) = mem.listeners.get(at) else { break };
@@ -293,8 +299,7 @@ const fn has_room(listener: &Listener) -> bool {
 
 /// A segment that belongs to no connection (RFC 9293 3.10.7.1, 3.10.7.2).
 pub(super) fn segment(mem: &mut LaneMem<'_>, now: Instant, seg: &mut Seg) {
-    let local = Endpoint { addr: seg.key.local, port: seg.key.local_port };
-    let Some(listener) = find(mem, local) else {
+    let Some(listener) = group::of_flow(mem, &seg.key) else {
         let opens = seg.flags.is_syn() && !seg.flags.is_ack();
         if mem.globals.tcp.leaves != 0 && opens && !unwire::is_wire(mem, seg.port) {
             mem.counters.drop_packet(DropReason::TcpNoSocket);
@@ -464,9 +469,10 @@ pub(super) fn replaces_time_wait(
 fn opens_again(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>, seg: &mut Seg) -> bool {
     let only_syn = seg.flags.is_syn() && !seg.flags.intersects(TcpFlags::RST | TcpFlags::ACK | TcpFlags::FIN);
     let Some(hot) = mem.hot.get(at).filter(|_| only_syn) else { return false };
-    let local = Endpoint { addr: seg.key.local, port: seg.key.local_port };
     // A connection that a program still holds keeps its row, but gives its numbers up.
-    let (above, Some(listener)) = (hot.snd.nxt.plus(65_537), find(mem, local)) else { return false };
+    let (above, Some(listener)) = (hot.snd.nxt.plus(65_537), group::of_flow(mem, &seg.key)) else {
+        return false;
+    };
     table::end(mem, at, None);
     mem.counters.tcp.time_wait_reused = mem.counters.tcp.time_wait_reused.wrapping_add(1);
     on_syn(mem, now, listener, seg, Some(above));

@@ -44,6 +44,7 @@ mod ecn;
 pub(crate) mod entrust;
 pub(crate) mod fast_open;
 mod frozen;
+mod group;
 mod half_open;
 mod handle;
 mod handshake;

@@ -12,7 +12,7 @@ use region::{Directory, Frames, Group};
 use super::conn::{Ring, cold_of, conn};
 use super::keys::{self, Owner};
 use super::table::Whose;
-use super::{State, board, cc_flag, fast_open, flag, frozen, half_open, hibernate, listen, table};
+use super::{State, board, cc_flag, fast_open, flag, frozen, group, half_open, hibernate, listen, table};
 use crate::errors::MoveError;
 use crate::hop::{self, HopMac};
 use crate::hop_names;
@@ -116,7 +116,7 @@ fn count(from: &LaneMem<'_>, to: &LaneMem<'_>, at: Idx<TcbHot>, needs: &mut Need
         return Err(MoveError::NoRoom);
     };
     check_port(from, to, (hot.port, hot.hop))?;
-    if hot.flags & QUEUED != 0 && twin(from, to, cold.passive.listener).is_none() {
+    if hot.flags & QUEUED != 0 && twin(from, to, cold.passive.listener, &hot.key).is_none() {
         return Err(MoveError::NoListener);
     }
     if table::value_of(to, &hot.key).is_some() {
@@ -150,10 +150,11 @@ fn count_sleeper(
 ) -> Result<(), MoveError> {
     let row = from.dormant.get(at).ok_or(MoveError::NoRoom)?;
     check_port(from, to, (row.port, Idx::new(u32::from(row.hop))))?;
-    if row.handle == HALF_OPEN && twin(from, to, half_open::listener_of(row)).is_none() {
+    let key = frozen::key_of(row);
+    if row.handle == HALF_OPEN && twin(from, to, half_open::listener_of(row), &key).is_none() {
         return Err(MoveError::NoListener);
     }
-    if table::value_of(to, &frozen::key_of(row)).is_some() {
+    if table::value_of(to, &key).is_some() {
         return Err(MoveError::NameTaken);
     }
     needs.rows += 1;
@@ -180,10 +181,9 @@ fn check_port(from: &LaneMem<'_>, to: &LaneMem<'_>, (port, hop): (u8, Idx<Hop>))
     if same && from.hops.get(hop).is_some() { Ok(()) } else { Err(MoveError::OtherPorts) }
 }
 
-/// The listener of `to` at the local end of `listener` of `from`.
-fn twin(from: &LaneMem<'_>, to: &LaneMem<'_>, listener: Idx<Listener>) -> Option<Idx<Listener>> {
-    let local = from.listeners.get(listener)?.local;
-    listen::at_exactly(to, local)
+/// The listener of `to` at the local end of `listener` of `from`, for a connection between the ends of `key`.
+fn twin(from: &LaneMem<'_>, to: &LaneMem<'_>, at: Idx<Listener>, key: &FlowKey) -> Option<Idx<Listener>> {
+    group::of_group(to, from.listeners.get(at)?.local, key)
 }
 
 /// Sees that `to` has room for `needs`, and takes the frames for copies, as one chain.
@@ -245,7 +245,7 @@ fn move_one(
         hop::release(to, hop);
         return false;
     };
-    let listener = twin(from, to, cold.passive.listener);
+    let listener = twin(from, to, cold.passive.listener, &hot.key);
     let queued = hot.flags & (QUEUED | flag::IN_TIME_WAIT);
     if let (Some(h), Some(c)) = (to.hot.get_mut(new), to.cold.get_mut(cold_of(new))) {
         let keep = h.flags & flag::RINGS;
@@ -308,12 +308,12 @@ pub(super) fn move_half_open(
 ) -> bool {
     let Some(row) = from.dormant.get(at).copied() else { return false };
     let hop = Idx::new(u32::from(row.hop));
-    let free = table::value_of(to, &frozen::key_of(&row)).is_none();
-    let listener = twin(from, to, half_open::listener_of(&row));
-    let Some(listener) = listener.filter(|_| free && check_port(from, to, (row.port, hop)).is_ok()) else {
+    let key = frozen::key_of(&row);
+    if table::value_of(to, &key).is_some() || check_port(from, to, (row.port, hop)).is_err() {
         return false;
-    };
-    let Some(hop) = same_hop(from, to, now, (hop, frozen::key_of(&row).remote)) else { return false };
+    }
+    let Some(listener) = twin(from, to, half_open::listener_of(&row), &key) else { return false };
+    let Some(hop) = same_hop(from, to, now, (hop, key.remote)) else { return false };
     let moved = half_open::hand_on(from, to, at, (listener, hop));
     if !moved {
         hop::release(to, hop);

@@ -97,7 +97,11 @@ impl View {
             })
         });
         let Some(Some((local, _))) = names else { return false };
-        home::unlisten(self, local);
+        home::unlisten(self, local, sock.inner().inode);
+        // Another listener of this process at the same end takes over what waits here.
+        if self.has_sibling(listener) && self.close_if_idle(listener, sock) {
+            return true;
+        }
         for _ in 0..HANDS {
             match home::bequeath(self, listener, local) {
                 Bequest::Left => return true,
@@ -105,13 +109,21 @@ impl View {
                 Bequest::Done => {}
             }
             // What came in since the look is seen by this one.
-            let close =
-                |session: &mut Session<'_>| session.engine(|engine| engine.tcp_close_if_idle(listener));
-            if self.enter_as(Visit::closing(sock), |session, _| close(session)) == Some(true) {
+            if self.close_if_idle(listener, sock) {
                 return true;
             }
         }
         false
+    }
+
+    fn has_sibling(&self, listener: SockRef) -> bool {
+        let asked = |session: &mut Session<'_>| session.engine(|engine| engine.tcp_has_sibling(listener));
+        self.enter(asked) == Some(true)
+    }
+
+    fn close_if_idle(&self, listener: SockRef, sock: &Sock) -> bool {
+        let close = |session: &mut Session<'_>| session.engine(|engine| engine.tcp_close_if_idle(listener));
+        self.enter_as(Visit::closing(sock), |session, _| close(session)) == Some(true)
     }
 
     /// The listeners at which connections wait to be accepted.
