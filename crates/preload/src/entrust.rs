@@ -9,9 +9,11 @@ use std::os::fd::AsRawFd;
 
 use engine::Algorithm;
 use libc::{msghdr, socklen_t};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use state::TcpOptions;
 use sys::fds::Fd;
 
+use crate::errno::{self, Errno, Outcome};
 use crate::interpose::real;
 use crate::object::Handle;
 use crate::reason::Reason;
@@ -82,6 +84,27 @@ pub(crate) fn to_kernel(sock: &Handle<Sock>, why: Reason) -> bool {
     family::let_go(seat.view, seat.name);
     explain::entrusted();
     true
+}
+
+/// The program sets an option that a lane does not have: the connection becomes the kernel's, and has it there. What the kernel does not take
+/// either, it says of a socket made for that, and the connection stays.
+pub(crate) fn with_option(sock: &Handle<Sock>, (level, name): (c_int, c_int), value: &[u8]) -> Outcome<()> {
+    let put = |fd: c_int| {
+        // SAFETY: the option's value, and its size.
+        let result =
+            unsafe { real::setsockopt(fd, level, name, value.as_ptr().cast(), value.len() as socklen_t) };
+        if result == 0 { Ok(()) } else { Err(errno::last()) }
+    };
+    let domain = if sock.has(flag::V6) { AddressFamily::INET6 } else { AddressFamily::INET };
+    let trial = rustix::net::socket_with(domain, SocketType::STREAM, SocketFlags::CLOEXEC, None);
+    put(trial.map_err(|errno| Errno(errno.raw_os_error()))?.as_raw_fd())?;
+    if !to_kernel(sock, Reason::Option) {
+        return Err(Errno(libc::ENOPROTOOPT));
+    }
+    match descriptors_of(sock).next() {
+        Some(fd) => put(fd),
+        None => Err(Errno(libc::EBADF)),
+    }
 }
 
 /// The descriptors of this process that stand for `sock`.

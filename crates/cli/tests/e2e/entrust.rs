@@ -136,3 +136,47 @@ fn a_thread_that_sleeps_in_a_connection_goes_on_with_it_when_it_is_the_kernels()
     assert_eq!(said.lines().collect::<Vec<_>>(), ["True", "[b'hello']"]);
     world.assert_clean();
 }
+
+/// Sets options that a lane does not have on connections that are open, and goes on.
+const OPTIONS: &str = "
+import errno, os, socket, sys
+l = socket.create_server((sys.argv[1], 9008)); print('ready', os.getpid(), flush=True)
+while True:
+    c, _ = l.accept()
+    try: c.setsockopt(socket.SOL_SOCKET, 9999, 1); sys.exit('an option that nobody has')
+    except OSError as e: assert e.errno == errno.ENOPROTOOPT, e
+    c.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 1)
+    way = c.recv(4)
+    if way == b'mark': c.setsockopt(socket.SOL_SOCKET, 36, 5); assert c.getsockopt(socket.SOL_SOCKET, 36) == 5
+    if way == b'time': c.setsockopt(socket.SOL_SOCKET, 29, 1)
+    of_kernel = [w for w in map(str.split, open('/proc/net/tcp')) if w[1].endswith(':%04X' % 9008) and w[3] == '01']
+    assert bool(of_kernel) == (way != b'none'), (way, of_kernel)
+    c.sendall(b'set.')
+    data, control, _, _ = c.recvmsg(100, 100)
+    stamped = any(kind == 29 for _, kind, _ in control)
+    assert data == b'rest' and stamped == (way == b'time'), (way, data, control)
+    c.sendall(b'done'); print('on', c.fileno(), flush=True)
+    assert c.recv(100) == b''";
+
+const SETS: &str = "
+import socket, sys
+for way in (b'none', b'mark', b'time'):
+    c = socket.create_connection((sys.argv[1], 9008))
+    c.sendall(way); assert c.recv(4) == b'set.'
+    c.sendall(b'rest'); assert c.recv(4) == b'done'
+    print(way.decode(), flush=True)
+    sys.stdin.readline()
+    c.close()";
+
+#[test]
+fn an_option_that_a_lane_does_not_have_takes_its_connection_to_the_kernel() {
+    let Some(world) = World::new(&["python3", "ip"]) else { return };
+    let mut server = world.spawn(Side::Ours, "server", &World::corelane(&["python3", "-c", OPTIONS, OURS]));
+    wait_for_lane(&world, &server);
+    world.check(Side::Peer, 20, &["python3", "-c", SETS, OURS]);
+    let pid = said(&server, "ready").expect("a pid");
+    server.assert_running();
+    let explained = explain(&world, Side::Ours, &pid);
+    assert!(explained.contains("accelerated"), "{explained}");
+    assert_eq!(server.output().matches("on ").count(), 3, "{}", server.output());
+}

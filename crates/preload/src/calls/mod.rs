@@ -6,6 +6,7 @@ pub(crate) mod data;
 pub(crate) mod direct;
 pub(crate) mod epoll;
 pub(crate) mod fds;
+mod harmless;
 pub(crate) mod options;
 pub(crate) mod poll;
 pub(crate) mod process;

@@ -10,16 +10,17 @@ use engine::Algorithm;
 use libc::{linger, socklen_t, timeval};
 use state::TcpOptions;
 
+use super::harmless::is_harmless;
 use crate::errno::{self, Errno, Outcome};
 use crate::interpose::plain;
 use crate::object::Handle;
 use crate::sock::{Seat, Sock, State, flag};
-use crate::{ao, deferred, fast_open, info, keys, stream, sysctl, table, user};
+use crate::{ao, deferred, entrust, fast_open, info, keys, stream, sysctl, table, user};
 
-const TCP: c_int = libc::IPPROTO_TCP;
-const SOCKET: c_int = libc::SOL_SOCKET;
-const IP: c_int = libc::IPPROTO_IP;
-const IPV6: c_int = libc::IPPROTO_IPV6;
+pub(super) const TCP: c_int = libc::IPPROTO_TCP;
+pub(super) const SOCKET: c_int = libc::SOL_SOCKET;
+pub(super) const IP: c_int = libc::IPPROTO_IP;
+pub(super) const IPV6: c_int = libc::IPPROTO_IPV6;
 
 /// What became of an option.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -158,43 +159,6 @@ fn apply(
     Ok(Set::Done)
 }
 
-/// Options that change nothing for a lane's connection, or only what it does by itself.
-fn is_harmless(level: c_int, name: c_int) -> bool {
-    match level {
-        SOCKET => matches!(
-            name,
-            libc::SO_REUSEADDR
-                | libc::SO_REUSEPORT
-                | libc::SO_PRIORITY
-                | libc::SO_BROADCAST
-                | libc::SO_INCOMING_CPU
-                | libc::SO_BUSY_POLL
-                | libc::SO_TIMESTAMP
-                | libc::SO_NO_CHECK
-                | libc::SO_PASSCRED
-        ),
-        TCP => matches!(
-            name,
-            libc::TCP_QUICKACK
-                | libc::TCP_LINGER2
-                | libc::TCP_WINDOW_CLAMP
-                | libc::TCP_THIN_LINEAR_TIMEOUTS
-                | libc::TCP_THIN_DUPACK
-                | libc::TCP_FASTOPEN
-                | libc::TCP_FASTOPEN_KEY
-        ),
-        IP => matches!(name, libc::IP_BIND_ADDRESS_NO_PORT | libc::IP_MTU_DISCOVER),
-        IPV6 => matches!(
-            name,
-            libc::IPV6_MTU_DISCOVER
-                | libc::IPV6_RECVPKTINFO
-                | libc::IPV6_RECVTCLASS
-                | libc::IPV6_RECVHOPLIMIT
-        ),
-        _ => false,
-    }
-}
-
 pub(crate) unsafe fn setsockopt(
     fd: c_int,
     level: c_int,
@@ -281,7 +245,10 @@ fn set_on_stream(
             let _ = deferred::remember(&mut inner, level, name, value.bytes);
             Ok(())
         }
-        Set::Unknown => Err(Errno(libc::ENOPROTOOPT)),
+        Set::Unknown => {
+            drop(inner);
+            entrust::with_option(sock, (level, name), value.bytes)
+        }
     }
 }
 
