@@ -97,6 +97,8 @@ pub(crate) struct RuleBook {
     /// Ends of listeners where programs outside Corelane listen, too: what is new there is the kernel's.
     strangers: BTreeSet<End>,
     count: usize,
+    /// Listeners whose ends others may have, too.
+    shared: usize,
 }
 
 /// A change for the steering maps: packets to `end` go to these lanes (none: to the kernel), one that is there twice gets two shares.
@@ -129,6 +131,7 @@ impl RuleBook {
         self.count += sockets.len();
         let reuses = |socket: &Fd| rustix::net::sockopt::socket_reuseport(socket).unwrap_or(false);
         let shares = listens && sockets.first().is_some_and(reuses);
+        self.shared += usize::from(shares);
         holds.push(Hold { slot, listens, shares, sockets });
         Ok(self.changes(end))
     }
@@ -146,6 +149,7 @@ impl RuleBook {
             self.holds.remove(&end);
         }
         self.count -= gone.sockets.len();
+        self.shared -= usize::from(gone.shares);
         Some(self.changes(end))
     }
 
@@ -184,7 +188,12 @@ impl RuleBook {
             .collect()
     }
 
-    /// The ends where lanes listen and others may (SO_REUSEPORT).
+    /// Are there ends where lanes listen and others may (SO_REUSEPORT), or did?
+    pub(crate) fn shares(&self) -> bool {
+        self.shared != 0 || !self.strangers.is_empty()
+    }
+
+    /// Those ends.
     pub(crate) fn shared_ends(&self) -> BTreeSet<End> {
         let shares = |holds: &Vec<Hold>| holds.iter().any(|hold| hold.shares);
         self.holds.iter().filter(|(_, holds)| shares(holds)).map(|(&end, _)| end).collect()
@@ -497,6 +506,32 @@ mod tests {
         book.add(end(HERE, 80), Slot(1), true, socket()).expect("a group again");
         assert_eq!(book.remove_all(Slot(1)).last(), Some(&change(HERE, 80, &[])));
         assert_eq!(book.len(), 0);
+    }
+
+    #[test]
+    fn what_a_stranger_shares_is_the_kernels_while_it_does() {
+        let mut book = RuleBook::default();
+        book.set_addresses([HERE]);
+        let made = socket();
+        rustix::net::sockopt::set_socket_reuseport(&made[0], true).expect("an option");
+        book.add(end(HERE, 81), Slot(1), true, socket()).expect("added");
+        assert!(!book.shares());
+        book.add(end(IpAddress::ANY, 80), Slot(1), true, made).expect("added");
+        assert!(book.shares());
+        let shared = BTreeSet::from([end(IpAddress::ANY, 80)]);
+        assert_eq!(book.shared_ends(), shared);
+        let began = vec![(end(IpAddress::ANY, 80), true)];
+        assert_eq!(book.set_strangers(shared.clone()), (vec![change(HERE, 80, &[])], began));
+        assert_eq!(book.set_strangers(shared), (vec![], vec![]));
+        let at = |book: &RuleBook, port| {
+            book.listeners_at(end(if port == 80 { IpAddress::ANY } else { HERE }, port)).len()
+        };
+        assert_eq!((at(&book, 80), at(&book, 81), book.listeners().count()), (0, 1, 1));
+        let ended = vec![(end(IpAddress::ANY, 80), false)];
+        assert_eq!(book.set_strangers(BTreeSet::new()), (vec![change(HERE, 80, &[1])], ended));
+        assert_eq!((at(&book, 80), book.listeners().count()), (1, 2));
+        book.remove_all(Slot(1));
+        assert!(!book.shares());
     }
 
     #[test]

@@ -333,7 +333,7 @@ impl Session {
         let looks = [
             waiting.then_some(START_DELAY),
             self.unsettled.then_some(SETTLE_LOOK),
-            (!self.rules.shared_ends().is_empty()).then_some(strangers::LOOK),
+            self.rules.shares().then_some(strangers::LOOK),
         ];
         looks.into_iter().flatten().min()
     }
@@ -358,7 +358,7 @@ impl Session {
             self.looked_at = now;
             self.unsettled = self.devices.settle();
         }
-        if now.since(self.strangers_at) >= strangers::LOOK {
+        if self.rules.shares() && now.since(self.strangers_at) >= strangers::LOOK {
             self.strangers_at = now;
             self.look_for_strangers();
         }

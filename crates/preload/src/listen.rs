@@ -40,12 +40,19 @@ pub(crate) fn begin(sock: &Handle<Sock>, fd: i32, backlog: i32) {
     sock.become_state(State::Listening);
     drop(inner);
     home::prepare();
-    // A listener in place of one that this process waited on itself: connections that come before the next wait are the lane's, too.
+    // A listener in place of one that this process waited on itself: connections that come before the next wait are the lane's, too. Not one beside that
+    // (SO_REUSEPORT): it may be for another process.
     let Ok(Some(local)) = address::of_listener(fd) else { return };
     let waited = waited_at().contains(&(family::generation(), local));
-    if waited {
+    if waited && !listens_at(local) {
         attach(sock, fd);
     }
+}
+
+/// Does this process's lane listen at exactly `local`?
+fn listens_at(local: Endpoint) -> bool {
+    let listens = |view: &View| view.enter(|session| session.engine(|engine| engine.listens_at(local)));
+    home::lane().ok().and_then(listens) == Some(true)
 }
 
 /// Most addresses remembered.
