@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 
 use base::{Duration, Instant};
-use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, wait};
+use rustix::process::{
+    Pid, Signal, WaitOptions, WaitStatus, getpid, kill_process, set_child_subreaper, wait,
+};
 use sys::Errno;
 use sys::poll::{PollFd, PollFlags, poll};
 use sys::signals::{Arrived, SignalFd};
@@ -128,9 +130,9 @@ impl Serving {
         }
     }
 
-    fn child_ended(&mut self, pid: Pid) {
+    fn child_ended(&mut self, pid: Pid, status: WaitStatus) {
         match self {
-            Self::Here(session) => session.child_ended(pid),
+            Self::Here(session) => session.child_ended(pid, status),
             Self::There { .. } => {}
         }
     }
@@ -288,6 +290,6 @@ fn reap(command: Pid, end: &mut Option<End>, serving: &mut Serving) {
             *end = Some(End { status, at: sys::clock::now(), signalled: false });
             serving.say("the command has ended; its connections are finished first (a signal cuts them)");
         }
-        serving.child_ended(pid);
+        serving.child_ended(pid, wait_status);
     }
 }

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use base::{Duration, Instant, LaneId};
 use control::proto::DeviceList;
-use rustix::process::Pid;
+use rustix::process::{Pid, WaitStatus};
 use sys::Errno;
 use sys::fds::{self, Fd};
 use sys::launch::Identity;
@@ -429,8 +429,9 @@ impl Session {
     }
 
     /// A child of ours ended.
-    pub(crate) fn child_ended(&mut self, pid: Pid) {
-        self.steward_ended(pid.as_raw_pid() as u32);
+    pub(crate) fn child_ended(&mut self, pid: Pid, status: WaitStatus) {
+        let killed = status.terminating_signal() == Some(libc::SIGKILL);
+        self.steward_ended(pid.as_raw_pid() as u32, killed);
         self.sweep = true;
     }
 }

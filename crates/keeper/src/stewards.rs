@@ -93,7 +93,7 @@ impl LaneHandle {
 }
 
 impl RegionHandle {
-    /// Starts the region's steward, unless it runs, and tells it of every lane.
+    /// Starts the region's steward, unless it runs, and tells it of every lane, and of every death.
     fn ensure_steward(
         &mut self,
         (id, wires): (RegionId, &WireBook),
@@ -111,6 +111,9 @@ impl RegionHandle {
             steward.send(&lane.order(number), &lane.borrowed_fds()).map_err(told)?;
             for wire in wires.of((id, number)) {
                 steward.send(&Order::Wire { end: wire.end }, &wire.parts.fds()).map_err(told)?;
+            }
+            if lane.orphan {
+                steward.send(&Order::Dead { lane: number, heirs: lane.heirs }, &[]).map_err(told)?;
             }
         }
         self.steward = Some(steward);
@@ -158,7 +161,7 @@ impl Session {
                 orphans.push((region, lane, handle.slot));
             }
         }
-        for (region, lane, slot) in orphans {
+        for &(region, lane, slot) in &orphans {
             // New connections to its ports are not the lane's any more, and others may bind them.
             let inodes = self.rules.listener_inodes(slot, None);
             let changes = self.rules.remove_listeners(slot);
@@ -166,16 +169,22 @@ impl Session {
             let heirs = self.others_have(&inodes, dead);
             let handle = self.regions.get_mut(&region).and_then(|home| home.lanes.get_mut(&lane));
             handle.into_iter().for_each(|handle| handle.heirs = heirs);
-            self.entrust_orphan(region, lane);
         }
+        // A steward that is started is told of them all.
+        orphans.into_iter().for_each(|(region, lane, _)| self.entrust_orphan(region, lane));
     }
 
-    /// Has the region's steward finish the connections of an orphan; without one they are lost.
+    /// Has the region's steward finish the connections of an orphan. If none can be started now, one is later: a lane that is given up says nothing to its
+    /// peers, and those that wait for an answer would wait for ever.
     fn entrust_orphan(&mut self, region: RegionId, lane: LaneId) {
-        if !self.ensure_steward(region) {
-            return self.free_lane(region, lane);
-        }
         let Some(home) = self.regions.get(&region) else { return };
+        if home.steward.is_none() {
+            // It is told of orphans as it starts.
+            if !self.ensure_steward(region) {
+                self.defer_steward(region, sys::clock::now());
+            }
+            return;
+        }
         let heirs = home.lanes.get(&lane).is_some_and(|handle| handle.heirs);
         if let Some(steward) = &home.steward {
             // One that cannot be told is found dead in a moment, and its successor is told.
@@ -303,9 +312,9 @@ impl Session {
     }
 
     /// A child ended. If it was a steward, another one takes its place at once: it may have held the lock of a lane whose program waits for
-    /// it, and the peers of orphans wait. Whoever may have been ended by what it found in an orphan's lane has [`LOST_MAX`] successors there;
-    /// then the orphan's connections are lost.
-    pub(crate) fn steward_ended(&mut self, pid: u32) {
+    /// it, and the peers of orphans wait; only after many that ended soon it waits. Whoever may have been ended by what it found in an orphan's lane
+    /// has [`LOST_MAX`] successors there; then the orphan's connections are lost. One that was `killed` found nothing there.
+    pub(crate) fn steward_ended(&mut self, pid: u32, killed: bool) {
         let ended = |home: &RegionHandle| home.steward.as_ref().is_some_and(|s| s.pid == pid);
         let Some(region) = self.regions.iter().find(|(_, home)| ended(home)).map(|(&id, _)| id) else {
             return;
@@ -319,21 +328,19 @@ impl Session {
         let lived = home.steward.take().is_some_and(|steward| now.since(steward.since) >= LIVED_MIN);
         home.short_lived = if lived { 0 } else { home.short_lived + 1 };
         let waits = home.short_lived > SHORT_LIVED_MAX;
-        let mut orphans = Vec::new();
-        for (&id, lane) in home.lanes.iter_mut().filter(|(_, lane)| lane.orphan) {
+        let mut lost = Vec::new();
+        for (&id, lane) in home.lanes.iter_mut().filter(|(_, lane)| lane.orphan && !killed) {
             lane.stewards_lost += 1;
-            orphans.push((id, waits || lane.stewards_lost > LOST_MAX));
+            lost.extend((lane.stewards_lost > LOST_MAX).then_some(id));
         }
-        let idle = home.lanes.is_empty();
+        lost.into_iter().for_each(|lane| self.free_lane(region, lane));
+        let idle = self.regions.get(&region).is_none_or(|home| home.lanes.is_empty());
         self.defer_steward(region, now);
         if waits || idle || !self.ensure_steward(region) {
-            return orphans.into_iter().for_each(|(lane, _)| self.free_lane(region, lane));
+            return;
         }
         if let Some(steward) = self.regions.get(&region).and_then(|home| home.steward.as_ref()) {
             let _ = steward.send(&Order::Gone { pid }, &[]);
-        }
-        for (lane, lost) in orphans {
-            if lost { self.free_lane(region, lane) } else { self.entrust_orphan(region, lane) }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use rustix::process::Signal;
 
+use crate::wires::said;
 use crate::world::{OURS, Process, Side, World, send_signal, wait_until};
 
 /// A server that answers each line with itself.
@@ -79,6 +80,39 @@ fn a_steward_that_was_killed_has_a_successor_that_ends_the_dead_programs_connect
     assert_hears(peer);
     drop(server);
     world.assert_clean();
+}
+
+/// A process that waits on its parent's listener and accepts nothing; the parent keeps the listener.
+const DEAF: &str = "
+import os, select, socket, time
+l = socket.create_server(('', 9002), backlog=64)
+if os.fork() == 0:
+    p = select.poll(); p.register(l, select.POLLIN); p.poll(0)
+    print('waits', os.getpid(), flush=True)
+time.sleep(600)";
+
+#[test]
+fn a_dead_programs_peers_hear_however_many_stewards_are_killed_over_it() {
+    let Some(world) = World::new(&["python3", "ip", "pgrep"]) else { return };
+    let server = world.spawn(Side::Ours, "server", &World::corelane(&["python3", "-c", DEAF]));
+    wait_until("the server waits", 20, || said(&server, "waits").is_some());
+    let pid = said(&server, "waits").expect("a number");
+    let keeper = server.id();
+    let steward = || child(&world, keeper, true);
+    wait_until("there is a steward", 20, || steward().is_some());
+    let asks = "import socket,sys\ns=socket.create_connection((sys.argv[1],9002),60)\ns.sendall(b'a\\n')\nopen('waits','w').close()\ntry:\n print('ended' if s.recv(1)==b'' else 'data')\nexcept ConnectionResetError:\n print('ended')\nexcept TimeoutError:\n print('silence')";
+    let peer = world.spawn(Side::Peer, "peer", &["python3", "-c", asks, OURS]);
+    wait_until("the peer waits", 20, || world.dir.join("waits").exists());
+    let held = world.check(Side::Ours, 5, &["ss", "-Htn", "state", "established"]);
+    assert_eq!(held.trim(), "", "the kernel does not have the connection");
+    send_signal(pid.parse().expect("a number"), Signal::KILL);
+    // Each waits 3 s for a process that accepts, the parent may.
+    for _ in 0..12 {
+        let now = steward();
+        now.into_iter().for_each(|pid| send_signal(pid, Signal::KILL));
+        wait_until("there is a successor", 20, || steward().is_some_and(|pid| Some(pid) != now));
+    }
+    assert_hears(peer);
 }
 
 #[test]

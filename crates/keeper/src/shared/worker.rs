@@ -142,8 +142,8 @@ fn keep(mut session: Session, signals: &SignalFd, order: Order, service: Fd) -> 
                 return ExitCode::SUCCESS;
             }
         }
-        while let Ok(Some((pid, _))) = wait(WaitOptions::NOHANG) {
-            session.child_ended(pid);
+        while let Ok(Some((pid, status))) = wait(WaitOptions::NOHANG) {
+            session.child_ended(pid, status);
         }
         has_caller = has_caller && !matches!(letters::receive(&order.caller), Heard::End);
         service = service.filter(|service| !service.is_gone());
