@@ -376,7 +376,8 @@ fn programs_of_other_users_get_nothing_of_a_run() {
     let value = |name: &str| environ.split('\0').find_map(|e| e.strip_prefix(name)).expect("set").to_owned();
     let (name, token) = (value("CORELANE_KEEPER="), value("CORELANE_TOKEN="));
     let pids = world.check(Side::Ours, 5, &["pgrep", "-f", "__run-keeper|__steward"]);
-    let words = [&script("stranger.py"), &name, &token, &pid.to_string()].map(ToOwned::to_owned);
+    let version = control::proto::VERSION.to_string();
+    let words = [&script("stranger.py"), &name, &version, &token, &pid.to_string()].map(ToOwned::to_owned);
     let mut as_other = as_user(OTHER);
     as_other.push("/usr/bin/python3".to_owned());
     as_other.extend(words.clone());

@@ -1,8 +1,8 @@
-# stranger.py KEEPER TOKEN PID [PIDS...|own]: tries what a program must not get of a run. With `own` it is of the run's user.
+# stranger.py KEEPER VERSION TOKEN PID [PIDS...|own]: tries what a program must not get of a run. With `own` it is of the run's user.
 import array, ctypes, os, socket, struct, sys
 
-keeper, token, pid = sys.argv[1], bytes.fromhex(sys.argv[2]), int(sys.argv[3])
-own = sys.argv[4:] == ["own"]
+keeper, version, token, pid = sys.argv[1], int(sys.argv[2]), bytes.fromhex(sys.argv[3]), int(sys.argv[4])
+own = sys.argv[5:] == ["own"]
 s = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
 s.connect("\0" + keeper)
 
@@ -18,10 +18,10 @@ def ask(what, request, fds=()):
     return reply
 
 
-ask("hello", struct.pack("<BHI", 1, 2, os.getpid()) + token)
+ask("hello", struct.pack("<BHI", 1, version, os.getpid()) + token)
 if not own:
     # Neither memory nor descriptors nor life of the program, its steward and its keeper.
-    for victim in [pid, *map(int, sys.argv[4:])]:
+    for victim in [pid, *map(int, sys.argv[5:])]:
         for name in ("mem", "environ", "fd", "map_files", "ns/net"):
             try:
                 path = f"/proc/{victim}/{name}"
