@@ -25,11 +25,16 @@ fn read(pid: u32) -> Option<(u32, u32)> {
     parse(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
+/// The numbers of all processes that can be seen.
+fn processes() -> std::io::Result<impl Iterator<Item = u32>> {
+    let entries = std::fs::read_dir("/proc")?;
+    Ok(entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()))
+}
+
 /// The children of this process that are not in `stewards`.
 pub(crate) fn left_running(stewards: &BTreeSet<u32>) -> Vec<Child> {
     let me = sys::process::pid();
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
-    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let Ok(pids) = processes() else { return Vec::new() };
     pids.filter(|pid| !stewards.contains(pid))
         .filter_map(|pid| read(pid).map(|(parent, session)| (pid, parent, session)))
         .filter(|(_, parent, _)| *parent == me)
@@ -40,9 +45,7 @@ pub(crate) fn left_running(stewards: &BTreeSet<u32>) -> Vec<Child> {
 /// The descendants of process `family`, `stewards` left out; of one that is gone, whose children have another parent now, every process.
 /// `None`: the kernel does not tell.
 pub(crate) fn descendants(family: u32, stewards: &BTreeSet<u32>) -> Option<Vec<u32>> {
-    let entries = std::fs::read_dir("/proc").ok()?;
-    let pids = entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let parents: BTreeMap<u32, u32> = pids.filter_map(|pid| Some((pid, read(pid)?.0))).collect();
+    let parents: BTreeMap<u32, u32> = processes().ok()?.filter_map(|pid| Some((pid, read(pid)?.0))).collect();
     let orphaned = !parents.contains_key(&family);
     let descends = |pid: u32| {
         let mut at = pid;
@@ -70,8 +73,7 @@ pub(crate) fn exists(pid: u32) -> bool {
 /// The processes that have the sockets with these numbers, of those that may be looked into.
 pub(crate) fn owners(inodes: &BTreeSet<u64>) -> BTreeMap<u64, BTreeSet<u32>> {
     let mut found: BTreeMap<u64, BTreeSet<u32>> = BTreeMap::new();
-    let Ok(entries) = std::fs::read_dir("/proc") else { return found };
-    for pid in entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok()) {
+    for pid in processes().into_iter().flatten() {
         let sockets = sockets_of(pid).into_iter().flatten();
         for inode in sockets.filter(|inode| inodes.contains(inode)) {
             found.entry(inode).or_default().insert(pid);

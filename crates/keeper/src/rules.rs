@@ -122,17 +122,18 @@ impl RuleBook {
         if self.count + sockets.len() > RULES_MAX {
             return Err(Refusal::new(Errno::NOBUFS, "the session has as many rules as it can"));
         }
-        let holds = self.holds.entry(end).or_default();
-        // Several listeners of one process at one end (SO_REUSEPORT), each with a kernel socket of its own.
-        let other = |h: &Hold| listens && h.listens && h.inode() != sockets.first().map_or(0, inode_of);
-        if holds.iter().any(|h| h.slot == slot && !other(h)) {
-            return Err(Refusal::new(Errno::ADDRINUSE, "the lane has this port already"));
-        }
-        self.count += sockets.len();
         let reuses = |socket: &Fd| rustix::net::sockopt::socket_reuseport(socket).unwrap_or(false);
         let shares = listens && sockets.first().is_some_and(reuses);
+        let new = Hold { slot, listens, shares, sockets };
+        let holds = self.holds.entry(end).or_default();
+        // Several listeners of one process at one end (SO_REUSEPORT), each with a kernel socket of its own.
+        let beside = |h: &Hold| new.listens && h.listens && h.inode() != new.inode();
+        if holds.iter().any(|h| h.slot == slot && !beside(h)) {
+            return Err(Refusal::new(Errno::ADDRINUSE, "the lane has this port already"));
+        }
+        self.count += new.sockets.len();
         self.shared += usize::from(shares);
-        holds.push(Hold { slot, listens, shares, sockets });
+        holds.push(new);
         Ok(self.changes(end))
     }
 
@@ -166,10 +167,9 @@ impl RuleBook {
 
     fn remove_those(&mut self, slot: Slot, which: impl Fn(&Hold) -> bool) -> Vec<Change> {
         let wanted = |hold: &Hold| hold.slot == slot && which(hold);
-        let each =
-            |(&end, holds): (&End, &Vec<Hold>)| holds.iter().filter(|h| wanted(h)).map(|_| end).collect();
-        let ends: Vec<Vec<End>> = self.holds.iter().map(each).collect();
-        ends.into_iter().flatten().filter_map(|end| self.remove_one(end, wanted)).flatten().collect()
+        let all = self.holds.iter().flat_map(|(&end, holds)| holds.iter().map(move |hold| (end, hold)));
+        let ends: Vec<End> = all.filter(|(_, hold)| wanted(hold)).map(|(end, _)| end).collect();
+        ends.into_iter().filter_map(|end| self.remove_one(end, wanted)).flatten().collect()
     }
 
     /// The devices' addresses are now these: what changes for rules on any address.

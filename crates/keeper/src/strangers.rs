@@ -43,8 +43,8 @@ impl Strangers {
         own: &BTreeSet<u64>,
         judge: impl FnOnce(&BTreeSet<u64>) -> BTreeMap<u64, bool>,
     ) -> BTreeSet<u64> {
-        let others = || all.iter().map(|row| row.inode).filter(|inode| !own.contains(inode));
-        let there: BTreeSet<u64> = others().collect();
+        let there: BTreeSet<u64> =
+            all.iter().map(|row| row.inode).filter(|inode| !own.contains(inode)).collect();
         self.known.retain(|inode, _| there.contains(inode));
         let is_sure = |whose: &Whose| *whose == Whose::Family || *whose == Whose::Stranger(LOOKS);
         let open: BTreeSet<u64> =

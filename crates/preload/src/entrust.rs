@@ -89,7 +89,7 @@ pub(crate) fn to_kernel(sock: &Handle<Sock>, why: Reason) -> bool {
 /// The program sets an option that a lane does not have: the connection becomes the kernel's, and has it there. What the kernel does not take
 /// either, it says of a socket made for that, and the connection stays.
 pub(crate) fn with_option(sock: &Handle<Sock>, (level, name): (c_int, c_int), value: &[u8]) -> Outcome<()> {
-    let put = |fd: c_int| {
+    let give = |fd: c_int| {
         // SAFETY: the option's value, and its size.
         let result =
             unsafe { real::setsockopt(fd, level, name, value.as_ptr().cast(), value.len() as socklen_t) };
@@ -97,12 +97,12 @@ pub(crate) fn with_option(sock: &Handle<Sock>, (level, name): (c_int, c_int), va
     };
     let domain = if sock.has(flag::V6) { AddressFamily::INET6 } else { AddressFamily::INET };
     let trial = rustix::net::socket_with(domain, SocketType::STREAM, SocketFlags::CLOEXEC, None);
-    put(trial.map_err(|errno| Errno(errno.raw_os_error()))?.as_raw_fd())?;
+    give(trial.map_err(|errno| Errno(errno.raw_os_error()))?.as_raw_fd())?;
     if !to_kernel(sock, Reason::Option) {
         return Err(Errno(libc::ENOPROTOOPT));
     }
     match descriptors_of(sock).next() {
-        Some(fd) => put(fd),
+        Some(fd) => give(fd),
         None => Err(Errno(libc::EBADF)),
     }
 }

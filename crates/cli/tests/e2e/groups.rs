@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use rustix::process::Signal;
 
-use crate::wires::explain;
-use crate::world::{OURS, Process, Side, World, wait_until};
+use crate::wires::{explain, said};
+use crate::world::{OURS, Process, Side, World, send_signal, wait_until};
 
 /// Threads with a listener of their own each, in as many processes as said; each answers with its name and holds the connection.
 const SERVE: &str = "
@@ -108,9 +108,8 @@ fn connections_that_wait_at_a_listener_that_closes_are_those_of_the_other_one_at
     wait_until("all are open", 20, || first.output().contains("open"));
     let held = world.check(Side::Ours, 5, &["ss", "-Htn", "state", "established"]);
     assert_eq!(held.trim(), "", "the kernel has none of them");
-    let pid = server.output().lines().find_map(|line| line.strip_prefix("ready ")?.parse().ok());
-    let python = pid.and_then(rustix::process::Pid::from_raw).expect("its number");
-    rustix::process::kill_process(python, Signal::USR1).expect("a signal");
+    let python = said(&server, "ready").and_then(|pid| pid.parse().ok()).expect("its number");
+    send_signal(python, Signal::USR1);
     wait_until("all are answered", 30, || {
         server.assert_running();
         first.output().contains("done")
@@ -120,8 +119,8 @@ fn connections_that_wait_at_a_listener_that_closes_are_those_of_the_other_one_at
         let later = open(name, side);
         wait_until("those that came later are answered", 30, || later.output().contains("done"));
     }
-    let said = world.check(Side::Ours, 5, &["ss", "-Hltn", "sport = :9012"]);
-    assert_eq!(said.lines().count(), 1, "the kernel's listener behind the closed one is gone: {said}");
+    let left = world.check(Side::Ours, 5, &["ss", "-Hltn", "sport = :9012"]);
+    assert_eq!(left.lines().count(), 1, "the kernel's listener behind the closed one is gone: {left}");
 }
 
 /// The connections that each listener got of a client's, which holds them until it is ended, and how many are the kernel's.

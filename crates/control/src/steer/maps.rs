@@ -276,9 +276,13 @@ impl Listener {
         self.slots.iter().filter(|slot| **slot == lane.number()).count()
     }
 
+    fn addings(&self) -> i64 {
+        self.members.iter().map(|(_, times)| i64::from(*times)).sum()
+    }
+
     /// How far each member is above its share of the slots, which is as large as it was added often; in parts of a slot, as many as there were addings.
     fn surplus(&self) -> impl Iterator<Item = (i64, SteerLane)> {
-        let total: i64 = self.members.iter().map(|(_, times)| i64::from(*times)).sum();
+        let total = self.addings();
         let above = move |times: u32, load: usize| load as i64 * total - SLOTS as i64 * i64::from(times);
         self.members.iter().map(move |&(lane, times)| (above(times, self.load(lane)), lane))
     }
@@ -293,7 +297,7 @@ impl Listener {
                 self.set(at, least.map_or(NO_LANE, |(_, member)| member.number()));
             }
         }
-        let total: i64 = self.members.iter().map(|(_, times)| i64::from(*times)).sum();
+        let total = self.addings();
         for _ in 0..SLOTS {
             let (Some((least, to)), Some((most, from))) =
                 (self.surplus().min_by_key(|pair| pair.0), self.surplus().max_by_key(|pair| pair.0))

@@ -1,7 +1,7 @@
 //! Listeners of one lane at the same end (socket(7), SO_REUSEPORT): which of them gets a connection, and what becomes of those that wait at one that
 //! closes.
 
-use ::state::{Endpoint, FlowKey, LISTEN_BUCKETS, LaneMem, Listener, TcbHot};
+use ::state::{Endpoint, FlowKey, LaneMem, Listener, TcbHot};
 use base::{Idx, Instant};
 
 use super::{fast_open, flag, half_open, listen, table};
@@ -29,14 +29,7 @@ const SPREAD: u32 = 0x9e37_79b9;
 
 /// The listeners at exactly `local` that go on listening.
 pub(super) fn members<'m>(mem: &'m LaneMem<'_>, local: Endpoint) -> impl Iterator<Item = Idx<Listener>> + 'm {
-    let mut next = mem.globals.tcp.listen_buckets.get(usize::from(local.port.0) % LISTEN_BUCKETS).copied();
-    let each = move || {
-        let at = next?;
-        let row = mem.listeners.get(at)?;
-        next = Some(row.next);
-        Some((at, row))
-    };
-    let all = core::iter::from_fn(each).take(mem.listeners.len() as usize);
+    let all = listen::in_bucket(mem, local.port);
     all.filter(move |(_, row)| row.local == local && row.closing == 0).map(|(at, _)| at)
 }
 

@@ -47,19 +47,33 @@ fn bucket<'m>(mem: &'m mut LaneMem<'_>, port: Port) -> Option<&'m mut Idx<Listen
     mem.globals.tcp.listen_buckets.get_mut(usize::from(port.0) % LISTEN_BUCKETS)
 }
 
+/// The listeners of the bucket of `port`.
+#[inline]
+pub(super) fn in_bucket<'m>(
+    mem: &'m LaneMem<'_>,
+    port: Port,
+) -> impl Iterator<Item = (Idx<Listener>, &'m Listener)> + 'm {
+    let first = mem.globals.tcp.listen_buckets.get(usize::from(port.0) % LISTEN_BUCKETS);
+    let mut next = first.copied().unwrap_or(Idx::NONE);
+    let each = move || {
+        let at = next;
+        let row = mem.listeners.get(at)?;
+        next = row.next;
+        Some((at, row))
+    };
+    core::iter::from_fn(each).take(mem.listeners.len() as usize)
+}
+
 /// The listener at exactly `local`, or else the one at any address of its family and that port, or at any of either.
 pub(super) fn find(mem: &LaneMem<'_>, local: Endpoint) -> Option<Idx<Listener>> {
-    let mut at = *mem.globals.tcp.listen_buckets.get(usize::from(local.port.0) % LISTEN_BUCKETS)?;
     let (mut any, mut family) = (None, None);
-    for _ in 0..mem.listeners.len() {
-        let Some(row) = mem.listeners.get(at) else { break };
+    for (at, row) in in_bucket(mem, local.port) {
         if row.local == local {
             return Some(at);
         }
         if row.local.port == local.port && row.local.addr.covers(local.addr) {
             *(if row.local.addr.is_any() { &mut any } else { &mut family }) = Some(at);
         }
-        at = row.next;
     }
     family.or(any)
 }
