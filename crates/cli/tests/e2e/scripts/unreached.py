@@ -22,7 +22,7 @@ while time.monotonic() < deadline:
         with open(f"/proc/{number}/status") as status:
             if "State:\tZ" in status.read():
                 break
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter while it reads
         break
     time.sleep(0.01)
 else:
