@@ -7,6 +7,7 @@ mod doctor;
 mod explain;
 mod failure;
 mod keeper_service;
+mod log;
 mod relay;
 mod run;
 
@@ -17,6 +18,7 @@ use clap::Parser;
 use crate::args::{Action, Cli};
 
 fn main() -> ExitCode {
+    log::start();
     let outcome = match Cli::parse().action {
         Action::Run(args) => run::run(args),
         Action::Demo(args) => demo::run(&args),

@@ -156,6 +156,11 @@ fn a_lane_has_a_packet_socket_while_another_program_has_one_of_the_queues() {
     let (mut server, url) = nginx_by(&world, 1, &["--port", "xdp"]);
     let says = device(&world, &server);
     assert!(says.contains("4 queues that no lane has, packet sockets for 1,"), "{says}");
+    let said = server.output();
+    assert!(
+        said.contains("corelane: warning: ") && said.contains("another AF_XDP socket has queue 2"),
+        "{said}"
+    );
     wrk_is_clean(&world.check(Side::Peer, 60, &["wrk", "-t1", "-c64", "-d1s", &url]));
     server.assert_running();
     drop(server);

@@ -1,6 +1,6 @@
 //! Servers that replace their processes while clients connect: no request fails.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -10,10 +10,13 @@ use crate::servers::nginx;
 use crate::sockets::script;
 use crate::world::{OURS, Process, Side, World, send_signal, wait_until};
 
-/// Reloads of one test; CORELANE_RELOADS sets another number.
+/// Reloads of one test; CORELANE_RELOADS sets another number: 100 take a minute.
 fn reloads() -> u32 {
-    std::env::var("CORELANE_RELOADS").ok().and_then(|n| n.parse().ok()).unwrap_or(5)
+    std::env::var("CORELANE_RELOADS").ok().and_then(|n| n.parse().ok()).unwrap_or(8)
 }
+
+/// From one reload to the next, if the new workers are there by then.
+const PACE: Duration = Duration::from_millis(600);
 
 /// Clients that open a connection for each request, for `seconds`.
 fn load(world: &World, seconds: u32, url: &str) -> Process {
@@ -56,18 +59,21 @@ fn nginx_reloads_under_load_without_a_failed_request() {
     let Some(world) = World::new(&["nginx", "wrk", "ip", "pgrep"]) else { return };
     let (mut server, url) = nginx(&world, 2);
     let master = nginx_master(&world);
-    let seconds = reloads() + 3;
+    let seconds = (PACE * reloads()).as_secs() as u32;
     let wrk = load(&world, seconds, &url);
+    let mut seen = children(&world, master);
     for _ in 0..reloads() {
-        std::thread::sleep(Duration::from_secs(1));
-        let before = children(&world, master);
+        let start = Instant::now();
         send_signal(master, Signal::HUP);
-        wait_until("the old workers are gone", 20, || {
-            let now = children(&world, master);
-            now.len() >= 2 && before.iter().all(|old| !now.contains(old))
+        // Old ones may still be at work when the next reload begins.
+        wait_until("there are new workers", 20, || {
+            children(&world, master).iter().filter(|child| !seen.contains(child)).count() >= 2
         });
+        seen.extend(children(&world, master));
+        std::thread::sleep(PACE.saturating_sub(start.elapsed()));
     }
     assert_no_failure(wrk, seconds);
+    wait_until("the old workers are gone", 20, || children(&world, master).len() == 2);
     server.assert_running();
     drop(server);
     world.assert_clean();
