@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::trial::Trial;
+use crate::trial::{Running, Trial};
 use crate::world::{Side, sha256};
 
 /// A script or source of this folder.
@@ -40,10 +40,33 @@ pub(crate) fn load(trial: &Trial, side: Side, url: &str) {
 /// `wrk` of `side` loads `url` for a second; no request may fail.
 pub(crate) fn load_with(trial: &Trial, side: Side, header: &str, url: &str) {
     let out = trial.check(side, 60, &["wrk", "-t1", "-c32", "-d1s", "--timeout", "10s", "-H", header, url]);
+    assert_load(header, &out);
+}
+
+fn assert_load(header: &str, out: &str) {
     assert!(!out.contains("Socket errors") && !out.contains("Non-2xx"), "{header}: {out}");
     let line = out.lines().find(|l| l.contains(" requests in ")).unwrap_or_default();
     let requests: u64 = line.split_whitespace().next().and_then(|n| n.parse().ok()).unwrap_or(0);
     assert!(requests > 50, "{header}: {out}");
+}
+
+/// `wrk` at work while something else happens.
+pub(crate) struct Load<'a> {
+    running: Running,
+    header: &'a str,
+}
+
+/// [`load_with`] for four seconds, from now on.
+pub(crate) fn load_in_background<'a>(trial: &Trial, side: Side, header: &'a str, url: &str) -> Load<'a> {
+    let words = ["wrk", "-t1", "-c32", "-d4s", "--timeout", "10s", "-H", header, url];
+    Load { running: trial.start(side, "wrk", &words), header }
+}
+
+impl Load<'_> {
+    /// Waits for its end; no request may have failed.
+    pub(crate) fn assert_no_failure(self, trial: &Trial) {
+        assert_load(self.header, &trial.wait(self.running, 60));
+    }
 }
 
 /// An echo server at `port` of the program's side gives back what the peer sends, over several connections at a time.

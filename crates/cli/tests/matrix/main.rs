@@ -6,6 +6,7 @@
 // A test, though not of the usual harness: what goes wrong ends a row.
 #![allow(clippy::expect_used, clippy::panic)]
 
+mod curl;
 mod files;
 mod report;
 mod rows;

@@ -1,7 +1,7 @@
 //! The table of rows.
 
 use crate::trial::Trial;
-use crate::{runtimes, stores, suite, tools, web};
+use crate::{curl, runtimes, stores, suite, tools, web};
 
 /// One program, and what it is asked to do.
 pub(crate) struct Row {
@@ -63,6 +63,7 @@ pub(crate) const ROWS: &[Row] = &[
     row("ssh-server", &["sshd", "ssh", "ssh-keygen"], tools::ssh_server).share(0.0),
     row("ssh-client", &["sshd", "ssh", "ssh-keygen"], tools::ssh_client),
     row("rsync-over-ssh", &["sshd", "ssh", "ssh-keygen", "rsync"], tools::rsync_client),
+    row("rsync-1-gib-over-ssh", &["sshd", "ssh", "ssh-keygen", "rsync"], tools::rsync_big),
     row("rsync-daemon", &["rsync"], tools::rsync_daemon),
     // It forbids itself system calls (seccomp), so it is left to the kernel by name.
     row("vsftpd", &["vsftpd", "curl"], tools::vsftpd).share(0.0),
@@ -71,7 +72,7 @@ pub(crate) const ROWS: &[Row] = &[
     row("iperf3-server", &["iperf3"], tools::iperf3_server).share(94.0),
     row("iperf3-client", &["iperf3"], tools::iperf3_client),
     // One of them with TCP Fast Open, which lanes do not have.
-    row("curl", &["curl", "nginx"], tools::curl).share(90.0),
+    row("curl", &["curl", "nginx", "openssl"], curl::curl).share(90.0),
     row("wrk", &["wrk", "nginx"], tools::wrk),
     row("ab", &["ab", "nginx"], tools::ab),
     row("python-asyncio", &["python3"], runtimes::asyncio),

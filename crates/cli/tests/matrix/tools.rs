@@ -111,6 +111,17 @@ pub(crate) fn rsync_client(trial: &Trial) {
     assert_same_tree(trial, &from, &back);
 }
 
+/// As large as no buffer is.
+pub(crate) fn rsync_big(trial: &Trial) {
+    let shell = ssh(trial, Side::Peer).join(" ");
+    let file = trial.random("data", 1 << 30);
+    let to = trial.world.dir.join("copied");
+    let words =
+        ["rsync", "-e", &shell, &file.display().to_string(), &format!("root@{PEER}:{}", to.display())];
+    trial.check(Side::Ours, 300, &words);
+    assert_eq!(sha256(&to), sha256(&file));
+}
+
 pub(crate) fn rsync_daemon(trial: &Trial) {
     let from = tree(trial);
     let dir = trial.world.dir.display();
@@ -180,48 +191,6 @@ pub(crate) fn iperf3_server(trial: &Trial) {
 
 pub(crate) fn iperf3_client(trial: &Trial) {
     iperf3(trial, Side::Peer);
-}
-
-pub(crate) fn curl(trial: &Trial) {
-    let big = backend(trial);
-    let url = format!("http://{PEER}/big");
-    let flags: &[&[&str]] = &[
-        &[],
-        &["--http1.0"],
-        &["--limit-rate", "30m"],
-        &["--compressed"],
-        &["--no-keepalive"],
-        &["--tcp-nodelay"],
-        &["--tcp-fastopen"],
-        &["--no-buffer"],
-        &["-4"],
-        &["--interface", OURS],
-        &["--local-port", "20000-20100"],
-        &["--keepalive-time", "5"],
-        &["--connect-timeout", "5"],
-        &["--retry", "2"],
-        &["--resolve", "other.example:80:10.77.0.1", "-H", "Host: other.example"],
-    ];
-    for flags in flags {
-        fetch(trial, Side::Ours, flags, &url, &big);
-    }
-    let dir = trial.world.dir.display().to_string();
-    let many = format!("http://{PEER}/big?[1-12]");
-    trial.check(
-        Side::Ours,
-        60,
-        &["curl", "-sSf", "-Z", "--parallel-max", "6", "-o", &format!("{dir}/p#1"), &many],
-    );
-    for n in 1..=12 {
-        assert_eq!(sha256(Path::new(&format!("{dir}/p{n}"))), sha256(&big));
-    }
-    let echo = format!("http://{PEER}/echo?a=b");
-    assert_eq!(
-        trial.check(Side::Ours, 20, &["curl", "-sSf", "-A", "lane", "-d", "some=data", &echo]),
-        "POST a=b lane"
-    );
-    let refused = trial.run(Side::Ours, 20, &["curl", "-sS", &format!("http://{PEER}:1/")]);
-    assert_eq!(refused.status.code(), Some(7), "{refused:?}");
 }
 
 pub(crate) fn wrk(trial: &Trial) {

@@ -142,6 +142,16 @@ impl Trial {
         running.remove(of.0);
     }
 
+    /// Waits for the end of a program, which must succeed; gives what it printed. Names of those started after it are no longer good.
+    pub(crate) fn wait(&self, of: Running, seconds: u64) -> String {
+        let mut running = self.running.borrow_mut();
+        let Some((name, process)) = running.get_mut(of.0) else { return String::new() };
+        assert!(process.wait(seconds).success(), "{name}: {}", process.output());
+        let output = process.output();
+        running.remove(of.0);
+        output
+    }
+
     /// What a running program printed.
     pub(crate) fn output(&self, of: Running) -> String {
         self.running.borrow().get(of.0).map(|(_, process)| process.output()).unwrap_or_default()

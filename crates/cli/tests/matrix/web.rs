@@ -2,7 +2,7 @@
 
 use rustix::process::Signal;
 
-use crate::files::{PYTHON, fetch, load, load_with, program, www};
+use crate::files::{PYTHON, fetch, load, load_in_background, load_with, program, www};
 use crate::trial::Trial;
 use crate::world::{OURS, PEER, Side};
 
@@ -46,17 +46,36 @@ pub(crate) fn backend(trial: &Trial) -> std::path::PathBuf {
     big
 }
 
+/// Reloads of haproxy under load; each new worker gets the listeners of the one before over a socket.
+const RELOADS: usize = 3;
+
 fn haproxy(trial: &Trial, mode: &str) {
     let big = backend(trial);
+    let dir = trial.world.dir.display();
     let conf = format!(
-        "global\n maxconn 4000\n nbthread 2\ndefaults\n mode {mode}\n timeout client 20s\n timeout server 20s\n timeout connect 5s\n\
+        "global\n maxconn 4000\n nbthread 2\n stats socket {dir}/ha.sock mode 600 level admin expose-fd listeners\n\
+         defaults\n mode {mode}\n timeout client 20s\n timeout server 20s\n timeout connect 5s\n\
          frontend f\n bind {OURS}:8081\n default_backend b\nbackend b\n server s {PEER}:80\n"
     );
     let conf = trial.write("haproxy.cfg", &conf);
-    trial.serve(Side::Ours, "haproxy", &["/usr/sbin/haproxy", "-W", "-db", "-f", &conf], 8081);
+    let pidfile = trial.world.dir.join("haproxy.pid");
+    let words = ["/usr/sbin/haproxy", "-W", "-db", "-f", &conf, "-p", &pidfile.display().to_string()];
+    let server = trial.serve(Side::Ours, "haproxy", &words, 8081);
     let url = format!("http://{OURS}:8081/");
     fetch(trial, Side::Peer, &[], &format!("{url}big"), &big);
     load(trial, Side::Peer, &url);
+    trial.until("the master says its pid", || {
+        std::fs::read_to_string(&pidfile).is_ok_and(|pid| pid.ends_with('\n'))
+    });
+    let background = load_in_background(trial, Side::Peer, "Connection: close", &url);
+    // Before that, haproxy itself misses the signal.
+    let reloads = || trial.output(server).matches("Former worker").count();
+    for _ in 0..RELOADS {
+        let before = reloads();
+        trial.signal("haproxy.pid", Signal::USR2);
+        trial.until("the worker is another one", || reloads() > before);
+    }
+    background.assert_no_failure(trial);
     fetch(trial, Side::Peer, &[], &format!("{url}big"), &big);
 }
 
