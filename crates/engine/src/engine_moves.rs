@@ -1,12 +1,12 @@
 //! Connections that go from lane to lane.
 
-use base::LaneId;
+use base::{IpAddress, LaneId};
 use region::Group;
 use state::{Endpoint, FlowKey, SockRef};
 
 use crate::engine::Engine;
 use crate::errors::MoveError;
-use crate::tcp::{bequest, entrust, listen, travel, unwire};
+use crate::tcp::{bequest, entrust, listen, travel, unwire, vanished};
 use crate::types::{Leaver, Stopped, Unwired};
 
 impl Engine<'_> {
@@ -117,6 +117,12 @@ impl Engine<'_> {
     /// more.
     pub fn follow_off_wire(&mut self, leaver: &Leaver, device: u8) -> bool {
         unwire::follow(&mut self.mem, self.now, leaver, device)
+    }
+
+    /// Whoever looked after the programs of host `peer` is gone, perhaps with them: asks its connections, but for those by wires, whether they are still there. Gives
+    /// how many were asked.
+    pub fn probe_peer(&mut self, peer: IpAddress) -> u32 {
+        vanished::probe(&mut self.mem, self.now, peer)
     }
 
     /// What the kernel has to know to go on with connection `s`. `None`: its handshake is not complete, it is over, or it came by a wire.

@@ -318,6 +318,7 @@ impl Session {
 
     /// Another keeper is gone: nobody looks after the other ends of wires to its lanes.
     fn lose_keeper(&mut self, id: KeeperId) {
+        self.note_vanished(id);
         self.meeting.forget(id);
         let to_it = |wire: &Wire| matches!(wire.there, There::Far { keeper, .. } if keeper == id);
         for number in self.wires.numbers(to_it) {

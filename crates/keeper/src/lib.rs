@@ -34,6 +34,7 @@ mod shared;
 mod steward;
 mod stewards;
 mod strangers;
+mod vanished;
 mod wires;
 mod xdp;
 

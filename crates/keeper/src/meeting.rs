@@ -326,6 +326,12 @@ impl Meeting {
         self.keepers.get(&id).is_some_and(|keeper| keeper.send(letter, fds).is_ok())
     }
 
+    /// The addresses of `id`'s namespace, one that several devices have as often.
+    pub(crate) fn addresses_of(&self, id: KeeperId) -> Vec<IpAddress> {
+        let rows = self.keepers.get(&id).into_iter().flat_map(|keeper| &keeper.news.addresses);
+        rows.map(|(_, addr)| IpAddress(*addr)).collect()
+    }
+
     /// `id` is gone.
     pub(crate) fn forget(&mut self, id: KeeperId) {
         self.keepers.remove(&id);

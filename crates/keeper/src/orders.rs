@@ -27,6 +27,8 @@ pub(crate) enum Order {
     Answer { done: bool },
     /// A process of the family is gone: take over the locks it held.
     Gone { pid: u32 },
+    /// The keeper of programs at this address was killed, perhaps with them: ask the lanes' connections to it whether they are still there.
+    Vanished { addr: IpAddress },
 }
 
 /// What the steward reports.
@@ -130,6 +132,10 @@ impl Order {
                 out.push(4);
                 out.extend(pid.to_le_bytes());
             }
+            Self::Vanished { addr } => {
+                out.push(9);
+                out.extend(addr.0);
+            }
         }
         out
     }
@@ -155,6 +161,7 @@ impl Order {
             }),
             [7] => Ok(Self::Answer { done: flag_of(rest)? }),
             [4] => Ok(Self::Gone { pid: u32_of(rest)? }),
+            [9] => Ok(Self::Vanished { addr: IpAddress(*take(rest)?) }),
             [5] => match Reply::decode(rest) {
                 Ok(Reply::Met { end }) => Ok(Self::Wire { end }),
                 Ok(_) | Err(_) => Err(Garbled),
@@ -230,6 +237,7 @@ mod tests {
             Order::Answer { done: true },
             Order::Leave { lane: LaneId(3), addr: IpAddress([9; 16]), port: Port(80) },
             Order::Gone { pid: 77 },
+            Order::Vanished { addr: IpAddress([9; 16]) },
             Order::Wire {
                 end: WireEnd { wire: 5, lane: LaneId(2), port: 3, peer_pid: 9, ..WireEnd::default() },
             },

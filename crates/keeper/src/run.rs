@@ -229,6 +229,11 @@ pub fn run(run: &Run, keeper: Keeper) -> Result<u8, StartError> {
         reap(command, &mut end, &mut serving);
         serving.serve();
     }
+    if let Serving::Here(session) = &mut serving
+        && !session.is_busy()
+    {
+        session.take_leave();
+    }
     Ok(end.map_or(125, |end| end.status))
 }
 

@@ -25,6 +25,7 @@ use crate::settings::{DeviceSpec, HugePages, PortChoice, RegionSizes, Spin};
 use crate::shared::Guard;
 use crate::stewards::{START_DELAY, Steward};
 use crate::strangers::{self, Strangers};
+use crate::vanished::Vanished;
 use crate::wires::WireBook;
 
 /// Processes of one family at a time.
@@ -107,6 +108,8 @@ pub(crate) struct Session {
     /// This keeper among those of the host.
     pub(crate) meeting: Meeting,
     pub(crate) wires: WireBook,
+    /// Other keepers that were killed a moment ago.
+    pub(crate) vanished: Vanished,
     /// Something that other keepers are told may have changed.
     pub(crate) has_news: bool,
     /// Something went away: look for regions that nobody has.
@@ -193,6 +196,7 @@ impl Session {
             looked_at: Instant(0),
             meeting,
             wires: WireBook::default(),
+            vanished: Vanished::default(),
             has_news: true,
             sweep: false,
         };
@@ -334,6 +338,7 @@ impl Session {
             waiting.then_some(START_DELAY),
             self.unsettled.then_some(SETTLE_LOOK),
             self.rules.shares().then_some(strangers::LOOK),
+            self.vanished.next_look(sys::clock::now()),
         ];
         looks.into_iter().flatten().min()
     }
@@ -352,6 +357,7 @@ impl Session {
         }
         self.serve_stewards();
         self.serve_meeting();
+        self.ask_vanished();
         self.drop_unused_regions();
         let now = sys::clock::now();
         if self.unsettled && now.since(self.looked_at) >= SETTLE_LOOK {

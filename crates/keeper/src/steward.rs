@@ -9,6 +9,7 @@
 
 mod left;
 mod sandbox;
+mod vanished;
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -178,6 +179,7 @@ fn follow(
                         care.call_program(id, desk)?;
                     }
                 }
+                Some((Order::Vanished { addr }, _)) => cares.values_mut().for_each(|care| care.probe(addr)),
                 Some((Order::Region { .. }, _)) => return Err(Broken("a second region".to_owned())),
             }
         }

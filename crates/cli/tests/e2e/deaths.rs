@@ -2,6 +2,8 @@
 
 use rustix::process::Signal;
 
+use crate::entrust::of_peer;
+use crate::sockets::script;
 use crate::wires::said;
 use crate::world::{OURS, Process, Side, World, send_signal, wait_until};
 
@@ -131,4 +133,33 @@ fn peers_of_a_killed_process_hear_from_another_one_when_keeper_and_steward_are_k
     server.signal(Signal::KILL);
     send_signal(steward, Signal::KILL);
     assert_hears(peer);
+}
+
+/// What went from the lane that a wire leads to on to another one goes by the device, so that no wire's end says that its peer is gone.
+#[test]
+fn a_server_hears_that_a_client_vanished_with_keeper_and_steward() {
+    let Some(world) = World::new(&["python3", "ip", "pgrep"]) else { return };
+    let vanish = script("vanish.py");
+    let server = world.spawn(
+        Side::Ours,
+        "server",
+        &World::corelane(&["python3", &vanish, "serve", OURS, "9003", "40"]),
+    );
+    wait_until("the first worker waits", 20, || world.dir.join("first.pid").exists());
+    let client =
+        world.spawn(Side::Peer, "client", &of_peer(true, &["python3", &vanish, "ask", OURS, "9003", "40"]));
+    wait_until("the client has asked", 20, || world.dir.join("asked").exists());
+    let first = std::fs::read_to_string(world.dir.join("first.pid")).expect("a file");
+    send_signal(first.trim().parse().expect("a pid"), Signal::KILL);
+    std::fs::write(world.dir.join("go"), "").expect("a file");
+    wait_until("the client has its answers", 30, || world.dir.join("answered").exists());
+    let family = [Some(client.id()), child(&world, client.id(), true), child(&world, client.id(), false)];
+    let family = family.map(|pid| pid.expect("keeper, steward and program"));
+    for signal in [Signal::STOP, Signal::KILL] {
+        family.iter().for_each(|&pid| send_signal(pid, signal));
+    }
+    wait_until("the server hears of every end", 30, || server.output().contains("all ended"));
+    drop(server);
+    drop(client);
+    world.assert_clean();
 }

@@ -86,6 +86,7 @@ mod usual_io;
 mod usual_open;
 pub(crate) mod usual_out;
 pub(crate) mod usual_syn;
+pub(crate) mod vanished;
 pub(crate) mod verbs;
 pub(crate) mod verify;
 mod window;

@@ -152,6 +152,7 @@ fn keep(mut session: Session, signals: &SignalFd, order: Order, service: Fd) -> 
         }
         session.serve();
     }
+    session.take_leave();
     ExitCode::SUCCESS
 }
 
