@@ -41,12 +41,13 @@ fn a_peer_that_has_forgotten_its_connection_resets_it() {
 fn a_peer_that_lives_says_so_and_both_go_on() {
     let mut net = Net::new(2, &Setup::USUAL);
     let (_, a, b) = net.open();
-    net.transfer(a, b, 10_000, 10_000);
+    assert_eq!(net.send(0, a, b"hello"), Ok(5));
     net.run(Duration::from_secs(1));
     let before = net.on(0, |e| e.counters().tcp.segments_out);
     assert_eq!(ask(&mut net), 1);
     assert_eq!(net.on(0, |e| e.counters().tcp.segments_out), before + 1);
     assert_eq!([net.state(0, a), net.state(1, b)], [Some(State::Established); 2]);
+    assert_eq!(net.recv(1, b, 100).unwrap(), b"hello");
     net.transfer(a, b, 100_000, 100_000);
 }
 
