@@ -333,7 +333,15 @@ impl Session {
             lane.stewards_lost += 1;
             lost.extend((lane.stewards_lost > LOST_MAX).then_some(id));
         }
-        lost.into_iter().for_each(|lane| self.free_lane(region, lane));
+        for lane in lost {
+            log::error!(
+                "lane {} of region {}: {} stewards ended over what a dead program left; its connections are given up, and their peers are not told",
+                lane.0,
+                region.0,
+                LOST_MAX + 1
+            );
+            self.free_lane(region, lane);
+        }
         let idle = self.regions.get(&region).is_none_or(|home| home.lanes.is_empty());
         self.defer_steward(region, now);
         if waits || idle || !self.ensure_steward(region) {
