@@ -28,6 +28,7 @@ fn server(trial: &Trial) -> (std::path::PathBuf, String) {
          location /form {{ proxy_pass http://{PEER}:80/length; }}\n\
          location /length {{ return 200 \"$content_length\"; }}\n\
          location /moved {{ return 302 /big; }}\n\
+         location /slow {{ alias {dir}/www/big; limit_rate 100k; }}\n\
          location /who {{ return 200 \"$proxy_protocol_addr\"; }} }} }}\n"
     );
     let conf = trial.write("nginx.conf", &conf);
@@ -185,12 +186,13 @@ fn requests(trial: &Trial, big: &Path) {
 
 /// A download that takes too long, or is larger than wanted, ends with curl's own error.
 fn limits(trial: &Trial) {
-    let url = format!("http://{PEER}/big");
+    let (big, slow) = (format!("http://{PEER}/big"), format!("http://{PEER}/slow"));
     let code = |flags: &[&str]| {
-        trial.run(Side::Ours, 20, &[&["curl", "-sS", "-o", "/dev/null", &url], flags].concat()).status.code()
+        trial.run(Side::Ours, 20, &[&["curl", "-sS", "-o", "/dev/null"], flags].concat()).status.code()
     };
-    assert_eq!(code(&["--max-time", "1", "--limit-rate", "200k"]), Some(28));
-    assert_eq!(code(&["--max-filesize", "1000"]), Some(63));
+    assert_eq!(code(&["--max-time", "1", &slow]), Some(28));
+    assert_eq!(code(&["--speed-limit", "1000000", "--speed-time", "2", &slow]), Some(28));
+    assert_eq!(code(&["--max-filesize", "1000", &big]), Some(63));
     assert_eq!(code(&["-f", "--fail-early", &format!("http://{PEER}/nothing")]), Some(22));
 }
 

@@ -3,9 +3,11 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a rig that cannot be built fails the test")]
 
+use std::io::ErrorKind;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use base::limits::CHAIN_FRAMES;
 use base::{FrameIdx, LaneId};
@@ -107,10 +109,19 @@ impl Rig {
         result
     }
 
-    /// A kernel UDP socket on the far side, bound to `port`, that sends to and hears from the near side.
+    /// A kernel UDP socket on the far side, bound to `port`, that sends to and hears from the near side. One that was closed there a moment ago may still be held by a
+    /// child that another test is about to start, until that child has executed its program.
     pub fn far_udp(&self, port: u16) -> UdpSocket {
-        let socket = self.far(|| UdpSocket::bind((FAR, port)).unwrap());
-        socket.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+        let until = Instant::now() + Duration::from_secs(10);
+        let socket = loop {
+            match self.far(|| UdpSocket::bind((FAR, port))) {
+                Err(error) if error.kind() == ErrorKind::AddrInUse && Instant::now() < until => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                bound => break bound.unwrap(),
+            }
+        };
+        socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
         socket
     }
 }
