@@ -40,11 +40,12 @@ impl Said {
 
 /// A record as a line of ours.
 fn line(level: Level, text: &std::fmt::Arguments<'_>) -> String {
-    match level {
-        Level::Error => format!("corelane: error: {text}\n"),
-        Level::Warn => format!("corelane: warning: {text}\n"),
-        Level::Info | Level::Debug | Level::Trace => format!("corelane: {text}\n"),
-    }
+    let kind = match level {
+        Level::Error => "error: ",
+        Level::Warn => "warning: ",
+        Level::Info | Level::Debug | Level::Trace => "",
+    };
+    format!("corelane: {kind}{text}\n")
 }
 
 impl Log for ToStandardError {

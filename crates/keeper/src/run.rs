@@ -229,9 +229,7 @@ pub fn run(run: &Run, keeper: Keeper) -> Result<u8, StartError> {
         reap(command, &mut end, &mut serving);
         serving.serve();
     }
-    if let Serving::Here(session) = &mut serving
-        && !session.is_busy()
-    {
+    if let Serving::Here(session) = &mut serving {
         session.take_leave();
     }
     Ok(end.map_or(125, |end| end.status))

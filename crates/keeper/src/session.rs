@@ -304,7 +304,7 @@ impl Session {
 
     /// The stewards' process ids.
     pub(crate) fn steward_pids(&self) -> BTreeSet<u32> {
-        self.regions.values().filter_map(|r| r.steward.as_ref()).map(Steward::pid).collect()
+        self.stewards().map(Steward::pid).collect()
     }
 
     /// Waits until something happens here, `signals` or one of `others` is readable, or `limit` is over.
@@ -320,7 +320,7 @@ impl Session {
         wanted.extend(self.meeting.poll_fds());
         wanted.extend(self.devices.memifs().filter_map(MemifLink::poll_fd));
         wanted.extend(self.clients.values().flat_map(Client::poll_fds));
-        wanted.extend(self.regions.values().filter_map(|r| r.steward.as_ref()).map(Steward::poll_fd));
+        wanted.extend(self.stewards().map(Steward::poll_fd));
         let mut polled: Vec<PollFd<'_>> =
             wanted.iter().map(|fd| PollFd::from_borrowed_fd(*fd, PollFlags::IN)).collect();
         let limit = limit.into_iter().chain(self.next_look()).min();

@@ -145,13 +145,23 @@ impl Session {
         }
     }
 
+    /// The stewards that run.
+    pub(crate) fn stewards(&self) -> impl Iterator<Item = &Steward> {
+        self.regions.values().filter_map(|home| home.steward.as_ref())
+    }
+
+    /// Gives all of them an order.
+    pub(crate) fn tell_stewards(&self, order: &Order) {
+        for steward in self.stewards() {
+            // A steward that cannot be told is found dead in a moment.
+            let _ = steward.send(order, &[]);
+        }
+    }
+
     /// The process `pid` of client `id` is gone: stewards take over the locks it held and finish the connections of its
     /// lanes.
     pub(crate) fn orphan_lanes(&mut self, id: ClientId, pid: u32) {
-        for steward in self.regions.values().filter_map(|home| home.steward.as_ref()) {
-            // A steward that cannot be told is found dead in a moment.
-            let _ = steward.send(&Order::Gone { pid }, &[]);
-        }
+        self.tell_stewards(&Order::Gone { pid });
         // After exec it lives on with what it left open, but for its lanes.
         let dead = if sys::process::is_gone(pid, pid) { pid } else { 0 };
         let mut orphans = Vec::new();

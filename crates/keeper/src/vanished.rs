@@ -6,12 +6,11 @@
 //!
 //! Left out: peers that are no keeper's, which is what any host that loses power is to its peers. Keepalive (RFC 9293 3.8.4) is for those.
 
-use std::net::Ipv6Addr;
-
 use base::{Duration, Instant, IpAddress};
 
 use crate::meeting::{KeeperId, News};
 use crate::orders::Order;
+use crate::rules::is_loopback;
 use crate::session::Session;
 
 /// When lanes ask, after the keeper's end.
@@ -66,8 +65,7 @@ impl Session {
     /// The keeper `id` is gone and had not taken its addresses back.
     pub(crate) fn note_vanished(&mut self, id: KeeperId) {
         let now = sys::clock::now();
-        let elsewhere = |addr: &IpAddress| !Ipv6Addr::from(addr.0).to_canonical().is_loopback();
-        for addr in self.meeting.addresses_of(id).into_iter().filter(elsewhere) {
+        for addr in self.meeting.addresses_of(id).into_iter().filter(|addr| !is_loopback(*addr)) {
             self.vanished.note(addr, now);
         }
     }
@@ -75,16 +73,16 @@ impl Session {
     /// Has lanes ask, if it is time.
     pub(crate) fn ask_vanished(&mut self) {
         for addr in self.vanished.take_due(sys::clock::now()) {
-            for steward in self.regions.values().filter_map(|home| home.steward.as_ref()) {
-                // One that cannot be told is found dead in a moment; its successor hears of it the next time.
-                let _ = steward.send(&Order::Vanished { addr }, &[]);
-            }
+            // The successor of one that cannot be told hears of it the next time.
+            self.tell_stewards(&Order::Vanished { addr });
         }
     }
 
-    /// This keeper ends in good order: every lane of its is done with.
+    /// This keeper ends: in good order, if every lane of its is done with.
     pub(crate) fn take_leave(&mut self) {
-        let _ = self.meeting.tell(News::default());
+        if !self.is_busy() {
+            let _ = self.meeting.tell(News::default());
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use rustix::process::Signal;
 
 use crate::entrust::of_peer;
+use crate::reload::{pid_in, touch};
 use crate::sockets::script;
 use crate::wires::said;
 use crate::world::{OURS, Process, Side, World, send_signal, wait_until};
@@ -145,13 +146,12 @@ fn a_server_hears_that_a_client_vanished_with_keeper_and_steward() {
         "server",
         &World::corelane(&["python3", &vanish, "serve", OURS, "9003", "40"]),
     );
-    wait_until("the first worker waits", 20, || world.dir.join("first.pid").exists());
+    wait_until("the first worker waits", 20, || pid_in(&world, "first.pid").is_some());
     let client =
         world.spawn(Side::Peer, "client", &of_peer(true, &["python3", &vanish, "ask", OURS, "9003", "40"]));
     wait_until("the client has asked", 20, || world.dir.join("asked").exists());
-    let first = std::fs::read_to_string(world.dir.join("first.pid")).expect("a file");
-    send_signal(first.trim().parse().expect("a pid"), Signal::KILL);
-    std::fs::write(world.dir.join("go"), "").expect("a file");
+    send_signal(pid_in(&world, "first.pid").expect("a pid"), Signal::KILL);
+    touch(&world, "go");
     wait_until("the client has its answers", 30, || world.dir.join("answered").exists());
     let family = [Some(client.id()), child(&world, client.id(), true), child(&world, client.id(), false)];
     let family = family.map(|pid| pid.expect("keeper, steward and program"));

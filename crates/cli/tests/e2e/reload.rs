@@ -38,7 +38,7 @@ fn assert_no_failure(mut load: Process, seconds: u32) {
     assert!(requests > 1000, "{out}");
 }
 
-fn pid_in(world: &World, file: &str) -> Option<u32> {
+pub(crate) fn pid_in(world: &World, file: &str) -> Option<u32> {
     std::fs::read_to_string(world.dir.join(file)).ok()?.trim().parse().ok()
 }
 
@@ -59,7 +59,8 @@ fn nginx_reloads_under_load_without_a_failed_request() {
     let Some(world) = World::new(&["nginx", "wrk", "ip", "pgrep"]) else { return };
     let (mut server, url) = nginx(&world, 2);
     let master = nginx_master(&world);
-    let seconds = (PACE * reloads()).as_secs() as u32;
+    // The last reload, too, is under load.
+    let seconds = (PACE * reloads()).as_secs() as u32 + 1;
     let wrk = load(&world, seconds, &url);
     let mut seen = children(&world, master);
     for _ in 0..reloads() {
@@ -95,7 +96,7 @@ fn waiting_connections(world: &World, workers: u32, wired: bool) -> (Process, Pr
     (server, client)
 }
 
-fn touch(world: &World, file: &str) {
+pub(crate) fn touch(world: &World, file: &str) {
     std::fs::write(world.dir.join(file), "").expect("a file");
 }
 

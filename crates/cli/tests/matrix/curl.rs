@@ -2,13 +2,13 @@
 
 use std::path::Path;
 
-use crate::files::{fetch, www};
+use crate::files::fetch;
 use crate::trial::Trial;
+use crate::web::backend_with;
 use crate::world::{DEVICE, OURS, PEER, Side, sha256};
 
 /// nginx with HTTP/1.1, HTTP/2, TLS, the PROXY protocol, uploads and redirections; gives its big file and its certificate.
 fn server(trial: &Trial) -> (std::path::PathBuf, String) {
-    let big = www(trial);
     let dir = trial.world.dir.display();
     let (key, certificate) = (format!("{dir}/key.pem"), format!("{dir}/cert.pem"));
     let words =
@@ -16,24 +16,18 @@ fn server(trial: &Trial) -> (std::path::PathBuf, String) {
     let more = ["-keyout", &key, "-out", &certificate, "-days", "2", "-subj", "/CN=lanes.example"];
     let names = ["-addext", "subjectAltName=DNS:lanes.example"];
     trial.world.check(Side::Peer, 20, &[&words[..], &more, &names].concat());
-    let conf = format!(
-        "daemon off; worker_processes 1; user root; pid {dir}/nginx.pid; error_log {dir}/error.log;\n\
-         events {{ worker_connections 4096; }}\n\
-         http {{ access_log off; sendfile on; client_max_body_size 100m; client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy;\n\
-         fastcgi_temp_path {dir}/fcgi; uwsgi_temp_path {dir}/uwsgi; scgi_temp_path {dir}/scgi;\n\
+    let more = format!(
+        "listen 81 proxy_protocol; listen 82 http2; listen 443 ssl http2; listen unix:{dir}/nginx.sock;\n\
          ssl_protocols TLSv1.2 TLSv1.3; ssl_certificate {certificate}; ssl_certificate_key {key};\n\
-         server {{ listen 80; listen 81 proxy_protocol; listen 82 http2; listen 443 ssl http2; listen unix:{dir}/nginx.sock; root {dir}/www;\n\
          location /echo {{ return 200 \"$request_method $args $http_user_agent\"; }}\n\
          location /kept/ {{ dav_methods PUT; create_full_put_path on; }}\n\
          location /form {{ proxy_pass http://{PEER}:80/length; }}\n\
          location /length {{ return 200 \"$content_length\"; }}\n\
          location /moved {{ return 302 /big; }}\n\
          location /slow {{ alias {dir}/www/big; limit_rate 100k; }}\n\
-         location /who {{ return 200 \"$proxy_protocol_addr\"; }} }} }}\n"
+         location /who {{ return 200 \"$proxy_protocol_addr\"; }}\n"
     );
-    let conf = trial.write("nginx.conf", &conf);
-    trial.serve(Side::Peer, "nginx", &["/usr/sbin/nginx", "-c", &conf], 80);
-    (big, certificate)
+    (backend_with(trial, &more), certificate)
 }
 
 /// How the connection is made, and how it is used.

@@ -39,8 +39,12 @@ pub(crate) fn load(trial: &Trial, side: Side, url: &str) {
 
 /// `wrk` of `side` loads `url` for a second; no request may fail.
 pub(crate) fn load_with(trial: &Trial, side: Side, header: &str, url: &str) {
-    let out = trial.check(side, 60, &["wrk", "-t1", "-c32", "-d1s", "--timeout", "10s", "-H", header, url]);
+    let out = trial.check(side, 60, &wrk("-d1s", header, url));
     assert_load(header, &out);
+}
+
+fn wrk<'a>(time: &'a str, header: &'a str, url: &'a str) -> [&'a str; 9] {
+    ["wrk", "-t1", "-c32", time, "--timeout", "10s", "-H", header, url]
 }
 
 fn assert_load(header: &str, out: &str) {
@@ -58,8 +62,7 @@ pub(crate) struct Load<'a> {
 
 /// [`load_with`] for four seconds, from now on.
 pub(crate) fn load_in_background<'a>(trial: &Trial, side: Side, header: &'a str, url: &str) -> Load<'a> {
-    let words = ["wrk", "-t1", "-c32", "-d4s", "--timeout", "10s", "-H", header, url];
-    Load { running: trial.start(side, "wrk", &words), header }
+    Load { running: trial.start(side, "wrk", &wrk("-d4s", header, url)), header }
 }
 
 impl Load<'_> {

@@ -33,15 +33,15 @@ pub(crate) fn nginx(trial: &Trial) {
     fetch(trial, Side::Peer, &["--limit-rate", "20m"], &format!("{url}big"), &big);
 }
 
-/// nginx on the peer's side.
+/// nginx on the peer's side; gives its big file.
 pub(crate) fn backend(trial: &Trial) -> std::path::PathBuf {
+    backend_with(trial, "")
+}
+
+/// [`backend`] with `more` in its server.
+pub(crate) fn backend_with(trial: &Trial, more: &str) -> std::path::PathBuf {
     let big = www(trial);
-    let conf = nginx_conf(trial, 1, "location /put { dav_methods PUT; }");
-    let conf_text = std::fs::read_to_string(&conf).expect("a file").replace(
-        "location /put { dav_methods PUT; }",
-        "location /echo { return 200 \"$request_method $args $http_user_agent\"; }",
-    );
-    let conf = trial.write("nginx.conf", &conf_text);
+    let conf = nginx_conf(trial, 1, more);
     trial.serve(Side::Peer, "backend", &["/usr/sbin/nginx", "-c", &conf], 80);
     big
 }

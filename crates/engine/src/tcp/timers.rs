@@ -264,10 +264,15 @@ impl Conn<'_, '_> {
             self.set(flag::PERSIST);
             self.wait_for_an_answer();
         }
-        self.set(flag::SEND_PROBE);
-        self.enqueue(Ring::Control);
+        self.probe();
         self.enqueue(Ring::Data);
         Fate::Keep
+    }
+
+    /// Has a segment sent that makes the peer answer.
+    pub(super) fn probe(&mut self) {
+        self.set(flag::SEND_PROBE);
+        self.enqueue(Ring::Control);
     }
 
     /// RFC 8985 7.3: sends the last segment again, so that its SACK shows whether the tail is lost.
@@ -278,8 +283,7 @@ impl Conn<'_, '_> {
             return Fate::Keep;
         }
         self.counters.tcp.loss_probes = self.counters.tcp.loss_probes.wrapping_add(1);
-        self.set(flag::SEND_PROBE);
-        self.enqueue(Ring::Control);
+        self.probe();
         self.hot.rexmit_at = self.now.plus(rtt::rto(&self.hot.rtt, 0));
         Fate::Keep
     }
@@ -354,8 +358,7 @@ impl Conn<'_, '_> {
         }
         self.cold.loss.keep_probes = self.cold.loss.keep_probes.saturating_add(1);
         self.counters.tcp.keepalives = self.counters.tcp.keepalives.wrapping_add(1);
-        self.set(flag::SEND_PROBE);
-        self.enqueue(Ring::Control);
+        self.probe();
         self.cold.idle_at = self.now.plus(interval);
         Fate::Keep
     }

@@ -390,8 +390,7 @@ pub(super) fn drop_port(mem: &mut LaneMem<'_>, now: Instant, port: u8) {
         if is_that_of(mem, &row, row.row)
             && let Some(mut c) = conn(mem, now, row.row)
         {
-            c.set(flag::SEND_PROBE);
-            c.enqueue(Ring::Control);
+            c.probe();
         }
     }
     forget(mem, |row| row.port == port && row.stage != stage::FREE);

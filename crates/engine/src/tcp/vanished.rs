@@ -1,24 +1,23 @@
 //! Peers that may be gone without a word: whoever looked after them was killed.
 
-use ::state::{FlowKey, LaneMem, TcbHot};
+use ::state::dormant::{HALF_OPEN, NAMELESS};
+use ::state::{Dormant, LaneMem, TcbHot};
 use base::{Idx, Instant, IpAddress};
 
-use super::conn::{Ring, conn};
-use super::table::{self, Whose};
-use super::{State, flag, frozen, unwire};
+use super::conn::conn;
+use super::{State, flag, frozen, hibernate, unwire};
 
 /// Asks every connection to `peer` that goes by a device whether its peer still has it, by a probe (RFC 9293 3.8.4): a host that has not answers with a RST. Gives how many were
 /// asked; a hibernating one for which no row can be had is not.
 pub(crate) fn probe(mem: &mut LaneMem<'_>, now: Instant, peer: IpAddress) -> u32 {
     let mut asked = 0;
+    // Neither what is over nor what is not open yet has anything to ask.
+    let sleeps = |row: &Dormant| !matches!(row.handle, u32::MAX | NAMELESS | HALF_OPEN);
     for raw in 0..mem.globals.dormant.fresh.min(mem.dormant.len()) {
-        let Some(row) = mem.dormant.get(Idx::new(raw)) else { break };
-        if row.handle == u32::MAX {
-            continue;
-        }
-        let key: FlowKey = frozen::key_of(row);
-        if key.remote == peer
-            && let Whose::Of(at) = table::find_awake(mem, now, &key)
+        let small = Idx::new(raw);
+        // Asked at once: a row that has something to send is not taken for the next one that wakes.
+        if mem.dormant.get(small).is_some_and(|row| sleeps(row) && frozen::key_of(row).remote == peer)
+            && let Some(at) = hibernate::wake(mem, now, small)
         {
             asked += u32::from(ask(mem, now, at));
         }
@@ -42,7 +41,6 @@ fn ask(mem: &mut LaneMem<'_>, now: Instant, at: Idx<TcbHot>) -> bool {
     if !state.is_synchronized() || state == State::TimeWait || c.any(flag::SEND_PROBE) {
         return false;
     }
-    c.set(flag::SEND_PROBE);
-    c.enqueue(Ring::Control);
+    c.probe();
     true
 }
